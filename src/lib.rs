@@ -94,7 +94,7 @@ pub use policy::{
     BreakerState, Match, Quota, Rate, RetryPolicy, RouteRule, SenderPattern, Weights,
 };
 pub use spool::{
-    Durability, NodeStatus, OutboxDraft, Query, SpoolError, Suppression, SuppressionPage,
+    Durability, Handful, NodeStatus, OutboxDraft, Query, SpoolError, Suppression, SuppressionPage,
     SuppressionQuery, SuppressionReason,
 };
 pub use transport::{Auth, Capture, Relay};

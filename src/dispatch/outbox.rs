@@ -3,7 +3,7 @@
 
 use super::{Dispatcher, Error};
 use crate::mail::{Mail, MailId, Submitter};
-use crate::spool::{OutboxDraft, SpoolError};
+use crate::spool::{Handful, OutboxDraft, SpoolError};
 
 /// What a spool's outbox holds, for whoever composes it; see [`Dispatcher::outbox`].
 #[derive(Clone)]
@@ -31,16 +31,23 @@ impl OutboxHandle {
     ///
     /// # Errors
     /// [`Error::Spool`].
-    pub async fn take(&self, most: usize) -> Result<Vec<OutboxDraft>, Error> {
+    pub async fn take(&self, most: Handful) -> Result<Vec<OutboxDraft>, Error> {
         Ok(self.outbox()?.take(most).await?)
     }
 
     /// Submits drafts that were composed, each under its own name: it leaves the outbox in the
-    /// commit in which its mail is kept.
+    /// commit in which its mail is kept. None is sent without that: the outbox keeps it already.
     pub async fn submit(&self, mails: Vec<(MailId, Mail)>) -> Vec<(MailId, Result<(), Error>)> {
         let ids: Vec<MailId> = mails.iter().map(|(id, _)| *id).collect();
         let mails = mails.into_iter().map(|(id, mail)| mail.named(id)).collect();
-        let receipts = self.postrider.try_submit_many(mails).await;
+        let Dispatcher {
+            inner,
+            door,
+            submitter,
+            ..
+        } = &self.postrider;
+        let receipts = inner.accept.accept(&inner.engine, mails, door, submitter);
+        let receipts = receipts.await;
 
         let mut results = Vec::with_capacity(ids.len());
         for (id, receipt) in ids.into_iter().zip(receipts) {

@@ -134,9 +134,11 @@ impl Topology {
         let share = |plan: &RelayPlan| {
             let (connections, rate) = plan.whole;
             let (at, of) = (rank as usize, nodes.max(1) as usize);
+            // Who has no connection needs no rate.
+            let sending = nodes.min(u32::try_from(connections).unwrap_or(u32::MAX));
             RelayPlan {
                 connections: connections / of + usize::from(at < connections % of),
-                rate: rate.map(|rate| rate.shared(rank, nodes)),
+                rate: rate.map(|rate| rate.shared(rank, sending)),
                 ..plan.clone()
             }
         };

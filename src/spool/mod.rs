@@ -43,7 +43,7 @@ pub use error::SpoolError;
 pub use feedback::{FeedbackResult, FeedbackStore, NewFeedback};
 pub use journal::{Journal, JournalOptions, JournalPage, ReaderChange, ReaderStatus};
 pub use lease::{Lease, LeaseKeeper, LeaseToken};
-pub use outbox::{Outbox, OutboxDraft};
+pub use outbox::{Handful, Outbox, OutboxDraft};
 pub use query::{Only, Page, Query};
 pub use record::{Manifest, Record};
 pub use suppression::{

@@ -15,15 +15,27 @@ use crate::mail::{MailId, Timestamp};
 pub struct OutboxDraft {
     /// The name that its mail will have.
     pub id: MailId,
-    /// What is to be sent, as `POST /v1/mails` takes it.
-    pub json: String,
+    /// What is to be sent, as `POST /v1/mails` takes it; `None` where it is larger than what was
+    /// asked for.
+    pub json: Option<String>,
+}
+
+/// How much of the outbox is taken in hand at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Handful {
+    /// The most drafts.
+    pub drafts: usize,
+    /// About how many bytes of them; at least one draft is taken.
+    pub bytes: usize,
+    /// The largest draft that is handed out.
+    pub largest: usize,
 }
 
 /// Mail that was put beside the queue.
 #[async_trait]
 pub trait Outbox: Send + Sync {
     /// Takes the oldest drafts in hand: nobody else gets them while this node lives.
-    async fn take(&self, most: usize) -> Result<Vec<OutboxDraft>, SpoolError>;
+    async fn take(&self, most: Handful) -> Result<Vec<OutboxDraft>, SpoolError>;
 
     /// A draft was found to be a mail that is kept already, by its idempotency key.
     async fn became(&self, draft: MailId, mail: MailId) -> Result<(), SpoolError>;

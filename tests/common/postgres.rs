@@ -122,6 +122,11 @@ impl Server {
 
     /// A cluster of its own, whatever is named: for tests that end it.
     pub fn of_its_own() -> Self {
+        Server::with(&[])
+    }
+
+    /// The same, with these variables in its environment, `NAME=VALUE`.
+    pub fn with(environment: &[String]) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let data = dir.path().join("data");
         std::fs::create_dir(&data).expect("a directory");
@@ -129,7 +134,10 @@ impl Server {
 
         make(&data);
         let port = free_port();
-        let postgres = run(dir.path(), &data, port);
+        // Not before it is who it is to be: what is preloaded would be another's.
+        let mut command = as_nobody(Path::new("env"));
+        command.args(environment).arg(programs().join("postgres"));
+        let postgres = start(settings(command, dir.path(), &data, port));
         Server::at(dir, data, port, postgres)
     }
 
@@ -344,7 +352,11 @@ fn at_socket(socket: &Path, port: u16) -> String {
 }
 
 fn run(socket: &Path, data: &Path, port: u16) -> Child {
-    server(socket, data, port)
+    start(server(socket, data, port))
+}
+
+fn start(mut server: Command) -> Child {
+    server
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -353,7 +365,10 @@ fn run(socket: &Path, data: &Path, port: u16) -> Child {
 }
 
 fn server(socket: &Path, data: &Path, port: u16) -> Command {
-    let mut command = program("postgres");
+    settings(program("postgres"), socket, data, port)
+}
+
+fn settings(mut command: Command, socket: &Path, data: &Path, port: u16) -> Command {
     command.arg("-D").arg(data);
     command.args(["-k", &socket.display().to_string()]);
     for setting in [

@@ -25,6 +25,8 @@ pub struct Proxy {
 struct State {
     line: Line,
     open: Vec<TcpStream>,
+    /// How often the connections that there were have been lost.
+    losses: usize,
 }
 
 impl Proxy {
@@ -35,6 +37,7 @@ impl Proxy {
         let state = Arc::new(Mutex::new(State {
             line: Line::Whole,
             open: Vec::new(),
+            losses: 0,
         }));
 
         let shared = Arc::clone(&state);
@@ -79,6 +82,12 @@ impl Proxy {
         self.state.lock().unwrap().line = Line::Silent;
     }
 
+    /// Loses the connections that there are, as a firewall does that has forgotten them: nothing comes
+    /// through any more, and nobody is told. New ones are made.
+    pub fn lose(&self) {
+        self.state.lock().unwrap().losses += 1;
+    }
+
     /// Lets everything through again; what was silent is over.
     pub fn mend(&self) {
         let mut state = self.state.lock().unwrap();
@@ -98,12 +107,17 @@ fn pass(from: &TcpStream, to: &TcpStream, state: &Arc<Mutex<State>>) {
     };
 
     let state = Arc::clone(state);
+    let losses = state.lock().unwrap().losses;
+    let is_held_back = move || {
+        let state = state.lock().unwrap();
+        state.line == Line::Silent || state.losses != losses
+    };
     std::thread::spawn(move || {
         let mut bytes = vec![0; 64 * 1024];
         while let Ok(count) = from.read(&mut bytes)
             && count > 0
         {
-            while state.lock().unwrap().line == Line::Silent {
+            while is_held_back() {
                 std::thread::sleep(Duration::from_millis(20));
             }
             if to.write_all(&bytes[..count]).is_err() {

@@ -261,6 +261,8 @@ async fn nothing_acknowledged_is_lost_and_nothing_settles_twice_whatever_ends_no
 
     let mut chance = StdRng::seed_from_u64(seed);
     let mut faults = Vec::new();
+    // Of nodes that are not there any more, as of right before they were killed.
+    let mut stale = 0;
     let begun = Instant::now();
     for round in 0..rounds {
         if begun.elapsed() >= Duration::from_secs(60 * minutes as u64) {
@@ -277,6 +279,7 @@ async fn nothing_acknowledged_is_lost_and_nothing_settles_twice_whatever_ends_no
                 "the database failed over"
             }
             (_, 0..5) => {
+                stale += stale_settles(nodes[victim].http);
                 nodes[victim].kill();
                 tokio::time::sleep(Duration::from_millis(300)).await;
                 nodes[victim] = start(names[victim]);
@@ -336,13 +339,21 @@ async fn nothing_acknowledged_is_lost_and_nothing_settles_twice_whatever_ends_no
         &faults,
     );
 
-    for node in &nodes {
-        let metrics = node.get("/metrics").body;
-        let stale = metrics
-            .lines()
-            .find(|line| line.starts_with("postrider_stale_settles_total"));
-        println!("{}", stale.unwrap_or("no stale settles"));
-    }
+    stale += nodes
+        .iter()
+        .map(|node| stale_settles(node.http))
+        .sum::<u64>();
+    println!("{stale} stale settles were refused");
+}
+
+/// How many settles a node has tried that came too late, as it says.
+fn stale_settles(node: SocketAddr) -> u64 {
+    let Ok(metrics) = try_call(node, "GET", "/metrics", "") else {
+        return 0;
+    };
+    let mut lines = metrics.body.lines();
+    let told = lines.find_map(|line| line.strip_prefix("postrider_stale_settles_total "));
+    told.map_or(0, |number| number.parse::<f64>().unwrap() as u64)
 }
 
 fn judge(

@@ -1,8 +1,11 @@
 //! Whatever one node is told, all obey; whatever one is asked, it answers for all.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use super::common::postgres::Server;
+use super::common::service::Service;
 use super::common::{Act, FakeSmtp, Rule, Step, eventually};
 use super::nodes::Cluster;
 
@@ -171,4 +174,81 @@ async fn a_relays_connections_are_shared_by_the_nodes_that_live() {
 
     let more = first.hand_in_many("alone", 5, "hello");
     first.become_all(&more, "delivered");
+}
+
+/// The ids of all events that a node tells, up to the one that is called `last`, after this one.
+fn told(node: &Service, after: Option<&str>, last: &str) -> Vec<String> {
+    let mut stream = TcpStream::connect(node.http).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    let (query, header) = match after {
+        Some(id) => (String::new(), format!("Last-Event-ID: {id}\r\n")),
+        None => ("?since=0".to_owned(), String::new()),
+    };
+    write!(
+        stream,
+        "GET /v1/events{query} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n"
+    )
+    .unwrap();
+
+    let (mut ids, mut is_last) = (Vec::new(), false);
+    for line in BufReader::new(stream).lines() {
+        let line = line.unwrap();
+        is_last |= line.starts_with("event:") && line.contains(last);
+        if let Some(id) = line.strip_prefix("id:") {
+            ids.push(id.trim().to_owned());
+        }
+        if is_last && line.is_empty() {
+            break;
+        }
+    }
+    ids
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_lists_looks_up_retries_or_follows_may_do_so_at_any_node() {
+    let relay = FakeSmtp::start().await;
+    let refused = Rule::at(Step::Rcpt).to("refused");
+    relay.rule(refused.first(1).act(Act::reply(550, "5.1.1 nobody here")));
+    let cluster = Cluster::over(Server::start(), "any", &relay);
+    let (first, second) = (cluster.node("first", 5), cluster.node("second", 5));
+
+    let mail = r#"{"from": "shop@example.com", "to": "refused@example.org", "subject": "s", "text": "t",
+        "idempotency_key": "order-7"}"#;
+    let answer = first.post("/v1/mails", mail);
+    let id = answer.json()["id"].as_str().unwrap().to_owned();
+    second.become_all(std::slice::from_ref(&id), "dead");
+    for node in [&first, &second] {
+        let list = node.get("/v1/mails?state=dead").json();
+        assert_eq!(list["mails"][0]["id"], id.as_str(), "{list}");
+        assert_eq!(node.get("/v1/mails/order-7").json()["id"], id.as_str());
+        let again = node.post("/v1/mails", mail);
+        assert_eq!(again.json()["duplicate"], true, "{again:?}");
+    }
+    let before = told(&second, None, "dead");
+
+    assert_eq!(
+        second.post(&format!("/v1/mails/{id}/retry"), "").status,
+        200
+    );
+    first.become_all(std::slice::from_ref(&id), "delivered");
+
+    let whole = told(&first, None, "delivered");
+    assert_eq!(
+        whole,
+        told(&second, None, "delivered"),
+        "as told at the other"
+    );
+    assert!(whole.starts_with(&before), "{before:?} {whole:?}");
+    // It begins with where it stands.
+    let rest = told(&first, before.last().map(String::as_str), "delivered");
+    assert_eq!(
+        rest,
+        whole[before.len() - 1..],
+        "who left the second goes on at the first"
+    );
+
+    let audit = |node: &Service| node.get("/v1/audit").json();
+    assert_eq!(audit(&first), audit(&second));
 }

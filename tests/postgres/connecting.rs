@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use postrider::spool::postgres::PostgresSpool;
@@ -218,6 +219,32 @@ async fn a_pool_of_sessions_works_and_one_of_transactions_is_refused_and_says_wh
         .unwrap_err()
         .to_string();
     assert!(why.contains("pool_mode = session"), "{why}");
+
+    // And it is noticed while others use it too, so that each gets another connection.
+    let stop = AtomicBool::new(false);
+    let opened = std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let _ = std::process::Command::new("psql")
+                        .args(["-X", "-q", "-A", "-t", "-d", &through(&of_transactions)])
+                        .args(["-c", "SELECT pg_sleep(0.02)", "-c", "SELECT 1"])
+                        .output();
+                }
+            });
+        }
+        let opened: Vec<Result<(), SpoolError>> = tokio::task::block_in_place(|| {
+            let open =
+                || tokio::runtime::Handle::current().block_on(open(&through(&of_transactions)));
+            (0..5).map(|_| open()).collect()
+        });
+        stop.store(true, Ordering::Relaxed);
+        opened
+    });
+    for opened in opened {
+        let why = opened.unwrap_err().to_string();
+        assert!(why.contains("pool_mode = session"), "{why}");
+    }
 
     let of_sessions = pool(&server, "session");
     let relay = FakeSmtp::start().await;

@@ -18,8 +18,10 @@ use postrider::spool::{
 };
 use postrider::{Event, MailId, Priority, Submitter};
 
+use super::common::FakeSmtp;
 use super::common::postgres::Server;
 use super::damage::{everything_due, new_mail, put, start};
+use super::nodes::Cluster;
 
 /// All that a spool tells of what it keeps.
 #[derive(Debug, PartialEq)]
@@ -398,4 +400,47 @@ async fn a_database_is_made_verified_and_exported_by_hand() {
     assert!(told.contains("a route without a name"), "{told}");
     let nowhere = fails(&["verify", "postgres://nobody@127.0.0.1:1/none"]);
     assert!(nowhere.contains("cannot be reached"), "{nowhere}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_is_verified_and_exported_while_nodes_go_on_and_copied_only_when_none_does() {
+    let relay = FakeSmtp::start().await;
+    let cluster = Cluster::over(Server::of_its_own(), "busy", &relay);
+    let (first, second) = (cluster.node("first", 5), cluster.node("second", 5));
+    let url = cluster.server.url();
+    let at = ["--schema", &cluster.schema];
+    let dir = tempfile::tempdir().unwrap();
+    let text = |name: &str| dir.path().join(name).display().to_string();
+
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let ids = std::thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            let mut ids = Vec::new();
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                ids.extend(first.hand_in_many(&format!("busy{}-", ids.len()), 5, "hello"));
+            }
+            ids
+        });
+        let looked: Vec<Output> = (0..6)
+            .map(|n| match n {
+                0..4 => postrider(&["verify", url, at[0], at[1]]),
+                _ => postrider(&["export", url, &text(&format!("out{n}")), at[0], at[1]]),
+            })
+            .collect();
+        let copies = [
+            postrider(&["copy", url, &text("copy"), at[0], at[1]]),
+            postrider(&["copy", &text("nothing"), url, at[0], at[1]]),
+        ];
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        for looked in looked {
+            assert!(looked.status.success(), "{looked:?}");
+        }
+        for copied in copies {
+            assert!(!copied.status.success(), "{copied:?}");
+        }
+        client.join().unwrap()
+    });
+    assert!(!dir.path().join("copy").exists());
+    second.become_all(&ids, "delivered");
+    assert_eq!(relay.accepted(), ids.len());
 }

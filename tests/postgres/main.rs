@@ -10,11 +10,16 @@ mod common;
 mod connecting;
 mod copying;
 mod damage;
+mod heartbeat;
+mod network;
 mod nodes;
 mod outage;
 mod outbox;
 mod pinned;
 mod readers;
+mod refusals;
+mod settings;
+mod shares;
 mod upgrades;
 
 use std::sync::Arc;

@@ -11,7 +11,7 @@ use super::nodes::{Cluster, arrivals};
 
 /// Waits until a node says that it is ready, or not; returns what it said.
 #[track_caller]
-fn until_ready(node: &Service, wanted: bool) -> String {
+pub fn until_ready(node: &Service, wanted: bool) -> String {
     let begun = Instant::now();
     loop {
         let (is_ready, why) = node.readiness();
@@ -29,7 +29,7 @@ fn until_ready(node: &Service, wanted: bool) -> String {
 
 /// Waits until a node says that it is not ready, and why.
 #[track_caller]
-fn until_told(node: &Service, reason: &str) {
+pub fn until_told(node: &Service, reason: &str) {
     let begun = Instant::now();
     loop {
         let (is_ready, why) = node.readiness();
@@ -47,7 +47,7 @@ fn until_told(node: &Service, reason: &str) {
 
 /// Both doors say that one may come again, and why is told.
 #[track_caller]
-fn accepts_nothing(node: &Service) {
+pub fn accepts_nothing(node: &Service) {
     let answer = node.hand_in("meanwhile@example.org", "hello");
     answer.is_come_back_later();
     let reply = node.say("meanwhile@example.org");
@@ -55,7 +55,7 @@ fn accepts_nothing(node: &Service) {
 }
 
 /// Mails that are to be sent in so many seconds.
-fn later(node: &Service, name: &str, count: usize, seconds: u64) -> Vec<String> {
+pub fn later(node: &Service, name: &str, count: usize, seconds: u64) -> Vec<String> {
     let hand_in = |n| {
         let mail = serde_json::json!({
             "from": "shop@example.com", "to": format!("{name}{n}@example.org"), "subject": "Your code",
@@ -68,7 +68,7 @@ fn later(node: &Service, name: &str, count: usize, seconds: u64) -> Vec<String> 
     (0..count).map(hand_in).collect()
 }
 
-fn through(proxy: &Proxy) -> String {
+pub fn through(proxy: &Proxy) -> String {
     format!("postgres://postgres@127.0.0.1:{}/postgres", proxy.port())
 }
 
@@ -142,7 +142,10 @@ async fn outcomes_that_are_known_are_recorded_when_the_database_is_back() {
     let hesitation = Duration::from_secs(3);
     let slow = Rule::at(Step::FinalDot).act(Act::Delay(hesitation));
     relay.rule(slow.first(4));
+    // All at once, however slow the machine is.
+    assert_eq!(node.post("/v1/relays/primary/pause", "").status, 200);
     let ids = node.hand_in_many("known", 4, "hello");
+    assert_eq!(node.post("/v1/relays/primary/resume", "").status, 200);
 
     eventually("they are being sent", async || {
         cluster.sql("SELECT count(*) FROM ready WHERE owner <> 0") == "4"

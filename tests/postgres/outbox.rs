@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::common::postgres::Server;
+use super::common::service::Service;
 use super::common::{FakeSmtp, eventually};
 use super::nodes::Cluster;
 
@@ -163,6 +164,15 @@ async fn a_role_that_was_admitted_may_enqueue_and_nothing_else() {
         "DELETE FROM ready",
         "INSERT INTO outbox (id, draft) VALUES (gen_random_uuid(), '{}')",
         "SELECT admit('postgres')",
+        "SELECT bump(1, 1, '{0,0,0,0,0,0,0,0,0,0,0,0}', 0)",
+        "SELECT count_accounts(1, '{1}', '{1}', '{1}', '{1}')",
+        "COPY outbox TO STDOUT",
+        "TRUNCATE outbox",
+        "UPDATE sessions SET seen = to_timestamp(0)",
+        "LOCK TABLE head IN ACCESS EXCLUSIVE MODE",
+        "SELECT draft FROM outbox FOR UPDATE",
+        "CREATE TABLE mine (one int)",
+        "CREATE FUNCTION gen_random_uuid() RETURNS uuid LANGUAGE sql AS 'SELECT NULL::uuid'",
     ] {
         let tried = cluster.server.try_sql(&format!(
             "SET search_path TO \"{}\"; SET ROLE {role}; {forbidden}",
@@ -176,4 +186,99 @@ async fn a_role_that_was_admitted_may_enqueue_and_nothing_else() {
 
     let revoked = format!("DROP OWNED BY {role}; DROP ROLE {role}");
     cluster.sql(&revoked);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn drafts_of_every_shape_end_somewhere_and_hold_up_no_other() {
+    let relay = FakeSmtp::start().await;
+    let cluster = Cluster::over(Server::start(), "outbox-shapes", &relay);
+    let mut node = Service::start(cluster.configured(
+        "only",
+        5,
+        cluster.server.url(),
+        "max_message_size = \"1MiB\"\n",
+    ));
+
+    let odd = [
+        "'{}'".to_owned(),
+        r#"'{"from": null, "to": null, "subject": null, "text": null}'"#.into(),
+        r#"'{"from": "shop@example.com", "to": [[["ada@example.org"]]], "subject": "s", "text": "t"}'"#.into(),
+        r#"'{"from": "shop@example.com", "to": {"a": 1}, "subject": ["s"], "text": 7}'"#.into(),
+        r#"'{"from": "shop@example.com", "to": "ada@example.org", "subject": "s", "text": 1e400}'"#.into(),
+        r#"'{"from": "shop@example.com", "to": "ada@example.org", "subject": "s", "text": "t", "delay": -1}'"#.into(),
+        r#"'{"from": "shop@example.com", "to": "ada@example.org", "subject": "s", "text": "t", "idempotency_key": ""}'"#.into(),
+        r#"'{"from": "shop@example.com\\r\\nRCPT TO:<x@example.org>", "to": "ada@example.org", "subject": "s", "text": "t"}'"#.into(),
+        // As deep as PostgreSQL takes it, and as long.
+        "jsonb_build_object('to', (repeat('[', 5000) || repeat(']', 5000))::jsonb)".into(),
+        "jsonb_build_object('from', 'shop@example.com', 'to', 'ada@example.org', 'subject', 's', 'text', repeat('x', 60000000))".into(),
+        "jsonb_build_object('from', 'shop@example.com', 'to', (SELECT jsonb_agg(n || '@example.org') FROM generate_series(1, 200000) n), 'subject', 's', 'text', 't')".into(),
+    ];
+    // One whole hour's worth of them stands before the mail of others.
+    let ids: Vec<String> = odd
+        .iter()
+        .map(|draft| cluster.sql(&format!("SELECT enqueue({draft})")))
+        .collect();
+    let good = cluster.sql(&format!("SELECT enqueue('{MAIL}')"));
+
+    eventually("all leave the outbox", async || {
+        cluster.sql("SELECT count(*) FROM outbox") == "0"
+    })
+    .await;
+    node.become_all(&[good], "delivered");
+    for (id, draft) in ids.iter().zip(&odd) {
+        let draft: String = draft.chars().take(120).collect();
+        assert_eq!(node.state(id), "dead", "{draft}");
+        let record = node.get(&format!("/v1/mails/{id}")).json();
+        let said = record["deliveries"][0]["attempts"][0]["text"].to_string();
+        println!("{draft}: {said}");
+        assert!(said.len() > 10, "{draft}: {record}");
+    }
+    assert!(node.readiness().0 && node.is_running());
+    assert_eq!(relay.accepted(), 1);
+    let peak = node.peak_memory() / 1024;
+    assert!(peak < 600, "{peak} MB");
+
+    for refused in ["NULL", "'[]'", "'7'", "'null'", "'\"text\"'"] {
+        let tried = cluster.server.try_sql(&format!(
+            "SET search_path TO \"{}\"; SELECT enqueue({refused}::jsonb)",
+            cluster.schema
+        ));
+        assert!(
+            tried.is_err_and(|e| e.contains("a mail is a JSON object")),
+            "{refused}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nulls_are_as_over_http() {
+    let relay = FakeSmtp::start().await;
+    let cluster = Cluster::over(Server::start(), "outbox-null", &relay);
+    let node = cluster.node("only", 5);
+    let members = [
+        "cc",
+        "bcc",
+        "html",
+        "idempotency_key",
+        "tags",
+        "headers",
+        "priority",
+        "delay",
+        "template",
+        "reply_to",
+        "expires_in",
+        "attachments",
+    ];
+    for member in members {
+        let mut mail: serde_json::Value = serde_json::from_str(MAIL).unwrap();
+        mail[member] = serde_json::Value::Null;
+        let over_http = node.post("/v1/mails", &mail.to_string());
+        let id = cluster.enqueue(&mail.to_string()).await;
+        let wanted = match over_http.status {
+            202 => "delivered",
+            _ => "dead",
+        };
+        println!("{member}: {}", over_http.status);
+        node.become_all(&[id], wanted);
+    }
 }

@@ -290,3 +290,29 @@ async fn a_webhook_is_told_again_whichever_node_is_asked() {
         "what was obeyed is not kept"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_at_one_node_hears_what_another_sent() {
+    let relay = FakeSmtp::start().await;
+    let server = Server::of_its_own();
+    let schema = format!("r{}-wait", std::process::id());
+    let first = dispatcher(&server, &schema, "first", &relay).await;
+    let second = dispatcher(&server, &schema, "second", &relay).await;
+
+    for n in 0..10 {
+        let mail = Mail::builder()
+            .from("shop@example.com")
+            .to(format!("wait{n}@example.org"))
+            .subject("Your code")
+            .text("123456");
+        let receipt = first.submit(mail.build().unwrap()).await.unwrap();
+        let waited = tokio::time::timeout(Duration::from_secs(20), second.wait(receipt.id)).await;
+        assert_eq!(
+            waited.unwrap().unwrap().state.as_str(),
+            "delivered",
+            "mail {n}"
+        );
+    }
+    first.shutdown(Drain::within(seconds(5))).await.unwrap();
+    second.shutdown(Drain::within(seconds(5))).await.unwrap();
+}

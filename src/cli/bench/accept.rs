@@ -7,24 +7,23 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use super::place::Place;
 use super::{CALLERS, SIZE, Times, submit};
 use crate::cli::Failure;
 use crate::dispatch::{Dispatcher, Drain};
 use crate::mail::seconds;
 use crate::transport::{Capture, Relay};
 
-pub(super) async fn run(count: usize, dir: &Path) -> Result<Value, Failure> {
+pub(super) async fn run(count: usize, place: &Place) -> Result<Value, Failure> {
+    let dir = place.dir();
     let bare = bare_append(&dir.join("bare"))
         .map_err(|e| Failure::Failed(format!("{}: {e}", dir.display())))?;
     let mut figures = Vec::new();
     for callers in [1, CALLERS] {
         let relay = Relay::capture(&Capture::default());
-        let spool = dir.join(format!("spool-{callers}"));
-        let postrider = Dispatcher::builder()
-            .relay(relay)
-            .spool(spool)
-            .start()
-            .await?;
+        let builder = Dispatcher::builder().relay(relay);
+        let builder = place.keep(builder, &format!("spool-{callers}"));
+        let postrider = builder.start().await?;
         postrider.pause("capture").await?;
         let count = if callers == 1 { count / 10 } else { count };
         let started = Instant::now();
@@ -43,6 +42,7 @@ pub(super) async fn run(count: usize, dir: &Path) -> Result<Value, Failure> {
 
     Ok(json!({
         "bench": "accept",
+        "spool": place.kind(),
         "bare_p50_ms": bare.at(0.5),
         "bare_p99_ms": bare.at(0.99),
         "figures": figures,

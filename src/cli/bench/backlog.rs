@@ -1,12 +1,12 @@
 //! A spool with many mails pending: how it restarts, what memory it takes, and how fast the mails
 //! then go out.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::machine::{Sink, peak_megabytes};
+use super::place::Place;
 use super::{CALLERS, delivered, looks, mail};
 use crate::cli::Failure;
 use crate::dispatch::{Builder, Dispatcher, Drain, Error};
@@ -18,16 +18,17 @@ const TIMED: usize = 100_000;
 /// How many mails are submitted together.
 const GROUP: usize = 500;
 
-pub(super) async fn run(count: usize, dir: &Path) -> Result<Value, Failure> {
+pub(super) async fn run(count: usize, place: &Place) -> Result<Value, Failure> {
     let sink = Sink::start()?;
 
     let timed = count.min(TIMED);
     // The same number of mails from a spool that holds nothing else, for comparison.
-    let small = fill_and_send(&sink, timed, timed, &dir.join("small")).await?;
+    let small = fill_and_send(&sink, timed, timed, (place, "small")).await?;
 
-    let large = fill_and_send(&sink, count, timed, &dir.join("large")).await?;
+    let large = fill_and_send(&sink, count, timed, (place, "large")).await?;
     Ok(json!({
         "bench": "backlog",
+        "spool": place.kind(),
         "pending": count,
         "fill_per_s": (count as f64 / large.filled.as_secs_f64()).round(),
         "looks": large.looks,
@@ -55,7 +56,7 @@ async fn fill_and_send(
     sink: &Sink,
     count: usize,
     timed: usize,
-    dir: &Path,
+    (place, name): (&Place, &str),
 ) -> Result<Sent, Failure> {
     let build = || -> Result<Builder, Failure> {
         let relay = Relay::smtp(&format!("smtp://127.0.0.1:{}", sink.port));
@@ -63,10 +64,8 @@ async fn fill_and_send(
             .map_err(|e| Failure::Failed(e.to_string()))?
             .name("sink")
             .connections(CALLERS);
-        Ok(Dispatcher::builder()
-            .relay(relay)
-            .spool(dir)
-            .max_pending(u64::MAX))
+        let builder = Dispatcher::builder().relay(relay).max_pending(u64::MAX);
+        Ok(place.keep(builder, name))
     };
 
     let postrider = build()?.start().await?;

@@ -1,6 +1,6 @@
 //! From the first submit to the last 250.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::course::Course;
 use super::machine::{Sink, cpu_seconds, peak_megabytes};
+use super::place::Place;
 use super::readers::Readers;
 use super::{CALLERS, SIZE, delivered, submit};
 use crate::cli::Failure;
@@ -35,7 +36,7 @@ pub(super) struct Options {
     max_size: Option<ByteSize>,
 }
 
-pub(super) async fn run(options: &Options, dir: &Path) -> Result<Value, Failure> {
+pub(super) async fn run(options: &Options, place: &Place) -> Result<Value, Failure> {
     let Options { count, dkim, .. } = options;
     let count = *count;
     let sink = Sink::start()?;
@@ -46,7 +47,7 @@ pub(super) async fn run(options: &Options, dir: &Path) -> Result<Value, Failure>
         .connections(CALLERS)
         .dkim(Arc::new(signers(dkim)?));
 
-    let mut builder = Dispatcher::builder().relay(relay).spool(dir.join("spool"));
+    let mut builder = place.keep(Dispatcher::builder().relay(relay), "spool");
     if let Some(size) = options.max_size {
         builder = builder.max_size(size.as_u64());
     }
@@ -73,6 +74,7 @@ pub(super) async fn run(options: &Options, dir: &Path) -> Result<Value, Failure>
     let rate = count as f64 / took.as_secs_f64();
     Ok(json!({
         "bench": "end_to_end",
+        "spool": place.kind(),
         "mails": count,
         "signatures": dkim.len(),
         "spool_peak_mb": course.largest_megabytes,

@@ -9,17 +9,19 @@ mod door;
 mod end_to_end;
 mod looks;
 mod machine;
+mod place;
 mod readers;
 mod round_trip;
 mod suppressions;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
+use self::place::Place;
 use super::Failure;
 use super::screen::Screen;
 use crate::dispatch::Dispatcher;
@@ -37,6 +39,11 @@ pub(super) struct Bench {
     /// Where the spools go: a disk like the one that it will be used with
     #[arg(long, global = true, value_name = "DIR", default_value = ".")]
     dir: PathBuf,
+
+    /// A database of PostgreSQL for the spools instead (`end-to-end`, `accept`, `backlog`), each in a
+    /// schema of its own that stays there
+    #[arg(long, global = true, value_name = "URL")]
+    url: Option<String>,
 }
 
 #[derive(Subcommand)]
@@ -79,18 +86,19 @@ impl Bench {
                 self.dir.display()
             ))
         })?;
-        let figures = super::runtime()?.block_on(self.which.run(dir.path()))?;
+        let place = Place::new(dir.path(), self.url);
+        let figures = super::runtime()?.block_on(self.which.run(&place))?;
         Ok(screen.json(figures.to_string().as_bytes())?)
     }
 }
 
 impl Which {
-    async fn run(self, dir: &Path) -> Result<Value, Failure> {
+    async fn run(self, place: &Place) -> Result<Value, Failure> {
         match self {
-            Which::EndToEnd(how) => end_to_end::run(&how, dir).await,
-            Which::Accept { count } => accept::run(count, dir).await,
-            Which::Backlog { count } => backlog::run(count, dir).await,
-            Which::Suppressions { count } => suppressions::run(count, dir).await,
+            Which::EndToEnd(how) => end_to_end::run(&how, place).await,
+            Which::Accept { count } => accept::run(count, place).await,
+            Which::Backlog { count } => backlog::run(count, place).await,
+            Which::Suppressions { count } => suppressions::run(count, place.dir()).await,
             Which::RoundTrip => round_trip::run().await,
         }
     }

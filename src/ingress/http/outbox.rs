@@ -7,17 +7,19 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::request::{Composing, MailRequest};
+use super::submit;
 use crate::dispatch::{Dispatcher, Error, OutboxHandle};
 use crate::mail::{Mail, MailId};
-use crate::spool::OutboxDraft;
+use crate::spool::{Handful, OutboxDraft};
 
 /// How often it is looked for new drafts: the application's transaction tells nobody that it has
 /// left one.
 const LOOK: Duration = Duration::from_millis(25);
 /// How long the outbox is left alone when what it held could not be moved.
 const REST: Duration = Duration::from_secs(1);
-/// How many drafts are moved together.
+/// How many drafts, and about how many bytes of them, are moved together.
 const GROUP: usize = 128;
+const GROUP_BYTES: usize = 16 * 1024 * 1024;
 
 /// Moves what is in the outbox, until the doors close. Idle where the spool has none.
 pub async fn serve_outbox(dispatcher: Dispatcher, mut closing: watch::Receiver<bool>) {
@@ -26,10 +28,15 @@ pub async fn serve_outbox(dispatcher: Dispatcher, mut closing: watch::Receiver<b
         return;
     };
 
+    let most = Handful {
+        drafts: GROUP,
+        bytes: GROUP_BYTES,
+        largest: submit::max_json(&dispatcher),
+    };
     loop {
-        let rest = match outbox.take(GROUP).await {
+        let rest = match outbox.take(most).await {
             Ok(drafts) if drafts.is_empty() => LOOK,
-            Ok(drafts) => match move_all(&outbox, drafts).await {
+            Ok(drafts) => match move_all(&outbox, drafts, most.largest).await {
                 true => Duration::ZERO,
                 false => REST,
             },
@@ -46,7 +53,7 @@ pub async fn serve_outbox(dispatcher: Dispatcher, mut closing: watch::Receiver<b
 }
 
 /// Moves drafts to the queue; returns whether all went somewhere.
-async fn move_all(outbox: &OutboxHandle, drafts: Vec<OutboxDraft>) -> bool {
+async fn move_all(outbox: &OutboxHandle, drafts: Vec<OutboxDraft>, largest: usize) -> bool {
     let mut by_id: HashMap<MailId, OutboxDraft> = HashMap::with_capacity(drafts.len());
     let mut mails: Vec<(MailId, Mail)> = Vec::with_capacity(drafts.len());
     let mut left = Vec::new();
@@ -55,13 +62,18 @@ async fn move_all(outbox: &OutboxHandle, drafts: Vec<OutboxDraft>) -> bool {
             templates: outbox.postrider().templates(),
             shared: None,
         };
-        match MailRequest::read(draft.json.as_bytes(), None, composing) {
+        let composed = match &draft.json {
+            Some(json) => MailRequest::read(json.as_bytes(), None, composing)
+                .map_err(|problem| problem.sentence()),
+            None => Err(format!("it is larger than {largest} bytes")),
+        };
+        match composed {
             Ok(mail) => {
                 mails.push((draft.id, mail));
                 by_id.insert(draft.id, draft);
             }
-            Err(problem) => {
-                if !reject(outbox, &draft, &problem.sentence()).await {
+            Err(reason) => {
+                if !reject(outbox, &draft, &reason).await {
                     left.push(draft.id);
                 }
             }

@@ -41,6 +41,11 @@ const LARGE: usize = 256 * 1024;
 /// What is left of the largest JSON for everything but the largest message in base64.
 const JSON_MARGIN: usize = 1024 * 1024;
 
+/// The largest JSON that is read of a mail: the largest message in base64, and some more.
+pub(super) fn max_json(dispatcher: &Dispatcher) -> usize {
+    dispatcher.max_message_size() / 3 * 4 + JSON_MARGIN
+}
+
 /// A mail was accepted.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Accepted {
@@ -249,9 +254,8 @@ impl Door {
         })
     }
 
-    /// The largest JSON that is read: the largest message in base64, and some more.
     fn max_json(&self) -> usize {
-        self.dispatcher.max_message_size() / 3 * 4 + JSON_MARGIN
+        max_json(&self.dispatcher)
     }
 
     async fn take_batch(

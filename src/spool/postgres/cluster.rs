@@ -26,10 +26,8 @@ pub(super) async fn read_orders(core: &Core, on: &Connected) -> Result<(), tokio
     let rows = on
         .query(
             "SELECT ARRAY(SELECT relay FROM paused ORDER BY relay), ARRAY(SELECT mail FROM wanted_back ORDER BY mail),
-               (SELECT count(*) FROM sessions WHERE seen >= now() - lease_ms * interval '1 ms'),
-               (SELECT count(*) FROM sessions WHERE seen >= now() - lease_ms * interval '1 ms' AND id < $1),
                EXISTS (SELECT FROM suppressions)",
-            &[&core.session()],
+            &[],
         )
         .await?;
     let Some(row) = rows.first() else {
@@ -37,18 +35,24 @@ pub(super) async fn read_orders(core: &Core, on: &Connected) -> Result<(), tokio
     };
 
     if adding.is_multiple_of(2) && core.adding.load(Ordering::Acquire) == adding {
-        core.suppresses.store(row.get(4), Ordering::Release);
+        core.suppresses.store(row.get(2), Ordering::Release);
     }
     let wanted: Vec<uuid::Uuid> = row.get(1);
 
-    let number = |column: usize| u32::try_from(row.get::<_, i64>(column)).unwrap_or(0);
-    let orders = Orders {
-        paused: row.get::<_, Vec<String>>(0).into_iter().collect(),
-        wanted_back: wanted.into_iter().map(rows::mail_id).collect(),
-        share: (number(3), number(2).max(1)),
-    };
+    let paused = row.get::<_, Vec<String>>(0).into_iter().collect();
+    let wanted_back = wanted.into_iter().map(rows::mail_id).collect();
+    order(core, |orders| {
+        orders.paused = paused;
+        orders.wanted_back = wanted_back;
+    });
+    Ok(())
+}
 
+/// Changes what is to be obeyed, and tells of it where that is new.
+pub(super) fn order(core: &Core, change: impl FnOnce(&mut Orders)) {
     let is_new = core.orders.send_if_modified(|known| {
+        let mut orders = Orders::clone(known);
+        change(&mut orders);
         let is_new = **known != orders;
         if is_new {
             *known = Arc::new(orders);
@@ -60,7 +64,6 @@ pub(super) async fn read_orders(core: &Core, on: &Connected) -> Result<(), tokio
         core.hints.stir([super::hints::ANY]);
         core.changed.notify_one();
     }
-    Ok(())
 }
 
 /// Has all nodes stop sending over a relay, or go on.
@@ -121,7 +124,8 @@ impl Cluster for PostgresNode {
     }
 
     fn warnings(&self) -> Vec<String> {
-        self.core.horizon.warning().into_iter().collect()
+        let (horizon, skew) = (self.core.horizon.warning(), self.core.skew.warning());
+        horizon.into_iter().chain(skew).collect()
     }
 
     fn orders(&self) -> watch::Receiver<Arc<Orders>> {

@@ -1,10 +1,11 @@
 //! The spool on PostgreSQL: one queue that any number of nodes share. Locks, order and durability
 //! are the database's.
 //!
-//! * `schema` makes the tables; `link` the connections, one for each kind of work; `shared` is what
-//!   all parts share;
-//! * `session` is this node among the others: heartbeats, and what it takes over from the dead;
-//!   `cluster` what they tell each other; `book` is what it holds, `hints` what it knows of what comes next;
+//! * `schema` makes the tables; `connector` the connections, `link` keeps one for each kind of work;
+//!   `shared` is what all parts share;
+//! * `session` is this node among the others, and its heartbeats; `look` sees what they do,
+//!   `takeover` gives back what the dead held, `outage` when the database is back; `cluster` is what they tell each other, `skew` how far their
+//!   clocks are apart; `book` is what this one holds, `hints` what it knows of what comes next;
 //! * `put`, `claim` and `settle` are the hot path, `operations` and `sweep` what users and the
 //!   clock change, `ending` how deliveries end by them, `lost` what nobody has in hand, `outbox` what applications enqueue, `reading`, `journal` and `suppressions` what is looked up, `accounts` what each has submitted; `rows` and `routes` are how all
 //!   of it stands in tables.
@@ -19,6 +20,7 @@ mod accounts;
 mod book;
 mod claim;
 mod cluster;
+mod connector;
 mod ending;
 mod feedback;
 mod hints;
@@ -26,9 +28,11 @@ mod horizon;
 mod inspect;
 mod journal;
 mod link;
+mod look;
 mod lost;
 mod moment;
 mod operations;
+mod outage;
 mod outbox;
 mod put;
 mod reach;
@@ -39,8 +43,10 @@ mod schema;
 mod session;
 mod settle;
 mod shared;
+mod skew;
 mod suppressions;
 mod sweep;
+mod takeover;
 pub(super) mod transfer;
 
 pub use reach::Unreached;
@@ -62,14 +68,15 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use uuid::Uuid;
 
+use self::connector::Connector;
 use self::hints::Hints;
-use self::link::{Connector, Link};
+use self::link::Link;
 use self::moment::Moment;
 use self::put::PutQueue;
-use self::session::Ending;
 use self::settle::Command;
 use self::shared::Core;
 use self::shared::Session;
+use self::takeover::Ending;
 use super::{
     Claim, ClaimRequest, Cluster, CommitTimes, Durability, FeedbackStore, Journal, Lease,
     LeaseToken, NewMail, OperationResult, Outbox, Page, PutResult, Query, Record, SettleResult,
@@ -200,6 +207,7 @@ impl PostgresSpool {
             changing: link(),
             reading: link(),
             heart: link(),
+            watching: link(),
             keeping: link(),
             connector: Arc::clone(&connector),
             options,
@@ -213,10 +221,14 @@ impl PostgresSpool {
             routes: routes::Routes::default(),
             hints: Hints::default(),
             horizon: horizon::Horizon::default(),
+            skew: skew::Skew::default(),
             changed: Notify::new(),
             session: RwLock::new(Session::begun(0, Moment::now())),
             closed: AtomicBool::new(false),
             down: RwLock::new(None),
+            is_heard: AtomicBool::new(true),
+            owed: RwLock::new(None),
+            lapsed: Mutex::default(),
             untold: Mutex::default(),
             drafts: Mutex::default(),
             accounts: accounts::Accounts::default(),
@@ -236,7 +248,7 @@ impl PostgresSpool {
 
         let on = core.heart.get().await?;
         let other = core.reading.get().await?;
-        link::check_pooling(&connector, &on, &other).await?;
+        connector::check_pooling(&connector, &on, &other).await?;
         schema::prepare(&on.client, &self.schema, &connector.name, self.migrate).await?;
         core.durability = durability(&on).await.map_err(|e| connector.error(&e))?;
 
@@ -245,14 +257,16 @@ impl PostgresSpool {
         session::begin(&core, &on).await.map_err(failed)?;
         // What follows may take longer than the lease: it beats from now on, as long as there is a core.
         let beating = tokio::spawn(session::run(Arc::downgrade(&core))).abort_handle();
-        for session in session::expired(&on).await.map_err(failed)? {
-            session::take_over(&core, session, Ending::Lapsed).await?;
+        for session in session::count_nodes(&core, &on).await.map_err(failed)? {
+            takeover::take_over(&core, session, Ending::Lapsed).await?;
         }
         learn(&core, &on).await.map_err(failed)?;
 
         let tasks = vec![
             tokio::spawn(put::run(Arc::clone(&core), putting)).abort_handle(),
             tokio::spawn(settle::run(Arc::clone(&core), settles)).abort_handle(),
+            tokio::spawn(look::run(Arc::downgrade(&core))).abort_handle(),
+            tokio::spawn(outage::run(Arc::downgrade(&core))).abort_handle(),
             beating,
         ];
 
@@ -282,7 +296,7 @@ async fn learn(core: &Core, on: &link::Connected) -> Result<(), tokio_postgres::
     }
 
     core.accounts.read(on).await?;
-    session::come(core, on).await?;
+    look::come(core, on).await?;
     cluster::read_orders(core, on).await?;
 
     let next = sweep::next(core, on).await?;
@@ -331,7 +345,7 @@ impl PostgresNode {
         if core.commands.send(Command::Pass(reply)).is_ok() {
             let _ = answer.await;
         }
-        session::take_over(core, core.session(), Ending::Own).await
+        takeover::take_over(core, core.session(), Ending::Own).await
     }
 }
 

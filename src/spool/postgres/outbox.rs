@@ -14,7 +14,7 @@ use super::shared::{Core, bump};
 use crate::delivery::{Attempt, DeadReason, Delivery, Phase, Route, Stage};
 use crate::mail::{Address, Guarantee, MailId, Priority, Timestamp};
 use crate::spool::keyed::journal::entry::{Entry, PendingEntries};
-use crate::spool::outbox::{Outbox, OutboxDraft};
+use crate::spool::outbox::{Handful, Outbox, OutboxDraft};
 use crate::spool::{Manifest, SpoolError};
 
 /// The most characters of a reason that are kept.
@@ -25,26 +25,28 @@ type Failure = tokio_postgres::Error;
 /// Among them what this session took and does not have in hand: the answer was lost, or it could not be
 /// given back when the database was gone.
 const TAKE: &str = "
-UPDATE outbox o SET owner = $1 FROM (
-  SELECT b.id FROM outbox b WHERE b.owner = 0 OR (b.owner = $1 AND b.id <> ALL($3))
-    OR NOT EXISTS (SELECT FROM sessions s WHERE s.id = b.owner)
-  ORDER BY b.at LIMIT $2 FOR UPDATE SKIP LOCKED) x
-WHERE o.id = x.id RETURNING o.id, o.draft::text";
+WITH b AS MATERIALIZED (SELECT id, at, octet_length(draft::text) AS size FROM outbox
+    WHERE owner = 0 OR (owner = $1 AND id <> ALL($3)) OR NOT EXISTS (SELECT FROM sessions s WHERE s.id = owner)
+    ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED),
+  x AS (SELECT id, size, sum(least(size, $5)) OVER (ORDER BY at, id) - least(size, $5) AS before FROM b)
+UPDATE outbox o SET owner = $1 FROM x WHERE o.id = x.id AND x.before < $4
+RETURNING o.id, CASE WHEN x.size <= $5 THEN o.draft::text END";
 
 #[async_trait]
 impl Outbox for PostgresNode {
-    async fn take(&self, most: usize) -> Result<Vec<OutboxDraft>, SpoolError> {
+    async fn take(&self, most: Handful) -> Result<Vec<OutboxDraft>, SpoolError> {
         let core = &self.core;
         if let Some(failure) = core.failure() {
             return Err(failure);
         }
 
         let session = core.session();
-
-        let most = i64::try_from(most).unwrap_or(100);
+        let drafts = i64::try_from(most.drafts).unwrap_or(i64::MAX);
+        let bytes = i64::try_from(most.bytes).unwrap_or(i64::MAX);
+        let largest = i32::try_from(most.largest).unwrap_or(i32::MAX);
         let in_hand: Vec<Uuid> = core.drafts.lock().iter().copied().map(rows::uuid).collect();
         let rows: Result<Vec<tokio_postgres::Row>, SpoolError> =
-            ask!(core, on => on.query(TAKE, &[&session, &most, &in_hand]));
+            ask!(core, on => on.query(TAKE, &[&session, &drafts, &in_hand, &bytes, &largest]));
         let drafts: Vec<OutboxDraft> = rows?
             .iter()
             .map(|row| OutboxDraft {
@@ -133,12 +135,17 @@ async fn reject_in(
     now: Timestamp,
 ) -> Result<((), Option<super::shared::Committed>), Failure> {
     let id = rows::uuid(draft.id);
-    let gone = on
-        .execute("DELETE FROM outbox WHERE id = $1", &[&id])
+    let size = on
+        .query(
+            "SELECT octet_length(draft::text) FROM outbox WHERE id = $1 FOR UPDATE",
+            &[&id],
+        )
         .await?;
-    if gone == 0 {
+    let Some(size) = size.first() else {
         return Ok(((), None));
-    }
+    };
+    let size = u64::try_from(size.get::<_, i32>(0)).unwrap_or(0);
+    let said = Said::of(draft.json.as_deref());
 
     let route = Route::over([]);
     let stage = Stage::Dead {
@@ -147,7 +154,7 @@ async fn reject_in(
     };
 
     let priority = rows::priority_number(Priority::Default);
-    let numbered = (0u16..).zip(recipients(&draft.json));
+    let numbered = (0u16..).zip(said.recipients);
     let endings: Vec<Ending> = numbered
         .map(|(index, recipient)| {
             let mut delivery = Delivery::new(recipient, route.clone(), now);
@@ -179,13 +186,13 @@ async fn reject_in(
         expires_at: now,
         return_path: None,
         message_id: format!("<{}@outbox.invalid>", draft.id),
-        subject: subject(&draft.json),
+        subject: said.subject,
         priority: Priority::Default,
         guarantee: Guarantee::AtLeastOnce,
         tags: Vec::new(),
         idempotency_key: None,
         fingerprint: 0,
-        size: draft.json.len() as u64,
+        size,
         recipients: u16::try_from(endings.len()).unwrap_or(u16::MAX),
         eight_bit: false,
         smtputf8: false,
@@ -203,17 +210,18 @@ async fn reject_in(
     // What cannot be composed has no message: there is nothing that a retry could send.
     on.execute(
         "INSERT INTO mails (id, accepted_at, expires_at, priority, recipients, manifest, body, forgotten, draft)
-         VALUES ($1, $2, $2, $3, $4, $5, '', true, $6::text::jsonb)",
+         SELECT $1, $2, $2, $3, $4, $5, '', true, draft FROM outbox WHERE id = $1",
         &[
             &id,
             &now.as_millis(),
             &priority,
             &names,
             &rows::manifest_bytes(&manifest),
-            &draft.json,
         ],
     )
     .await?;
+    on.execute("DELETE FROM outbox WHERE id = $1", &[&id])
+        .await?;
 
     let mut totals = Totals::default();
     let mut told = PendingEntries::default();
@@ -235,39 +243,42 @@ async fn reject_in(
     Ok(((), committed))
 }
 
-/// Whom a draft is for, as far as that can be read: a record has a recipient.
-fn recipients(json: &str) -> Vec<Address> {
-    fn collect(value: &serde_json::Value, found: &mut Vec<Address>) {
-        match value {
-            serde_json::Value::String(text) => {
-                let bare = text
-                    .rsplit_once('<')
-                    .map_or(text.as_str(), |(_, rest)| rest);
-                let address = bare.trim_end_matches('>').trim().parse();
-                found.extend(address.ok().filter(|_| found.len() < 100));
-            }
-            serde_json::Value::Array(all) => all.iter().for_each(|one| collect(one, found)),
-            _ => {}
-        }
-    }
-
-    let mut found = Vec::new();
-    if let Ok(draft) = serde_json::from_str::<serde_json::Value>(json) {
-        for field in ["to", "cc", "bcc"] {
-            if let Some(value) = draft.get(field) {
-                collect(value, &mut found);
-            }
-        }
-    }
-
-    if found.is_empty() {
-        found.extend("unknown@recipient.invalid".parse().ok());
-    }
-    found
+/// What can be read of a draft that cannot be composed: a record has a recipient.
+struct Said {
+    recipients: Vec<Address>,
+    subject: String,
 }
 
-fn subject(json: &str) -> String {
-    let draft = serde_json::from_str::<serde_json::Value>(json).unwrap_or_default();
-    let subject = draft.get("subject").and_then(|subject| subject.as_str());
-    subject.unwrap_or_default().chars().take(200).collect()
+impl Said {
+    fn of(json: Option<&str>) -> Self {
+        let draft = json.and_then(|json| serde_json::from_str(json).ok());
+        let draft: serde_json::Value = draft.unwrap_or_default();
+        let mut recipients = Vec::new();
+        for field in ["to", "cc", "bcc"] {
+            collect(&draft[field], &mut recipients);
+        }
+        if recipients.is_empty() {
+            recipients.extend("unknown@recipient.invalid".parse().ok());
+        }
+
+        let subject = draft["subject"].as_str().unwrap_or_default();
+        Said {
+            recipients,
+            subject: subject.chars().take(200).collect(),
+        }
+    }
+}
+
+fn collect(value: &serde_json::Value, found: &mut Vec<Address>) {
+    match value {
+        serde_json::Value::String(text) => {
+            let bare = text
+                .rsplit_once('<')
+                .map_or(text.as_str(), |(_, rest)| rest);
+            let address = bare.trim_end_matches('>').trim().parse();
+            found.extend(address.ok().filter(|_| found.len() < 100));
+        }
+        serde_json::Value::Array(all) => all.iter().for_each(|one| collect(one, found)),
+        _ => {}
+    }
 }

@@ -127,7 +127,24 @@ struct ExistingMails {
     keys: HashMap<Vec<u8>, KeyOwner>,
 }
 
+/// Puts mails in one statement. Where the database cannot keep them, each by itself: one of them is
+/// not to have the others refused.
 async fn put_group(core: &Arc<Core>, mails: Vec<NewMail>) -> Results {
+    let results = put_together(core, &mails).await;
+    let is_refused =
+        |result: &Result<PutResult, SpoolError>| matches!(result, Err(SpoolError::Unreadable(_)));
+    if mails.len() < 2 || !results.iter().all(is_refused) {
+        return results;
+    }
+
+    let mut results = Vec::with_capacity(mails.len());
+    for mail in mails.chunks(1) {
+        results.extend(put_together(core, mail).await);
+    }
+    results
+}
+
+async fn put_together(core: &Arc<Core>, mails: &[NewMail]) -> Results {
     if mails.is_empty() {
         return Vec::new();
     }
@@ -135,21 +152,22 @@ async fn put_group(core: &Arc<Core>, mails: Vec<NewMail>) -> Results {
         return vec![Err(failure); mails.len()];
     }
 
-    let deadline = Instant::now() + UNKNOWN_FOR;
+    // Set by the first statement of which nothing was heard.
+    let mut deadline: Option<Instant> = None;
     // Those that may have been put by a statement of which nothing was heard.
     let mut tried: Vec<MailId> = Vec::new();
 
     let mut there = ExistingMails::default();
     loop {
-        let (chosen, results) = choose(&mails, &there, &tried);
+        let (chosen, results) = choose(mails, &there, &tried);
         if chosen.is_empty() {
-            drop_drafts(core, &mails, &results);
+            drop_drafts(core, mails, &results);
             return results;
         }
         let on = match core.on(&core.put).await {
             Ok(on) => on,
             Err(error) => {
-                if !tried.is_empty() && Instant::now() < deadline {
+                if deadline.is_some_and(|deadline| Instant::now() < deadline) {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 }
@@ -170,7 +188,7 @@ async fn put_group(core: &Arc<Core>, mails: Vec<NewMail>) -> Results {
                 core.time(began.elapsed());
                 core.committed(committed);
                 hint(core, &chosen);
-                drop_drafts(core, &mails, &results);
+                drop_drafts(core, mails, &results);
                 return results;
             }
             Err(error) => error,
@@ -180,6 +198,7 @@ async fn put_group(core: &Arc<Core>, mails: Vec<NewMail>) -> Results {
             StatementFailure::Gone => {
                 core.put.discard().await;
                 tried = chosen.iter().map(|mail| mail.manifest.id).collect();
+                let deadline = *deadline.get_or_insert_with(|| Instant::now() + UNKNOWN_FOR);
                 if Instant::now() >= deadline {
                     let error = core.failed(&error);
                     return vec![Err(error); mails.len()];
@@ -192,7 +211,7 @@ async fn put_group(core: &Arc<Core>, mails: Vec<NewMail>) -> Results {
             }
         }
         let looked = match core.on(&core.put).await {
-            Ok(on) => look(&on, &mails).await,
+            Ok(on) => look(&on, mails).await,
             Err(_) => continue,
         };
         match looked {
@@ -207,7 +226,7 @@ async fn put_group(core: &Arc<Core>, mails: Vec<NewMail>) -> Results {
 }
 
 /// What has become mail is no draft any more.
-fn drop_drafts(core: &Core, mails: &[NewMail], results: &Results) {
+fn drop_drafts(core: &Core, mails: &[NewMail], results: &[Result<PutResult, SpoolError>]) {
     let mut in_hand = core.drafts.lock();
     for (mail, result) in mails.iter().zip(results) {
         if matches!(result, Ok(PutResult::Stored)) {

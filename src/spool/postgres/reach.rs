@@ -5,7 +5,8 @@ use tokio_postgres::Error;
 use tokio_postgres::error::SqlState;
 
 use super::PostgresSpool;
-use super::link::{CONNECT_WITHIN, reason};
+use super::connector::CONNECT_WITHIN;
+use super::link::reason;
 use super::schema::{self, Migrate, Standing};
 
 /// Why a database cannot be used as a spool, and the way out.
@@ -33,12 +34,12 @@ impl PostgresSpool {
     pub async fn reach(&self) -> Result<(), Unreached> {
         let connector = self.connector("postrider check").map_err(Unreached::Name)?;
         let name = &connector.name;
-        let client = match tokio::time::timeout(CONNECT_WITHIN, connector.connect()).await {
+        let on = match tokio::time::timeout(CONNECT_WITHIN, connector.connect()).await {
             Ok(connected) => connected.map_err(|error| refused(name, &error))?,
             Err(_) => return Err(Unreached::Server(silent(name, "it does not answer"))),
         };
 
-        let standing = schema::standing(&client, &self.schema).await;
+        let standing = schema::standing(&on.client, &self.schema).await;
         let standing = standing.map_err(|error| refused(name, &error))?;
         let role = connector.role();
         let schema = &self.schema;
@@ -48,6 +49,7 @@ impl PostgresSpool {
             Standing::Older => Err(Unreached::Schema(format!(
                 "the tables in {name} are not there or of an older version; run `postrider spool migrate`, or set `spool.migrate` to auto"
             ))),
+            Standing::NotUtf8(encoding) => Err(Unreached::Name(schema::not_utf8(name, &encoding))),
             Standing::MayNotBeMade => Err(Unreached::Schema(format!(
                 "{name} has no schema {schema}, and {role} may not make it; as its owner: CREATE SCHEMA \"{schema}\" AUTHORIZATION \"{role}\""
             ))),

@@ -412,7 +412,7 @@ async fn count(core: &Core, on: &Connected, now: Timestamp) -> Result<SpoolStats
     let whole = on
         .query(
             "SELECT totals, (SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::int8 FROM pg_class c
-               WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r'),
+               WHERE c.relnamespace = (SELECT n.oid FROM pg_namespace n WHERE n.nspname = current_schema()) AND c.relkind = 'r'),
                (SELECT count(*) FROM set_aside),
                written - coalesce((SELECT before FROM journal ORDER BY first LIMIT 1), written) FROM head",
             &[],

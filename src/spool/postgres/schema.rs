@@ -47,6 +47,9 @@ pub(super) async fn prepare(
     };
 
     let failed = |error: tokio_postgres::Error| unusable(reason(&error));
+    if let Some(encoding) = other_encoding(client).await.map_err(failed)? {
+        return Err(unusable(not_utf8("it", &encoding)));
+    }
     let version = version(client, schema).await.map_err(failed)?;
     let newest = STEPS.len();
     if version == newest {
@@ -81,8 +84,23 @@ pub(super) async fn prepare(
     make(client, schema, version).await.map_err(failed)
 }
 
+/// The database's encoding, where it could not hold every text of a mail.
+async fn other_encoding(client: &Client) -> Result<Option<String>, tokio_postgres::Error> {
+    let asked = "SELECT pg_catalog.current_setting('server_encoding')";
+    let encoding: String = client.query_one(asked, &[]).await?.get(0);
+    Ok(Some(encoding).filter(|encoding| encoding != "UTF8"))
+}
+
+pub(super) fn not_utf8(database: &str, encoding: &str) -> String {
+    format!(
+        "{database} has the encoding {encoding}, which cannot hold every address; make one with `createdb -E UTF8 -T template0`"
+    )
+}
+
 /// How the tables are, seen by whoever would use them.
 pub(super) enum Standing {
+    /// The database itself will not do, by its encoding.
+    NotUtf8(String),
     /// Of this version, or of a newer one.
     Ready,
     /// Not there, or of an older version.
@@ -96,6 +114,9 @@ pub(super) async fn standing(
     client: &Client,
     schema: &str,
 ) -> Result<Standing, tokio_postgres::Error> {
+    if let Some(encoding) = other_encoding(client).await? {
+        return Ok(Standing::NotUtf8(encoding));
+    }
     let may_be_made = client
         .query_one(
             "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)

@@ -233,6 +233,7 @@ async fn write_until_known(
             Ok(on) => on,
             Err(error) => {
                 core.note_down(&error);
+                *core.owed.write() = Some(error);
                 tokio::time::sleep(REST).await;
                 continue;
             }
@@ -263,6 +264,7 @@ async fn write_until_known(
         let error = match outcome {
             Ok(done) => {
                 core.time(began.elapsed());
+                *core.owed.write() = None;
                 if !refused.is_empty() {
                     // They are leased, and in nobody's hands.
                     core.has_doubt.store(true, Ordering::SeqCst);
@@ -278,6 +280,7 @@ async fn write_until_known(
             StatementFailure::Gone => {
                 let error = core.failed(&error);
                 tracing::warn!(%error, count = writes.len(), "outcomes wait until the database answers");
+                *core.owed.write() = Some(error);
                 core.settling.discard().await;
                 is_doubtful = true;
                 tokio::time::sleep(REST).await;
@@ -288,6 +291,7 @@ async fn write_until_known(
             StatementFailure::Impossible if step > 1 => step = 1,
             StatementFailure::Impossible => {
                 let error = core.failed(&error);
+                *core.owed.write() = None;
                 tracing::error!(%error, "outcomes could not be recorded");
                 core.has_doubt.store(true, Ordering::SeqCst);
                 return Err(error);

@@ -12,12 +12,15 @@ use uuid::Uuid;
 
 use super::accounts::{self, Accounts};
 use super::book::LeaseTable;
+use super::connector::Connector;
 use super::hints::Hints;
 use super::horizon::Horizon;
-use super::link::{Connected, Connector, Link, StatementFailure, judge};
+use super::link::{Connected, Link, StatementFailure, judge};
 use super::moment::Moment;
 use super::routes::Routes;
+use super::session::Lapsed;
 use super::settle::Command;
+use super::skew::Skew;
 use crate::mail::{MailId, Timestamp};
 use crate::spool::keyed::journal::entry::{Entry, PendingEntries};
 use crate::spool::{
@@ -46,6 +49,7 @@ pub(super) struct Core {
     pub changing: Link,
     pub reading: Link,
     pub heart: Link,
+    pub watching: Link,
     /// Made when it is needed.
     pub keeping: Link,
     /// One claim and one change at a time.
@@ -56,11 +60,18 @@ pub(super) struct Core {
     pub hints: Hints,
     /// What keeps the database from removing dead rows.
     pub horizon: Horizon,
+    pub skew: Skew,
     pub changed: Notify,
     pub session: RwLock<Session>,
     pub closed: AtomicBool,
     /// Why the database does not answer, since it last did.
     pub down: RwLock<Option<SpoolError>>,
+    /// Whether the last heartbeat was heard.
+    pub is_heard: AtomicBool,
+    /// Why outcomes wait that are known here, if they do: until they are recorded nothing is begun.
+    pub owed: RwLock<Option<SpoolError>>,
+    /// The sessions that gave no sign of life for too long, as of the last heartbeat.
+    pub lapsed: Mutex<Lapsed>,
     pub untold: Mutex<Vec<EndedDelivery>>,
     /// The drafts of the outbox that are in hand here: a put takes them out of it.
     pub drafts: Mutex<HashSet<MailId>>,

@@ -40,10 +40,13 @@ impl Aside {
         migrate: Migrate,
     ) -> Result<Self, SpoolError> {
         let connector = spool.connector("postrider aside");
-        let connector = Arc::new(connector.map_err(|reason| SpoolError::Unusable {
+        let mut connector = connector.map_err(|reason| SpoolError::Unusable {
             database: "of `spool.url`".into(),
             reason,
-        })?);
+        })?;
+        // What is asked here looks at all that there is.
+        connector.patience = None;
+        let connector = Arc::new(connector);
         let name = format!("{}, schema {}", connector.name, spool.schema);
 
         let on = Link::new(&connector).get().await?;
@@ -181,7 +184,9 @@ pub(in crate::spool) async fn tell(
         send(Part::Paused(row.get(0))).await?;
     }
 
-    tell_journal(aside, &send).await
+    tell_journal(aside, &send).await?;
+    // A node that began meanwhile may have changed what was told before.
+    aside.check_alone().await
 }
 
 async fn tell_journal(

@@ -1,5 +1,5 @@
 -- Times are milliseconds since 1970, by the nodes' clocks; sessions are told by the server's clock.
--- {schema} is the schema's name, quoted.
+-- In these steps {.} stands for the schema's name, quoted, with the word schema for the dot.
 
 -- A node that is alive. Ids are never used again: they fence what a node holds.
 CREATE TABLE sessions (

@@ -64,9 +64,9 @@ REVOKE ALL ON FUNCTION status(uuid) FROM PUBLIC;
 
 -- What applications may do, and nothing else: GRANT of these two, and of the schema, to their roles.
 CREATE FUNCTION admit(role text) RETURNS void
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = {schema}, pg_temp AS $$
 BEGIN
-  EXECUTE format('GRANT USAGE ON SCHEMA {schema} TO %I', role);
-  EXECUTE format('GRANT EXECUTE ON FUNCTION {schema}.enqueue(jsonb), {schema}.status(uuid) TO %I', role);
+  EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', current_schema(), role);
+  EXECUTE format('GRANT EXECUTE ON FUNCTION enqueue(jsonb), status(uuid) TO %I', role);
 END $$;
 REVOKE ALL ON FUNCTION admit(text) FROM PUBLIC;

@@ -1,0 +1,257 @@
+//! What others do, looked at again and again: what they put and settled, what they are told, what
+//! they left behind; and what only one of them is to see to.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinHandle;
+
+use super::horizon;
+use super::link::Connected;
+use super::shared::{Committed, Core};
+use super::takeover;
+use crate::spool::SpoolError;
+
+/// How often this node looks whether others have changed something.
+const POLL: Duration = Duration::from_millis(50);
+/// How often it looks at everything, whatever it heard.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often the first of the nodes sees to dead rows, and of how many.
+const VACUUM: Duration = Duration::from_secs(20);
+const DEAD: i64 = 10_000;
+
+/// Looks until the spool is closed or gone.
+pub(super) async fn run(core: Weak<Core>) {
+    let mut last_look: Option<Instant> = None;
+    let mut last_horizon: Option<Instant> = None;
+    let mut last_vacuum = Instant::now();
+    let (mut burial, mut vacuuming) = (Errand::default(), Errand::default());
+    loop {
+        tokio::time::sleep(POLL).await;
+        let Some(core) = core.upgrade() else { return };
+        if core.closed.load(Ordering::SeqCst) {
+            return;
+        }
+        if core.down.read().is_some() {
+            continue;
+        }
+
+        if burial.is_over() {
+            let lapsed = core.lapsed.lock().take(&core);
+            if !lapsed.is_empty() {
+                burial.begin(takeover::bury(Arc::clone(&core), lapsed));
+            }
+        }
+
+        let look_anyway = last_look.is_none_or(|at| at.elapsed() >= LOOK);
+        if look_anyway {
+            last_look = Some(Instant::now());
+        }
+        if look_anyway && core.has_doubt.swap(false, Ordering::SeqCst) {
+            super::lost::find(&core);
+        }
+        if let Err(error) = look(&core, look_anyway).await {
+            tracing::debug!(%error, "a look at the others' changes failed");
+        }
+
+        if last_horizon.is_none_or(|at| at.elapsed() >= horizon::LOOK) {
+            last_horizon = Some(Instant::now());
+            if let Err(error) = look_at_horizon(&core).await {
+                tracing::debug!(%error, "what the database cannot remove is not known");
+            }
+        }
+
+        let is_first = core.orders.borrow().share.0 == 0;
+        if is_first && last_vacuum.elapsed() >= VACUUM && vacuuming.is_over() {
+            last_vacuum = Instant::now();
+            vacuuming.begin(vacuum(Arc::clone(&core)));
+        }
+    }
+}
+
+/// Something that may take long, done beside the looks; one at a time.
+#[derive(Default)]
+struct Errand(Option<JoinHandle<()>>);
+
+impl Errand {
+    fn is_over(&self) -> bool {
+        self.0.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    fn begin(&mut self, errand: impl Future<Output = ()> + Send + 'static) {
+        self.0 = Some(tokio::spawn(errand));
+    }
+}
+
+/// Has the database remove the dead rows of what waits, where there are many and it can: by itself it
+/// would do so too seldom for a queue.
+async fn vacuum(core: Arc<Core>) {
+    if core.horizon.held_for().is_some() {
+        return;
+    }
+    if let Err(error) = try_vacuum(&core).await {
+        tracing::debug!(%error, "the dead rows of what waits are left to the database");
+    }
+}
+
+async fn try_vacuum(core: &Core) -> Result<(), SpoolError> {
+    let failed = |error: tokio_postgres::Error| core.failed(&error);
+    let on = core.on(&core.reading).await?;
+    let dead = on
+        .query(
+            "SELECT coalesce(pg_stat_get_dead_tuples(to_regclass('ready')), 0)",
+            &[],
+        )
+        .await
+        .map_err(failed)?;
+
+    if dead.first().is_none_or(|row| row.get::<_, i64>(0) < DEAD) {
+        return Ok(());
+    }
+    // On a connection of its own, which ends with it: nothing waits for it.
+    let on = core.on(&core.keeping).await?;
+    let vacuumed = async {
+        on.client
+            .batch_execute("SET statement_timeout TO 0")
+            .await?;
+        on.client.batch_execute("VACUUM ready").await
+    };
+    let vacuumed = vacuumed.await.map_err(failed);
+    core.keeping.discard().await;
+    vacuumed
+}
+
+async fn look_at_horizon(core: &Core) -> Result<(), SpoolError> {
+    let on = core.on(&core.watching).await?;
+    let looked = horizon::look(core, &on).await;
+    looked.map_err(|error| core.failed(&error))
+}
+
+/// Looks whether others have changed something; `anyway`: at all that waits, whatever they did.
+async fn look(core: &Arc<Core>, anyway: bool) -> Result<(), SpoolError> {
+    let on = core.on(&core.watching).await?;
+    let failed = |error: tokio_postgres::Error| core.failed(&error);
+    let rows = on
+        .query(
+            "SELECT commits, totals[1] + totals[2] + totals[3], next - 1 FROM head",
+            &[],
+        )
+        .await
+        .map_err(failed)?;
+    let Some(row) = rows.first() else {
+        return Ok(());
+    };
+
+    let committed = Committed {
+        commits: row.get(0),
+        pending: row.get(1),
+        last: row.get(2),
+        accounts: Vec::new(),
+    };
+
+    let pending = committed.pending;
+    let is_news = committed.commits > core.hints.commits();
+    core.committed(committed);
+    if !is_news && !anyway {
+        return Ok(());
+    }
+    super::cluster::read_orders(core, &on)
+        .await
+        .map_err(failed)?;
+    core.accounts.read(&on).await.map_err(failed)?;
+    if pending > 0 {
+        fronts(core, &on, anyway).await.map_err(failed)?;
+    }
+
+    if anyway {
+        let sweeps = core.sweeps.load(Ordering::Acquire);
+        let at = super::sweep::next(core, &on).await.map_err(failed)?;
+        // What a sweep is at or has just done is not to be done again.
+        if sweeps.is_multiple_of(2) && core.sweeps.load(Ordering::Acquire) == sweeps {
+            core.hints.sweep_at(at);
+            if at <= core.hints.now().as_millis() {
+                core.changed.notify_one();
+            }
+        }
+    }
+
+    Ok(())
+}
+
+/// The queues in which something waits, found by steps over the index: not by all routes that there
+/// are.
+const QUEUES: &str = "WITH RECURSIVE q AS (
+  (SELECT route, priority FROM ready ORDER BY route, priority LIMIT 1)
+  UNION ALL
+  SELECT n.route, n.priority FROM q CROSS JOIN LATERAL (SELECT r.route, r.priority FROM ready r
+    WHERE (r.route, r.priority) > (q.route, q.priority) ORDER BY r.route, r.priority LIMIT 1) n)";
+
+/// What comes first in each queue, whatever time it is: nobody has told it yet.
+pub(super) async fn come(core: &Core, on: &Connected) -> Result<(), tokio_postgres::Error> {
+    let rows = on
+        .query(
+            &format!(
+                "{QUEUES} SELECT q.route, x.due FROM q CROSS JOIN LATERAL (SELECT DISTINCT r.due FROM ready r
+                   WHERE r.route = q.route AND r.priority = q.priority ORDER BY r.due LIMIT 100) x"
+            ),
+            &[],
+        )
+        .await?;
+    rows.iter()
+        .for_each(|row| core.hints.due_at(row.get(0), row.get(1)));
+    Ok(())
+}
+
+const FRONTS: &str = "SELECT w.route, x.due FROM w
+  CROSS JOIN LATERAL (SELECT r.due FROM ready r WHERE r.route = w.route AND r.priority = w.priority
+    AND r.owner = 0 AND r.due >= w.low ORDER BY r.due, r.mail, r.idx LIMIT 1) x
+UNION ALL
+SELECT w.route, y.due FROM w
+  CROSS JOIN LATERAL (SELECT r.due FROM ready r WHERE r.route = w.route AND r.priority = w.priority
+    AND r.owner = 0 AND r.due > $1 ORDER BY r.due, r.mail, r.idx LIMIT 1) y";
+
+/// What waits in front of each queue.
+///
+/// `whole`: of all of them, from the very front. Otherwise of those that claims were made from, and
+/// from where something was found: what lies before may be dead rows without end.
+pub(super) async fn fronts(
+    core: &Core,
+    on: &Connected,
+    whole: bool,
+) -> Result<(), tokio_postgres::Error> {
+    let now = core.hints.now().as_millis();
+    let lows = core.hints.lows();
+    let rows = match whole || lows.is_empty() {
+        true => {
+            let queues = format!(
+                "{QUEUES}, w AS (SELECT route, priority, -9223372036854775808::int8 AS low FROM q)"
+            );
+            on.query(&format!("{queues} {FRONTS}"), &[&now]).await?
+        }
+        false => {
+            let routes: Vec<i32> = lows.iter().map(|low| low.0).collect();
+            let priorities: Vec<i16> = lows.iter().map(|low| low.1).collect();
+            let from: Vec<i64> = lows.iter().map(|low| low.2).collect();
+            let queues = "WITH w AS (SELECT * FROM unnest($2::int4[], $3::int2[], $4::int8[]) AS w(route, priority, low))";
+            on.query(
+                &format!("{queues} {FRONTS}"),
+                &[&now, &routes, &priorities, &from],
+            )
+            .await?
+        }
+    };
+    core.routes.learn_those(on, &rows).await?;
+
+    let mut is_due = false;
+    for row in rows {
+        let (route, due): (i32, i64) = (row.get("route"), row.get("due"));
+        is_due |= due <= now;
+        core.hints.due_at(route, due);
+    }
+
+    if is_due {
+        core.changed.notify_one();
+    }
+    Ok(())
+}

@@ -1,0 +1,120 @@
+//! Whether all of the database is there that this node needs, and when an outage is over.
+//!
+//! `session` says when its heart is not heard, and whatever fails because of the database says so
+//! too; that it is over is found here, while the heart beats on.
+
+use std::sync::Weak;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::hints;
+use super::link::{Link, StatementFailure, judge, reason};
+use super::shared::Core;
+use crate::spool::SpoolError;
+
+/// How long an answer is waited for.
+const WITHIN: Duration = Duration::from_secs(3);
+/// How often it is looked whether all connections are there, and whether an outage is over.
+const LOOK: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_millis(250);
+
+/// Looks until the spool is closed or gone. In a task of its own: whatever else waits for an answer
+/// that never comes is freed by it.
+pub(super) async fn run(core: Weak<Core>) {
+    let mut last_check: Option<Instant> = None;
+    loop {
+        let Some(core) = core.upgrade() else { return };
+        if core.closed.load(Ordering::SeqCst) {
+            return;
+        }
+        if core.down.read().is_some() {
+            end(&core).await;
+        } else if last_check.is_none_or(|at| at.elapsed() >= LOOK) {
+            last_check = Some(Instant::now());
+            check_connections(&core).await;
+        }
+        drop(core);
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+fn links(core: &Core) -> [&Link; 6] {
+    [
+        &core.put,
+        &core.settling,
+        &core.claiming,
+        &core.changing,
+        &core.reading,
+        &core.watching,
+    ]
+}
+
+/// Has all connections be there: a server may have room for some of them only.
+async fn check_connections(core: &Core) {
+    let all = links(core).map(async |link| link.get().await.map(|_| ()));
+    let there = match tokio::time::timeout(WITHIN, futures::future::try_join_all(all)).await {
+        Ok(there) => there.map(|_| ()),
+        Err(_) => Err(core.connector.unreachable("it does not answer")),
+    };
+    if let Err(error) = there {
+        core.note_down(&error);
+    }
+}
+
+/// Goes on where an outage is over, and says what is in the way where it is not.
+async fn end(core: &Core) {
+    // While the heart is not heard nothing else is asked.
+    if !core.is_heard.load(Ordering::SeqCst) {
+        return;
+    }
+    if let Err(error) = is_over(core).await {
+        return core.note_down(&error);
+    }
+    if !core.is_heard.load(Ordering::SeqCst) || core.down.write().take().is_none() {
+        return;
+    }
+
+    core.has_doubt.store(true, Ordering::SeqCst);
+    tracing::info!("the database answers again");
+    core.hints.stir([hints::ANY]);
+    core.changed.notify_one();
+}
+
+/// All that a mail is written to on its way, and nothing of it is kept.
+const TRIAL: &str = "BEGIN;
+INSERT INTO mails (id, accepted_at, expires_at, priority, recipients, manifest, body)
+  SELECT gen_random_uuid(), 0, 0, 0, '{}', '', string_agg(uuid_send(gen_random_uuid()), '') FROM generate_series(1, 512);
+INSERT INTO ready (mail, idx, route, priority, due, expires_at, size, data) VALUES (gen_random_uuid(), 0, 0, 0, 0, 0, 0, '');
+DELETE FROM ready WHERE mail = '00000000-0000-0000-0000-000000000000';
+INSERT INTO ended (mail, idx, route, priority, at, stage, reason, token, tries, counted, crashes, data)
+  VALUES (gen_random_uuid(), 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, '');
+INSERT INTO journal (first, events, at, before, acts, entries) VALUES (-1, 0, 0, 0, false, '');
+UPDATE head SET commits = commits;
+ROLLBACK";
+
+/// A server that answers may have no room for what is written, or not let it be; and what is owed to
+/// it is written first.
+async fn is_over(core: &Core) -> Result<(), SpoolError> {
+    let all = links(core).map(|link| link.check_writable(WITHIN));
+    // All of them, whichever fails: each lets go of what is silent.
+    let checked = futures::future::join_all(all).await;
+    checked.into_iter().collect::<Result<(), _>>()?;
+    if let Some(owed) = core.owed.read().clone() {
+        return Err(owed);
+    }
+
+    let on = core.on(&core.watching).await?;
+    let tried = match tokio::time::timeout(WITHIN, on.do_all(TRIAL)).await {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(error)) => error,
+        Err(_) => {
+            core.watching.discard().await;
+            return Err(core.connector.unreachable("it does not answer"));
+        }
+    };
+    core.watching.discard().await;
+    match judge(&tried) {
+        StatementFailure::Impossible => Ok(()),
+        _ => Err(core.connector.unreachable(reason(&tried))),
+    }
+}

@@ -1,0 +1,90 @@
+//! How far this machine's clock is from the database's. Leases go by the database's alone; when mail
+//! falls due and expires is told by each node's own.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::mail::Timestamp;
+
+/// How far a clock may be off before it is told.
+const TOLERATED: Duration = Duration::from_secs(5);
+
+#[derive(Default)]
+pub(super) struct Skew(Mutex<Option<Apart>>);
+
+/// A clock that is wrong by too much.
+#[derive(Clone, Copy)]
+struct Apart {
+    is_ahead: bool,
+    by: Duration,
+}
+
+impl Skew {
+    /// The database told its time between these two of this machine's.
+    pub(super) fn seen(&self, before: Timestamp, told: Timestamp, after: Timestamp) {
+        let (behind, ahead) = (told.since(after), before.since(told));
+        let by = behind.max(ahead);
+        let apart = (by > TOLERATED).then_some(Apart {
+            is_ahead: ahead > behind,
+            by,
+        });
+
+        let mut known = self.0.lock();
+        if known.is_none()
+            && let Some(apart) = apart
+        {
+            tracing::warn!("{}", apart.sentence());
+        }
+        *known = apart;
+    }
+
+    /// What is wrong, in a sentence.
+    pub(super) fn warning(&self) -> Option<String> {
+        self.0.lock().map(Apart::sentence)
+    }
+}
+
+impl Apart {
+    fn sentence(self) -> String {
+        let (side, when) = match self.is_ahead {
+            true => ("ahead of", "early"),
+            false => ("behind", "late"),
+        };
+        let by = humantime::format_duration(Duration::from_secs(self.by.as_secs()));
+        format!(
+            "this node's clock is {by} {side} the database's: what it sends falls due and expires too {when}"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_off_is_told_until_it_is_right() {
+        let skew = Skew::default();
+        let at = |seconds: i64| Timestamp::from_millis(1_000_000 + seconds * 1000);
+        skew.seen(at(0), at(3), at(1));
+        assert_eq!(skew.warning(), None, "near enough");
+        skew.seen(at(0), at(8), at(10));
+        assert_eq!(skew.warning(), None, "the answer took long");
+
+        skew.seen(at(0), at(3600), at(0));
+        let told = skew.warning().unwrap_or_default();
+        assert!(
+            told.contains("1h behind") && told.contains("late"),
+            "{told}"
+        );
+        skew.seen(at(3600), at(0), at(3600));
+        let told = skew.warning().unwrap_or_default();
+        assert!(
+            told.contains("1h ahead of") && told.contains("early"),
+            "{told}"
+        );
+
+        skew.seen(at(0), at(0), at(0));
+        assert_eq!(skew.warning(), None);
+    }
+}

@@ -1,0 +1,198 @@
+//! What a session held when it ended goes back to the queues: of this node's own when it closes, of
+//! others when they gave no sign of life.
+
+use std::sync::Arc;
+
+use futures::FutureExt;
+
+use super::ending;
+use super::hints;
+use super::link::Connected;
+use super::rows::{OF_READY, PENDING};
+use super::session::IS_LAPSED;
+use super::shared::{Committed, Core, tell_ends};
+use crate::delivery::{By, DeadReason, Stage};
+use crate::spool::{EndedDelivery, SpoolError};
+
+/// After so many nodes died with it a delivery is dead.
+const POISONED_AFTER: i32 = 4;
+
+/// Takes over what these sessions held, as far as nobody else has.
+pub(super) async fn bury(core: Arc<Core>, lapsed: Vec<i32>) {
+    for session in lapsed {
+        if let Err(error) = take_over(&core, session, Ending::Lapsed).await {
+            tracing::warn!(session, %error, "what another node held could not be taken over yet");
+        }
+    }
+}
+
+/// Why a session ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Its node gave no sign of life.
+    Lapsed,
+    /// Its node ends it itself.
+    Own,
+}
+
+/// Ends a session, and gives back what it held. At-most-once mail that may have been sent is dead
+/// in doubt; what died with too many nodes is dead as poisoned.
+pub(super) async fn take_over(
+    core: &Arc<Core>,
+    session: i32,
+    ending: Ending,
+) -> Result<(), SpoolError> {
+    let own = ending == Ending::Own;
+    if !own {
+        let on = core.watching.get().await?;
+        terminate(core, &on, session).await;
+    }
+
+    let ended = core
+        .transact(move |core, on| end_session(core, on, session, own).boxed())
+        .await?;
+    let Some(SessionEnd { told, count }) = ended else {
+        return Ok(());
+    };
+
+    if !own {
+        tracing::warn!(
+            session,
+            count,
+            ended = told.len(),
+            "another node is gone; what it held is taken over"
+        );
+    }
+
+    if !told.is_empty() {
+        let now = core.hints.now().as_millis();
+        core.hints.sweep_at(core.kept_until(now));
+    }
+
+    tell_ends(core, told);
+    core.hints.stir([hints::ANY]);
+    core.changed.notify_one();
+    Ok(())
+}
+
+/// Cuts a dead node's connections: a transaction that hangs in one would hold its locks. Needs no
+/// right but to be the same user.
+async fn terminate(core: &Core, on: &Connected, session: i32) {
+    let cut = on
+        .query(
+            &format!(
+                "SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity a, sessions s
+                 WHERE s.id = $1 AND {IS_LAPSED} AND s.instance <> $2
+                   AND a.datname = current_database() AND a.application_name = 'postrider ' || s.instance"
+            ),
+            &[&session, &core.instance],
+        )
+        .await;
+
+    if let Err(error) = cut {
+        tracing::warn!(
+            session,
+            error = super::link::reason(&error),
+            "a dead node's connections could not be cut"
+        );
+    }
+}
+
+/// Gives back what a session holds that ends by itself, at-most-once mail aside that may have been
+/// sent: if there is any, the session is left for whoever takes it over, and tells of it. Returns
+/// whether there is.
+async fn leave_doubts(on: &Connected, session: i32) -> Result<bool, tokio_postgres::Error> {
+    let doubts = on
+        .query(
+            "SELECT count(*) FROM ready WHERE owner = $1 AND stage = 1",
+            &[&session],
+        )
+        .await?;
+
+    if doubts.first().is_none_or(|row| row.get::<_, i64>(0) == 0) {
+        return Ok(false);
+    }
+    on.execute(
+        "UPDATE ready SET owner = 0 WHERE owner = $1 AND stage = 0",
+        &[&session],
+    )
+    .await?;
+
+    on.execute(
+        "UPDATE sessions SET seen = to_timestamp(0) WHERE id = $1",
+        &[&session],
+    )
+    .await?;
+    Ok(true)
+}
+
+/// What the end of a session came to.
+struct SessionEnd {
+    told: Vec<EndedDelivery>,
+    /// How many deliveries it held.
+    count: usize,
+}
+
+async fn end_session(
+    core: &Core,
+    on: &Connected,
+    session: i32,
+    own: bool,
+) -> Result<(Option<SessionEnd>, Option<Committed>), tokio_postgres::Error> {
+    if own && leave_doubts(on, session).await? {
+        return Ok((None, None));
+    }
+    let gone = on
+        .execute(
+            &format!("DELETE FROM sessions s WHERE s.id = $1 AND ($2 OR {IS_LAPSED})"),
+            &[&session, &own],
+        )
+        .await?;
+
+    if gone == 0 && !own {
+        return Ok((None, None));
+    }
+
+    // A statement of its own: what was claimed while the one before waited is seen now.
+    let poisoned_after = if own { i32::MAX } else { POISONED_AFTER };
+    let dead = on
+        .query(
+            &format!(
+                "DELETE FROM ready WHERE owner = $1 AND (stage = 1 OR takeovers + 1 >= $2)
+             RETURNING {OF_READY}"
+            ),
+            &[&session, &poisoned_after],
+        )
+        .await?;
+
+    let step = i32::from(!own);
+    let freed = on
+        .execute(
+            "UPDATE ready SET owner = 0, takeovers = takeovers + $2 WHERE owner = $1",
+            &[&session, &step],
+        )
+        .await?;
+    let count = dead.len() + usize::try_from(freed).unwrap_or(0);
+
+    let now = core.hints.now();
+    let endings = ending::taken(core, on, &dead, |row| Stage::Dead {
+        at: now,
+        reason: match row.get::<_, i16>("stage") {
+            PENDING => DeadReason::Poisoned,
+            _ => DeadReason::InDoubt,
+        },
+    })
+    .await?;
+
+    let committed = match endings.is_empty() {
+        true => None,
+        false => ending::end_all(core, on, &By::default(), None, &endings).await?,
+    };
+
+    let ended = SessionEnd {
+        told: ending::told(&endings),
+        count,
+    };
+
+    Ok((Some(ended), committed))
+}
