@@ -68,7 +68,9 @@ async fn end(core: &Core) {
         return;
     }
     if let Err(error) = is_over(core).await {
-        return core.note_down(&error);
+        // Whoever tries again and again to write what is owed knows best.
+        let owed = core.owed.read().clone();
+        return core.note_down(owed.as_ref().unwrap_or(&error));
     }
     if !core.is_heard.load(Ordering::SeqCst) || core.down.write().take().is_none() {
         return;
