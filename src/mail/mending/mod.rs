@@ -134,36 +134,47 @@ enum Standing {
     Disputed,
 }
 
-/// What each field that may stand there once says: all of them, in their order.
-struct SaidOnce<'a>([Vec<&'a [u8]>; ONCE.len()]);
+/// What each field that may stand there once says.
+struct SaidOnce<'a>([Said<'a>; ONCE.len()]);
+
+/// What the fields of one name say, in their order.
+#[derive(Default)]
+struct Said<'a> {
+    all: Vec<&'a [u8]>,
+    /// Whether one says something else than the first.
+    is_disputed: bool,
+}
 
 impl<'a> SaidOnce<'a> {
     fn of(fields: &[LooseField<'a>]) -> Self {
-        let mut said = [const { Vec::new() }; ONCE.len()];
+        let mut once = SaidOnce(Default::default());
         for field in fields {
-            if let Some(which) = ONCE.iter().position(|name| field.is(name)) {
-                said[which].push(field.value());
-            }
+            let Some(which) = ONCE.iter().position(|name| field.is(name)) else {
+                continue;
+            };
+            let (said, value) = (&mut once.0[which], field.value());
+            let first = said.all.first().unwrap_or(&value);
+            said.is_disputed |= first.trim_ascii() != value.trim_ascii();
+            said.all.push(value);
         }
-        SaidOnce(said)
+        once
     }
 
     fn standing(&self, field: &LooseField<'_>) -> Standing {
         let which = ONCE.iter().position(|name| field.is(name));
-        let said = which.map_or(&[][..], |which| &self.0[which]);
-        let [first, others @ ..] = said else {
+        let Some(said) = which.map(|which| &self.0[which]) else {
             return Standing::First(None);
         };
 
-        let is_first = std::ptr::eq(*first, field.value());
+        let first = said.all.first().copied().unwrap_or_default();
+        let is_first = std::ptr::eq(first, field.value());
         let is_list = LISTS.iter().any(|name| field.is(name));
-        let says_the_same = |other: &&[u8]| other.trim_ascii() == first.trim_ascii();
-        match others.iter().all(says_the_same) {
-            true if is_first => Standing::First(None),
-            true => Standing::Repeated,
-            false if !is_list => Standing::Disputed,
-            false if is_first => Standing::First(Some(list_of(said))),
-            false => Standing::Joined,
+        match (said.is_disputed, is_first) {
+            (false, true) => Standing::First(None),
+            (false, false) => Standing::Repeated,
+            (true, _) if !is_list => Standing::Disputed,
+            (true, true) => Standing::First(Some(list_of(&said.all))),
+            (true, false) => Standing::Joined,
         }
     }
 }
