@@ -182,10 +182,10 @@ impl Builder {
         self
     }
 
-    /// About the most bytes that the spool's files take, besides some 80 MiB that they take empty;
+    /// The most bytes of mail that the spool keeps, and about the most that its files take;
     /// unbounded unless said. What ended first goes before its time, then accepting says
-    /// [`Error::SpoolFull`]. The log holds what was removed until it is cleaned, so that under load
-    /// a third to a half of it is mail.
+    /// [`Error::SpoolFull`]. The log holds what was removed until it is cleaned, and some 80 MiB
+    /// beside: the fuller the files are, the less of what has ended is kept, down to a quarter.
     pub fn max_size(mut self, bytes: u64) -> Self {
         self.max_size = Some(bytes);
         self

@@ -15,7 +15,8 @@ use crate::dispatch::{Dispatcher, EventItem};
 const NAME: &str = "bench-reader";
 
 pub(super) struct Readers {
-    runtime: Runtime,
+    /// There until it is dropped, which must not wait: that is within another runtime.
+    runtime: Option<Runtime>,
     events: Arc<AtomicU64>,
     missed: Arc<AtomicU64>,
     seconds_before: f64,
@@ -53,7 +54,7 @@ impl Readers {
         }
 
         Ok(Readers {
-            runtime,
+            runtime: Some(runtime),
             events,
             missed,
             seconds_before: thread_seconds(NAME),
@@ -61,12 +62,18 @@ impl Readers {
     }
 
     pub(super) fn finish(self) -> Read {
-        let read = Read {
+        Read {
             events: self.events.load(Ordering::Relaxed),
             missed: self.missed.load(Ordering::Relaxed),
             cpu_seconds: thread_seconds(NAME) - self.seconds_before,
-        };
-        self.runtime.shutdown_background();
-        read
+        }
+    }
+}
+
+impl Drop for Readers {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }

@@ -9,8 +9,6 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use super::SpoolState;
 use super::command::GroupCommand;
 use super::encoding::Encoded;
@@ -31,8 +29,8 @@ const LOOKED_AT: usize = 256;
 const STEPS: usize = 16;
 /// How long it rests after all mail was looked at in vain.
 const REST: Duration = Duration::from_secs(1);
-/// How long the size of the files is taken as it was, and how many times as long as it takes to
-/// look.
+/// How long it is until the files are looked at again, and at least so many times as long as that
+/// took.
 const MEASURED_EVERY: Duration = Duration::from_millis(100);
 const LOOK_SHARE: u32 = 50;
 /// About what a value takes that is counted by number.
@@ -47,43 +45,19 @@ pub(super) struct Bounding {
     removed: u64,
     /// When all mail was looked at in vain.
     in_vain: Option<Instant>,
+    /// When the files are looked at again.
+    measured_until: Option<Instant>,
 }
 
-/// How large the files were when they were looked at last.
-#[derive(Default)]
-pub(super) struct FilesSize(Mutex<Option<(u64, Instant)>>);
-
-impl FilesSize {
-    fn get(&self, store: &impl Store) -> u64 {
-        let mut known = self.0.lock();
-        let begun = Instant::now();
-        if let Some((bytes, until)) = *known
-            && begun < until
-        {
-            return bytes;
-        }
-        let bytes = store.grown_bytes();
-        let rest = MEASURED_EVERY.max(begun.elapsed() * LOOK_SHARE);
-        *known = Some((bytes, begun + rest));
-        bytes
-    }
-}
-
-/// How many bytes of mail may be kept in files of this size, so that these stay below `max`: all of
-/// it while they have a fifth to spare, then four bytes less for each that they grow, and never
-/// less than a quarter.
+/// Down to how many bytes what has ended goes while the files are of this size, so that these stay
+/// below `max`: all may stay while they have a fifth to spare, then four bytes less for each that
+/// they grow, and never less than a quarter. What still waits is not refused for it.
 fn bounded(max: u64, files: u64) -> u64 {
     let excess = files.saturating_sub(max - max / 5);
     max.saturating_sub(excess.saturating_mul(4)).max(max / 4)
 }
 
 impl<S: Store> SpoolState<S> {
-    /// How many bytes may be kept now.
-    fn limit(&self) -> Option<u64> {
-        let max = self.options.max_size?;
-        Some(bounded(max, self.files.get(&self.store)))
-    }
-
     /// About how many bytes are kept.
     fn kept_bytes(&self, totals: &Totals) -> u64 {
         let kept = totals.kept.unwrap_or_default();
@@ -94,11 +68,8 @@ impl<S: Store> SpoolState<S> {
     /// Whether mail that takes so much fits.
     pub(super) fn fits(&self, totals: &Totals, more: u64) -> Result<(), SpoolError> {
         let kept = self.kept_bytes(totals);
-        match (self.limit(), self.options.max_size) {
-            (Some(limit), Some(max)) if kept.saturating_add(more) > limit => {
-                let kept = kept.max(self.files.get(&self.store));
-                Err(SpoolError::Full { kept, max })
-            }
+        match self.options.max_size {
+            Some(max) if kept.saturating_add(more) > max => Err(SpoolError::Full { kept, max }),
             _ => Ok(()),
         }
     }
@@ -144,26 +115,26 @@ impl<S: Store> Writer<'_, S> {
             .fits(&self.totals, kept::weight(manifest, false))
     }
 
-    /// Removes what has ended, as long as what a command adds does not fit.
+    /// Removes what has ended, as long as what a command adds does not fit, or the files are too
+    /// full.
     pub(super) fn make_space(&mut self, command: &GroupCommand<S>) {
         let more = wanted(command);
-        let Some(max) = self.shared.limit() else {
+        let Some(max) = self.shared.options.max_size else {
             return;
         };
+        if more == 0 {
+            return;
+        }
 
-        if more == 0 || self.has_space(command) {
+        let limit = self.limit(max);
+        if self.shared.kept_bytes(&self.totals).saturating_add(more) <= limit {
             return;
         }
 
         // Somewhat more goes than has to, so that not every mail is followed by the next step.
-        let goal = max.saturating_sub(max / 32);
+        let goal = limit.saturating_sub(limit / 32);
         for _ in 0..STEPS {
-            let has_ended = self
-                .totals
-                .finished
-                .iter()
-                .flatten()
-                .any(|count| *count > 0);
+            let has_ended = self.ended() > 0;
             let rests = self.bounding.in_vain.is_some_and(|at| at.elapsed() < REST);
             let kept = self.shared.kept_bytes(&self.totals);
             if !has_ended || rests || kept.saturating_add(more) <= goal {
@@ -175,6 +146,30 @@ impl<S: Store> Writer<'_, S> {
                 return;
             }
         }
+    }
+
+    /// How many deliveries have ended.
+    fn ended(&self) -> u64 {
+        self.totals.finished.iter().flatten().sum()
+    }
+
+    /// How many bytes may be kept now. The files are looked at now and then; and not where next to
+    /// nothing has ended, which would be looked for in vain among what waits.
+    fn limit(&mut self, max: u64) -> u64 {
+        let begun = Instant::now();
+        let is_known = self
+            .bounding
+            .measured_until
+            .is_some_and(|until| begun < until);
+        let pending: u64 = self.totals.pending.iter().sum();
+        if is_known || self.ended() < pending / 4 {
+            return max;
+        }
+
+        let files = self.shared.store.grown_bytes();
+        let rest = MEASURED_EVERY.max(begun.elapsed() * LOOK_SHARE);
+        self.bounding.measured_until = Some(begun + rest);
+        bounded(max, files)
     }
 
     /// One step: removes about so many bytes of what has ended.

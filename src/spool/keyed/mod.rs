@@ -113,7 +113,6 @@ impl<S: Store> KeyedSpool<S> {
             next_timer: AtomicI64::new(next_timer),
             pending: AtomicU64::new(0),
             totals: Mutex::new(Totals::default()),
-            files: bounding::FilesSize::default(),
             untold: Mutex::default(),
             looks: Mutex::default(),
             journal,

@@ -8,7 +8,6 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 
 use super::backlog::Backlog;
-use super::bounding::FilesSize;
 use super::changes::{self, COMMIT_BYTES};
 use super::encoding::Encoded;
 use super::healing::UnwrittenOutcomes;
@@ -38,7 +37,6 @@ pub(super) struct SpoolState<S> {
     pub next_timer: AtomicI64,
     pub pending: AtomicU64,
     pub totals: Mutex<Totals>,
-    pub files: FilesSize,
     /// What has ended without a user's request, and was not told of yet.
     pub untold: Mutex<Vec<EndedDelivery>>,
     /// How far sweeps have looked at mails that are too long for one.
