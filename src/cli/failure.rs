@@ -35,6 +35,9 @@ pub enum Failure {
     /// The service answered, and said no.
     #[error("{0}")]
     Refused(Box<ServiceRefusal>),
+    /// It was told in the log already; this is the exit code.
+    #[error("it was told in the log")]
+    Logged(u8),
     /// The answer cannot be written to standard output.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
@@ -72,6 +75,7 @@ impl Failure {
         match self {
             Failure::Usage(_) | Failure::Configuration(_) => USAGE,
             Failure::TryLater(_) => TRY_LATER,
+            Failure::Logged(code) => *code,
             Failure::Refused(refusal) if refusal.is_transient() => TRY_LATER,
             Failure::Failed(_) | Failure::Refused(_) | Failure::Output(_) => 1,
         }
@@ -85,6 +89,7 @@ impl Failure {
     /// Tells it on standard error: for a person, or as one line of JSON.
     pub fn tell(&self, as_json: bool) {
         match self {
+            Failure::Logged(_) => {}
             _ if as_json => {
                 let json = self.json().to_string();
                 // Where nobody can be told, the exit code is all there is.

@@ -14,7 +14,7 @@ use crate::mail::is_harmless;
 /// Begins to log.
 pub(super) fn start(log: &Log) -> Result<(), Failure> {
     // The variable RUST_LOG has been laid over the level already, and both have been checked.
-    let filter = EnvFilter::try_new(&log.level)
+    let filter = EnvFilter::try_new(directives(&log.level))
         .map_err(|e| Failure::Usage(format!("log.level cannot be read: {e}")))?;
     let filter = match log.accepted {
         true => filter,
@@ -41,6 +41,18 @@ pub(super) fn start(log: &Log) -> Result<(), Failure> {
     };
 
     started.map_err(|e| Failure::Failed(format!("cannot log: {e}")))
+}
+
+/// What is worth a line. Where everything is wanted, that is everything of the service: what its
+/// libraries say of their pages, handshakes and frames is left out unless it is named.
+fn directives(level: &str) -> String {
+    let mut named = level.split(',').map(|one| one.trim().to_ascii_lowercase());
+    match named.any(|one| ["debug", "trace"].contains(&one.as_str())) {
+        true => format!(
+            "sled=warn,rustls=warn,hyper=info,hyper_util=info,h2=info,ractor=info,html5ever=info,tokio_postgres=info,{level}"
+        ),
+        false => level.to_owned(),
+    }
 }
 
 /// Writes lines in which no character moves the cursor, ends the line or turns the reading around,

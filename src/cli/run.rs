@@ -10,11 +10,12 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
+use tracing::Level;
 
 use super::doors::Doors;
 use super::privileges::{self, Identity};
 use super::{ConfigFile, Failure, descriptors, logging};
-use crate::config::{self, Settings, Sources};
+use crate::config::{self, LogFormat, Settings, Sources};
 use crate::dispatch::{Dispatcher, Drain};
 
 #[derive(clap::Args)]
@@ -27,27 +28,42 @@ impl Run {
     pub(super) fn execute(self) -> Result<(), Failure> {
         let (sources, settings) = self.file.load()?;
         logging::start(&settings.log)?;
-        for warning in settings.warnings() {
-            tracing::warn!(%warning, "the configuration had better be mended");
-        }
 
-        let open_files = descriptors::raise();
-        settings.try_on_this_machine()?;
-        let identity = Identity::of(&settings)?;
-        if identity.is_some() || settings.service.confine {
-            privileges::provide(&settings, identity.as_ref())?;
-        }
-        if settings.service.confine {
-            privileges::confine(&settings)?;
-        }
-
-        let runtime = super::runtime()?;
-        let done = runtime.block_on(serve(sources, settings, open_files, identity));
-
-        // What still blocks must not hold up a stop that was asked for.
-        runtime.shutdown_timeout(Duration::from_secs(1));
-        done
+        // Whoever reads the log by program reads why there is no more of it there, too.
+        let is_for_programs =
+            settings.log.format == LogFormat::Json && tracing::enabled!(Level::ERROR);
+        start(sources, settings).map_err(|failure| match is_for_programs {
+            true => {
+                tracing::error!(error = %failure, exit_code = failure.code(), "the service ends");
+                Failure::Logged(failure.code())
+            }
+            false => failure,
+        })
     }
+}
+
+/// Runs the service, with everything set up that it needs of this machine.
+fn start(sources: Sources, settings: Settings) -> Result<(), Failure> {
+    for warning in settings.warnings() {
+        tracing::warn!(%warning, "the configuration had better be mended");
+    }
+
+    let open_files = descriptors::raise();
+    settings.try_on_this_machine()?;
+    let identity = Identity::of(&settings)?;
+    if identity.is_some() || settings.service.confine {
+        privileges::provide(&settings, identity.as_ref())?;
+    }
+    if settings.service.confine {
+        privileges::confine(&settings)?;
+    }
+
+    let runtime = super::runtime()?;
+    let done = runtime.block_on(serve(sources, settings, open_files, identity));
+
+    // What still blocks must not hold up a stop that was asked for.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    done
 }
 
 /// What the process was told from outside.

@@ -37,18 +37,20 @@ impl Engine {
             );
         }
 
-        self.announce(manifest.id, &delivery.recipient, attempt, &kind);
+        let mail = (manifest.id, manifest.subject.as_str());
+        self.announce(mail, &delivery.recipient, attempt, &kind);
     }
 
-    /// Tells of a step of one delivery: log, and those who wait for the mail.
+    /// Tells of a step of one delivery, of a mail with this subject where that is known: log, and
+    /// those who wait for the mail.
     pub(super) fn announce(
         &self,
-        mail: MailId,
+        mail: (MailId, &str),
         recipient: &Address,
         attempt: Option<&Attempt>,
         kind: &EventKind,
     ) {
         log(mail, recipient, attempt, kind);
-        self.waiters.notify(mail);
+        self.waiters.notify(mail.0);
     }
 }

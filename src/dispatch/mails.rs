@@ -162,7 +162,7 @@ impl Dispatcher {
                 OperationResult::TooLate => {}
                 OperationResult::Done(recipients) => {
                     for recipient in &recipients {
-                        engine.announce(id, recipient, None, &EventKind::Cancelled);
+                        engine.announce((id, ""), recipient, None, &EventKind::Cancelled);
                     }
                     is_noted = true;
                     engine.progress.notify_waiters();

@@ -156,7 +156,7 @@ async fn sweep(engine: &Arc<Engine>) {
                     let kind = EventKind::Dead {
                         reason: ended.reason,
                     };
-                    engine.announce(ended.mail, &ended.recipient, None, &kind);
+                    engine.announce((ended.mail, ""), &ended.recipient, None, &kind);
                 }
                 if !swept.ended.is_empty() {
                     engine.progress.notify_waiters();

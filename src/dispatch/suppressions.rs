@@ -248,7 +248,7 @@ impl Engine {
         for recipient in recipients {
             let zero = Duration::ZERO;
             self.metrics.delivery("", DeliveryResult::Dead, zero, zero);
-            self.announce(mail, recipient, None, &EventKind::Dead { reason });
+            self.announce((mail, ""), recipient, None, &EventKind::Dead { reason });
         }
     }
 }

@@ -634,6 +634,42 @@ fn a_second_service_on_the_same_spool_is_told_to_try_later() {
 }
 
 #[test]
+fn why_a_service_ends_is_a_line_of_its_log_in_the_format_that_was_chosen() {
+    let dir = house();
+    let _first = Service::start(dir.path());
+    let config = dir.path().join("postrider.toml");
+    let known = std::fs::read_to_string(&config).unwrap();
+    let log = "[log]\nformat = \"json\"\nlevel = \"debug\"\n";
+    std::fs::write(&config, format!("{known}\n{log}")).unwrap();
+
+    let (code, _, stderr) = run_to_end(dir.path(), &["run"]);
+    assert_eq!(code, 75, "{stderr}");
+    let lines: Vec<serde_json::Value> = stderr
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+        .collect();
+    let last = lines.last().unwrap();
+    assert_eq!(
+        (&last["level"], &last["exit_code"]),
+        (&"ERROR".into(), &75.into())
+    );
+    let error = last["error"].as_str().unwrap();
+    assert!(
+        error.contains("var/spool is in use by another process"),
+        "{error}"
+    );
+
+    // Of everything at `debug` that is what the service has to say, and not its libraries.
+    let of_others = |line: &&serde_json::Value| {
+        let target = line["target"].as_str().unwrap();
+        ["sled", "rustls"]
+            .iter()
+            .any(|name| target.starts_with(name))
+    };
+    assert_eq!(lines.iter().filter(of_others).count(), 0, "{stderr}");
+}
+
+#[test]
 fn a_wrong_configuration_is_told_line_by_line_and_nothing_is_started() {
     let dir = house();
     configure(dir.path(), "[spool]\npth = \"x\"\nmax_pending = 0\n");

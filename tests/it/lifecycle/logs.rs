@@ -1,4 +1,4 @@
-//! The log: INFO delivered, WARN will retry, ERROR gave up, with fields; nothing hostile and no
+//! The log: INFO delivered, WARN will retry or refused, ERROR gave up, with fields; nothing hostile and no
 //! secret gets in.
 
 use std::io::Write;
@@ -76,7 +76,7 @@ impl Log {
 }
 
 #[tokio::test]
-async fn delivered_is_info_deferred_is_a_warning_and_giving_up_is_an_error() {
+async fn delivered_is_info_and_what_is_deferred_or_refused_is_a_warning() {
     let log = Log::begin();
     let server = FakeSmtp::builder()
         .rule(
@@ -120,7 +120,7 @@ async fn delivered_is_info_deferred_is_a_warning_and_giving_up_is_an_error() {
             bob,
             "bob@example.org",
             "gave up",
-            "ERROR",
+            "WARN",
             550,
             "no such user",
         ),
@@ -138,7 +138,15 @@ async fn delivered_is_info_deferred_is_a_warning_and_giving_up_is_an_error() {
         );
     }
 
-    assert_eq!(log.about(bob, "gave up")[0].1["reason"], "rejected");
+    let gave_up = &log.about(bob, "gave up")[0].1;
+    assert_eq!(
+        (
+            &gave_up["reason"],
+            &gave_up["enhanced"],
+            &gave_up["subject"]
+        ),
+        (&"rejected".into(), &"5.1.1".into(), &"Your code".into())
+    );
     assert!(log.about(ada, "deferred, will retry")[0].1["next_attempt_at"].is_string());
 }
 

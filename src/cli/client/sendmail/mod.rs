@@ -108,7 +108,7 @@ impl From<Failure> for SendmailError {
             Failure::Usage(_) | Failure::Configuration(_) => Code::Configuration,
             Failure::TryLater(_) => Code::TryLater,
             Failure::Output(_) => Code::IoError,
-            Failure::Failed(_) => Code::Unavailable,
+            Failure::Failed(_) | Failure::Logged(_) => Code::Unavailable,
             Failure::Refused(refusal) => match refusal.status {
                 401 | 403 => Code::NoPermission,
                 400 | 413 | 422
