@@ -13,14 +13,14 @@ impl AsyncTransport for Dispatcher {
     type Error = Error;
 
     /// Accepts the message under the envelope that lettre derived: `Ok` means that it is durable,
-    /// not that it was sent.
+    /// not that it was sent. `X-Postrider-*` fields are obeyed and removed, as at every door.
     async fn send_raw(
         &self,
         envelope: &lettre::address::Envelope,
         message: &[u8],
     ) -> Result<Receipt, Error> {
         let envelope = Envelope::from_lettre(envelope)?;
-        self.submit(Mail::from_rfc5322(envelope, message.to_vec())?)
-            .await
+        let (mail, asked) = Mail::handed_in(envelope, message.to_vec(), self.intake())?;
+        self.submit(mail.with_options(asked)?).await
     }
 }

@@ -88,13 +88,15 @@ async fn lettres_raw_way_in_takes_its_envelope_as_it_is() {
     let receipt = postrider
         .send_raw(
             &envelope,
-            b"From: a@example.com\nSubject: bounce\n\nGone.\n",
+            b"From: a@example.com\nX-Postrider-Priority: critical\nSubject: bounce\n\nGone.\n",
         )
         .await
         .unwrap();
 
-    postrider.wait(receipt.id).await.unwrap();
+    let status = postrider.wait(receipt.id).await.unwrap();
+    assert_eq!(status.priority, postrider::Priority::Critical);
     let arrived = server.mails_arrive(1).await.remove(0);
+    assert!(!arrived.text().contains("X-Postrider"));
     assert_eq!(
         (arrived.return_path.as_str(), arrived.recipients.as_slice()),
         ("", ["ada@example.org".to_owned()].as_slice())
