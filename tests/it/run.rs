@@ -523,6 +523,15 @@ async fn mail_comes_in_over_smtp_and_users_change_while_the_service_runs() {
         "Subject: x\r\n\r\nx\r\n.",
     ];
     assert_eq!(say(address, &mail), "250");
+    let log = service.log_until("accepted mail.id=");
+    let line = log
+        .lines()
+        .find(|line| line.contains("accepted mail.id="))
+        .unwrap();
+    assert!(
+        line.contains(" INFO ") && line.contains("door=\"smtp\"") && line.contains("size="),
+        "{line}"
+    );
 
     configure("{ name = \"app\", password = \"secret\" }");
     service.signal("HUP");

@@ -672,7 +672,42 @@ async fn a_mail_may_be_sent_later_than_a_mail_lives_by_default() {
         let answer = service.json("POST", "/v1/mails", &mail).await;
         assert_eq!(answer.status, 202, "{}", answer.text());
         assert_eq!(answer.value()["state"], "scheduled");
+
+        // A mail lives two days by default, from when it is to be sent.
+        let id = answer.value()["id"].as_str().unwrap().to_owned();
+        let record = service
+            .call("GET", &format!("/v1/mails/{id}"))
+            .await
+            .value();
+        let at = |value: &serde_json::Value| {
+            value
+                .as_str()
+                .unwrap()
+                .parse::<postrider::Timestamp>()
+                .unwrap()
+        };
+        let due = at(&record["deliveries"][0]["next_attempt_at"]);
+        let lives = at(&record["expires_at"]).since(due);
+        assert_eq!(lives.as_secs().div_ceil(3600), 48, "{record}");
     }
+}
+
+#[tokio::test]
+async fn a_message_that_is_attached_is_not_encoded() {
+    let service = Service::start().await;
+    let mut mail = simple();
+    let attached = "RnJvbTogYUBleGFtcGxlLm9yZw0KU3ViamVjdDogaW5uZXINCg0KaGkNCg==";
+    mail["attachments"] = json!([
+        {"filename": "a.eml", "content_type": "message/rfc822", "content": attached}
+    ]);
+    let id = service.accept(&mail).await;
+    let raw = service
+        .call("GET", &format!("/v1/mails/{id}/raw"))
+        .await
+        .text();
+    assert!(raw.contains("\r\nSubject: inner\r\n\r\nhi\r\n"), "{raw}");
+    let part = raw.split("message/rfc822").nth(1).unwrap();
+    assert!(!part.contains("base64"), "RFC 2046 §5.2.1: {raw}");
 }
 
 #[tokio::test]
