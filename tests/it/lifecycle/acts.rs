@@ -81,6 +81,16 @@ async fn who_did_what_from_where_and_to_how_many_holds_over_a_restart() {
         "{metrics}"
     );
 
+    let mut events = EventLog::by(&postrider);
+    postrider.note_reload(None).await;
+    events.first("reloaded").await;
+    let metrics = postrider.metrics().await.unwrap();
+    assert!(
+        metrics.contains("postrider_acts_total{act=\"reload\"} 1\n"),
+        "{metrics}"
+    );
+    let all = audit(&postrider, AuditQuery::default()).await;
+
     postrider.shutdown(Drain::within(seconds(5))).await.unwrap();
     drop((postrider, ops));
 
