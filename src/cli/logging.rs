@@ -43,14 +43,16 @@ pub(super) fn start(log: &Log) -> Result<(), Failure> {
     started.map_err(|e| Failure::Failed(format!("cannot log: {e}")))
 }
 
+/// What is left of what libraries say where everything is wanted.
+const LIBRARIES: &str = "sled=warn,rustls=warn,hyper=info,hyper_util=info,h2=info,ractor=info,\
+                         html5ever=info,tokio_postgres=info";
+
 /// What is worth a line. Where everything is wanted, that is everything of the service: what its
 /// libraries say of their pages, handshakes and frames is left out unless it is named.
 fn directives(level: &str) -> String {
     let mut named = level.split(',').map(|one| one.trim().to_ascii_lowercase());
     match named.any(|one| ["debug", "trace"].contains(&one.as_str())) {
-        true => format!(
-            "sled=warn,rustls=warn,hyper=info,hyper_util=info,h2=info,ractor=info,html5ever=info,tokio_postgres=info,{level}"
-        ),
+        true => format!("{LIBRARIES},{level}"),
         false => level.to_owned(),
     }
 }

@@ -102,11 +102,18 @@ pub(super) struct TurnReport {
     pub answered: bool,
     /// It failed, after that.
     pub failed: Option<String>,
-    /// It failed over the mail that was put to it, and does not have that mail: another may fare
-    /// better.
-    pub failed_over_mail: bool,
     /// So many mails of the turn were not put to it.
     pub unsent: usize,
+}
+
+/// How a turn may go on after a mail.
+enum AfterMail {
+    /// With the next one.
+    Next,
+    /// The relay failed over this mail, and does not have it: another may fare better.
+    FailedOverIt,
+    /// Not at all.
+    Nothing,
 }
 
 pub(super) struct Sender;
@@ -221,15 +228,16 @@ impl State {
             };
             let was_critical = mail.is_critical();
             let is_last = turn == MAILS_PER_TURN || is_probe;
-            let goes_on = self.send(mail, is_last, &mut reserved, &mut report).await;
+            let after = self.send(mail, is_last, &mut reserved, &mut report).await;
             self.stock.finished(self.id, was_critical);
 
-            let tries_another = report.failed_over_mail && begun.elapsed() < LONGEST_PROBE;
-            let is_over = match is_probe {
-                true => report.answered || !(goes_on || tries_another),
-                false => !goes_on,
+            let goes_on = match after {
+                AfterMail::Next => true,
+                AfterMail::FailedOverIt => is_probe && begun.elapsed() < LONGEST_PROBE,
+                AfterMail::Nothing => false,
             };
-            if is_over {
+            // Once it has answered, the relay is up, and everybody may send.
+            if !goes_on || (is_probe && report.answered) {
                 break;
             }
         }
@@ -261,15 +269,15 @@ impl State {
         taken.mail
     }
 
-    /// Sends one mail, unless it is not to be sent any more. Returns whether to go on with another;
-    /// `reserved` is that one, where it was reserved.
+    /// Sends one mail, unless it is not to be sent any more. Returns how to go on; `reserved` is the
+    /// next one, where it was reserved.
     async fn send(
         &mut self,
         mail: ClaimedMail,
         is_last: bool,
         reserved: &mut Option<MailId>,
         report: &mut TurnReport,
-    ) -> bool {
+    ) -> AfterMail {
         // However this ends, whoever waits for the mail looks again then.
         let _told = self.engine.waiters.tell_at_end(mail.manifest.id);
         report.unsent += 1;
@@ -278,7 +286,7 @@ impl State {
             drop(mail);
             self.stock.clear();
             self.take_back_what_was_begun().await;
-            return false;
+            return AfterMail::Nothing;
         }
 
         let is_ours = |claim: &Claim| {
@@ -290,11 +298,11 @@ impl State {
             // Another node has it by now.
             drop(mail);
             self.take_back_what_was_begun().await;
-            return true;
+            return AfterMail::Next;
         }
 
         let Some(mut claim) = self.eligible(mail.into_claim()).await else {
-            return true;
+            return AfterMail::Next;
         };
 
         let transaction = self.transaction(&claim);
@@ -313,7 +321,7 @@ impl State {
                     None => {
                         // It goes back.
                         self.take_back_what_was_begun().await;
-                        return true;
+                        return AfterMail::Next;
                     }
                 }
             }
@@ -344,14 +352,18 @@ impl State {
             Fault::InDoubt => !self.memory.ends_over(mail),
             _ => false,
         });
-        report.failed_over_mail = failure.is_some_and(|one| is_over_mail(&one.outcome));
+        let after = match failure {
+            None => AfterMail::Next,
+            Some(one) if is_over_mail(&one.outcome) => AfterMail::FailedOverIt,
+            Some(_) => AfterMail::Nothing,
+        };
         report.failed = failure.map(|one| describe(&one.outcome));
         self.record(claim, judged).await;
         if report.failed.is_some() {
             // It may be this session, or this address: the next one is another.
             self.close_connection().await;
         }
-        report.failed.is_none()
+        after
     }
 
     /// A mail may have been begun together with the one before: only closing the connection takes

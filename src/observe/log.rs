@@ -12,18 +12,42 @@ pub(crate) fn log(
     kind: &EventKind,
 ) {
     let recipient = Logged(recipient.as_str());
-    let subject = (!subject.is_empty()).then(|| printable(subject));
-    let subject = subject.as_deref();
+    // Made where a line is written, and not where nobody wants it.
+    let subject = || (!subject.is_empty()).then(|| printable(subject));
     let relay = attempt.map_or("", |a| a.relay.as_str());
     let code = attempt.and_then(|a| a.code);
     let enhanced = attempt.and_then(|a| a.enhanced.as_deref());
     let phase = attempt.map(|a| a.phase.as_str());
     let text = attempt.map_or("", |a| a.text.as_str());
 
+    macro_rules! gave_up {
+        ($level:ident, $reason:ident) => {
+            tracing::$level!(
+                mail.id = %mail,
+                %recipient,
+                subject = subject(),
+                relay,
+                phase,
+                code,
+                enhanced,
+                text,
+                reason = %$reason,
+                "gave up"
+            )
+        };
+    }
+
     match kind {
         EventKind::Delivered => {
             tracing::info!(
-                mail.id = %mail, %recipient, subject, relay, code, enhanced, text, "delivered"
+                mail.id = %mail,
+                %recipient,
+                subject = subject(),
+                relay,
+                code,
+                enhanced,
+                text,
+                "delivered"
             );
         }
         EventKind::Deferred { next_attempt_at } => {
@@ -39,36 +63,10 @@ pub(crate) fn log(
                 "deferred, will retry"
             );
         }
-        EventKind::Dead {
-            reason: reason @ (DeadReason::Rejected | DeadReason::Suppressed),
-        } => {
-            tracing::warn!(
-                mail.id = %mail,
-                %recipient,
-                subject,
-                relay,
-                phase,
-                code,
-                enhanced,
-                text,
-                %reason,
-                "gave up"
-            );
-        }
-        EventKind::Dead { reason } => {
-            tracing::error!(
-                mail.id = %mail,
-                %recipient,
-                subject,
-                relay,
-                phase,
-                code,
-                enhanced,
-                text,
-                %reason,
-                "gave up"
-            );
-        }
+        EventKind::Dead { reason } => match reason {
+            DeadReason::Rejected | DeadReason::Suppressed => gave_up!(warn, reason),
+            _ => gave_up!(error, reason),
+        },
         EventKind::Cancelled => tracing::info!(mail.id = %mail, %recipient, "cancelled"),
         _ => {}
     }

@@ -2,7 +2,7 @@
 //! where it is missing.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -96,4 +96,15 @@ pub fn is_root() -> bool {
         .map(|output| output.stdout)
         .unwrap_or_default();
     id.starts_with(b"0\n")
+}
+
+/// The library that sets a program's clock; Debian keeps it in a directory named after the processor.
+pub fn libfaketime() -> PathBuf {
+    let mut found = std::fs::read_dir("/usr/lib")
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path().join("faketime/libfaketimeMT.so.1"));
+    found
+        .find(|path| path.exists())
+        .expect("libfaketime is missing: apt-get install faketime")
 }

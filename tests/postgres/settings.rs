@@ -1,13 +1,14 @@
 //! Databases and roles as somebody has set them up: odd settings, names, encodings, clocks and ways
 //! to write where they are.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use postrider::spool::SpoolOptions;
 use postrider::spool::postgres::PostgresSpool;
 
 use super::common::postgres::Server;
+use super::common::real_servers::libfaketime;
 use super::common::service::Service;
 use super::common::{FakeSmtp, eventually};
 use super::nodes::{Cluster, arrivals};
@@ -218,17 +219,6 @@ async fn a_url_may_be_written_in_every_way_that_libpq_knows() {
         assert!(why.contains(words), "{url}: {why}");
         assert!(!why.contains("ss/w") && !why.contains("p%40ss"), "{why}");
     }
-}
-
-/// Debian keeps it in a directory named after the processor.
-fn libfaketime() -> PathBuf {
-    let mut found = std::fs::read_dir("/usr/lib")
-        .unwrap()
-        .flatten()
-        .map(|entry| entry.path().join("faketime/libfaketimeMT.so.1"));
-    found
-        .find(|path| path.exists())
-        .expect("libfaketime is missing: apt-get install faketime")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

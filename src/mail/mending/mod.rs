@@ -134,56 +134,50 @@ enum Standing {
     Disputed,
 }
 
-/// What each field that may stand there once says.
-struct SaidOnce<'a>([Said<'a>; ONCE.len()]);
-
-/// What the fields of one name say, in their order.
-#[derive(Default)]
-struct Said<'a> {
-    all: Vec<&'a [u8]>,
-    /// Whether one says something else than the first.
-    is_disputed: bool,
+/// What was said first by each field that may stand there once, and whether another says something
+/// else.
+struct SaidOnce<'a> {
+    fields: &'a [LooseField<'a>],
+    first: [Option<(&'a [u8], bool)>; ONCE.len()],
 }
 
 impl<'a> SaidOnce<'a> {
-    fn of(fields: &[LooseField<'a>]) -> Self {
-        let mut once = SaidOnce(Default::default());
+    fn of(fields: &'a [LooseField<'a>]) -> Self {
+        let mut first = [None; ONCE.len()];
         for field in fields {
-            let Some(which) = ONCE.iter().position(|name| field.is(name)) else {
-                continue;
-            };
-            let (said, value) = (&mut once.0[which], field.value());
-            let first = said.all.first().unwrap_or(&value);
-            said.is_disputed |= first.trim_ascii() != value.trim_ascii();
-            said.all.push(value);
+            if let Some(which) = ONCE.iter().position(|name| field.is(name)) {
+                let value = field.value();
+                let (said, is_disputed) = first[which].get_or_insert((value, false));
+                *is_disputed |= said.trim_ascii() != value.trim_ascii();
+            }
         }
-        once
+        SaidOnce { fields, first }
     }
 
     fn standing(&self, field: &LooseField<'_>) -> Standing {
         let which = ONCE.iter().position(|name| field.is(name));
-        let Some(said) = which.map(|which| &self.0[which]) else {
+        let Some((first, is_disputed)) = which.and_then(|which| self.first[which]) else {
             return Standing::First(None);
         };
 
-        let first = said.all.first().copied().unwrap_or_default();
         let is_first = std::ptr::eq(first, field.value());
         let is_list = LISTS.iter().any(|name| field.is(name));
-        match (said.is_disputed, is_first) {
+        match (is_disputed, is_first) {
             (false, true) => Standing::First(None),
             (false, false) => Standing::Repeated,
             (true, _) if !is_list => Standing::Disputed,
-            (true, true) => Standing::First(Some(list_of(&said.all))),
+            (true, true) => Standing::First(Some(self.list_of(field.name))),
             (true, false) => Standing::Joined,
         }
     }
-}
 
-/// Several lists of addresses as one, each on a line of its own.
-fn list_of(lists: &[&[u8]]) -> Vec<u8> {
-    let lists = lists.iter().map(|list| list.trim_ascii());
-    let lists: Vec<&[u8]> = lists.filter(|list| !list.is_empty()).collect();
-    [b" ", &lists.join(&b",\r\n "[..])[..], b"\r\n"].concat()
+    /// All lists of this name as one, each on a line of its own.
+    fn list_of(&self, name: &str) -> Vec<u8> {
+        let lists = self.fields.iter().filter(|field| field.is(name));
+        let lists = lists.map(|field| field.value().trim_ascii());
+        let lists: Vec<&[u8]> = lists.filter(|list| !list.is_empty()).collect();
+        [b" ", &lists.join(&b",\r\n "[..])[..], b"\r\n"].concat()
+    }
 }
 
 /// The first of several lists that holds what all of them say, made right like any other field.
@@ -194,10 +188,11 @@ fn joined(first: &LooseField<'_>, value: &[u8], context: &Context<'_>) -> (Vec<u
         raw: &raw,
         value_at: first.name.len() + 1,
     };
-    match fields::mend(&field, context) {
-        Some((mended, _)) => (mended, "joined, as it stood there several times"),
-        None => (raw, "joined, as it stood there several times"),
-    }
+    let mended = fields::mend(&field, context).map(|(mended, _)| mended);
+    (
+        mended.unwrap_or(raw),
+        "joined, as it stood there several times",
+    )
 }
 
 /// Whether its header section is signed.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::{self, QueueId, QueuePosition};
 use super::queue_head::Entry;
+use super::reader::first_between;
 use crate::mail::{MailId, Priority, Timestamp};
 use crate::spool::SpoolError;
 use crate::spool::codec::Versioned;
@@ -240,35 +241,14 @@ impl Backlog {
                 return Ok(false);
             }
             count.until = end;
-            count.unripe_from = first_behind(store, (*id, *priority), &end)?;
+            let (_, last) = keys::starting_with(&keys::queue_prefix(*id, *priority));
+            let place = |key: &[u8]| keys::read_queue(key).map(|read| read.place);
+            let behind = first_between(store, &after(&end), &last, place)?;
+            count.unripe_from = behind.unwrap_or(end);
         }
 
         Ok(true)
     }
-}
-
-/// The first place of a queue behind this one; itself where there is none.
-fn first_behind<S: Store>(
-    store: &S,
-    (id, priority): Line,
-    place: &QueuePosition,
-) -> Result<QueuePosition, SpoolError> {
-    let from = [&keys::queue(id, priority, place)[..], &[0]].concat();
-    let (_, to) = keys::starting_with(&keys::queue_prefix(id, priority));
-    let mut first = *place;
-    store.walk(
-        &from,
-        &to,
-        Walk::Up,
-        &mut |key, _| match keys::read_queue(key) {
-            Some(read) => {
-                first = read.place;
-                ControlFlow::Break(())
-            }
-            None => ControlFlow::Continue(()),
-        },
-    )?;
-    Ok(first)
 }
 
 /// Goes through what each token and user has pending.

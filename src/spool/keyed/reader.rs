@@ -236,8 +236,18 @@ pub(super) fn first_of<S: Store, T>(
     read: impl Fn(&[u8]) -> Option<T>,
 ) -> Result<Option<T>, SpoolError> {
     let (from, to) = keys::starting_with(prefix);
+    first_between(store, &from, &to, read)
+}
+
+/// What is read of the first key from `from` (included) to `to` (excluded) of which anything is.
+pub(super) fn first_between<S: Store, T>(
+    store: &S,
+    from: &[u8],
+    to: &[u8],
+    read: impl Fn(&[u8]) -> Option<T>,
+) -> Result<Option<T>, SpoolError> {
     let mut first = None;
-    store.walk(&from, &to, Walk::Up, &mut |key, _| {
+    store.walk(from, to, Walk::Up, &mut |key, _| {
         first = read(key);
         if first.is_some() {
             ControlFlow::Break(())

@@ -3,25 +3,15 @@
 //! Set forward by minutes, as after a sleep, what falls due or expires within the jump does so at
 //! once. Set back, or forward by seconds, nothing waits longer and nothing expires for it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
+use crate::common::real_servers::libfaketime;
 use crate::common::service::{Service, configuration, configured};
 use crate::common::{Act, FakeSmtp, Rule, Step};
 use crate::trouble::house::arrived;
 
 const DAY: std::time::Duration = std::time::Duration::from_secs(86_400);
-
-/// Debian keeps it in a directory named after the processor.
-fn libfaketime() -> PathBuf {
-    let mut found = std::fs::read_dir("/usr/lib")
-        .unwrap()
-        .flatten()
-        .map(|entry| entry.path().join("faketime/libfaketimeMT.so.1"));
-    found
-        .find(|path| path.exists())
-        .expect("libfaketime is missing: apt-get install faketime")
-}
 
 /// Sets the service's clock so far off the real one. It looks again with each question.
 fn set(dir: &Path, offset: &str) {
