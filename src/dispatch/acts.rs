@@ -69,14 +69,6 @@ impl Dispatcher {
         }
     }
 
-    /// The same, for what is a part of something larger.
-    pub(super) fn by_in_part(&self) -> By {
-        By {
-            is_part: true,
-            ..self.by()
-        }
-    }
-
     /// Notes in the journal that the service has started, in this version.
     pub async fn note_start(&self, version: &str) {
         let version = version.to_owned();

@@ -1,14 +1,11 @@
 //! Dead letters: what failed for good, kept for inspection, to be tried again or deleted.
 
-use futures::future::join_all;
+use futures::StreamExt;
 
+use super::bulk::{Act, BulkSteps};
 use super::{Dispatcher, Error, StatusPage};
 use crate::delivery::{Stage, State};
-use crate::mail::MailId;
-use crate::spool::{OperationResult, Query, Record};
-
-/// So many are retried or deleted at once, so that they share commits.
-const AT_ONCE: usize = 256;
+use crate::spool::{Query, Record, SpoolError};
 
 /// The dead letters; see [`Dispatcher::dead_letters`].
 #[derive(Clone, Copy)]
@@ -25,30 +22,6 @@ pub struct Purged {
     pub delivered: u64,
 }
 
-/// A mail with a dead delivery.
-struct DeadLetter {
-    mail: MailId,
-    /// Whether all its deliveries have ended.
-    is_finished: bool,
-    /// How many of its recipients got it.
-    delivered: u64,
-}
-
-impl DeadLetter {
-    fn of(record: &Record) -> Self {
-        let is_delivered = |stage: Stage| matches!(stage, Stage::Delivered { .. });
-        let delivered = record
-            .deliveries
-            .iter()
-            .filter(|one| is_delivered(one.stage));
-        DeadLetter {
-            mail: record.manifest.id,
-            is_finished: record.finished_at().is_some(),
-            delivered: delivered.count() as u64,
-        }
-    }
-}
-
 impl DeadLetters<'_> {
     /// One page of mails with a dead delivery that `filter` admits; its state is not looked at.
     ///
@@ -63,41 +36,13 @@ impl DeadLetters<'_> {
     }
 
     /// Retries every mail with a dead delivery that `filter` admits (its state and cursor are not
-    /// looked at). Returns how many; with `dry_run` it only counts.
+    /// looked at). Returns how many; with `dry_run` it only counts. What has begun goes on to its
+    /// end, also where nobody waits for it any more.
     ///
     /// # Errors
     /// [`Error::Spool`].
     pub async fn retry(&self, filter: Query, dry_run: bool) -> Result<u64, Error> {
-        let engine = &self.postrider.inner.engine;
-        let lifetime = engine.retry.expire_after;
-        let by = self.postrider.by_in_part();
-        let words = words(&filter);
-
-        let mut count = 0;
-        let all = async {
-            let letters = self.all(filter).await?;
-            if dry_run {
-                count = letters.len() as u64;
-                return Ok(());
-            }
-            for letters in letters.chunks(AT_ONCE) {
-                let mut retrying = Vec::with_capacity(letters.len());
-                for letter in letters {
-                    let (spool, now) = (&engine.spool, engine.clock.now());
-                    retrying.push(spool.retry_by(&by, letter.mail, now, lifetime));
-                }
-                for retried in join_all(retrying).await {
-                    count += u64::from(matches!(retried?, OperationResult::Done(_)));
-                }
-            }
-            Ok(())
-        };
-
-        let ended = all.await;
-        if !dry_run {
-            self.note("retry", count, words).await;
-        }
-        ended.map(|()| count)
+        Ok(self.act(Act::Retry, filter, dry_run).await?.mails)
     }
 
     /// Deletes every finished mail with a dead delivery that `filter` admits, likewise.
@@ -108,62 +53,70 @@ impl DeadLetters<'_> {
         Ok(self.purge_all(filter, dry_run).await?.mails)
     }
 
-    /// Notes what was done to all of them together.
-    async fn note(&self, act: &str, count: u64, filter: String) {
-        self.postrider.note_many(act, count, filter).await;
-    }
-
     /// The same, and says also of how many recipients who got their mail the record goes with it.
     ///
     /// # Errors
     /// [`Error::Spool`].
     pub async fn purge_all(&self, filter: Query, dry_run: bool) -> Result<Purged, Error> {
-        let engine = &self.postrider.inner.engine;
-        let by = self.postrider.by_in_part();
-        let words = words(&filter);
-
-        let mut purged = Purged::default();
-        let all = async {
-            let mut letters = self.all(filter).await?;
-            letters.retain(|letter| letter.is_finished);
-            for letters in letters.chunks(AT_ONCE) {
-                let mut purging = Vec::with_capacity(letters.len());
-                for letter in letters.iter().filter(|_| !dry_run) {
-                    let (spool, now) = (&engine.spool, engine.clock.now());
-                    purging.push(spool.purge_by(&by, letter.mail, now));
-                }
-                let mut results = join_all(purging).await.into_iter();
-                for letter in letters {
-                    let done = dry_run
-                        || matches!(results.next().transpose()?, Some(OperationResult::Done(_)));
-                    purged.mails += u64::from(done);
-                    purged.delivered += if done { letter.delivered } else { 0 };
-                }
-            }
-            Ok(())
-        };
-
-        let ended = all.await;
-        if !dry_run {
-            self.note("purge", purged.mails, words).await;
-        }
-        ended.map(|()| purged)
+        self.act(Act::Purge, filter, dry_run).await
     }
 
-    /// Every mail with a dead delivery that `filter` admits.
-    async fn all(&self, filter: Query) -> Result<Vec<DeadLetter>, Error> {
+    async fn act(&self, act: Act, filter: Query, dry_run: bool) -> Result<Purged, Error> {
+        let words = words(&filter);
         let query = Query {
             state: Some(State::Dead),
             cursor: None,
             ..filter
         };
-        let mut letters = Vec::new();
-        let mut pages = self.postrider.inner.engine.pages(query, 1000);
-        while let Some((records, _)) = pages.next().await? {
-            letters.extend(records.iter().map(DeadLetter::of));
+
+        let mut acted_on = Purged::default();
+        if dry_run {
+            walk(self.postrider, act, query, true, &mut acted_on).await?;
+            return Ok(acted_on);
         }
-        Ok(letters)
+
+        let postrider = self.postrider.clone();
+        let acting = tokio::spawn(async move {
+            let ended = walk(&postrider.in_part(), act, query, false, &mut acted_on).await;
+            postrider
+                .note_many(act.as_str(), acted_on.mails, words)
+                .await;
+            ended.map(|()| acted_on)
+        });
+        acting
+            .await
+            .unwrap_or_else(|_| Err(SpoolError::panicked().into()))
     }
+}
+
+/// Does it to all of them, or only counts those.
+async fn walk(
+    postrider: &Dispatcher,
+    act: Act,
+    query: Query,
+    dry_run: bool,
+    acted_on: &mut Purged,
+) -> Result<(), Error> {
+    let mut steps = BulkSteps::new(postrider, act, query);
+    while let Some(records) = steps.next().await? {
+        let mut results = act.on_all(postrider, &records);
+        for record in &records {
+            let is_done = dry_run || results.next().await.transpose()? == Some(true);
+            if is_done {
+                acted_on.mails += 1;
+                acted_on.delivered += delivered_of(record);
+            }
+        }
+    }
+
+    Ok(())
+}
+
+/// How many of its recipients got a mail.
+fn delivered_of(record: &Record) -> u64 {
+    let deliveries = record.deliveries.iter();
+    let delivered = deliveries.filter(|one| matches!(one.stage, Stage::Delivered { .. }));
+    delivered.count() as u64
 }
 
 /// Which dead letters a filter means, in words.

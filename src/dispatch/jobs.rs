@@ -4,66 +4,27 @@
 //! Jobs live as long as the process. One that a restart ends has done what it has done: to begin it
 //! again is harmless, because each act looks at a mail's state first.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::stream::{self, StreamExt};
+use futures::StreamExt;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::pages::Pages;
+use super::bulk::{Act, BulkSteps, STEP};
 use super::{Dispatcher, Error};
-use crate::delivery::{MailState, State};
-use crate::mail::{MailId, Timestamp};
-use crate::spool::{OperationResult, Query, Record};
-
-/// How many mails are listed, and acted on, together: their changes share a commit.
-const STEP: usize = 256;
+use crate::mail::Timestamp;
+use crate::spool::Query;
 
 /// How many jobs may be under way at once.
 const MOST_RUNNING: usize = 16;
 
 /// How many jobs are remembered, the oldest that has ended being forgotten first.
 const MOST_KEPT: usize = 200;
-
-/// What is done to each mail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum Act {
-    /// It is withdrawn, as [`Dispatcher::cancel`] does.
-    Cancel,
-    /// It is queued again, as [`Dispatcher::retry`] does.
-    Retry,
-    /// It is deleted, if all its deliveries have ended.
-    Purge,
-}
-
-impl Act {
-    /// Its name in JSON and on the command line.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Act::Cancel => "cancel",
-            Act::Retry => "retry",
-            Act::Purge => "purge",
-        }
-    }
-
-    /// Whether a mail is in a state that allows it.
-    fn is_for(self, record: &Record, now: Timestamp) -> bool {
-        let mut states = record.states(now);
-        match self {
-            Act::Cancel => states.any(|state| !state.is_final()),
-            Act::Retry => states
-                .any(|state| matches!(state, State::Dead | State::Cancelled | State::Deferred)),
-            Act::Purge => states.all(State::is_final),
-        }
-    }
-}
 
 /// What a job is to do.
 #[derive(Clone, Debug)]
@@ -174,7 +135,7 @@ impl Jobs<'_> {
     /// As [`Jobs::count`], of no more than `most`: nothing behind them is looked at.
     async fn count_to(&self, most: u64, act: Act, query: Query) -> Result<u64, Error> {
         let mut count = 0;
-        let mut steps = JobMails::new(self.postrider, act, query);
+        let mut steps = BulkSteps::new(self.postrider, act, query);
         while count < most
             && let Some(step) = steps.next().await?
         {
@@ -267,38 +228,6 @@ impl Dispatcher {
     }
 }
 
-/// The mails that a job means, a step at a time. A mail whose place in the list changes while the
-/// job goes on is met once only.
-struct JobMails<'a> {
-    act: Act,
-    pages: Pages<'a>,
-    met: HashSet<MailId>,
-}
-
-impl<'a> JobMails<'a> {
-    fn new(postrider: &'a Dispatcher, act: Act, query: Query) -> Self {
-        JobMails {
-            act,
-            pages: postrider.inner.engine.pages(query, STEP),
-            met: HashSet::new(),
-        }
-    }
-
-    async fn next(&mut self) -> Result<Option<Vec<MailId>>, Error> {
-        let Some((records, now)) = self.pages.next().await? else {
-            return Ok(None);
-        };
-        let mut meant = Vec::new();
-        for record in &records {
-            let id = record.manifest.id;
-            if self.act.is_for(record, now) && self.met.insert(id) {
-                meant.push(id);
-            }
-        }
-        Ok(Some(meant))
-    }
-}
-
 async fn run(postrider: Dispatcher, request: JobRequest, status: Arc<Mutex<JobStatus>>) {
     // Told of each mail as whose doing it was, and in the audit trail as one act.
     let ended = walk(&postrider.in_part(), &request, &status).await;
@@ -338,7 +267,7 @@ async fn walk(
     status.lock().total = Some(meant);
 
     let mut left = most;
-    let mut steps = JobMails::new(postrider, request.act, request.query.clone());
+    let mut steps = BulkSteps::new(postrider, request.act, request.query.clone());
     while left > 0
         && let Some(step) = steps.next().await?
     {
@@ -347,7 +276,16 @@ async fn walk(
             let size = portion(request.per_minute).min(step.len() as u64).min(left);
             let (now, later) = step.split_at(usize::try_from(size).unwrap_or(STEP));
             let began = Instant::now();
-            let done = act_on(postrider, request.act, now, status).await?;
+            let mut done = 0;
+            let mut results = request.act.on_all(postrider, now);
+            while let Some(result) = results.next().await {
+                let mut status = status.lock();
+                match result? {
+                    true => (status.done, done) = (status.done + 1, done + 1),
+                    false => status.skipped += 1,
+                }
+            }
+
             step = later;
             left -= done;
             if let Some(per_minute) = request.per_minute {
@@ -365,47 +303,4 @@ fn portion(per_minute: Option<u32>) -> u64 {
     per_minute.map_or(STEP as u64, |pace| {
         u64::from(pace / 60).clamp(1, STEP as u64)
     })
-}
-
-/// Does it to all of these at once, so that they share a commit; returns to how many it was done.
-async fn act_on(
-    postrider: &Dispatcher,
-    act: Act,
-    mails: &[MailId],
-    status: &Mutex<JobStatus>,
-) -> Result<u64, Error> {
-    let all = stream::iter(mails.iter().copied());
-    let mut results = all.map(|id| one(postrider, act, id)).buffer_unordered(STEP);
-    let mut count = 0;
-    while let Some(result) = results.next().await {
-        match result {
-            Ok(()) => {
-                count += 1;
-                status.lock().done += 1;
-            }
-            Err(Error::TooLate { .. } | Error::UnknownMail(_)) => status.lock().skipped += 1,
-            Err(error) => return Err(error),
-        }
-    }
-
-    Ok(count)
-}
-
-async fn one(postrider: &Dispatcher, act: Act, id: MailId) -> Result<(), Error> {
-    match act {
-        Act::Cancel => postrider.cancel(id).await.map(drop),
-        Act::Retry => postrider.retry(id).await.map(drop),
-        Act::Purge => {
-            let engine = &postrider.inner.engine;
-            let (by, now) = (postrider.by(), engine.clock.now());
-            match engine.spool.purge_by(&by, id, now).await? {
-                OperationResult::Done(_) => Ok(()),
-                OperationResult::Unknown => Err(Error::UnknownMail(id)),
-                OperationResult::TooLate => Err(Error::TooLate {
-                    id,
-                    state: MailState::Sending.as_str(),
-                }),
-            }
-        }
-    }
 }

@@ -11,6 +11,7 @@ mod acts;
 mod announcements;
 mod audit;
 mod builder;
+mod bulk;
 mod direct;
 mod engine;
 mod events;
@@ -65,13 +66,14 @@ mod report;
 
 pub use audit::{AuditEntry, AuditPage, AuditQuery};
 pub use builder::{Builder, OnSpoolFailure};
+pub use bulk::Act;
 pub use clock::Clock;
 pub use dead_letters::{DeadLetters, Purged};
 pub use error::{Error, QuotaLimit};
 pub use events::{EventItem, EventStream};
 pub use failures::{FailureGroup, Failures, GroupBy};
 pub use feedback::{FeedbackHandle, FeedbackReceipt, ProviderEvent, ReportError};
-pub use jobs::{Act, JobRequest, JobState, JobStatus, Jobs};
+pub use jobs::{JobRequest, JobState, JobStatus, Jobs};
 pub use journal::{JournalHandle, JournalReader};
 pub use lists::{Unsubscribing, Unsubscription};
 #[cfg(feature = "notify")]

@@ -6,9 +6,11 @@
 //! the mail safe in the spool.
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use ractor::{
     Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent,
 };
@@ -21,6 +23,7 @@ use super::router::{self, Router};
 use super::scheduler::{self, Scheduler};
 use super::sender::{self, Sender, SenderId};
 use super::topology::{RelayPlan, Topology};
+use crate::spool::SpoolError;
 
 /// So many children may end within [`BUDGET_WINDOW`] before the dispatcher gives up.
 const BUDGET: usize = 20;
@@ -201,7 +204,11 @@ async fn spawn_scheduler(
 /// Closes the spool, and then says that the engine's life has ended: who hears it can open the
 /// spool again.
 async fn end(engine: &Engine, end: LifeStage) {
-    let closed = engine.spool.close().await;
+    // One that panics must not keep those waiting who are to be told of the end.
+    let closing = AssertUnwindSafe(engine.spool.close()).catch_unwind();
+    let closed = closing
+        .await
+        .unwrap_or_else(|_| Err(SpoolError::panicked()));
     if let Err(error) = &closed {
         tracing::error!(%error, "the spool could not be closed well");
     }

@@ -12,9 +12,10 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use postrider::delivery::{Delivery, Event, Route};
 use postrider::spool::{
-    Claim, ClaimRequest, Journal, JournalPage, Lease, LeaseToken, NewMail, OperationResult, Page,
-    PutResult, ReaderChange, ReaderStatus, Record, SettleResult, Spool, SpoolError, SpoolOptions,
-    SpoolStats, Suppression, SuppressionPage, SuppressionQuery, Suppressions, SweepReport, memory,
+    Claim, ClaimRequest, FeedbackResult, FeedbackStore, Journal, JournalPage, Lease, LeaseToken,
+    NewFeedback, NewMail, OperationResult, Page, PutResult, ReaderChange, ReaderStatus, Record,
+    SettleResult, Spool, SpoolError, SpoolOptions, SpoolStats, Suppression, SuppressionPage,
+    SuppressionQuery, Suppressions, SweepReport, memory,
 };
 use postrider::{Durability, MailId, Query, Submitter, Timestamp};
 use tokio::sync::{Notify, watch};
@@ -233,15 +234,20 @@ impl Spool for FaultySpool {
         self.kept.stats(now).await
     }
     async fn set_paused(&self, relay: &str, paused: bool) -> Result<(), SpoolError> {
+        self.strike("set_paused")?;
         self.kept.set_paused(relay, paused).await
     }
     async fn paused(&self) -> Result<BTreeSet<String>, SpoolError> {
+        self.strike("paused")?;
         self.kept.paused().await
     }
     fn suppressions(&self) -> Option<&dyn Suppressions> {
         Some(self)
     }
     fn journal(&self) -> Option<&dyn Journal> {
+        Some(self)
+    }
+    fn feedback(&self) -> Option<&dyn FeedbackStore> {
         Some(self)
     }
     async fn close(&self) -> Result<(), SpoolError> {
@@ -338,6 +344,15 @@ impl Suppressions for FaultySpool {
     async fn page(&self, query: SuppressionQuery) -> Result<SuppressionPage, SpoolError> {
         self.strike("suppressions.page")?;
         self.kept_suppressions().page(query).await
+    }
+}
+
+#[async_trait]
+impl FeedbackStore for FaultySpool {
+    async fn keep(&self, new: Vec<NewFeedback>) -> Result<Vec<FeedbackResult>, SpoolError> {
+        self.strike("feedback.keep")?;
+        let kept = self.kept.feedback().expect("a spool in memory keeps it");
+        kept.keep(new).await
     }
 }
 

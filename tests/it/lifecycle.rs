@@ -13,6 +13,7 @@ mod guarantee;
 mod journal;
 #[cfg(feature = "server")]
 mod logs;
+mod looks;
 mod metrics;
 mod reload;
 mod series;

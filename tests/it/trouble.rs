@@ -13,5 +13,6 @@ mod disk_full;
 mod followers;
 mod greedy;
 mod guessing;
+mod hostile;
 mod house;
 mod rights;

@@ -14,6 +14,7 @@ use postrider::spool::{
     sled,
 };
 use rand::rngs::StdRng;
+use rand::seq::IteratorRandom;
 use rand::{RngExt, SeedableRng};
 
 use super::journal::{GONE, Journal, body_of, describe, key_of};
@@ -110,6 +111,9 @@ impl Load {
         if self.chance(70) {
             self.put().await;
         }
+        if self.chance(6) {
+            self.put_to_many().await;
+        }
         if self.chance(70) {
             self.send().await;
         }
@@ -129,15 +133,31 @@ impl Load {
             _ => self.random.random_range(1..=12),
         };
 
-        let new_mails: Vec<NewMail> = (0..count).map(|_| self.new_mail()).collect();
+        let mut new_mails = Vec::new();
+        for _ in 0..count {
+            let recipients = if self.chance(20) { 3 } else { 1 };
+            new_mails.push(self.new_mail(recipients));
+        }
+
+        // Many callers at a time with a mail each, or two with half of them each.
+        let share = if count > 500 { 1 } else { count.div_ceil(2) };
+        self.accept(new_mails, share).await;
+    }
+
+    /// A mail that is written in several steps, as is whatever happens to it.
+    async fn put_to_many(&mut self) {
+        let recipients = self.random.random_range(2000..4000);
+        let new_mail = self.new_mail(recipients);
+        self.accept(vec![new_mail], 1).await;
+    }
+
+    async fn accept(&mut self, new_mails: Vec<NewMail>, share: usize) {
         let states: Changes = new_mails
             .iter()
             .map(|p| (p.manifest.id, describe(&p.deliveries)))
             .collect();
 
         self.journal.will(&states);
-        // Many callers at a time with a mail each, or two with half of them each.
-        let share = if count > 500 { 1 } else { count.div_ceil(2) };
         for put in join_all(
             new_mails
                 .chunks(share)
@@ -163,7 +183,7 @@ impl Load {
         MailId::from_bytes(id)
     }
 
-    fn new_mail(&mut self) -> NewMail {
+    fn new_mail(&mut self, recipients: u16) -> NewMail {
         let size = match self.random.random_range(0..100) {
             0 => self.random.random_range(260 * 1024..400 * 1024),
             1..4 => 100 * 1024,
@@ -178,7 +198,6 @@ impl Load {
             self.now
         };
 
-        let recipients = if self.chance(20) { 3 } else { 1 };
         let deliveries: Vec<Delivery> = (0..recipients)
             .map(|n| {
                 Delivery::new(
@@ -335,18 +354,15 @@ impl Load {
         delivery
     }
 
-    /// A user cancels, retries or purges some mail.
+    /// A user cancels, retries or purges some mail; every second time one of many recipients.
     async fn change(&mut self) {
-        let Some(nth) = self
-            .known
-            .len()
-            .checked_sub(1)
-            .map(|last| self.random.random_range(0..=last))
+        let least = if self.chance(50) { 1000 } else { 0 };
+        let of_size = |entry: &(&MailId, &(Manifest, Vec<Delivery>))| entry.1.1.len() >= least;
+        let Some((id, (_, before))) = self.known.iter().filter(of_size).choose(&mut self.random)
         else {
             return;
         };
 
-        let (id, (_, before)) = self.known.iter().nth(nth).unwrap();
         let id = *id;
         let mut after = before.clone();
 

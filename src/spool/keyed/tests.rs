@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, FutureExt};
 
 use super::claiming::UNREAD_AGAIN;
 use super::encoding::EarlyParts;
@@ -20,7 +20,8 @@ use crate::mail::{Address, Guarantee, MailId, Priority, Submitter};
 use crate::spool::memory::MemoryStore;
 use crate::spool::store::{Batch, Visit, Walk};
 use crate::spool::{
-    Claim, ClaimRequest, EndedDelivery, LeaseToken, NewMail, Query, SettleResult, Spool,
+    Claim, ClaimRequest, EndedDelivery, LeaseToken, NewMail, OperationResult, Query, SettleResult,
+    Spool,
 };
 
 const BODY: &[u8] = b"Subject: Hello\r\n\r\nHello!\r\n";
@@ -1133,4 +1134,38 @@ async fn a_mail_of_any_number_of_recipients_is_kept() {
         );
     }
     assert_eq!(spool.pending(), 26_518);
+}
+
+#[tokio::test]
+async fn what_changes_nothing_tells_nobody() {
+    let sent = new_mail(1);
+    let id = sent.manifest.id;
+    let spool = opened_after(vec![sent], |_| ()).await;
+    let claims = claim_all(&spool).await;
+    let stale = LeaseToken {
+        serial: u64::MAX,
+        ..claims[0].deliveries[0].0.token()
+    };
+
+    // What was told before is not waited for.
+    let _ = spool.changed().notified().now_or_never();
+    let mut told = std::pin::pin!(spool.changed().notified());
+    told.as_mut().enable();
+
+    for _ in 0..50 {
+        let cancelled = spool.cancel(id, now()).await;
+        assert_eq!(cancelled, Ok(OperationResult::TooLate));
+    }
+    spool
+        .mark(vec![stale])
+        .await
+        .expect_err("it is not current");
+    spool.sweep(now()).await.expect("there is nothing");
+    assert!(claim_all(&spool).await.is_empty());
+    assert!(told.as_mut().now_or_never().is_none(), "nothing changed");
+
+    drop(claims);
+    let cancelled = spool.cancel(id, now()).await;
+    assert!(matches!(cancelled, Ok(OperationResult::Done(_))));
+    assert!(told.now_or_never().is_some(), "and now something has");
 }

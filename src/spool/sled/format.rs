@@ -108,3 +108,37 @@ fn step(opened: &Opened, batch: sled::Batch) -> Result<(), sled::Error> {
     guarded(|| opened.db.flush())?;
     Ok(opened.log.sync_data()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::open::{Purpose, open_files};
+    use super::*;
+
+    /// Opens a spool whose format key holds this.
+    fn opens_with(value: &[u8]) -> Result<(), SpoolError> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("spool");
+        let (opened, _) = open_files(&path, Purpose::Serve).expect("a new one");
+        opened.db.insert(FORMAT_KEY, value).expect("writes");
+        opened.db.flush().expect("syncs");
+        adopt(&opened, &path)
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_and_so_is_one_that_cannot_be_read() {
+        let newer = frame::wrap(1 << 40, FORMAT_KEY, &[FORMAT + 1]);
+        let refused = opens_with(&newer).expect_err("it is newer").to_string();
+        assert!(refused.contains("its format is 3"), "{refused}");
+        assert!(
+            refused.contains("use the version that wrote it"),
+            "{refused}"
+        );
+
+        let long = frame::wrap(1 << 40, FORMAT_KEY, b"two");
+        for unreadable in [&long[..], b"two", b""] {
+            let refused = opens_with(unreadable).expect_err("it is unreadable");
+            let refused = refused.to_string();
+            assert!(refused.contains("format cannot be read"), "{refused}");
+        }
+    }
+}

@@ -2,10 +2,11 @@
 //! to be too late after.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use postrider::delivery::{Outcome, Phase, Reply};
-use postrider::{Clock, Error, MailId, minutes};
+use postrider::{Clock, Dispatcher, Error, MailId, Match, minutes};
 use tokio::sync::Notify;
 
 use crate::common::{
@@ -329,4 +330,60 @@ async fn an_unknown_mail_cannot_be_cancelled_and_a_cancelled_one_stays_so() {
             "cancelled"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cancels_under_way_slow_nobody() {
+    const UNDER_WAY: usize = 50;
+    let (held, free) = (ScriptedRelay::held(), ScriptedRelay::free());
+    let on_held = Match {
+        tag: vec!["held".to_owned()],
+        ..Match::default()
+    };
+    let postrider = engine(held.relay().connections(60), &Clock::system())
+        .relay(free.named("free"))
+        .route(on_held, ["primary"])
+        .route(Match::default(), ["free"])
+        .start()
+        .await
+        .unwrap();
+
+    let mut sending = Vec::new();
+    for n in 0..UNDER_WAY {
+        let mail = mail_to(&format!("held{n}@example.org")).tag("held");
+        sending.push(submit(&postrider, mail.build().unwrap()).await);
+    }
+    held.begins(UNDER_WAY).await;
+
+    let before = a_thousand_take(&postrider).await;
+    let cancelling: Vec<_> = sending
+        .into_iter()
+        .map(|id| {
+            let postrider = postrider.clone();
+            tokio::spawn(async move { postrider.cancel(id).await })
+        })
+        .collect();
+    a_moment().await;
+    let meanwhile = a_thousand_take(&postrider).await;
+
+    println!("a thousand mails: {before:?}, and {meanwhile:?} while 50 are cancelled");
+    assert!(cancelling.iter().all(|one| !one.is_finished()));
+    assert!(
+        meanwhile <= before * 2,
+        "{meanwhile:?} instead of {before:?}"
+    );
+    held.let_go();
+}
+
+/// How long it takes to accept and send a thousand mails: the least of several times.
+async fn a_thousand_take(postrider: &Dispatcher) -> Duration {
+    let mut least = Duration::MAX;
+    for _ in 0..5 {
+        let began = Instant::now();
+        let mails = (0..1000).map(|n| mail(&format!("user{n}@example.org")));
+        let accepted = join_all(mails.map(|mail| submit(postrider, mail))).await;
+        join_all(accepted.into_iter().map(|id| postrider.wait(id))).await;
+        least = least.min(began.elapsed());
+    }
+    least
 }

@@ -4,24 +4,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt};
 use postrider::delivery::{Outcome, Phase, Reply, Route};
 use postrider::{
-    Dispatcher, Drain, Error, Guarantee, Match, Query, Reload, RetryPolicy, RouteRule,
-    SuppressionReason, Weights, seconds,
+    Address, AuditQuery, Dispatcher, Drain, Error, EventItem, FeedbackKind, Guarantee, MailId,
+    Match, NoticeError, Notices, ProviderEvent, Query, Redeliver, Reload, RetryPolicy, RouteRule,
+    SeriesQuery, SuppressionQuery, SuppressionReason, Timestamp, Webhook, Weights, seconds,
 };
 
 use crate::common::faulty_spool::How;
 use crate::common::{EventLog, FaultySpool, ScriptedRelay, eventually, mail, mail_to};
 
 /// All that the engine asks of a spool that can fail.
-const METHODS: [&str; 18] = [
+const METHODS: [&str; 34] = [
     "put",
     "claim",
     "mark",
     "settle",
     "get",
     "body",
+    "by_key",
     "list",
     "cancel",
     "retry",
@@ -30,11 +32,29 @@ const METHODS: [&str; 18] = [
     "reroute",
     "stats",
     "backlog",
+    "paused",
+    "set_paused",
+    "close",
     "journal.note",
     "journal.after",
+    "journal.since",
+    "journal.of_mail",
+    "journal.acts",
+    "journal.reader",
+    "journal.readers",
     "journal.advance",
+    "journal.leave",
+    "journal.kept",
+    "journal.forget",
     "suppressions.of",
+    "suppressions.add",
+    "suppressions.remove",
+    "suppressions.page",
+    "feedback.keep",
 ];
+
+/// What a webhook signs with.
+const SECRET: &str = "whsec_c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0";
 
 /// For as long as it takes until the spool is mended.
 const A_WHILE: u32 = u32::MAX;
@@ -87,42 +107,46 @@ async fn a_day(method: &'static str, times: u32, how: How) {
         _ => Outcome::Delivered(Reply::new(250, "2.0.0 taken")),
     });
 
-    let relays = || vec![first.relay(), second.relay().name("second")];
-    let gone = ScriptedRelay::free();
-    let default = rule(Match::default(), "primary");
-    let mut builder = Dispatcher::builder()
-        .spool_custom(Arc::clone(&spool) as Arc<dyn postrider::spool::Spool>)
-        .retry(RetryPolicy {
-            schedule: vec![Duration::from_millis(20)],
-            ..RetryPolicy::default()
-        })
-        .relay(gone.relay().name("gone"));
-
-    for relay in relays() {
-        builder = builder.relay(relay);
-    }
-    for (tag, relay) in [("second", "second"), ("gone", "gone")] {
-        let matching = tagged(tag, relay).matching;
-        builder = builder.route(matching, [relay]);
-    }
-
-    let postrider = builder
-        .route(Match::default(), ["primary"])
-        .start()
-        .await
-        .unwrap();
-    let mut told = EventLog::by(&postrider);
-
-    postrider.pause("gone").await.unwrap();
-    let unwanted = "unwanted@example.org".parse().unwrap();
-    let entry = postrider
-        .suppressions()
-        .entry(unwanted, SuppressionReason::Manual);
-    postrider.suppressions().add(vec![entry]).await.unwrap();
-
     spool.fails(method, times, how);
     let healer =
         (times == A_WHILE).then(|| tokio::spawn(mends_in_a_while(Arc::clone(&spool), method)));
+
+    let relays = || vec![first.relay(), second.relay().name("second")];
+    let gone = ScriptedRelay::free();
+    let default = rule(Match::default(), "primary");
+    let start = async || {
+        let mut builder = Dispatcher::builder()
+            .spool_custom(Arc::clone(&spool) as Arc<dyn postrider::spool::Spool>)
+            .retry(RetryPolicy {
+                schedule: vec![Duration::from_millis(20)],
+                ..RetryPolicy::default()
+            })
+            .relay(gone.relay().name("gone"));
+
+        for relay in relays() {
+            builder = builder.relay(relay);
+        }
+        for (tag, relay) in [("second", "second"), ("gone", "gone")] {
+            let matching = tagged(tag, relay).matching;
+            builder = builder.route(matching, [relay]);
+        }
+
+        builder.route(Match::default(), ["primary"]).start().await
+    };
+
+    let postrider = insisting(&day, start).await;
+    let mut told = EventLog::by(&postrider);
+
+    let notices = Notices::of(&postrider);
+    let tell = async || {
+        let hook = Webhook::new("hook", "http://127.0.0.1:9/", SECRET.to_owned());
+        notices.set_webhooks(vec![hook]).await.unwrap();
+        Ok(())
+    };
+    insisting(&day, tell).await;
+    insisting(&day, async || postrider.pause("gone").await).await;
+    let suppressed = suppress(&day, &postrider).await;
+
     let submit = async |mail: postrider::MailBuilder| {
         let mail = mail.build().unwrap();
         insisting(&day, async || postrider.submit(mail.clone()).await)
@@ -138,6 +162,8 @@ async fn a_day(method: &'static str, times: u32, how: How) {
 
     let once = submit(mail_to("once@example.org").guarantee(Guarantee::AtMostOnce)).await;
     let unwanted = submit(mail_to("unwanted@example.org")).await;
+    let keyed = mail_to("keyed@example.org").idempotency_key("a key");
+    let keyed = submit(keyed).await;
     let bad = submit(mail_to("bad@example.org")).await;
     let brief = mail_to("brief@example.org").tag("gone");
     let brief = submit(brief.expires_in(Duration::from_millis(300))).await;
@@ -148,6 +174,9 @@ async fn a_day(method: &'static str, times: u32, how: How) {
     insisting(&day, async || postrider.relays().await).await;
     insisting(&day, async || postrider.list(Query::default()).await).await;
     insisting(&day, async || postrider.raw(scheduled).await).await;
+    let found = insisting(&day, async || postrider.find("a key", None).await).await;
+    assert_eq!(found, keyed, "{day}");
+    look_back(&day, &postrider, &notices, keyed).await;
 
     let cancelled = async || match postrider.cancel(scheduled).await {
         Err(Error::TooLate { .. }) => postrider.status(scheduled).await,
@@ -168,7 +197,7 @@ async fn a_day(method: &'static str, times: u32, how: How) {
         })
         .await
         .unwrap();
-    arrive.push(moved);
+    arrive.extend([moved, keyed]);
 
     for id in arrive {
         eventually(&format!("{day}: delivered"), async || {
@@ -177,6 +206,7 @@ async fn a_day(method: &'static str, times: u32, how: How) {
         .await;
     }
 
+    comes_back(&day, &postrider, keyed).await;
     eventually(&format!("{day}: refused"), async || {
         is(&postrider, bad, "dead").await
     })
@@ -214,6 +244,8 @@ async fn a_day(method: &'static str, times: u32, how: How) {
     })
     .await;
 
+    let forgiven = async || postrider.suppressions().remove(suppressed.clone()).await;
+    insisting(&day, forgiven).await;
     let purged = async || {
         postrider
             .dead_letters()
@@ -256,8 +288,75 @@ async fn a_day(method: &'static str, times: u32, how: How) {
         healer.await.unwrap();
     }
 
+    notices.close(seconds(1)).await;
     let drained = postrider.shutdown(Drain::within(seconds(10))).await;
-    assert!(drained.unwrap(), "{day}: not all was finished");
+    match method {
+        "close" if times != A_WHILE => {
+            assert!(postrider.stopped().await.is_err(), "{day}: nobody is told")
+        }
+        _ => assert!(drained.unwrap(), "{day}: not all was finished"),
+    }
+    assert!(spool.calls(method) > 0, "{method} was never called");
+}
+
+/// Suppresses an address; what is said is how to find that again.
+async fn suppress(day: &str, postrider: &Dispatcher) -> SuppressionQuery {
+    let address: Address = "unwanted@example.org".parse().unwrap();
+    let suppressions = postrider.suppressions();
+    let entry = suppressions.entry(address.clone(), SuppressionReason::Manual);
+    insisting(day, async || suppressions.add(vec![entry.clone()]).await).await;
+
+    let query = SuppressionQuery {
+        address: Some(address),
+        ..SuppressionQuery::default()
+    };
+    let listed = async || suppressions.list(query.clone()).await;
+    assert_eq!(insisting(day, listed).await.suppressions, [entry], "{day}");
+    query
+}
+
+/// Asks for what the journal kept, and has a webhook told of it again.
+async fn look_back(day: &str, postrider: &Dispatcher, notices: &Notices, mail: MailId) {
+    let journal = postrider.journal();
+    insisting(day, async || postrider.audit(AuditQuery::default()).await).await;
+    insisting(day, async || postrider.series(SeriesQuery::default()).await).await;
+    insisting(day, async || journal.readers().await).await;
+    insisting(day, async || journal.forget("nobody").await).await;
+    let again = async || {
+        let since = Redeliver::Since(Timestamp::from_millis(0));
+        match notices.redeliver("hook", since).await {
+            Err(NoticeError::Dispatcher(error)) => Err(error),
+            other => Ok(other.unwrap()),
+        }
+    };
+    insisting(day, again).await;
+
+    let mut of_mail = postrider.events_of(mail, Some(0));
+    let told = tokio::time::timeout(seconds(20), of_mail.next()).await;
+    assert!(
+        matches!(told.expect(day), Some(EventItem::Event(event)) if event.mail == Some(mail)),
+        "{day}"
+    );
+}
+
+/// A provider says that a mail bounced after all.
+async fn comes_back(day: &str, postrider: &Dispatcher, mail: MailId) {
+    let bounce = ProviderEvent {
+        id: "bounce-1".to_owned(),
+        kind: FeedbackKind::Bounced,
+        permanent: false,
+        status: Some("4.2.2".to_owned()),
+        text: "mailbox full".to_owned(),
+        recipient: "keyed@example.org".to_owned(),
+        message_id: Some(format!("<{mail}@example.com>")),
+        provider_id: None,
+        raw: Vec::new(),
+    };
+    let taken = async || {
+        let events = vec![bounce.clone()];
+        postrider.feedback().take_events("brevo", events).await
+    };
+    assert_eq!(insisting(day, taken).await[0].mail, mail, "{day}");
 }
 
 /// Mends the spool, and sees that nobody spins until then: in half a second it is asked for 60

@@ -1,0 +1,114 @@
+//! What is done to many mails: to all that a query means, a step at a time, so that neither memory
+//! nor a commit grows with them.
+
+use std::collections::HashSet;
+
+use futures::stream::{self, Stream, StreamExt};
+use serde::{Deserialize, Serialize};
+
+use super::pages::Pages;
+use super::{Dispatcher, Error};
+use crate::delivery::{MailState, State};
+use crate::mail::{MailId, Timestamp};
+use crate::spool::{OperationResult, Query, Record};
+
+/// How many mails are listed, and acted on, together: their changes share a commit.
+pub(super) const STEP: usize = 256;
+
+/// What is done to each mail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Act {
+    /// It is withdrawn, as [`Dispatcher::cancel`] does.
+    Cancel,
+    /// It is queued again, as [`Dispatcher::retry`] does.
+    Retry,
+    /// It is deleted, if all its deliveries have ended.
+    Purge,
+}
+
+impl Act {
+    /// Its name in JSON and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Act::Cancel => "cancel",
+            Act::Retry => "retry",
+            Act::Purge => "purge",
+        }
+    }
+
+    /// Whether a mail is in a state that allows it.
+    fn is_for(self, record: &Record, now: Timestamp) -> bool {
+        let mut states = record.states(now);
+        match self {
+            Act::Cancel => states.any(|state| !state.is_final()),
+            Act::Retry => states
+                .any(|state| matches!(state, State::Dead | State::Cancelled | State::Deferred)),
+            Act::Purge => states.all(State::is_final),
+        }
+    }
+
+    /// Does it to all of these at once, so that they share a commit. Says of each, in order,
+    /// whether it was done, or the mail had changed meanwhile.
+    pub(super) fn on_all<'a>(
+        self,
+        postrider: &'a Dispatcher,
+        mails: &'a [Record],
+    ) -> impl Stream<Item = Result<bool, Error>> + 'a {
+        let ids = stream::iter(mails.iter().map(|record| record.manifest.id));
+        let acts = ids.map(move |id| self.on(postrider, id));
+        acts.buffered(STEP).map(|result| match result {
+            Ok(()) => Ok(true),
+            Err(Error::TooLate { .. } | Error::UnknownMail(_)) => Ok(false),
+            Err(error) => Err(error),
+        })
+    }
+
+    async fn on(self, postrider: &Dispatcher, id: MailId) -> Result<(), Error> {
+        match self {
+            Act::Cancel => postrider.cancel(id).await.map(drop),
+            Act::Retry => postrider.retry(id).await.map(drop),
+            Act::Purge => {
+                let engine = &postrider.inner.engine;
+                let (by, now) = (postrider.by(), engine.clock.now());
+                match engine.spool.purge_by(&by, id, now).await? {
+                    OperationResult::Done(_) => Ok(()),
+                    OperationResult::Unknown => Err(Error::UnknownMail(id)),
+                    OperationResult::TooLate => Err(Error::TooLate {
+                        id,
+                        state: MailState::Sending.as_str(),
+                    }),
+                }
+            }
+        }
+    }
+}
+
+/// The mails that an act means, a step at a time. A mail whose place in the list changes meanwhile
+/// is met once only; each takes 16 bytes of memory for that.
+pub(super) struct BulkSteps<'a> {
+    act: Act,
+    pages: Pages<'a>,
+    met: HashSet<MailId>,
+}
+
+impl<'a> BulkSteps<'a> {
+    pub(super) fn new(postrider: &'a Dispatcher, act: Act, query: Query) -> Self {
+        BulkSteps {
+            act,
+            pages: postrider.inner.engine.pages(query, STEP),
+            met: HashSet::new(),
+        }
+    }
+
+    /// The next step, which may be empty; `None` after the last.
+    pub(super) async fn next(&mut self) -> Result<Option<Vec<Record>>, Error> {
+        let Some((mut records, now)) = self.pages.next().await? else {
+            return Ok(None);
+        };
+        let (act, met) = (self.act, &mut self.met);
+        records.retain(|record| act.is_for(record, now) && met.insert(record.manifest.id));
+        Ok(Some(records))
+    }
+}
