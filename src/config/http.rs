@@ -41,7 +41,7 @@ pub struct Http {
     /// How long that is.
     #[serde(deserialize_with = "units::duration")]
     pub ban_time: Duration,
-    /// The most that the bodies of all requests together take.
+    /// The most that the bodies of all requests together take, and as much for answers.
     #[serde(deserialize_with = "units::size")]
     pub max_memory: ByteSize,
     /// How long a request's head may take to arrive, and a connection may stay idle.

@@ -23,6 +23,7 @@ mod feedback;
 mod fields;
 mod inbox;
 mod jobs;
+mod large_answer;
 mod openapi;
 mod operate;
 mod origin;
@@ -200,6 +201,7 @@ impl HttpDoor {
     /// Serves until `shutdown` holds true; then takes no more, finishes what has begun, and
     /// returns.
     pub async fn serve(self, dispatcher: Dispatcher, shutdown: watch::Receiver<bool>) {
+        let held_bytes = self.limits.held_bytes.min(Semaphore::MAX_PERMITS);
         let door = Arc::new(Door {
             dispatcher: dispatcher.for_door("http"),
             tokens: self.tokens,
@@ -212,9 +214,8 @@ impl HttpDoor {
             status: self.status,
             configuration: self.configuration,
             providers: self.providers,
-            room: Arc::new(Semaphore::new(
-                self.limits.held_bytes.min(Semaphore::MAX_PERMITS),
-            )),
+            room: Arc::new(Semaphore::new(held_bytes)),
+            answers: Arc::new(Semaphore::new(held_bytes)),
             readers: Arc::new(Semaphore::new(
                 std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8)),
             )),
@@ -331,8 +332,11 @@ struct Door {
     configuration: Configuration,
     /// The providers whose events are heard.
     providers: Providers,
-    /// What is left of `limits.held_bytes`.
+    /// What is left of `limits.held_bytes` for requests.
     room: Arc<Semaphore>,
+    /// What is left of as much for answers, apart from that, so that who does not take an answer
+    /// keeps no mail out.
+    answers: Arc<Semaphore>,
     /// How many more large bodies may be read at this moment: what is made of one takes several
     /// times its size for as long as that lasts.
     readers: Arc<Semaphore>,

@@ -11,8 +11,10 @@ use axum::extract::{FromRequestParts, Path, RawQuery, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
 use super::SharedDoor;
@@ -80,6 +82,10 @@ fn no_part() -> Problem {
     Problem::new(Kind::NotFound, "the mail has no such part")
 }
 
+fn unread() -> Problem {
+    Problem::new(Kind::Internal, "the message could not be read")
+}
+
 impl super::Door {
     /// Takes a mail's message apart, on a thread of its own where it is large.
     pub(super) async fn taken_apart<T: Send + 'static>(
@@ -87,17 +93,24 @@ impl super::Door {
         id: MailId,
         take: impl FnOnce(&[u8]) -> T + Send + 'static,
     ) -> Result<T, Problem> {
-        let closed = |_| Problem::new(Kind::Internal, "the message could not be read");
-        // What is made of a message takes several times its size for as long as that lasts.
-        let reader = self.readers.clone().acquire_owned().await.map_err(closed)?;
-        let message = self.dispatcher.raw(id).await?;
+        let (message, reader) = self.message(id).await?;
         let taking = tokio::task::spawn_blocking(move || {
             let taken = take(&message);
             drop((message, reader));
             taken
         });
-        let failed = |_| Problem::new(Kind::Internal, "the message could not be read");
-        taking.await.map_err(failed)
+        taking.await.map_err(|_| unread())
+    }
+
+    /// A mail's message, and the place of one who reads: what is made of a message takes several
+    /// times its size for as long as that lasts.
+    pub(super) async fn message(
+        &self,
+        id: MailId,
+    ) -> Result<(Bytes, OwnedSemaphorePermit), Problem> {
+        let reader = self.readers.clone().acquire_owned().await;
+        let reader = reader.map_err(|_| unread())?;
+        Ok((self.dispatcher.raw(id).await?, reader))
     }
 }
 

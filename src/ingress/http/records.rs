@@ -245,7 +245,7 @@ pub(super) async fn raw(
     State(door): State<SharedDoor>,
     PathId(id): PathId,
 ) -> Result<Response, Problem> {
-    let message = door.dispatcher.raw(id).await?;
+    let (message, _reader) = door.message(id).await?;
     // What a stranger wrote must never run in a browser as if it came from here.
     let headers = [
         (header::CONTENT_TYPE, "message/rfc822".to_owned()),

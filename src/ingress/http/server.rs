@@ -23,7 +23,7 @@ use tracing::Instrument;
 
 use super::access::{AccessRefusal, TOO_MANY_FAILED};
 use super::problem::{Kind, PROBLEM_JSON, Problem};
-use super::{Limits, SharedDoor};
+use super::{Limits, SharedDoor, large_answer};
 use crate::ingress::admission::ConnectionPlace;
 
 /// How long the listener rests when the system has no more connections to give, such as file
@@ -229,7 +229,7 @@ async fn answer(
         }
     };
 
-    let mut response = as_problem(response);
+    let mut response = as_problem(large_answer::held(response, &door.answers));
     let headers = response.headers_mut();
     headers.insert(
         header::X_CONTENT_TYPE_OPTIONS,

@@ -45,7 +45,7 @@ pub struct Limits {
     pub write_timeout: Duration,
     /// How long requests that have begun may go on when the door closes.
     pub drain_timeout: Duration,
-    /// The most bytes that the bodies of all requests together take.
+    /// The most bytes that the bodies of all requests together take, and as many for answers.
     pub held_bytes: usize,
 }
 

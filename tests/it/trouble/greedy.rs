@@ -1,9 +1,12 @@
 //! Requests that are made to take many times their size: they cost little memory and little time.
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::common::FakeSmtp;
 use crate::common::service::{Service, call, configuration, configured};
+use crate::trouble::house::eventually;
 
 const MIB: usize = 1024 * 1024;
 
@@ -108,6 +111,67 @@ async fn several_requests_at_once_share_the_memory_that_there_is_for_them() {
     let grown = (service.peak_memory() - before) as usize * 1024;
     println!("four at once: {} MiB", grown / MIB);
     assert!(grown < 400 * MIB, "{} MiB", grown / MIB);
+}
+
+/// Asks for a message, and takes no more of it than the answer's first bytes.
+fn ask_and_wait(http: SocketAddr, path: &str) -> (TcpStream, String) {
+    let mut stream = TcpStream::connect(http).unwrap();
+    socket2::SockRef::from(&stream)
+        .set_recv_buffer_size(4096)
+        .unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut status = [0; 12];
+    stream
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    stream.read_exact(&mut status).unwrap();
+    (stream, String::from_utf8_lossy(&status[9..]).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_take_a_large_answer_takes_no_more_memory_than_there_is_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let relay = FakeSmtp::start().await;
+    let config = configuration(&dir.path().join("spool"), &relay.url(), "");
+    let config = config.replace("[http]\n", "[http]\nmax_memory = \"40MiB\"\n");
+    let service = Service::start(configured(dir.path(), &config));
+    service.post("/v1/relays/primary/pause", "");
+
+    let content = "A".repeat(4 * MIB);
+    let body = format!(
+        r#"{{"from":"a@example.org","to":"b@example.org","text":"x","attachments":[{{"filename":"x","content":"{content}"}}]}}"#
+    );
+    let answer = service.post("/v1/mails", &body);
+    assert_eq!(answer.status, 202, "{}", answer.body);
+    let id = answer.json()["id"].as_str().unwrap().to_owned();
+    let whole = service.get(&format!("/v1/mails/{id}/raw")).body;
+    assert!(whole.len() > 4 * MIB && whole.ends_with("--\r\n"));
+
+    let before = service.peak_memory();
+    let preview = service.get(&format!("/v1/mails/{id}/preview")).json();
+    let parts = preview["parts"].as_array().unwrap();
+    let attachment = &parts
+        .iter()
+        .find(|part| part["attachment"] == true)
+        .unwrap()["n"];
+    let paths = ["raw".to_owned(), format!("parts/{attachment}")];
+    for path in paths.map(|path| format!("/v1/mails/{id}/{path}")) {
+        let asking: Vec<_> = (0..30).map(|_| ask_and_wait(service.http, &path)).collect();
+        let taken = asking.iter().filter(|(_, status)| status == "200").count();
+        let refused = asking.iter().filter(|(_, status)| status == "503").count();
+        println!("{path}: {taken} answers are taken, {refused} must wait");
+        assert!(taken >= 5 && refused >= 5 && taken + refused == asking.len());
+        assert_eq!(service.hand_in("meanwhile@example.org", "x").status, 202);
+
+        // Those who go make room.
+        drop(asking);
+        eventually("there is room again", || service.get(&path).status == 200);
+    }
+
+    let grown = (service.peak_memory() - before) as usize / 1024;
+    println!("{grown} MiB more at the most");
+    assert!(grown < 120, "{grown} MiB");
+    assert_eq!(service.get(&format!("/v1/mails/{id}/raw")).body, whole);
 }
 
 /// `MAILS_TO_MANY=100` has more of them.
