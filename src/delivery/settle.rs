@@ -1,4 +1,4 @@
-//! The state machine: from an outcome to what becomes of the delivery.
+//! The state machine: computes a delivery's next state from the outcome of an attempt.
 
 use std::time::Duration;
 
@@ -7,15 +7,15 @@ use super::{
 };
 use crate::mail::{Guarantee, Timestamp};
 
-/// How often a mail may take its sender down before it is dead as `poisoned`.
+/// After this many crashes of a sender over one mail, the delivery is dead as `poisoned`.
 const MAX_CRASHES: u32 = 2;
-/// How long a relay that tells repetitions of one mail apart is relied on to do so: somewhat less
-/// than the day that providers speak of.
-const TOLD_APART: Duration = Duration::from_secs(20 * 60 * 60);
+/// How long a relay that recognizes repetitions of a mail is trusted to do so: somewhat less than the
+/// day that providers promise.
+const RECOGNIZED_FOR: Duration = Duration::from_secs(20 * 60 * 60);
 
-/// What a verdict depends on besides the delivery and its outcome.
+/// What the next state depends on, besides the delivery and the outcome.
 pub struct Rules<'a> {
-    /// The time of the verdict.
+    /// The time of the outcome.
     pub now: Timestamp,
     /// The relay that was tried.
     pub relay: &'a str,
@@ -23,40 +23,40 @@ pub struct Rules<'a> {
     pub tls: Option<&'a TlsUse>,
     /// When the mail expires.
     pub expires_at: Timestamp,
-    /// What to do in doubt.
+    /// Whether to send again if the mail may have been delivered.
     pub guarantee: Guarantee,
-    /// How long to wait before the next try, given how often it was tried and how many of those
-    /// count; `None` when the policy allows no more.
+    /// How long to wait before the next attempt, given how many attempts there were and how many of
+    /// them count; `None` if the policy allows no more.
     pub retry_after: &'a dyn Fn(u32, u32) -> Option<Duration>,
 }
 
-/// What becomes of a delivery.
+/// What an outcome does to a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settled {
-    /// Nothing was learned about it: it goes back as it was.
+    /// Nothing was learned about it: it returns to the queue unchanged.
     Untouched,
-    /// It is now this, and that must be recorded.
+    /// This is its new state, which must be recorded.
     Changed(Delivery),
 }
 
-/// Whether a delivery may be handed to a relay.
+/// Whether an at-most-once delivery may be sent to a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MayGo {
-    /// It may.
+    /// Yes.
     Yes,
-    /// To another one alone: it may have it already.
+    /// Only to another relay, which may have it already.
     Elsewhere,
-    /// To none any more: one may have it, and would not know it again.
+    /// To none: some relay may have it, and would not recognize a repetition any more.
     Never,
 }
 
 impl Delivery {
-    /// What becomes of this delivery after `outcome`, which was this one's fault.
+    /// The next state of this delivery after `outcome`, for which `fault` says whose fault it was.
     pub fn settle(&self, outcome: &Outcome, fault: Fault, rules: &Rules<'_>) -> Settled {
         if says_nothing(outcome, fault) {
             return match self.stage {
-                // Whoever was put to a relay that refused it gives way to the others that wait: it
-                // may be its doing, and then it would be tried first for ever.
+                // The relay was asked and refused. This mail may be the cause, and would be tried first
+                // forever: it goes behind the others that wait.
                 Stage::Pending { due } | Stage::Committing { due } if was_put(outcome) => {
                     Settled::Changed(Delivery {
                         stage: Stage::Pending {
@@ -65,7 +65,7 @@ impl Delivery {
                         ..self.clone()
                     })
                 }
-                // It was recorded that it might have been sent, and it was not.
+                // The mark that it may have been sent turned out to be needless.
                 Stage::Committing { due } => Settled::Changed(Delivery {
                     stage: Stage::Pending { due },
                     ..self.clone()
@@ -81,8 +81,8 @@ impl Delivery {
         Settled::Changed(next)
     }
 
-    /// Whether mail that is sent once at most may go to this relay. Where one may have taken it
-    /// that tells repetitions apart, no other may be asked, and that one for a while.
+    /// Whether at-most-once mail may go to this relay. If a relay that recognizes repetitions may have
+    /// taken it, only that one may be asked again, and only for a while.
     pub fn may_go_once(&self, relay: &str, now: Timestamp) -> MayGo {
         let mut since_queued = self.attempts.iter().rev().take(self.tries as usize);
         let is_doubtful =
@@ -92,7 +92,7 @@ impl Delivery {
         };
 
         let is_forgotten = self.tries as usize > REMEMBERED_ATTEMPTS;
-        if is_forgotten || now >= first.at + TOLD_APART {
+        if is_forgotten || now >= first.at + RECOGNIZED_FOR {
             MayGo::Never
         } else if first.relay == relay {
             MayGo::Yes
@@ -134,7 +134,7 @@ impl Delivery {
                 at,
                 reason: DeadReason::Rejected,
             },
-            // Another relay may take it, and it would be the first to know.
+            // The relay may be the cause, so another one may take it.
             (Outcome::Rejected(..) | Outcome::Deferred(..), Fault::Relay | Fault::Unclear) => {
                 self.take_the_next_relay(rules)
             }
@@ -148,8 +148,8 @@ impl Delivery {
         }
     }
 
-    /// This relay said beforehand that it cannot take the message. Another one of the route may be
-    /// able to; only when none is, that is final.
+    /// This relay announces limits that the message exceeds. Another relay of the route may take it;
+    /// once all have been asked, that is final.
     fn ask_the_next_relay(&mut self, rules: &Rules<'_>) -> Stage {
         let since_queued = self.tries as usize;
         let refused: Vec<&str> = self
@@ -176,7 +176,7 @@ impl Delivery {
                 self.route = whole.from_relay(relay);
                 Stage::Pending { due: rules.now }
             }
-            // Those before it are down: they are asked when they are up.
+            // Only earlier relays are left, which are down: they are asked once they are up.
             None => {
                 self.route = self.route.whole();
                 self.try_again(rules)
@@ -184,8 +184,8 @@ impl Delivery {
         }
     }
 
-    /// This relay refuses us, as far as one can tell, whatever the mail: the route's next one is
-    /// asked at once. Behind the last one it waits, and no attempt is used up.
+    /// This relay seems to refuse all our mail: the route's next relay is asked at once. After the
+    /// last one the delivery waits, and no attempt is counted.
     fn take_the_next_relay(&mut self, rules: &Rules<'_>) -> Stage {
         match self.route.behind(rules.relay) {
             Some(rest) => {
@@ -226,7 +226,7 @@ impl Delivery {
         let is_refused_here =
             |attempt: &Attempt| attempt.phase == Phase::Local && attempt.code.is_some();
         if !self.attempts.iter().any(is_refused_here) {
-            // What kept it from the first relays may be over.
+            // The first relays may be up again.
             self.route = self.route.whole();
         }
 
@@ -235,7 +235,7 @@ impl Delivery {
                 at,
                 reason: DeadReason::Exhausted,
             },
-            // No try would come before it expires: that is known now, so it is said now.
+            // It would expire before the next attempt, so it ends now.
             Some(wait) if at + wait >= rules.expires_at => Stage::Dead {
                 at,
                 reason: DeadReason::Expired,
@@ -245,7 +245,7 @@ impl Delivery {
     }
 }
 
-/// Whether the relay was told of the mail.
+/// Whether the relay was asked about the mail.
 fn was_put(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Unavailable(phase, _)
@@ -255,11 +255,11 @@ fn was_put(outcome: &Outcome) -> bool {
     }
 }
 
-/// Whether nothing was learned about the mail: it never came into question, or what was said is
-/// another's, and was said before its envelope was.
+/// Whether nothing was learned about the mail: the relay was not asked about it, or its answer was
+/// not about this mail.
 fn says_nothing(outcome: &Outcome, fault: Fault) -> bool {
     match outcome {
-        // It ended over this mail, as far as one can tell.
+        // The connection seems to have ended because of this mail.
         Outcome::Unavailable(..) if matches!(fault, Fault::Mail | Fault::Unclear) => false,
         Outcome::Unavailable(..) => true,
         Outcome::Deferred(phase, _) | Outcome::Rejected(phase, _) | Outcome::Lost(phase, _) => {
@@ -565,7 +565,7 @@ mod tests {
         assert_eq!(first.may_go_once("primary", now()), MayGo::Yes);
         assert_eq!(first.may_go_once("backup", now()), MayGo::Elsewhere);
 
-        let later = now() + TOLD_APART;
+        let later = now() + RECOGNIZED_FOR;
         assert_eq!(first.may_go_once("primary", later), MayGo::Never);
 
         // A user who wants it sent again takes that upon himself.

@@ -1,5 +1,5 @@
-//! The way in: a mail becomes a manifest, a delivery for each recipient, and a group commit; then
-//! there is a receipt.
+//! Accepting mail: a mail becomes a manifest and a delivery for each recipient, which the spool
+//! writes in a group commit; then there is a receipt.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,10 +14,10 @@ use crate::delivery::{DeadReason, Delivery, Stage};
 use crate::mail::{Address, Mail, MailError, MailId, Priority, Submitter, Timestamp, When};
 use crate::spool::{Manifest, NewMail, PutResult};
 
-/// Why a mail is refused that would be sent at the end of time.
+/// Why a mail is refused whose sending time is too late to be represented.
 const TOO_FAR: &str = "is too far in the future: the last day is 9999-12-29";
 
-/// What is accepted, and how much of it.
+/// The limits within which mail is accepted.
 pub(super) struct Accept {
     pub max_pending: u64,
     /// How many more deliveries of critical mail may be pending.
@@ -26,14 +26,15 @@ pub(super) struct Accept {
     pub accept_timeout: Duration,
 }
 
-/// Mails that are being accepted: their deliveries count as pending until they are, or are not.
-struct Intake<'a> {
+/// Deliveries that are being accepted. They count as pending until this is dropped; by then they are
+/// in the spool, which counts them, or refused.
+struct PendingCount<'a> {
     engine: &'a Engine,
     submitter: &'a Submitter,
     count: u64,
 }
 
-impl Drop for Intake<'_> {
+impl Drop for PendingCount<'_> {
     fn drop(&mut self) {
         self.engine
             .accepting
@@ -44,7 +45,7 @@ impl Drop for Intake<'_> {
 }
 
 impl Accept {
-    /// Whether its deliveries may be pending as well. Some room is there for critical mail alone.
+    /// Checks that there is room in the queue and on disk. Some room is kept for critical mail.
     fn check_room(&self, engine: &Engine, mail: &Mail) -> Result<(), Error> {
         let more = mail.envelope().recipients().len() as u64;
         self.check_room_for(engine, more, mail.options().priority)?;
@@ -52,7 +53,7 @@ impl Accept {
         engine.spool.check_space(size).map_err(Error::from)
     }
 
-    /// Whether so many more deliveries of this priority may be pending.
+    /// Checks that `more` deliveries of this priority fit into the queue.
     pub(super) fn check_room_for(
         &self,
         engine: &Engine,
@@ -70,7 +71,7 @@ impl Accept {
         Ok(())
     }
 
-    /// Waits until its deliveries may be pending.
+    /// Waits until there is room for this mail.
     pub(super) async fn wait_for_room(&self, engine: &Engine, mail: &Mail) -> Result<(), Error> {
         let mut time_is_up = std::pin::pin!(tokio::time::sleep(self.accept_timeout));
         loop {
@@ -96,7 +97,7 @@ impl Accept {
         Ok(())
     }
 
-    /// Makes mails durable, together.
+    /// Makes mails durable together. Returns a result for each, in order.
     pub(super) async fn accept(
         &self,
         engine: &Arc<Engine>,
@@ -106,31 +107,17 @@ impl Accept {
     ) -> Vec<Result<Receipt, Error>> {
         let started = Instant::now();
         let now = engine.clock.now();
+
+        // Check each mail. Those that pass count as pending from here on.
         let mut results = Vec::with_capacity(mails.len());
         let mut new_mails = Vec::with_capacity(mails.len());
-
-        let mut intake = Intake {
+        let mut pending = PendingCount {
             engine,
             submitter,
             count: 0,
         };
-
         for mail in mails {
-            let count = mail.envelope().recipients().len() as u64;
-            let new_mail = engine
-                .admits()
-                .and_then(|()| self.check_size(&mail))
-                .and_then(|()| self.check_room(engine, &mail))
-                .and_then(|()| {
-                    let max = self.max_pending;
-                    let begun = engine.accounts.begin(engine, submitter, &mail, now, max);
-                    begun.inspect_err(|error| told_refusal(engine, submitter, error))
-                })
-                .and_then(|()| {
-                    engine.accepting.fetch_add(count, Ordering::Relaxed);
-                    intake.count += count;
-                    self.new_mail(engine, mail, now, submitter)
-                });
+            let new_mail = self.admit(&mut pending, mail, now);
             results.push(new_mail.map(|new_mail| {
                 let (id, priority) = (new_mail.manifest.id, new_mail.manifest.priority);
                 let line = AcceptedLine::of(&new_mail);
@@ -143,6 +130,7 @@ impl Accept {
             }));
         }
 
+        // Store them together.
         let mut suppressed = suppress(engine, &mut new_mails, now).await.into_iter();
         let put = match new_mails.is_empty() {
             true => Vec::new(),
@@ -150,11 +138,12 @@ impl Accept {
         };
         let mut put = put.into_iter();
 
+        // A receipt for each that was stored, in the order of the mails.
         let durability = engine.spool.durability();
         let mut receipts = Vec::with_capacity(results.len());
         for result in results {
             let (id, priority, line) = match result {
-                Ok(handed_in) => handed_in,
+                Ok(admitted) => admitted,
                 Err(error) => {
                     receipts.push(Err(error));
                     continue;
@@ -189,6 +178,29 @@ impl Accept {
         receipts
     }
 
+    /// Checks a mail against all limits and counts its deliveries as pending.
+    fn admit(
+        &self,
+        pending: &mut PendingCount<'_>,
+        mail: Mail,
+        now: Timestamp,
+    ) -> Result<NewMail, Error> {
+        let (engine, submitter) = (pending.engine, pending.submitter);
+        engine.admits()?;
+        self.check_size(&mail)?;
+        self.check_room(engine, &mail)?;
+        engine
+            .accounts
+            .begin(engine, submitter, &mail, now, self.max_pending)
+            .inspect_err(|error| count_refusal(engine, submitter, error))?;
+
+        let count = mail.envelope().recipients().len() as u64;
+        engine.accepting.fetch_add(count, Ordering::Relaxed);
+        pending.count += count;
+        self.new_mail(engine, mail, now, submitter)
+    }
+
+    /// What the spool stores for a mail: its times are computed and its routes resolved.
     fn new_mail(
         &self,
         engine: &Engine,
@@ -198,9 +210,9 @@ impl Accept {
     ) -> Result<NewMail, Error> {
         let options = mail.options();
 
+        // Without an expiry of its own, a mail's lifetime begins when it is to be sent.
         let meant = |when| engine.clock.meant(when, now);
         let due = options.send.map_or(now, meant).max(now);
-        // A mail that names no expiry of its own lives from the time at which it is to be sent.
         let expires_at = options
             .expires
             .map_or(due + engine.retry.expire_after, meant);
@@ -247,7 +259,7 @@ impl Accept {
             guarantee: options.guarantee,
             tags: options.tags.clone(),
             idempotency_key: options.idempotency_key.clone(),
-            // It serves only to tell whether a key was used for something else.
+            // Only compared when an idempotency key is used again.
             fingerprint: options
                 .idempotency_key
                 .as_ref()
@@ -270,8 +282,8 @@ impl Accept {
     }
 }
 
-/// Tells the log and the metrics that somebody has used up what is allowed.
-fn told_refusal(engine: &Engine, submitter: &Submitter, error: &Error) {
+/// Counts a mail that was refused because of its submitter's quota, and logs it.
+fn count_refusal(engine: &Engine, submitter: &Submitter, error: &Error) {
     let limit = match error {
         Error::Quota { limit, .. } => limit.as_str(),
         Error::SenderRefused { .. } => "from",
@@ -281,7 +293,7 @@ fn told_refusal(engine: &Engine, submitter: &Submitter, error: &Error) {
     tracing::debug!(%error, "refused");
 }
 
-/// Ends the deliveries of new mails whose recipients are not to get them; returns whom, for each.
+/// Ends the deliveries to suppressed recipients; returns those recipients for each mail.
 async fn suppress(engine: &Engine, new_mails: &mut [NewMail], now: Timestamp) -> Vec<Vec<Address>> {
     if !engine.suppresses() {
         return Vec::new();
@@ -297,7 +309,7 @@ async fn suppress(engine: &Engine, new_mails: &mut [NewMail], now: Timestamp) ->
         });
     }
 
-    // What is not known now is asked again before it is sent.
+    // If the list cannot be read now, a sender asks again before it sends.
     let places = engine.suppressed(&addressed).await.unwrap_or_default();
 
     let reason = DeadReason::Suppressed;
@@ -316,8 +328,7 @@ async fn suppress(engine: &Engine, new_mails: &mut [NewMail], now: Timestamp) ->
     suppressed
 }
 
-/// What the log says of a mail that was accepted, where anybody reads it: the target
-/// `postrider::accepted`.
+/// The log line about an accepted mail, of target `postrider::accepted`. Made only if it is logged.
 struct AcceptedLine {
     key: Option<String>,
     tags: Vec<String>,

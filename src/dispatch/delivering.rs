@@ -1,13 +1,13 @@
-//! One mail's transactions over a sender's connection: as many as the relay's limits ask for, and
-//! again on a new connection where only the old one was used up. What is left of it is an outcome
-//! and whose fault that was, for each recipient.
+//! One mail's transactions over a sender's connection: as many as the relay's limits require, and
+//! again on a new connection where only the old one was used up. The result is, for each recipient,
+//! an outcome and whose fault it was.
 //!
 //! *Invariant:* each further transaction has fewer recipients than the one before, or a new
-//! connection, so that this ends.
+//! connection, so that the loop ends.
 //!
-//! Where a connection ends over one recipient, the others go at once without that one. Where it
-//! ends after the same number of recipients again and again, that number is what a transaction
-//! takes.
+//! If the server ends the connection at one recipient, the others are tried again at once without
+//! that one. If it ends after the same number of recipients again and again, that number is taken
+//! for the server's limit per transaction.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -20,43 +20,50 @@ use super::sender::{OpenConnection, Panic, State};
 use crate::delivery::{Circumstances, Fault, Outcome, Phase};
 use crate::transport::Transaction;
 
-/// How many recipients of one mail may each end a connection before the others wait with them: a
-/// relay that ends it over each is not asked about a hundred.
-const ENDED_OVER: u32 = 20;
+/// How many recipients of one mail may each end a connection. After that the remaining ones are
+/// deferred as well, so that a relay that hangs up at every recipient is not asked a hundred times.
+const MAX_HANG_UPS: u32 = 20;
 
-/// So often in a row must a connection end after the same number of recipients until that is held
-/// to be the most that a transaction takes.
-const ENDED_AT_SAME: u32 = 3;
+/// After this many connections in a row that end at the same number of recipients, that number is
+/// taken for the server's limit.
+const HANG_UPS_AT_LIMIT: u32 = 3;
 
-/// No server takes fewer than that and says nothing: recipients that are wrong stand side by side.
+/// A smaller number is not taken for a limit: a few bad recipients next to each other look the same.
 const LEAST_LIMIT: usize = 5;
 
-/// What became of one recipient's try.
+/// The outcome of one recipient's attempt.
 #[derive(Clone, Debug)]
 pub(super) struct RecipientResult {
     pub outcome: Outcome,
     pub fault: Fault,
 }
 
-/// A session that took no more, until a new one shows that it was the session's doing.
-struct Suspicion {
+/// A session that took no more mail. Whether the session was the cause is known once a new one has
+/// been tried.
+struct SuspectedSession {
+    /// How many mails it had carried.
     carried: u32,
+    /// Whether the server gave that as the reason.
     said_so: bool,
 }
 
 impl State {
-    /// Sends one mail to all of these recipients. `next` is begun behind it where that is safe.
+    /// Sends one mail to all its recipients. The commands of `next` are pipelined behind it where
+    /// that is safe.
     pub(super) async fn deliver(
         &mut self,
         mail: &Transaction,
         next: Option<&Transaction>,
     ) -> Result<Vec<RecipientResult>, Panic> {
-        let mut judged: Vec<Option<RecipientResult>> = vec![None; mail.recipients.len()];
+        let mut results: Vec<Option<RecipientResult>> = vec![None; mail.recipients.len()];
+        // The recipients without a result, by their place in the mail.
         let mut left: Vec<usize> = (0..mail.recipients.len()).collect();
-        let mut suspicion: Option<Suspicion> = None;
-        let mut ended_over = 0;
-        let mut ended_at = Repeated::default();
+        let mut suspected: Option<SuspectedSession> = None;
+        let mut hang_ups = 0;
+        let mut hang_up_places = RepeatCount::default();
+
         while !left.is_empty() {
+            // One transaction, with as many of them as the relay takes at once.
             let now = self.engine.clock.monotonic();
             let mut part = self.part(mail, &left, now);
             let is_whole = part.len() == mail.recipients.len();
@@ -69,16 +76,18 @@ impl State {
                 self.begun = next.map(|next| next.mail);
             }
 
+            // If the connection ended at one recipient, the others stay in `left` for the next round.
             let mut accepted = outcomes.iter().filter(|one| was_accepted(one)).count();
             let mut is_limit = false;
             if outcomes.iter().any(Outcome::is_bystanders) {
-                accepted = accepted_before_the_end(&outcomes);
-                is_limit = ended_at.add(accepted) >= ENDED_AT_SAME && accepted >= LEAST_LIMIT;
-                let is_alone = outcomes.iter().all(Outcome::is_bystanders);
-                if is_alone || ended_over == ENDED_OVER {
-                    share_the_end(&mut outcomes);
+                accepted = accepted_before_hang_up(&outcomes);
+                is_limit =
+                    hang_up_places.add(accepted) >= HANG_UPS_AT_LIMIT && accepted >= LEAST_LIMIT;
+                let has_no_cause = outcomes.iter().all(Outcome::is_bystanders);
+                if has_no_cause || hang_ups == MAX_HANG_UPS {
+                    blame_all(&mut outcomes);
                 } else {
-                    ended_over += 1;
+                    hang_ups += 1;
                     leave_out_bystanders(&mut part, &mut outcomes);
                     transaction = for_part(mail, &part);
                 }
@@ -86,38 +95,34 @@ impl State {
 
             let mut faults = self.judge(&transaction, &outcomes, carried, accepted);
             if is_limit {
-                let told = outcomes.iter().zip(&mut faults);
-                let over = told.filter(|(one, _)| has_ended_over(one));
-                over.for_each(|(_, fault)| *fault = Fault::Transaction);
+                let pairs = outcomes.iter().zip(&mut faults);
+                let causes = pairs.filter(|(one, _)| is_cause_of_hang_up(one));
+                causes.for_each(|(_, fault)| *fault = Fault::Transaction);
             }
-            // Where a new one ends over the same recipient, nothing was learned of the session.
-            let was_the_session = faults.iter().all(|fault| {
-                use Fault::{Destination, Relay, Session, Unclear};
-                !matches!(fault, Session | Relay | Unclear | Destination)
-            });
-            if let Some(suspected) = suspicion.take().filter(|_| was_the_session) {
+
+            // A new session that fares better shows that the old one was the cause.
+            if let Some(session) = suspected.take().filter(|_| blames_old_session(&faults)) {
                 self.memory
-                    .session_ended(suspected.carried, suspected.said_so, now);
+                    .session_ended(session.carried, session.said_so, now);
             }
-            if let Some(taken) = taken_at_once(&outcomes, &faults, accepted) {
-                self.memory.transaction_full(taken, now);
+            if let Some(limit) = observed_limit(&outcomes, &faults, accepted) {
+                self.memory.transaction_full(limit, now);
             }
             if faults.contains(&Fault::Session) {
-                let said_so = outcomes.iter().zip(&faults).any(|(outcome, fault)| {
-                    *fault == Fault::Session
-                        && matches!(outcome, Outcome::Deferred(..) | Outcome::Rejected(..))
-                });
-                suspicion = Some(Suspicion { carried, said_so });
+                let said_so = says_session_is_full(&outcomes, &faults);
+                suspected = Some(SuspectedSession { carried, said_so });
                 self.close_connection().await;
             }
 
+            // Recipients that only need another session or transaction are tried again, unless the
+            // relay itself has failed.
             let stops = faults
                 .iter()
                 .any(|fault| matches!(fault, Fault::Relay | Fault::InDoubt));
             for ((at, outcome), fault) in part.into_iter().zip(outcomes).zip(faults) {
                 let again = matches!(fault, Fault::Session | Fault::Transaction);
                 if !again || stops {
-                    judged[at] = Some(RecipientResult { outcome, fault });
+                    results[at] = Some(RecipientResult { outcome, fault });
                     left.retain(|place| *place != at);
                 }
             }
@@ -126,20 +131,20 @@ impl State {
             }
         }
 
-        // Those whose turn did not come go back as they were.
+        // Recipients that were not tried return to the queue unchanged.
         let untried = || RecipientResult {
             outcome: Outcome::Unavailable(Phase::Connect, "the relay failed before it".into()),
             fault: Fault::Relay,
         };
 
-        Ok(judged
+        Ok(results
             .into_iter()
-            .map(|judged| judged.unwrap_or_else(untried))
+            .map(|result| result.unwrap_or_else(untried))
             .collect())
     }
 
-    /// Those of the recipients that go in the next transaction. A mail that was begun behind the
-    /// one before it goes as it was begun.
+    /// The recipients of the next transaction. A mail whose commands were pipelined already keeps
+    /// all of them.
     fn part(&self, mail: &Transaction, left: &[usize], now: Duration) -> Vec<usize> {
         let limit = match self.memory.transaction_limit(now) {
             Some(limit) if self.begun != Some(mail.mail) => limit.max(1),
@@ -148,8 +153,8 @@ impl State {
         left.iter().copied().take(limit).collect()
     }
 
-    /// Whether the next mail may be begun behind this one: not where it would go in parts, on
-    /// another connection, or to a domain that may have to rest.
+    /// Whether the next mail's commands may be pipelined behind this one: not if it needs several
+    /// transactions or another connection, or while some domain does not answer.
     fn may_pipeline(&self, next: &Transaction, now: Duration) -> bool {
         let fits = self
             .memory
@@ -163,7 +168,8 @@ impl State {
         fits && has_room && self.memory.all_domains_answer()
     }
 
-    /// Whose fault each outcome was.
+    /// Whose fault each outcome was. `carried`: how many mails the connection had carried before;
+    /// `accepted`: how many recipients the server accepted in this transaction.
     fn judge(
         &self,
         mail: &Transaction,
@@ -176,7 +182,7 @@ impl State {
         for (outcome, to) in outcomes.iter().zip(&mail.recipients) {
             let has_accepted = match is_of_all(outcome) {
                 true => accepted > 1,
-                false if has_ended_over(outcome) => accepted > 0,
+                false if is_cause_of_hang_up(outcome) => accepted > 0,
                 false => before > 0,
             };
             let circumstances = Circumstances {
@@ -190,8 +196,8 @@ impl State {
         faults
     }
 
-    /// One transaction over the open connection or a new one. A reused connection that the relay
-    /// has closed meanwhile is replaced once, and nothing is held against the relay. Returns also
+    /// One transaction over the open connection or a new one. A reused connection that the relay has
+    /// closed meanwhile is replaced, and that does not count as a failure of the relay. Returns also
     /// how many mails the connection had carried before.
     async fn transact(
         &mut self,
@@ -216,15 +222,16 @@ impl State {
             let sending = sending.instrument(open.span.clone());
             let mut outcomes = AssertUnwindSafe(sending).catch_unwind().await?;
 
-            // Whoever was not spoken of may have got it.
-            let unspoken = Outcome::InDoubt("no outcome was given".into());
-            outcomes.resize(mail.recipients.len(), unspoken);
+            // A transport must give an outcome for each recipient. If one is missing, that recipient
+            // may have got the mail.
+            let missing = Outcome::InDoubt("no outcome was given".into());
+            outcomes.resize(mail.recipients.len(), missing);
 
-            let unheard = outcomes
+            let was_not_asked = outcomes
                 .iter()
                 .all(|outcome| matches!(outcome, Outcome::Unavailable(..)));
             let carried = open.carried;
-            let stale = carried > 0 && unheard;
+            let stale = carried > 0 && was_not_asked;
             if open.connection.is_usable() && !stale {
                 open.carried += 1;
                 open.last_used = Instant::now();
@@ -239,23 +246,39 @@ impl State {
     }
 }
 
-/// A mail for those of its recipients that go together.
+/// The transaction for some of a mail's recipients.
 fn for_part(mail: &Transaction, part: &[usize]) -> Transaction {
     let recipients = part.iter().map(|at| mail.recipients[*at].clone());
     mail.clone().for_recipients(recipients.collect())
 }
 
-/// Those over whom the connection did not end keep their turn.
+/// Keeps only the recipients that have an outcome of their own; the others are tried again.
 fn leave_out_bystanders(part: &mut Vec<usize>, outcomes: &mut Vec<Outcome>) {
-    let told = part.drain(..).zip(outcomes.drain(..));
-    let told: Vec<_> = told
+    let pairs = part.drain(..).zip(outcomes.drain(..));
+    let kept: Vec<_> = pairs
         .filter(|(_, outcome)| !outcome.is_bystanders())
         .collect();
-    (*part, *outcomes) = told.into_iter().unzip();
+    (*part, *outcomes) = kept.into_iter().unzip();
 }
 
-/// What ended the connection is everybody's.
-fn share_the_end(outcomes: &mut [Outcome]) {
+/// Whether these results of a new session show that the old one was the cause: they hold nothing
+/// against this session, the relay or a domain.
+fn blames_old_session(faults: &[Fault]) -> bool {
+    use Fault::{Destination, Relay, Session, Unclear};
+    faults
+        .iter()
+        .all(|fault| !matches!(fault, Session | Relay | Unclear | Destination))
+}
+
+/// Whether the server itself said that the session takes no more mail.
+fn says_session_is_full(outcomes: &[Outcome], faults: &[Fault]) -> bool {
+    outcomes.iter().zip(faults).any(|(outcome, fault)| {
+        *fault == Fault::Session && matches!(outcome, Outcome::Deferred(..) | Outcome::Rejected(..))
+    })
+}
+
+/// Treats the end of the connection as the outcome of every recipient.
+fn blame_all(outcomes: &mut [Outcome]) {
     for outcome in outcomes {
         if let Outcome::Lost(phase @ Phase::MailFrom, _) = outcome {
             *phase = Phase::RcptTo;
@@ -263,14 +286,14 @@ fn share_the_end(outcomes: &mut [Outcome]) {
     }
 }
 
-/// How often in a row it was the same.
+/// How often in a row a number was the same.
 #[derive(Default)]
-struct Repeated {
+struct RepeatCount {
     number: usize,
     times: u32,
 }
 
-impl Repeated {
+impl RepeatCount {
     fn add(&mut self, number: usize) -> u32 {
         self.times = match self.number == number {
             true => self.times + 1,
@@ -281,22 +304,22 @@ impl Repeated {
     }
 }
 
-/// Whether the connection ended over this recipient.
-fn has_ended_over(outcome: &Outcome) -> bool {
+/// Whether the connection ended at this recipient.
+fn is_cause_of_hang_up(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Lost(Phase::RcptTo, _))
 }
 
-/// How many recipients had been accepted when the connection ended over another.
-fn accepted_before_the_end(outcomes: &[Outcome]) -> usize {
+/// How many recipients had been accepted when the connection ended at another.
+fn accepted_before_hang_up(outcomes: &[Outcome]) -> usize {
     let over = outcomes.iter().rposition(|one| !one.is_bystanders());
     let before = outcomes.iter().take(over.unwrap_or(0));
     before.filter(|one| one.is_bystanders()).count()
 }
 
-/// How many recipients a transaction takes, where these outcomes teach it: as many as were
-/// accepted, or half of them where that was too much for the server once it had counted. What it
-/// said beforehand need not be learned.
-fn taken_at_once(outcomes: &[Outcome], faults: &[Fault], accepted: usize) -> Option<usize> {
+/// How many recipients a transaction may have, if these outcomes show it: as many as were accepted,
+/// or half of them if the server refused them all after it had accepted them. A limit that the
+/// server announces need not be observed.
+fn observed_limit(outcomes: &[Outcome], faults: &[Fault], accepted: usize) -> Option<usize> {
     let full = outcomes
         .iter()
         .zip(faults)
@@ -311,14 +334,14 @@ fn taken_at_once(outcomes: &[Outcome], faults: &[Fault], accepted: usize) -> Opt
         .then_some(accepted)
 }
 
-/// Whether the server said this of all whom it had accepted.
+/// Whether this answer concerns all recipients that the server had accepted.
 fn is_of_all(outcome: &Outcome) -> bool {
     outcome
         .refused_at()
         .is_some_and(|at| (Phase::Data..=Phase::FinalDot).contains(&at))
 }
 
-/// Whether the server accepted this recipient, whatever it said of the message afterwards.
+/// Whether the server accepted this recipient, whatever became of the message afterwards.
 fn was_accepted(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Delivered(_) | Outcome::InDoubt(_) => true,

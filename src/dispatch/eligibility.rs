@@ -1,5 +1,5 @@
-//! Which deliveries of a claim go to this relay now: the others are recorded as what they have
-//! become meanwhile, or wait.
+//! Which deliveries of a claim may go to this relay now. The others are ended or deferred, and that
+//! is recorded.
 
 use std::time::Duration;
 
@@ -10,24 +10,24 @@ use crate::mail::{Guarantee, Timestamp};
 use crate::policy::Admission;
 use crate::spool::Claim;
 
-/// When mail that another relay may have is looked at again.
+/// How long at-most-once mail that another relay may have waits for that relay.
 const ELSEWHERE: Duration = Duration::from_secs(5 * 60);
 
 impl State {
-    /// What is left of a claim, if anything is: it is still wanted, may go to this relay, is not
-    /// suppressed, and its domain does not rest.
+    /// The deliveries of a claim that are still wanted, not suppressed, may go to this relay, and
+    /// whose domain does not rest. `None` if there are none.
     pub(super) async fn eligible(&mut self, claim: Claim) -> Option<Claim> {
         let claim = self.still_wanted(claim).await?;
-        let claim = self.without_those_elsewhere(claim).await?;
-        let is_begun = self.begun == Some(claim.manifest.id);
+        let claim = self.without_doubtful(claim).await?;
+        let is_pipelined = self.begun == Some(claim.manifest.id);
 
-        match is_begun {
+        match is_pipelined {
             true => Some(claim),
             false => self.without_resting(claim),
         }
     }
 
-    /// The claim, unless it has expired or a user wants it back: then that is recorded instead.
+    /// The claim, unless its mail has expired or was cancelled: then that is recorded instead.
     async fn still_wanted(&mut self, claim: Claim) -> Option<Claim> {
         let now = self.engine.clock.now();
         let stage = if now >= claim.manifest.expires_at {
@@ -41,7 +41,7 @@ impl State {
             return self.without_suppressed(claim, now).await;
         };
 
-        self.take_back_what_was_begun().await;
+        self.abandon_pipelined().await;
         let ended = claim.deliveries.into_iter().map(|(lease, mut delivery)| {
             delivery.stage = stage;
             (lease, delivery)
@@ -51,10 +51,10 @@ impl State {
         None
     }
 
-    /// Those of the claim's deliveries that may go to this relay. Of mail that goes once at most
-    /// one that another relay may have waits for that one, and ends when it would not know it
-    /// again.
-    async fn without_those_elsewhere(&mut self, mut claim: Claim) -> Option<Claim> {
+    /// The claim's deliveries that may go to this relay. If another relay may have an at-most-once
+    /// mail already, the delivery waits for that relay, and ends once that relay would no longer
+    /// recognize a repetition.
+    async fn without_doubtful(&mut self, mut claim: Claim) -> Option<Claim> {
         let now = self.engine.clock.now();
         let may_go = |delivery: &Delivery| delivery.may_go_once(&self.relay, now);
         let is_free = |(_, delivery): &(_, Delivery)| may_go(delivery) == MayGo::Yes;
@@ -84,14 +84,13 @@ impl State {
             others.push((lease, delivery));
         }
 
-        self.take_back_what_was_begun().await;
+        self.abandon_pipelined().await;
         self.engine.record_unsent(&claim.manifest, others);
         claim.deliveries = admitted;
         (!claim.deliveries.is_empty()).then_some(claim)
     }
 
-    /// Those of the claim's deliveries whose recipients are still to get mail; the others are
-    /// recorded as dead.
+    /// The claim's deliveries whose recipients are not suppressed; the others are recorded as dead.
     async fn without_suppressed(&mut self, mut claim: Claim, now: Timestamp) -> Option<Claim> {
         if !self.engine.suppresses() {
             return Some(claim);
@@ -105,9 +104,9 @@ impl State {
         };
 
         let Ok(mut places) = self.engine.suppressed(&[addressed]).await else {
-            // It is not sent to anybody of whom that is not known: it goes back.
+            // Without that knowledge nothing is sent: the mail returns to the queue.
             self.engine.spool_failed();
-            self.take_back_what_was_begun().await;
+            self.abandon_pipelined().await;
             return None;
         };
 
@@ -116,7 +115,7 @@ impl State {
             return Some(claim);
         }
 
-        self.take_back_what_was_begun().await;
+        self.abandon_pipelined().await;
         let mut ended = Vec::with_capacity(places.len());
         for place in places.into_iter().rev() {
             let (lease, mut delivery) = claim.deliveries.remove(usize::from(place));
@@ -131,8 +130,8 @@ impl State {
         (!claim.deliveries.is_empty()).then_some(claim)
     }
 
-    /// Those of the claim's deliveries whose domain does not rest at this relay. Others take the
-    /// route's next relay, or wait until the domain is probed.
+    /// The claim's deliveries whose domain does not rest at this relay. The others take the route's
+    /// next relay, or wait until the domain is probed.
     fn without_resting(&mut self, mut claim: Claim) -> Option<Claim> {
         if self.memory.all_domains_answer() {
             return Some(claim);
@@ -140,7 +139,6 @@ impl State {
         let (now, mono) = (self.engine.clock.now(), self.engine.clock.monotonic());
 
         let (mut admitted, mut held) = (Vec::new(), Vec::new());
-
         for (lease, delivery) in std::mem::take(&mut claim.deliveries) {
             match self
                 .memory

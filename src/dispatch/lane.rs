@@ -1,5 +1,5 @@
-//! One relay as the router sees it: its free senders, its pace, its breaker, and whose turn it is.
-//! Decides how much to claim and whom to call to it; does nothing by itself.
+//! One relay as the router sees it: its free senders, its rate limit, its breaker, and the turns of
+//! the priorities. Decides how much to claim and which senders to call; does nothing by itself.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -20,9 +20,9 @@ use crate::spool::ClaimRequest;
 
 /// How many mails are claimed for each sender at a time.
 const BATCH: usize = 32;
-/// With so many mails a sender finds out whether the relay is up again: what it failed over may be
-/// those mails' doing, and the first that it takes shows that.
-const PROBED_WITH: usize = 8;
+/// How many mails a probe has. A relay may fail over the first ones because of these mails, and the
+/// first one that it takes shows that it is up.
+const PROBE_MAILS: usize = 8;
 /// How many bytes of messages one claim may hold, except the first.
 const CLAIM_BYTES: usize = 4 * 1024 * 1024;
 /// How many recipients go together in one transaction: what every server must take (RFC 5321
@@ -42,37 +42,37 @@ pub(super) struct Lane {
     pace: Pace,
     shares: Shares,
     free: Vec<(SenderId, ActorRef<sender::Msg>)>,
-    /// Senders at work.
+    /// Senders that were called and have not reported back.
     busy: HashSet<SenderId>,
-    /// What was claimed and nobody has begun.
+    /// Claimed mail that no sender has begun.
     stock: Arc<Stock>,
-    /// A look at what is reserved is planned.
-    looks_again: bool,
+    /// Whether a recheck of the reserved mail is scheduled.
+    recheck_scheduled: bool,
     /// The sender that finds out whether the relay is up again.
     probing: Option<SenderId>,
     /// The claim that is under way.
     claiming: Option<PendingClaim>,
-    /// Something came up while a claim was under way.
-    again: bool,
+    /// Whether to plan again once the claim under way has come back.
+    plan_again: bool,
     /// When the router is woken for this lane, in monotonic time; one timer is enough.
     alarm: Option<Duration>,
 }
 
-/// What a claim under way was made for.
+/// A claim that is under way.
 struct PendingClaim {
     /// The routes that are asked for.
     routes: Vec<Route>,
-    /// Mails that the pace allowed.
+    /// How many mails the rate limit allowed for it.
     paced: usize,
-    /// Whether it is for finding out whether the relay is up again.
+    /// Whether its mail is to probe whether the relay is up again.
     probe: bool,
 }
 
-/// What a lane wants to do.
+/// What a lane is to do next.
 pub(super) enum Plan {
-    /// Nothing, until something happens.
+    /// Nothing, until the next message.
     Rest,
-    /// Nothing, until this long from now.
+    /// Nothing, for this long.
     RestFor(Duration),
     /// Claim this.
     Claim(ClaimRequest),
@@ -93,15 +93,15 @@ impl Lane {
             free: Vec::new(),
             busy: HashSet::new(),
             stock,
-            looks_again: false,
+            recheck_scheduled: false,
             probing: None,
             claiming: None,
-            again: false,
+            plan_again: false,
             alarm: None,
         }
     }
 
-    /// Takes on what a new configuration says, and keeps all else.
+    /// Applies a new configuration and keeps everything else.
     pub(super) fn reconfigure(&mut self, plan: &RelayPlan, weights: Weights) {
         self.connections = plan.connections;
         self.shares = Shares::new(weights);
@@ -137,8 +137,7 @@ impl Lane {
         }
     }
 
-    /// All senders are retired: others come in their place, and do not wait for what these still
-    /// have in hand.
+    /// Retires all senders. The new ones do not wait for the mail that the old ones still send.
     pub(super) fn retire_senders(&mut self, first_sender: SenderId) {
         self.busy.clear();
         self.free.clear();
@@ -146,17 +145,17 @@ impl Lane {
         self.stock.retire_senders(first_sender);
     }
 
-    /// So many mails that the pace allowed were not put to the relay.
+    /// Returns allowance to the rate limit, for mails that the relay was not asked about.
     pub(super) fn give_back(&mut self, mails: usize) {
         self.pace.give_back(mails);
     }
 
-    /// What to do now, with so many deliveries pending.
+    /// What to do now. `pending` is the number of pending deliveries of all lanes.
     pub(super) fn plan(&mut self, pending: usize, now: Timestamp, monotonic: Duration) -> Plan {
         let unsent = self.stock.take_unsent();
         self.give_back(unsent);
         if self.claiming.is_some() {
-            self.again = true;
+            self.plan_again = true;
             return Plan::Rest;
         }
 
@@ -170,38 +169,38 @@ impl Lane {
                 let probe_at = self.breaker.probe_at();
                 return probe_at.map_or(Plan::Rest, |at| self.rest_until(at, monotonic));
             }
-            // Whoever was at work when it went down may still be waiting for an answer that does
-            // not come.
+            // Busy senders are not waited for: since the relay went down, they may be waiting for
+            // answers that never come.
             BreakerState::HalfOpen if self.probing.is_none() && !self.free.is_empty() => {
-                (PROBED_WITH, 0)
+                (PROBE_MAILS, 0)
             }
             BreakerState::HalfOpen => return Plan::Rest,
             BreakerState::Closed => {
                 let has_become_low = self.stock.has_become_low();
-                self.lacks(has_become_low)
+                self.shortage(has_become_low)
             }
         };
 
-        let wish = (any + critical).min(pending);
-        if wish == 0 {
+        let wanted = (any + critical).min(pending);
+        if wanted == 0 {
             return Plan::Rest;
         }
 
         let routes = self.queues.ask(Instant::now());
         if routes.is_empty() {
-            // Whoever learned that they cannot be read has planned a look.
+            // All rest after a failure; a timer for the next look was set then.
             return Plan::Rest;
         }
 
-        let allowed = self.pace.take(wish, monotonic);
+        let allowed = self.pace.take(wanted, monotonic);
         if allowed.mails == 0 {
             return allowed.again_in.map_or(Plan::Rest, |span| {
                 self.rest_until(monotonic + span, monotonic)
             });
         }
 
-        // Where the pace allows little, it is for everybody's turns: critical mail has its weight
-        // among them.
+        // If the rate limit allows little, the turns of all priorities come first: critical mail has
+        // its weight among them.
         let turns = self.shares.turns(any.min(allowed.mails));
         let critical_only = allowed.mails - turns.len();
 
@@ -221,12 +220,14 @@ impl Lane {
         })
     }
 
-    /// How many mails of any priority the stock lacks, and how many further critical ones. What is
-    /// claimed ahead is claimed as senders use it up: behind one that hangs mail stays queued. With
-    /// a rate nothing is claimed before a sender is free for it, or it would be saved up.
-    fn lacks(&self, has_become_low: bool) -> (usize, usize) {
+    /// How many mails of any priority to claim, and how many critical ones besides.
+    ///
+    /// Mail is claimed ahead only as senders use it up, so that it stays queued while they hang. With
+    /// a rate limit nothing is claimed before a sender is free for it: otherwise mail that the limit
+    /// allowed would pile up and be sent in a burst.
+    fn shortage(&self, has_become_low: bool) -> (usize, usize) {
         let level = self.stock.level();
-        let free_for_any = self.free.len().min(level.room_at_other);
+        let free_for_any = self.free.len().min(level.non_critical_room);
         let kept_for_critical = usize::from(free_for_any < self.free.len());
 
         let is_low = level.mails <= self.low() && level.bytes < CLAIM_BYTES / 2;
@@ -237,7 +238,7 @@ impl Lane {
                 0
             }
         } else if is_low && (free_for_any > 0 || has_become_low) {
-            (self.most_at_other() * BATCH).saturating_sub(level.mails)
+            (self.max_non_critical() * BATCH).saturating_sub(level.mails)
         } else {
             0
         };
@@ -245,14 +246,14 @@ impl Lane {
         (any, kept_for_critical * BATCH)
     }
 
-    /// At so many mails the stock is low.
+    /// With this number of mails or fewer, the stock is low.
     fn low(&self) -> usize {
-        self.most_at_other() * BATCH / 2
+        self.max_non_critical() * BATCH / 2
     }
 
-    /// How many senders may be at mail that is not critical: with two or more connections, one is
+    /// How many senders may send mail that is not critical: with two or more connections, one is
     /// kept for critical mail.
-    fn most_at_other(&self) -> usize {
+    fn max_non_critical(&self) -> usize {
         let kept = usize::from(self.connections >= 2);
         self.connections - kept
     }
@@ -265,22 +266,22 @@ impl Lane {
         Plan::RestFor(at.saturating_sub(monotonic))
     }
 
-    /// The spool failed to answer the claim. Returns in what times to look again.
+    /// The claim failed. Returns after what times to look again.
     pub(super) fn claim_failed(&mut self) -> Vec<Duration> {
         let Some(claiming) = self.claiming.take() else {
             return Vec::new();
         };
-        self.again = false;
+        self.plan_again = false;
         self.give_back(claiming.paced);
         self.queues.failed(claiming.routes, Instant::now())
     }
 
-    /// The timer has run out.
-    pub(super) fn alarm_rang(&mut self) {
+    /// The lane's timer has fired.
+    pub(super) fn alarm_fired(&mut self) {
         self.alarm = None;
     }
 
-    /// The claim came back: it is laid in stock. Returns whether to plan again.
+    /// The claim came back: its mail is added to the stock. Returns whether to plan again.
     pub(super) fn stock_up(
         &mut self,
         claimed: Vec<ClaimedMail>,
@@ -292,7 +293,7 @@ impl Lane {
         };
         self.give_back(claiming.paced.saturating_sub(claimed.len()));
 
-        let again = std::mem::take(&mut self.again) | self.queues.answered(&claiming.routes);
+        let again = std::mem::take(&mut self.plan_again) | self.queues.answered(&claiming.routes);
         if claimed.is_empty() {
             return again;
         }
@@ -303,7 +304,7 @@ impl Lane {
         }
 
         if !self.is_up(monotonic) {
-            // It went down meanwhile: the mail waits, or takes the next relay.
+            // The relay went down meanwhile: the mail waits, or takes the next relay.
             self.give_back(claimed.len());
             return true;
         }
@@ -313,7 +314,7 @@ impl Lane {
         true
     }
 
-    /// One sender finds out whether the relay is up again.
+    /// Has one sender find out whether the relay is up again.
     fn probe(&mut self, claimed: Vec<ClaimedMail>, under_way: &InFlight) {
         let count = claimed.len();
         let Some((sender, actor)) = self.free.pop() else {
@@ -326,7 +327,7 @@ impl Lane {
         self.call(sender, &actor, under_way);
     }
 
-    /// Calls as many free senders as have something to take.
+    /// Calls as many free senders as there is mail for.
     pub(super) fn call_senders(&mut self, monotonic: Duration, under_way: &InFlight) {
         if self.probing.is_some() {
             return;
@@ -352,38 +353,39 @@ impl Lane {
         }
     }
 
-    /// In what time a free sender should look at what is reserved for others; once for each wait.
-    pub(super) fn look_again_in(&mut self) -> Option<Duration> {
-        if self.free.is_empty() || self.looks_again {
+    /// After what time to check again whether a free sender may take reserved mail; `None` if that
+    /// is scheduled already.
+    pub(super) fn recheck_in(&mut self) -> Option<Duration> {
+        if self.free.is_empty() || self.recheck_scheduled {
             return None;
         }
-        let span = self.stock.look_again_in()?;
-        self.looks_again = true;
+        let span = self.stock.recheck_in()?;
+        self.recheck_scheduled = true;
         Some(span)
     }
 
-    /// That time is over.
-    pub(super) fn looked_again(&mut self) {
-        self.looks_again = false;
+    /// The recheck is due.
+    pub(super) fn recheck(&mut self) {
+        self.recheck_scheduled = false;
     }
 
-    /// What nobody has begun goes back: the relay is down or paused.
+    /// Returns all mail that no sender has begun: the relay is down or paused.
     pub(super) fn clear_stock(&mut self) {
         self.stock.clear();
         let unsent = self.stock.take_unsent();
         self.give_back(unsent);
     }
 
-    /// The relay is up again: everybody may send.
+    /// The relay is up again: all senders may send.
     pub(super) fn end_probing(&mut self) {
         self.probing = None;
         self.stock.rule(|rules| rules.probing = None);
     }
 
     fn rule_stock(&self) {
-        let (most_at_other, low) = (self.most_at_other(), self.low());
+        let (max_non_critical, low) = (self.max_non_critical(), self.low());
         self.stock.rule(|rules| {
-            rules.most_at_other = most_at_other;
+            rules.max_non_critical = max_non_critical;
             rules.low = low;
         });
     }

@@ -1,4 +1,4 @@
-//! What the outcomes of a mail teach about the relay and the domains behind it.
+//! What a mail's outcomes say about the relay, and about the recipient domains behind it.
 
 use super::delivering::RecipientResult;
 use super::sender::State;
@@ -6,22 +6,23 @@ use crate::delivery::{Fault, Outcome, Phase, REFUSED, printable};
 use crate::mail::MailId;
 use crate::transport::Transaction;
 
-/// So often may a relay break off over one mail, on new connections and before it has answered
-/// MAIL, until it is held to be the mail's doing: more than open a breaker, so that a relay that
-/// breaks off over everything is found out first.
-const BREAK_OFFS_PER_MAIL: u32 = 5;
-/// Of how many mails that is counted.
+/// After this many hang-ups over one mail, each on a new connection and before MAIL was answered,
+/// the mail is taken for the cause. That is more than opens a breaker, so that a relay that hangs up
+/// over everything counts as down before any mail is blamed.
+const HANG_UPS_PER_MAIL: u32 = 5;
+/// For how many mails that is counted.
 const COUNTED_MAILS: usize = 16;
 
 impl State {
-    /// Notes what the outcomes say of the relay and of the domains behind it.
+    /// Remembers what the outcomes say about the relay and the domains behind it. Returns the
+    /// results, with the fault corrected where the mail turns out to be the cause.
     pub(super) fn learn(
         &mut self,
         mail: &Transaction,
-        mut judged: Vec<RecipientResult>,
+        mut results: Vec<RecipientResult>,
     ) -> Vec<RecipientResult> {
         let now = self.engine.clock.monotonic();
-        for (one, to) in judged.iter().zip(&mail.recipients) {
+        for (one, to) in results.iter().zip(&mail.recipients) {
             match one.fault {
                 Fault::Nobody => self.memory.fared_better(to),
                 Fault::Destination => {
@@ -36,16 +37,16 @@ impl State {
             }
         }
 
-        if judged.iter().all(|one| one.fault == Fault::Relay) {
-            self.spare_the_relay(mail.mail, &mut judged);
+        if results.iter().all(|one| one.fault == Fault::Relay) {
+            self.blame_mail_after_hang_ups(mail.mail, &mut results);
         }
-        judged
+        results
     }
 
-    /// What a relay that fails over this mail, before it has taken the message, says of the mail:
-    /// nothing, until it has done so again and again. Then the mail waits its turn, or it would be
-    /// the first for ever and none behind it would be sent.
-    fn spare_the_relay(&mut self, mail: MailId, judged: &mut [RecipientResult]) {
+    /// A relay that hangs up at MAIL says nothing about the mail, until it has done so over this mail
+    /// again and again. Then the mail is deferred: otherwise it would stay first in the queue, and
+    /// no mail behind it would ever be sent.
+    fn blame_mail_after_hang_ups(&mut self, mail: MailId, results: &mut [RecipientResult]) {
         let is_at_mail_from = |one: &RecipientResult| match &one.outcome {
             Outcome::Unavailable(phase, _)
             | Outcome::Deferred(phase, _)
@@ -53,26 +54,23 @@ impl State {
             _ => false,
         };
 
-        if !judged.first().is_some_and(is_at_mail_from) {
+        if !results.first().is_some_and(is_at_mail_from) {
             return;
         }
-        let known = self
-            .turned_away
-            .iter()
-            .position(|(other, _)| *other == mail);
 
+        let known = self.hang_ups.iter().position(|(other, _)| *other == mail);
         let count = 1 + known
-            .and_then(|at| self.turned_away.remove(at))
+            .and_then(|at| self.hang_ups.remove(at))
             .map_or(0, |(_, before)| before);
-        if count < BREAK_OFFS_PER_MAIL {
-            self.turned_away.push_back((mail, count));
-            if self.turned_away.len() > COUNTED_MAILS {
-                self.turned_away.pop_front();
+        if count < HANG_UPS_PER_MAIL {
+            self.hang_ups.push_back((mail, count));
+            if self.hang_ups.len() > COUNTED_MAILS {
+                self.hang_ups.pop_front();
             }
             return;
         }
 
-        for one in judged {
+        for one in results {
             if let Outcome::Unavailable(phase, reason) = &one.outcome {
                 one.outcome = Outcome::Lost(*phase, reason.clone());
             }
@@ -81,7 +79,7 @@ impl State {
     }
 }
 
-/// Whether the relay works: it has answered about a mail, its recipient or its message.
+/// Whether such a result shows that the relay works: it has answered about a mail.
 pub(super) fn speaks_for_the_relay(fault: Fault) -> bool {
     matches!(
         fault,
@@ -101,6 +99,6 @@ pub(super) fn describe(outcome: &Outcome) -> String {
         }
         other => format!("{other:?}"),
     };
-    // It goes to logs and events, and a transport may be anybody's.
+    // It is shown in logs and events, and a custom transport may say anything.
     printable(&told)
 }

@@ -127,9 +127,9 @@ impl Unsubscribing {
 }
 
 impl Engine {
-    /// A claim as senders take it: of a mail whose recipients each have one of their own, one for
-    /// each of them. The message is theirs together until it is sent.
-    pub(super) fn taken_apart(&self, claim: Claim) -> Vec<Claim> {
+    /// The claims as senders take them. A mail whose recipients each get a message of their own is
+    /// split into one claim per recipient; the stored message is shared until it is sent.
+    pub(super) fn split_list_claim(&self, claim: Claim) -> Vec<Claim> {
         if !self.is_personal(&claim) {
             return vec![claim];
         }
@@ -152,7 +152,7 @@ impl Engine {
     pub(super) fn personal_message(&self, claim: &Claim) -> Bytes {
         let manifest = &claim.manifest;
         match claim.deliveries.as_slice() {
-            // That of a mail for one is so since it was accepted.
+            // The message of a mail for one recipient was made personal when it was accepted.
             [(lease, only)] if manifest.recipients > 1 => {
                 let (index, to) = (lease.token().index, &only.recipient);
                 let list = manifest.list.as_deref();

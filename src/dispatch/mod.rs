@@ -1,9 +1,10 @@
 //! The engine: [`Dispatcher`] is the handle that applications and doors hold; behind it, a
 //! supervisor actor keeps a router, senders and a scheduler alive.
 //!
-//! One mail's way through here: `accept` makes it durable; the `scheduler` notices and wakes the
-//! `router`, which claims it for a `lane`, from which a `sender` takes it; the sender's outcome
-//! goes to disk in `recording` and is told in `announcements`. All share one `engine`.
+//! One mail's way through this module: `accept` makes it durable; the `scheduler` notices that it is
+//! due and wakes the `router`, which claims it for a relay's `lane`; a `sender` takes it from the
+//! lane's `stock`; `recording` writes the outcome to disk, and `announcements` publishes it. All
+//! share one `engine`.
 
 mod accept;
 mod accounts;
@@ -103,21 +104,21 @@ use self::engine::Engine;
 use crate::mail::{Intake, Mail, Submitter};
 use crate::policy::Quota;
 
-/// How long what is in flight may take after the last handle was dropped.
+/// After the last handle was dropped: how long mail in flight may take to finish.
 const DRAIN_AFTER_LAST_HANDLE: Duration = Duration::from_secs(10);
 
-/// The mail dispatcher: hand it a mail and go on. Cheap to clone. When the last clone is dropped
-/// the actors stop; accepted mail stays in the spool.
+/// The mail dispatcher: submit a mail and go on. Cheap to clone. When the last clone is dropped, the
+/// actors stop; accepted mail stays in the spool.
 #[derive(Clone)]
 pub struct Dispatcher {
     inner: Arc<Inner>,
-    /// Which door it serves, for metrics.
+    /// The door that this handle serves, for metrics.
     door: &'static str,
     /// Who submits mail through this handle.
     submitter: Submitter,
-    /// From which address.
+    /// From which network address, where that is known.
     from: Option<IpAddr>,
-    /// Whether what is done through this handle is part of something that is told by itself.
+    /// Whether operations through this handle are part of a larger one that is recorded itself.
     is_part: bool,
 }
 
@@ -127,12 +128,13 @@ struct Inner {
     supervisor: ActorRef<supervisor::Msg>,
     direct: direct::Direct,
     series: Arc<series::Progress>,
-    /// The acts on many mails that go on, or went on.
+    /// Operations on many mails, running and finished ones.
     jobs: jobs::JobTable,
-    /// The domain of addresses that are submitted without one, and what this machine is called.
+    /// The domain that is added to addresses without one.
     domain: Option<String>,
+    /// The name of this machine.
     host: String,
-    /// One reload at a time, or two could each put a part of theirs in force.
+    /// One reload at a time: two could each put a part of theirs in force.
     reloading: tokio::sync::Mutex<()>,
 }
 
@@ -158,14 +160,14 @@ impl Dispatcher {
         }
     }
 
-    /// Counts a client that the door of this handle has not let in, for metrics; `reason` is a word
-    /// such as `login`.
+    /// Counts a client that this handle's door has refused, for metrics; `reason` is a word such as
+    /// `login`.
     pub fn turned_away(&self, reason: &'static str) {
         self.inner.engine.metrics.turned_away(self.door, reason);
     }
 
-    /// The same dispatcher; what is submitted through this handle is this one's, and so are its
-    /// idempotency keys: nobody else can learn of them or take them.
+    /// The same dispatcher; mail that is submitted through this handle belongs to `submitter`, and so
+    /// do its idempotency keys: no other submitter can see or use them.
     pub fn on_behalf_of(&self, submitter: Submitter) -> Dispatcher {
         Dispatcher {
             submitter,
@@ -173,7 +175,7 @@ impl Dispatcher {
         }
     }
 
-    /// What a door knows of every message that is submitted through it.
+    /// What a door adds to every message that is submitted through it.
     pub fn intake(&self) -> Intake<'_> {
         Intake {
             domain: self.inner.domain.as_deref(),
@@ -206,9 +208,9 @@ impl Dispatcher {
         answer.unwrap_or_else(|| Err(Error::Stopped("it gave no answer".into())))
     }
 
-    /// Accepts many mails together, with one sync for each half a mebibyte of them: each is
-    /// accepted or not for itself, and has its own result, in order. What finds the queue full
-    /// waits for room, for at most `accept_timeout` in all.
+    /// Accepts many mails together, with one sync per 512 KiB. Each mail is accepted or refused by
+    /// itself and has its own result, in order. Mails for which the queue is full wait for room, for
+    /// at most `accept_timeout` in all.
     pub async fn submit_many(&self, mails: Vec<Mail>) -> Vec<Result<Receipt, Error>> {
         let Inner { engine, accept, .. } = &*self.inner;
         let waited_for = mails.clone();
@@ -221,7 +223,7 @@ impl Dispatcher {
             let Some(first) = full.first() else {
                 return results;
             };
-            // Where there is room for the first of them, there may be for more.
+            // When there is room for the first of them, there may be room for more.
             let room = tokio::select! {
                 room = accept.wait_for_room(engine, &waited_for[*first]) => room,
                 () = &mut time_is_up => return results,
@@ -266,7 +268,7 @@ impl Dispatcher {
                 tracing::warn!(
                     mail.id = %mail.id(),
                     error = %failure,
-                    "the spool takes nothing; sending at once instead"
+                    "the spool accepts nothing; the mail is sent directly instead"
                 );
                 *result = direct.submit(engine, mail).await;
             }
@@ -275,15 +277,15 @@ impl Dispatcher {
         results
     }
 
-    /// What mail is made from: `postrider.templates().mail("welcome", &data, Some("de"))?` is a
-    /// mail that lacks its addresses only. All handles share what is in force.
+    /// The templates: `postrider.templates().mail("welcome", &data, Some("de"))?` returns a mail
+    /// that lacks only its addresses. All handles share them.
     #[cfg(feature = "templates")]
     pub fn templates(&self) -> &crate::content::Templates {
         &self.inner.engine.templates
     }
 
-    /// Whoever uses keys for something else again and again, as somebody does who tries them, is
-    /// answered late.
+    /// Delays the answer to a submitter that reuses idempotency keys for other content again and
+    /// again: it may be guessing the keys of others.
     async fn slow_down(&self, results: &[Result<Receipt, Error>]) {
         let reused = |result: &&Result<Receipt, Error>| matches!(result, Err(Error::KeyReused(_)));
         let conflicts = results.iter().filter(reused).count();
@@ -303,27 +305,27 @@ impl Dispatcher {
             tracing::warn!(
                 who = ?who,
                 ?pause,
-                "uses idempotency keys for other content again and again; answered late"
+                "reuses idempotency keys for other content again and again; its answers are delayed"
             );
             tokio::time::sleep(pause).await;
         }
     }
 
-    /// What each of those who submit mail may do, from now on; whoever is not among them is bound
-    /// by [`Quota::default`](crate::policy::Quota::default) alone. Where there are several, none
-    /// may have more than four fifths of `max_pending` pending, unless its quota says so.
+    /// Sets how much each submitter may submit, from now on. Submitters that are not listed have
+    /// [`Quota::default`](crate::policy::Quota::default). If there are several submitters, none may
+    /// have more than four fifths of `max_pending` pending, unless its quota says so.
     pub fn set_quotas(&self, quotas: impl IntoIterator<Item = (Submitter, Quota)>) {
         self.inner.engine.accounts.replace(quotas);
     }
 
-    /// Where its "now" comes from.
+    /// The clock that this dispatcher uses.
     #[cfg(any(feature = "server", feature = "notify"))]
     pub(crate) fn clock(&self) -> &Clock {
         &self.inner.engine.clock
     }
 
-    /// Sends past the queue: one synchronous attempt at each relay of the route that is not paused,
-    /// in turn, until one answers. Nothing is kept.
+    /// Sends without the queue: one synchronous attempt at each relay of the route that is not
+    /// paused, in turn, until one answers. Nothing is stored.
     ///
     /// # Errors
     /// [`Error::Mail`], [`Error::NoRoute`] or [`Error::Stopped`]. What the relay said is in the

@@ -1,5 +1,5 @@
-//! Recording what was learned of deliveries: the one place where an outcome becomes a change on
-//! disk, and is told once it is there.
+//! Recording outcomes: the one place where the outcome of an attempt becomes a change on disk. Once
+//! it is there, it is announced.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -12,13 +12,13 @@ use crate::delivery::{DeadReason, Delivery, Fault, Outcome, Rules, Settled, Stag
 use crate::mail::{MailId, Timestamp};
 use crate::spool::{Lease, Manifest, SettleResult, SpoolError};
 
-/// Over which relay a sender tried, and how its connection was secured.
-pub(super) struct Way<'a> {
+/// The relay of an attempt, and how the connection to it was secured.
+pub(super) struct RelayPath<'a> {
     pub relay: &'a str,
     pub tls: Option<&'a TlsUse>,
 }
 
-/// What a sender learned about one delivery.
+/// The outcome of a sender's attempt at one delivery.
 pub(super) struct AttemptResult {
     pub lease: Lease,
     pub delivery: Delivery,
@@ -26,23 +26,22 @@ pub(super) struct AttemptResult {
     pub fault: Fault,
 }
 
-/// One delivery as it is to be recorded.
+/// A delivery's new state, to be recorded.
 struct DeliveryChange {
     lease: Lease,
     delivery: Delivery,
-    /// Whether it comes of a try.
+    /// Whether an attempt led to it.
     tried: bool,
 }
 
 impl Engine {
-    /// Records what was learned of one mail's deliveries, and tells everybody once it is on disk.
-    /// The order of calls is the order of records; the wait for the disk goes on by itself. A
-    /// delivery about which nothing was learned goes back.
+    /// Records the outcomes of one mail's deliveries, in the order of the calls, and announces them
+    /// once they are on disk. Does not wait for the disk; `done` is dropped when it has answered.
     ///
-    /// `done` is dropped when the disk has answered.
+    /// A delivery about which nothing was learned returns to the queue: its lease is dropped.
     pub(super) fn record(
         self: &Arc<Self>,
-        way: Way<'_>,
+        path: RelayPath<'_>,
         manifest: &Arc<Manifest>,
         results: Vec<AttemptResult>,
         done: impl Send + 'static,
@@ -51,8 +50,8 @@ impl Engine {
         let retry_after = |tries, counted| self.retry.delay(tries, counted, chance);
         let rules = Rules {
             now: self.clock.now(),
-            relay: way.relay,
-            tls: way.tls,
+            relay: path.relay,
+            tls: path.tls,
             expires_at: manifest.expires_at,
             guarantee: manifest.guarantee,
             retry_after: &retry_after,
@@ -66,7 +65,7 @@ impl Engine {
             fault,
         } in results
         {
-            self.metrics.attempt(way.relay, outcome.class());
+            self.metrics.attempt(path.relay, outcome.class());
             if let Settled::Changed(next) = delivery.settle(&outcome, fault, &rules) {
                 changes.push(DeliveryChange {
                     lease,
@@ -79,7 +78,7 @@ impl Engine {
         self.commit(manifest, changes, done);
     }
 
-    /// Records deliveries as they now are, without a try.
+    /// Records deliveries that have changed without an attempt.
     pub(super) fn record_unsent(
         self: &Arc<Self>,
         manifest: &Arc<Manifest>,
@@ -93,7 +92,7 @@ impl Engine {
         self.commit(manifest, changes.collect(), ());
     }
 
-    /// Ends what has expired and was claimed, and nobody has begun.
+    /// Ends claimed mail that has expired before a sender began it.
     pub(super) fn end_expired(self: &Arc<Self>, now: Timestamp) {
         let reason = DeadReason::Expired;
         self.end_unbegun(
@@ -102,12 +101,12 @@ impl Engine {
         );
     }
 
-    /// Ends a mail that a user wants back as far as it was claimed and nobody has begun it.
+    /// Cancels the deliveries of a mail that are claimed and that no sender has begun.
     pub(super) fn end_recalled(self: &Arc<Self>, mail: MailId, now: Timestamp) {
         self.end_unbegun(self.stocks.take_mail(mail), Stage::Cancelled { at: now });
     }
 
-    /// Records this of claimed mail that is not sent.
+    /// Records this final stage for claimed mail that no sender has begun.
     pub(super) fn end_unbegun(self: &Arc<Self>, claimed: Vec<ClaimedMail>, stage: Stage) {
         for mail in claimed {
             let claim = mail.into_claim();
@@ -126,7 +125,7 @@ impl Engine {
         done: impl Send + 'static,
     ) {
         if changes.is_empty() {
-            // All that it had went back, to whoever waits for it.
+            // All its deliveries returned to the queue unchanged.
             self.waiters.notify(manifest.id);
             return;
         }
@@ -141,8 +140,8 @@ impl Engine {
         let recording = self.recordings.begin(manifest.id);
         let (engine, manifest, under_way) = (Arc::clone(self), Arc::clone(manifest), self.begin());
         tokio::spawn(async move {
-            // However this ends, whoever waits for the mail looks again then.
-            let told = engine.waiters.tell_at_end(manifest.id);
+            // However this task ends, callers that wait for the mail look at it again then.
+            let notifies = engine.waiters.notify_at_end(manifest.id);
             let settling = AssertUnwindSafe(async { engine.spool.settle(settled).await });
             let settled = settling.catch_unwind().await;
             match settled.unwrap_or_else(|_| Err(SpoolError::panicked())) {
@@ -165,7 +164,7 @@ impl Engine {
             }
 
             drop(recording);
-            drop(told);
+            drop(notifies);
             drop(under_way);
             engine.progress.notify_waiters();
             drop(done);

@@ -1,9 +1,9 @@
-//! The router actor: owns one lane a relay. When a lane has room it claims due mail for it, and
-//! hands it to senders.
+//! The router actor: owns one lane per relay. When a lane has room, the router claims due mail for
+//! it and calls the lane's senders.
 //!
-//! A claim may read the disk, so it is made off the actor's turn and comes back as a message; at
-//! most one is under way for a lane. A router that is created anew knows nothing and needs nothing:
-//! senders say that they are free when it says hello.
+//! A claim may read the disk, so it is made outside the actor's turn and comes back as a message; at
+//! most one is under way per lane. A restarted router needs no state: the supervisor introduces it
+//! to the senders (`sender::Msg::Hello`), and they report which of them are free.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -27,15 +27,15 @@ use crate::spool::SpoolError;
 pub(super) enum Msg {
     /// Something may be due.
     Wake,
-    /// A timer of this lane has run out.
+    /// The timer of this lane has fired.
     WakeLane(Arc<str>),
-    /// Look at this lane.
+    /// Claim mail for this lane, if it needs any.
     Fill(Arc<str>),
-    /// An idle sender of this lane may look at what is reserved for others.
-    LookAgain(Arc<str>),
-    /// A claim came back.
+    /// An idle sender of this lane may now take mail that is reserved for another.
+    Recheck(Arc<str>),
+    /// The result of a claim.
     Claimed(Arc<str>, Result<Vec<ClaimedMail>, SpoolError>, InFlight),
-    /// A sender is free, and says what its last batch taught.
+    /// A sender is free; with the report of its last turn.
     Free {
         sender: SenderId,
         relay: Arc<str>,
@@ -44,7 +44,7 @@ pub(super) enum Msg {
     },
     /// A sender has ended.
     Gone { sender: SenderId, relay: Arc<str> },
-    /// Stop or go on sending over a relay; answers whether there is such a relay.
+    /// Pause or resume a relay; answers whether there is such a relay.
     Pause {
         relay: String,
         paused: bool,
@@ -52,7 +52,7 @@ pub(super) enum Msg {
     },
     /// The relays, now.
     Relays(RpcReplyPort<Vec<RelayStatus>>),
-    /// New relays, routes and weights, and the first of the senders that work by them.
+    /// New relays, routes and weights, and the id of the first sender that works with them.
     Configure(Arc<Topology>, SenderId),
     /// Panic, for tests of what holds then.
     #[cfg(any(test, feature = "testing"))]
@@ -69,7 +69,7 @@ pub(super) struct State {
     engine: Arc<Engine>,
     topology: Arc<Topology>,
     first_sender: SenderId,
-    /// One a relay, in the topology's order.
+    /// One per relay, in the topology's order.
     lanes: Vec<Lane>,
     /// Which lanes may take a route's mail now.
     takers: HashMap<Route, Vec<usize>>,
@@ -111,14 +111,14 @@ impl Actor for Router {
             Msg::Wake => state.fill_due(&myself),
             Msg::WakeLane(relay) => {
                 if let Some(lane) = state.lane(&relay) {
-                    lane.alarm_rang();
+                    lane.alarm_fired();
                 }
                 state.fill_named(&myself, &relay);
             }
             Msg::Fill(relay) => state.fill_named(&myself, &relay),
-            Msg::LookAgain(relay) => {
+            Msg::Recheck(relay) => {
                 if let Some(lane) = state.lane(&relay) {
-                    lane.looked_again();
+                    lane.recheck();
                 }
                 state.fill_named(&myself, &relay);
             }
@@ -170,7 +170,7 @@ impl State {
             self.lanes.push(lane);
         }
 
-        // Relays that are no more.
+        // What is left are the lanes of relays that were removed.
         known.values_mut().for_each(Lane::clear_stock);
         self.topology = topology;
         self.first_sender = first_sender;
@@ -182,30 +182,32 @@ impl State {
         self.lanes.get_mut(at)
     }
 
-    /// Says to each lane from which routes it may take mail: those on which every relay before it
-    /// is down or paused. Mail of routes that are no more goes as the fallback's does. To be done
-    /// whenever a relay goes up or down, is paused or resumed.
+    /// Tells each lane from which routes it may take mail: those on which every earlier relay is
+    /// down or paused. Mail of routes that were removed goes where the fallback route's mail goes.
+    /// To be called whenever a relay goes up or down, is paused or resumed.
     fn open_routes(&mut self) {
         let monotonic = self.engine.clock.monotonic();
         let is_open = |lane: &Lane| lane.is_up(monotonic) && !self.engine.is_paused(&lane.relay);
         let open: Vec<bool> = self.lanes.iter().map(is_open).collect();
-        let of = |route: &Route| self.topology.takers(route, &open);
-        let known = self.topology.routes.iter();
-        let mut takers: HashMap<Route, Vec<usize>> =
-            known.map(|route| (route.clone(), of(route))).collect();
 
-        let fallback = of(&self.topology.fallback);
+        // By route, which lanes may take its mail.
+        let takers_of = |route: &Route| self.topology.takers(route, &open);
+        let known = self.topology.routes.iter();
+        let mut takers: HashMap<Route, Vec<usize>> = known
+            .map(|route| (route.clone(), takers_of(route)))
+            .collect();
+        let fallback = takers_of(&self.topology.fallback);
         for route in &self.topology.former_routes {
             takers.insert(route.clone(), fallback.clone());
         }
 
+        // The same by lane.
         let mut routes = vec![Vec::new(); self.lanes.len()];
         let all = self
             .topology
             .routes
             .iter()
             .chain(&self.topology.former_routes);
-
         for route in all {
             takers[route]
                 .iter()
@@ -245,11 +247,11 @@ impl State {
     }
 
     fn fill(&mut self, myself: &ActorRef<Msg>, at: usize) {
-        // Counted first and asked second: a shutdown says so first and counts second, so that one
-        // of the two sees the other.
+        // Counted before it asks whether a shutdown has begun. A shutdown does these in the opposite
+        // order, so that one of the two always sees the other.
         let under_way = self.engine.begin();
 
-        // Should a failure of the spool pass: the scheduler wakes us now and then.
+        // When a failure of the spool has passed, the scheduler wakes the router again.
         if !self.engine.is_sending() {
             return;
         }
@@ -263,22 +265,22 @@ impl State {
         let lane = &mut self.lanes[at];
         let relay = Arc::clone(&lane.relay);
         lane.call_senders(monotonic, &under_way);
-        if let Some(span) = lane.look_again_in() {
+        if let Some(span) = lane.recheck_in() {
             let (relay, router) = (Arc::clone(&relay), myself.clone());
             tokio::spawn(async move {
                 tokio::time::sleep(span).await;
-                let _ = router.cast(Msg::LookAgain(relay));
+                let _ = router.cast(Msg::Recheck(relay));
             });
         }
 
         match lane.plan(pending, now, monotonic) {
             Plan::Rest => {}
             Plan::RestFor(span) => self.wake_after(myself, relay, span),
-            Plan::Claim(want) => {
+            Plan::Claim(request) => {
                 let (engine, router) = (Arc::clone(&self.engine), myself.clone());
                 tokio::spawn(async move {
                     // A spool that panics must not leave the lane waiting for its answer.
-                    let claims = AssertUnwindSafe(engine.spool.claim(want))
+                    let claims = AssertUnwindSafe(engine.spool.claim(request))
                         .catch_unwind()
                         .await;
                     let claims = claims.unwrap_or_else(|_| Err(SpoolError::panicked()));
@@ -286,10 +288,10 @@ impl State {
                         let claimed = |claim| ClaimedMail::new(claim, &engine.waiters);
                         let claims = claims
                             .into_iter()
-                            .flat_map(|claim| engine.taken_apart(claim));
+                            .flat_map(|claim| engine.split_list_claim(claim));
                         claims.map(claimed).collect()
                     });
-                    // If the router is gone the claims are dropped here, and so go back.
+                    // If the router has ended, the claims are dropped here and their leases with them.
                     let _ = router.cast(Msg::Claimed(relay, claims, under_way));
                 });
             }
@@ -317,7 +319,7 @@ impl State {
         };
 
         let monotonic = self.engine.clock.monotonic();
-        // What came too late goes back.
+        // A claim that comes too late is dropped, which returns its mail.
         if !self.engine.is_sending() || self.engine.is_paused(relay) {
             claims.clear();
         }
@@ -334,8 +336,8 @@ impl State {
         }
     }
 
-    /// The lane looks again in a while: one timer a failure, and the next failure is not before
-    /// that.
+    /// Sets timers after which the lane tries again. There is one claim at a time, and the next one
+    /// is not before such a timer, so that they do not add up.
     fn claim_failed(&mut self, myself: &ActorRef<Msg>, relay: &Arc<str>, error: &SpoolError) {
         tracing::error!(%relay, %error, "no mail can be claimed");
         let Some(lane) = self.lane(relay) else { return };
@@ -357,8 +359,7 @@ impl State {
         report: TurnReport,
     ) {
         if sender < self.first_sender {
-            // It is retired: it gets no more, and what it learned is of a relay as it was
-            // configured before.
+            // A retired sender gets no more mail, and its report is about the old configuration.
             return;
         }
 
@@ -370,9 +371,9 @@ impl State {
         lane.add_free(sender, actor);
         lane.give_back(report.unsent);
 
-        let mut turned = false;
+        let mut went_up_or_down = false;
         if report.answered && lane.breaker.succeeded() {
-            turned = true;
+            went_up_or_down = true;
             lane.end_probing();
             lane.down_since = None;
             engine.is_up(relay);
@@ -381,10 +382,10 @@ impl State {
         }
 
         if let Some(reason) = report.failed {
-            // What it failed over goes back to the head of its queue, and so does all behind it.
+            // All mail of the stock returns to the head of its queue, as the failed mail does.
             lane.clear_stock();
             if lane.breaker.failed(monotonic, chance) {
-                turned = true;
+                went_up_or_down = true;
                 lane.down_since = Some(now);
                 tracing::warn!(
                     %relay,
@@ -402,8 +403,8 @@ impl State {
             lane.last_failure = Some(reason);
         }
 
-        if turned {
-            // Which lane may take a route's mail has changed.
+        if went_up_or_down {
+            // Another lane may take a route's mail now.
             self.open_routes();
             self.fill_all(myself);
         } else {
@@ -414,7 +415,7 @@ impl State {
     fn gone(&mut self, myself: &ActorRef<Msg>, relay: &str, sender: SenderId) {
         if let Some(lane) = self.lane(relay) {
             lane.remove(sender);
-            // What it was given and did not take up may wait for another.
+            // Mail that the sender was called for may be waiting for another one.
             self.fill_named(myself, relay);
         }
     }

@@ -1,6 +1,6 @@
-//! The scheduler actor: sleeps until something falls due, or the spool says that something may
-//! have, and wakes the router. It also has the spool sweep: expire what is due, delete what
-//! was kept long enough.
+//! The scheduler actor: sleeps until something is due, or the spool notifies it of a change, and
+//! wakes the router. It also has the spool swept: expired mail is ended, and mail that was kept long
+//! enough is deleted.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::observe::DeliveryResult;
 use crate::spool::SpoolError;
 
 pub(super) enum Msg {
-    /// The router to wake, now and from now on.
+    /// There is a new router: wake it now, and from now on.
     Router(ActorRef<router::Msg>),
     /// Time is up, or something has changed.
     Tick,
@@ -41,7 +41,7 @@ pub(super) struct State {
     waiting: AbortHandle,
     /// Whether a sweep is under way.
     sweeping: bool,
-    /// What other nodes were told, as far as it was obeyed here.
+    /// The orders to all nodes that this one has carried out.
     obeyed: AppliedOrders,
 }
 
@@ -58,7 +58,7 @@ impl Actor for Scheduler {
         args: Args,
     ) -> Result<State, ActorProcessingErr> {
         let Args { engine, router } = args;
-        // The first tick comes at once: it is what sends again what a restart put back.
+        // The first tick comes at once: after a restart, mail may be due already.
         let waiting = wait(&engine, Timestamp::from_millis(0), myself);
         Ok(State {
             engine,
@@ -93,7 +93,7 @@ impl Actor for Scheduler {
     }
 }
 
-/// However the scheduler ends, nobody waits in its place: who waits holds the spool.
+/// Ends the waiting task with the scheduler: it holds the spool, which could not be opened again.
 impl Drop for State {
     fn drop(&mut self) {
         self.waiting.abort();
@@ -103,7 +103,7 @@ impl Drop for State {
 impl State {
     fn tick(&mut self, myself: ActorRef<Msg>) {
         self.obeyed.obey(&self.engine, &self.router);
-        // A router that is gone is followed by one that is told to us.
+        // If the router has ended, the supervisor introduces its successor (`Msg::Router`).
         let _ = self.router.cast(router::Msg::Wake);
 
         let now = self.engine.clock.now();
@@ -131,7 +131,7 @@ fn wait(engine: &Arc<Engine>, next: Timestamp, scheduler: ActorRef<Msg>) -> Abor
             () = engine.clock.sleep_until(next) => {}
         }
         if scheduler.cast(Msg::Tick).is_err() {
-            // This scheduler is gone: what was noticed here is for the next one.
+            // This scheduler has ended: the notification is passed on to the next one.
             engine.spool.changed().notify_one();
         }
     });
@@ -142,7 +142,7 @@ async fn sweep(engine: &Arc<Engine>) {
     let now = engine.clock.now();
     engine.end_expired(now);
     loop {
-        // A sweep that panics must not be the last one.
+        // After a panic there must be further sweeps: it is treated as an error.
         let swept = AssertUnwindSafe(engine.spool.sweep(now))
             .catch_unwind()
             .await;
@@ -167,8 +167,7 @@ async fn sweep(engine: &Arc<Engine>) {
             }
             Err(error) => {
                 tracing::error!(%error, "the spool could not be swept");
-                // Asked again at the next tick; not at once, or a broken disk would keep a core
-                // busy.
+                // The next tick tries again. Not at once, or a broken disk would keep a core busy.
                 tokio::time::sleep(std::time::Duration::from_secs(1)).await;
                 return;
             }

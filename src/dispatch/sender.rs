@@ -16,7 +16,7 @@ use tracing::{Instrument, Span, debug_span};
 use super::delivering::RecipientResult;
 use super::engine::{Engine, InFlight};
 use super::learning::{describe, speaks_for_the_relay};
-use super::recording::{AttemptResult, Way};
+use super::recording::{AttemptResult, RelayPath};
 use super::relay_memory::{ConnectionCount, RelayMemory};
 use super::router;
 use super::stock::{ClaimedMail, Stock};
@@ -25,15 +25,15 @@ use crate::mail::{Guarantee, MailId};
 use crate::spool::{Claim, SpoolError};
 use crate::transport::{Connection, Recall, Transaction, Transport};
 
-/// How many outcomes of one sender may be on their way to the disk.
+/// The most outcomes of one sender that may wait to be written to disk.
 const UNRECORDED: usize = 64;
-/// After so many mails a sender says what it has learned, and hears what else there is.
+/// After this many mails a sender ends its turn: it reports to the router and handles its messages.
 const MAILS_PER_TURN: usize = 32;
-/// How long a sender that finds out whether the relay is up again begins with one mail after the
-/// other.
+/// How long a sender that probes a relay (to find out whether it is up again) goes on to the next
+/// mail after one over which the relay failed.
 const LONGEST_PROBE: Duration = Duration::from_secs(10);
 
-/// Names a sender among all that ever were.
+/// Identifies a sender; never used again within the process.
 pub(super) type SenderId = u64;
 
 pub(super) enum Msg {
@@ -41,7 +41,7 @@ pub(super) enum Msg {
     Hello(ActorRef<router::Msg>),
     /// There is mail in the lane's stock.
     Work(InFlight),
-    /// Time to look whether the connection has been unused for too long.
+    /// Check whether the connection has been idle for too long.
     Idle,
     /// Panic, for tests of what holds then.
     #[cfg(any(test, feature = "testing"))]
@@ -64,56 +64,57 @@ pub(super) struct State {
     transport: Arc<dyn Transport>,
     idle_timeout: Duration,
     pub(super) engine: Arc<Engine>,
-    /// What all senders of this relay know of it.
+    /// What is remembered of this relay, shared by all its senders.
     pub(super) memory: Arc<RelayMemory>,
     stock: Arc<Stock>,
     router: ActorRef<router::Msg>,
     pub(super) connection: Option<OpenConnection>,
     /// How the connection that was used last was secured.
     tls: Option<TlsUse>,
-    /// The mail that was begun on it behind the one before.
+    /// The mail whose commands were pipelined on it behind the mail before.
     pub(super) begun: Option<MailId>,
     unrecorded: Arc<Semaphore>,
-    /// The last mails over which the relay broke off before it answered MAIL, and how often.
-    pub(super) turned_away: VecDeque<(MailId, u32)>,
-    /// Whether a look at the connection's idleness is planned.
-    watched: bool,
+    /// The last mails over which the relay hung up before it answered MAIL, and how often it did.
+    pub(super) hang_ups: VecDeque<(MailId, u32)>,
+    /// Whether a [`Msg::Idle`] is scheduled.
+    idle_check_scheduled: bool,
 }
 
 /// An open connection.
 pub(super) struct OpenConnection {
     pub connection: Box<dyn Connection>,
-    /// How many mails were put to it before: with any, the relay may have closed it meanwhile.
+    /// How many mails were sent over it before: after any, the relay may have closed it meanwhile.
     pub carried: u32,
     pub last_used: Instant,
-    /// It is counted while it is open.
+    /// Counts this connection as open until it is dropped.
     pub _counted: ConnectionCount,
-    /// What is logged while it is used is told to be of it.
+    /// Everything that is logged while the connection is in use belongs to this span.
     pub span: Span,
 }
 
-/// What a transport that panicked left behind.
+/// The payload of a panic in a transport.
 pub(super) type Panic = Box<dyn std::any::Any + Send>;
 
-/// What a turn taught about the relay.
+/// What a turn has shown about the relay.
 #[derive(Debug, Default)]
 pub(super) struct TurnReport {
-    /// It answered about a mail.
+    /// The relay answered about a mail.
     pub answered: bool,
-    /// It failed, after that.
+    /// Why the relay failed at the end of the turn, if it did.
     pub failed: Option<String>,
-    /// So many mails of the turn were not put to it.
+    /// How many mails of the turn the relay was not asked about.
     pub unsent: usize,
 }
 
 /// How a turn may go on after a mail.
 enum AfterMail {
-    /// With the next one.
+    /// With the next mail.
     Next,
-    /// The relay failed over this mail, and does not have it: another may fare better.
+    /// The relay failed over this mail and does not have it. Another mail may pass, so a probe
+    /// tries the next one.
     FailedOverIt,
-    /// Not at all.
-    Nothing,
+    /// The turn ends here.
+    Stop,
 }
 
 pub(super) struct Sender;
@@ -149,8 +150,8 @@ impl Actor for Sender {
             tls: None,
             begun: None,
             unrecorded,
-            turned_away: VecDeque::new(),
-            watched: false,
+            hang_ups: VecDeque::new(),
+            idle_check_scheduled: false,
         })
     }
 
@@ -181,7 +182,7 @@ impl Actor for Sender {
                 state.watch_idleness(&myself);
             }
             Msg::Idle => {
-                state.watched = false;
+                state.idle_check_scheduled = false;
                 state.close_if_idle().await;
                 state.watch_idleness(&myself);
             }
@@ -212,16 +213,18 @@ impl State {
             actor: myself.clone(),
             report,
         };
-        // A router that is gone is followed by one that says hello.
+        // If the router has ended, its successor sends `Hello`.
         let _ = self.router.cast(free);
     }
 
-    /// Sends mail of the lane's stock until there is none for it, or a turn is over.
+    /// One turn: sends mail from the lane's stock until there is none for this sender, the relay
+    /// fails, or [`MAILS_PER_TURN`] mails are sent.
     async fn work(&mut self) -> TurnReport {
         let mut report = TurnReport::default();
         let mut reserved = None;
         let begun = Instant::now();
         let is_probe = self.stock.is_probed_by(self.id);
+
         for turn in 1..=MAILS_PER_TURN {
             let Some(mail) = self.next_mail(reserved.take()).await else {
                 break;
@@ -234,9 +237,9 @@ impl State {
             let goes_on = match after {
                 AfterMail::Next => true,
                 AfterMail::FailedOverIt => is_probe && begun.elapsed() < LONGEST_PROBE,
-                AfterMail::Nothing => false,
+                AfterMail::Stop => false,
             };
-            // Once it has answered, the relay is up, and everybody may send.
+            // A probe ends with the first answer: the relay is up, and all senders may send.
             if !goes_on || (is_probe && report.answered) {
                 break;
             }
@@ -244,7 +247,7 @@ impl State {
 
         if reserved.is_some() {
             self.stock.unreserve(self.id);
-            self.take_back_what_was_begun().await;
+            self.abandon_pipelined().await;
         }
 
         report
@@ -256,9 +259,9 @@ impl State {
             if let Some(mail) = self.stock.resume(self.id) {
                 return Some(mail);
             }
-            // It went back, or another sender has it.
+            // It was returned to the spool, or another sender has it.
             if self.begun == Some(reserved) {
-                self.take_back_what_was_begun().await;
+                self.abandon_pipelined().await;
             }
         }
 
@@ -269,8 +272,8 @@ impl State {
         taken.mail
     }
 
-    /// Sends one mail, unless it is not to be sent any more. Returns how to go on; `reserved` is the
-    /// next one, where it was reserved.
+    /// Sends one mail, unless it must not be sent any more, and records the outcomes. Returns how to
+    /// go on. If the next mail was reserved for this sender, `reserved` is set to it.
     async fn send(
         &mut self,
         mail: ClaimedMail,
@@ -278,33 +281,28 @@ impl State {
         reserved: &mut Option<MailId>,
         report: &mut TurnReport,
     ) -> AfterMail {
-        // However this ends, whoever waits for the mail looks again then.
-        let _told = self.engine.waiters.tell_at_end(mail.manifest.id);
+        // However this function ends, callers that wait for the mail look at it again then.
+        let _notifies = self.engine.waiters.notify_at_end(mail.manifest.id);
         report.unsent += 1;
+
         if !self.engine.may_begin(&self.relay) {
-            // It goes back, and all that nobody has begun with it.
+            // This mail returns to the spool, together with all that no sender has begun.
             drop(mail);
             self.stock.clear();
-            self.take_back_what_was_begun().await;
-            return AfterMail::Nothing;
+            self.abandon_pipelined().await;
+            return AfterMail::Stop;
         }
-
-        let is_ours = |claim: &Claim| {
-            let mut leases = claim.deliveries.iter();
-            leases.all(|(lease, _)| self.engine.spool.holds(&lease.token()))
-        };
-
-        if !is_ours(&mail) {
-            // Another node has it by now.
+        if !self.holds_leases(&mail) {
+            // Another node has taken the mail over.
             drop(mail);
-            self.take_back_what_was_begun().await;
+            self.abandon_pipelined().await;
             return AfterMail::Next;
         }
-
         let Some(mut claim) = self.eligible(mail.into_claim()).await else {
             return AfterMail::Next;
         };
 
+        // The next mail is reserved now, so that its commands can be sent with the end of this one.
         let transaction = self.transaction(&claim);
         let next = match is_last {
             true => None,
@@ -319,56 +317,76 @@ impl State {
                 match self.send_once(&mut claim, &transaction, next).await {
                     Some(sent) => sent,
                     None => {
-                        // It goes back.
-                        self.take_back_what_was_begun().await;
+                        // The mail was not sent; its leases are dropped with the claim.
+                        self.abandon_pipelined().await;
                         return AfterMail::Next;
                     }
                 }
             }
         };
 
-        let judged = match sent {
-            Ok(judged) => judged,
+        let results = match sent {
+            Ok(results) => results,
             Err(panic) => {
                 let crashed = RecipientResult {
                     outcome: Outcome::Crashed,
                     fault: Fault::Mail,
                 };
-                let judged = vec![crashed; claim.deliveries.len()];
-                self.record(claim, judged).await;
+                let results = vec![crashed; claim.deliveries.len()];
+                self.record(claim, results).await;
                 std::panic::resume_unwind(panic);
             }
         };
 
-        let judged = self.learn(&transaction, judged);
-        report.answered |= judged.iter().any(|one| speaks_for_the_relay(one.fault));
-        let was_put = judged
-            .iter()
-            .any(|one| !matches!(one.outcome, Outcome::Unavailable(..)));
-        report.unsent -= usize::from(was_put);
-        let mail = transaction.mail;
-        let failure = judged.iter().find(|one| match one.fault {
-            Fault::Relay => true,
-            Fault::InDoubt => !self.memory.ends_over(mail),
-            _ => false,
-        });
-        let after = match failure {
-            None => AfterMail::Next,
-            Some(one) if is_over_mail(&one.outcome) => AfterMail::FailedOverIt,
-            Some(_) => AfterMail::Nothing,
-        };
-        report.failed = failure.map(|one| describe(&one.outcome));
-        self.record(claim, judged).await;
+        let results = self.learn(&transaction, results);
+        let after = self.assess(transaction.mail, &results, report);
+        self.record(claim, results).await;
+
         if report.failed.is_some() {
-            // It may be this session, or this address: the next one is another.
+            // This session or this address may be the cause: the next mail gets a new connection.
             self.close_connection().await;
         }
         after
     }
 
-    /// A mail may have been begun together with the one before: only closing the connection takes
-    /// that back.
-    pub(super) async fn take_back_what_was_begun(&mut self) {
+    /// Whether this node still holds the leases of all deliveries of a claim.
+    fn holds_leases(&self, claim: &Claim) -> bool {
+        let mut leases = claim.deliveries.iter();
+        leases.all(|(lease, _)| self.engine.spool.holds(&lease.token()))
+    }
+
+    /// Adds to the turn's report what a mail's results say about the relay, and decides how to go
+    /// on.
+    fn assess(
+        &self,
+        mail: MailId,
+        results: &[RecipientResult],
+        report: &mut TurnReport,
+    ) -> AfterMail {
+        report.answered |= results.iter().any(|one| speaks_for_the_relay(one.fault));
+
+        let was_asked = results
+            .iter()
+            .any(|one| !matches!(one.outcome, Outcome::Unavailable(..)));
+        report.unsent -= usize::from(was_asked);
+
+        let failure = results.iter().find(|one| match one.fault {
+            Fault::Relay => true,
+            Fault::InDoubt => !self.memory.ends_over(mail),
+            _ => false,
+        });
+        report.failed = failure.map(|one| describe(&one.outcome));
+
+        match failure {
+            None => AfterMail::Next,
+            Some(one) if is_over_mail(&one.outcome) => AfterMail::FailedOverIt,
+            Some(_) => AfterMail::Stop,
+        }
+    }
+
+    /// Takes back commands that may have been pipelined for a mail that is not sent now. Only
+    /// closing the connection does that.
+    pub(super) async fn abandon_pipelined(&mut self) {
         self.close_connection().await;
     }
 
@@ -379,8 +397,8 @@ impl State {
         }
     }
 
-    /// Opens a connection, unless one is open that can be used. A transport that panics here ends
-    /// the sender and is held against no mail: it goes back as it was.
+    /// Opens a connection, unless a usable one is open. If the transport panics here, the sender
+    /// ends, and the mail returns to the queue unchanged: no crash is counted against it.
     pub(super) async fn connect(&mut self) -> Result<(), Outcome> {
         if self
             .connection
@@ -392,7 +410,7 @@ impl State {
 
         self.connection = None;
         self.tls = None;
-        // It outlives the batch it is opened for.
+        // Without a parent: the connection outlives the batch for which it is opened.
         let span = debug_span!(parent: None, "connection", relay = %self.relay, sender = self.id);
         let connecting = self.transport.connect().instrument(span.clone());
         let connection = connecting.await?;
@@ -409,8 +427,8 @@ impl State {
         Ok(())
     }
 
-    /// Sends a mail that must not be sent twice: that it may have been sent is on disk before it
-    /// can be. `None` where it could not be brought there, and the mail is not sent.
+    /// Sends a mail that must not be sent twice: before it is sent, a mark on disk says that it may
+    /// have been. Returns `None` if the mark could not be written; the mail is not sent then.
     async fn send_once(
         &mut self,
         claim: &mut Claim,
@@ -418,21 +436,25 @@ impl State {
         next: Option<&Transaction>,
     ) -> Option<Result<Vec<RecipientResult>, Panic>> {
         if let Err(outcome) = self.connect().await {
-            let fault = Fault::Relay;
-            return Some(Ok(vec![
-                RecipientResult { outcome, fault };
-                mail.recipients.len()
-            ]));
+            let unreachable = RecipientResult {
+                outcome,
+                fault: Fault::Relay,
+            };
+            return Some(Ok(vec![unreachable; mail.recipients.len()]));
         }
 
         let leases = claim.deliveries.iter();
         let tokens = leases.map(|(lease, _)| lease.token()).collect();
         match self.engine.spool.mark(tokens).await {
             Ok(()) => {}
-            // Somebody else has it.
+            // Another sender or node has the mail.
             Err(SpoolError::StaleLease) => return None,
             Err(error) => {
-                tracing::error!(mail.id = %mail.mail, %error, "what is to be sent once could not be marked");
+                tracing::error!(
+                    mail.id = %mail.mail,
+                    %error,
+                    "at-most-once mail could not be marked as being sent; it is not sent now"
+                );
                 self.engine.spool_failed();
                 return None;
             }
@@ -447,23 +469,24 @@ impl State {
         Some(self.deliver(mail, next).await)
     }
 
-    async fn record(&mut self, claim: Claim, judged: Vec<RecipientResult>) {
-        // The semaphore is never closed; a permit that could not be had would only widen the
-        // window.
-        let window = Arc::clone(&self.unrecorded).acquire_owned().await.ok();
-        let results = claim.deliveries.into_iter().zip(judged);
-        let results = results.map(|((lease, delivery), judged)| AttemptResult {
+    /// Has the outcomes written to disk, without waiting for it unless too many are unwritten.
+    async fn record(&mut self, claim: Claim, results: Vec<RecipientResult>) {
+        // The semaphore is never closed; without a permit there would only be one more unwritten.
+        let permit = Arc::clone(&self.unrecorded).acquire_owned().await.ok();
+
+        let attempts = claim.deliveries.into_iter().zip(results);
+        let attempts = attempts.map(|((lease, delivery), result)| AttemptResult {
             lease,
             delivery,
-            outcome: judged.outcome,
-            fault: judged.fault,
+            outcome: result.outcome,
+            fault: result.fault,
         });
-        let way = Way {
+        let path = RelayPath {
             relay: &self.relay,
             tls: self.tls.as_ref(),
         };
         self.engine
-            .record(way, &claim.manifest, results.collect(), window);
+            .record(path, &claim.manifest, attempts.collect(), permit);
     }
 
     fn transaction(&self, claim: &Claim) -> Transaction {
@@ -490,9 +513,9 @@ impl State {
 
     fn watch_idleness(&mut self, myself: &ActorRef<Msg>) {
         if let Some(open) = &self.connection
-            && !self.watched
+            && !self.idle_check_scheduled
         {
-            self.watched = true;
+            self.idle_check_scheduled = true;
             myself.send_after(
                 self.idle_timeout.saturating_sub(open.last_used.elapsed()),
                 || Msg::Idle,
@@ -511,7 +534,7 @@ impl State {
     }
 }
 
-/// Whether the relay was asked about a mail, and does not have it.
+/// Whether the relay was asked to take the mail, and has not taken it.
 fn is_over_mail(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Unavailable(phase, _) | Outcome::Lost(phase, _) => {

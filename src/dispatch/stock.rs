@@ -1,10 +1,10 @@
-//! A lane's stock: mail that was claimed for a relay and that nobody has begun. Its senders take it
-//! mail by mail, so that one that hangs holds up nothing but what it sends; expiry and `cancel`
-//! take from it as well.
+//! A lane's stock: mail that is claimed for a relay and that no sender has begun. The senders take
+//! one mail at a time, so that a sender that hangs delays only the mail that it sends. Expiry and
+//! `cancel` remove mail from the stock as well.
 //!
-//! *Invariant:* what a sender holds is what it sends. The mail whose commands went out behind that
-//! one is reserved for the sender, and anybody may have it who has more use for it: the sender then
-//! closes its connection, which takes the commands back.
+//! *Invariant:* a sender holds only the mail that it is sending. The next mail, whose commands were
+//! pipelined behind that one, is only reserved for it: another sender may take it if the first one
+//! gets no answer. The first one then closes its connection, which takes the commands back.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Deref;
@@ -19,25 +19,26 @@ use super::waiters::{NotifyOnDrop, Waiters};
 use crate::mail::{Guarantee, MailId, Priority, Timestamp};
 use crate::spool::Claim;
 
-/// After this time a mail that is reserved behind one that is not answered may be taken by a sender
-/// that has nothing else to do; closing a connection costs less than that.
+/// After this time a reserved mail may be taken by a sender that has nothing else to do. Waiting
+/// longer would cost more than the connection that has to be closed then.
 const RESERVED_FROM_IDLE: Duration = Duration::from_secs(1);
-/// An idle sender looks at what is reserved no more often than that.
+/// The shortest time after which an idle sender checks the reserved mail again.
 const SHORTEST_LOOK: Duration = Duration::from_millis(50);
-/// After this time it may be taken by any.
+/// After this time a reserved mail may be taken by any sender, before all other mail.
 const RESERVED_FROM_ALL: Duration = Duration::from_secs(5);
 
-/// A claimed mail. However it is dropped, whoever waits for the mail is told when it is free again.
+/// A claimed mail. When it is dropped, callers that wait for the mail are notified after the lease is
+/// free again.
 pub(super) struct ClaimedMail {
-    // Dropped first, and with it the lease.
+    // Fields are dropped in this order: the lease before the notification.
     claim: Claim,
-    _told: NotifyOnDrop,
+    _notifies: NotifyOnDrop,
 }
 
 impl ClaimedMail {
     pub(super) fn new(claim: Claim, waiters: &Arc<Waiters>) -> Self {
         ClaimedMail {
-            _told: waiters.tell_at_end(claim.manifest.id),
+            _notifies: waiters.notify_at_end(claim.manifest.id),
             claim,
         }
     }
@@ -73,7 +74,7 @@ impl Stocks {
         Arc::clone(self.0.write().entry(Arc::clone(relay)).or_default())
     }
 
-    /// Takes a mail out that nobody has begun, wherever it lies.
+    /// Removes a mail that no sender has begun, from whatever stock it is in.
     pub(super) fn take_mail(&self, mail: MailId) -> Vec<ClaimedMail> {
         let stocks = self.0.read();
         let taken = stocks
@@ -82,7 +83,7 @@ impl Stocks {
         taken.collect()
     }
 
-    /// Takes out what has expired and nobody has begun.
+    /// Removes expired mail that no sender has begun.
     pub(super) fn take_expired(&self, now: Timestamp) -> Vec<ClaimedMail> {
         let stocks = self.0.read();
         let expired = stocks
@@ -91,7 +92,7 @@ impl Stocks {
         expired.collect()
     }
 
-    /// Gives everything back.
+    /// Returns all mail to the queue.
     pub(super) fn clear(&self) {
         for stock in self.0.read().values() {
             stock.clear();
@@ -104,39 +105,40 @@ pub(super) struct Stock(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    /// Claimed mail in the order of its turns; what is critical apart, since some senders take
+    /// Claimed mail in the order of its turns. Critical mail is kept apart, since some senders take
     /// nothing else.
     critical: VecDeque<NumberedMail>,
     other: VecDeque<NumberedMail>,
     last_number: u64,
     bytes: usize,
-    /// Of the sender that has begun it behind the mail that it sends.
+    /// The mail whose commands a sender has pipelined behind the one that it is sending.
     reserved: HashMap<SenderId, ReservedMail>,
-    /// Senders that hold mail that is not critical, and how much.
-    at_other: HashMap<SenderId, usize>,
-    /// Senders that were called and have not come yet.
+    /// Senders that hold mail that is not critical, and how many mails each.
+    non_critical: HashMap<SenderId, usize>,
+    /// Senders that were called to work and have not taken a mail yet.
     called: HashSet<SenderId>,
     rules: Rules,
-    /// Senders that nobody has called.
+    /// How many free senders were not called.
     idle: usize,
-    /// It was told that little is left.
-    low_is_told: bool,
-    /// The router has not heard that yet.
+    /// A sender has noticed that little mail is left, and wakes the router for it. Reset when the
+    /// stock is filled.
+    low_reported: bool,
+    /// As above, until the lane has asked for it.
     is_low: bool,
-    /// Mails that went back without having been put to the relay.
+    /// How many mails were returned to the queue before the relay was asked about them.
     unsent: usize,
 }
 
 /// Who may take what.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Rules {
-    /// Earlier senders are retired.
+    /// Senders with a smaller id are retired.
     pub first_sender: SenderId,
-    /// How many senders may be at mail that is not critical.
-    pub most_at_other: usize,
-    /// Only this one takes anything: it finds out whether the relay is up again.
+    /// How many senders may send mail that is not critical.
+    pub max_non_critical: usize,
+    /// If set, only this sender takes mail: it finds out whether the relay is up again.
     pub probing: Option<SenderId>,
-    /// Little is left from this number of mails on down.
+    /// With this number of mails or fewer, the stock is low.
     pub low: usize,
 }
 
@@ -155,13 +157,13 @@ pub(super) struct StockLevel {
     pub mails: usize,
     pub bytes: usize,
     /// How many more senders may begin mail that is not critical.
-    pub room_at_other: usize,
+    pub non_critical_room: usize,
 }
 
-/// What a sender may do now.
+/// What a sender gets when it asks for mail.
 pub(super) struct SenderTurn {
     pub mail: Option<ClaimedMail>,
-    /// The router should look at the lane: there is more to do than senders at it, or little left.
+    /// The router should look at the lane: more senders could work, or the stock is low.
     pub wake_router: bool,
 }
 
@@ -179,7 +181,7 @@ impl Stock {
         for sender in reserved {
             state.unreserve(sender);
         }
-        state.at_other.clear();
+        state.non_critical.clear();
         state.called.clear();
         state.idle = 0;
         state.rules.first_sender = first_sender;
@@ -190,16 +192,16 @@ impl Stock {
     pub(super) fn forget_sender(&self, sender: SenderId) {
         let mut state = self.0.lock();
         state.unreserve(sender);
-        state.at_other.remove(&sender);
+        state.non_critical.remove(&sender);
         state.called.remove(&sender);
     }
 
-    /// Whether this sender finds out whether the relay is up again.
+    /// Whether this sender is the one that finds out whether the relay is up again.
     pub(super) fn is_probed_by(&self, sender: SenderId) -> bool {
         self.0.lock().rules.probing == Some(sender)
     }
 
-    /// Lays in what was claimed.
+    /// Adds claimed mail.
     pub(super) fn put(&self, claimed: Vec<ClaimedMail>) {
         let mut state = self.0.lock();
         for mail in claimed {
@@ -210,7 +212,7 @@ impl Stock {
             queue.push_back(NumberedMail { number, mail });
         }
         if state.len() > state.rules.low {
-            state.low_is_told = false;
+            state.low_reported = false;
         }
     }
 
@@ -219,11 +221,11 @@ impl Stock {
         StockLevel {
             mails: state.len(),
             bytes: state.bytes,
-            room_at_other: state.room_at_other(),
+            non_critical_room: state.non_critical_room(),
         }
     }
 
-    /// How many of so many idle senders have something to take.
+    /// How many of `idle` free senders could take a mail now.
     pub(super) fn wanted(&self, idle: usize) -> usize {
         let mut state = self.0.lock();
         state.idle = idle;
@@ -235,14 +237,14 @@ impl Stock {
             };
             *count += 1;
         }
-        let takeable = critical + other.min(state.room_at_other());
+        let takeable = critical + other.min(state.non_critical_room());
         takeable.saturating_sub(state.called.len()).min(idle)
     }
 
-    /// When an idle sender should look at what is reserved for others.
-    pub(super) fn look_again_in(&self) -> Option<Duration> {
+    /// After what time an idle sender may take mail that is reserved for another, if there is any.
+    pub(super) fn recheck_in(&self) -> Option<Duration> {
         let state = self.0.lock();
-        let has_room = state.room_at_other() > 0;
+        let has_room = state.non_critical_room() > 0;
         let takeable = state
             .reserved
             .values()
@@ -252,7 +254,7 @@ impl Stock {
         Some(left.max(SHORTEST_LOOK))
     }
 
-    /// Whether a sender has found that little is left, since this was last asked.
+    /// Whether the stock has become low since this was last asked.
     pub(super) fn has_become_low(&self) -> bool {
         std::mem::take(&mut self.0.lock().is_low)
     }
@@ -264,7 +266,7 @@ impl Stock {
         state.idle = state.idle.saturating_sub(1);
     }
 
-    /// The next mail for this sender, which has come.
+    /// The next mail for this sender.
     pub(super) fn take(&self, sender: SenderId) -> SenderTurn {
         let mut state = self.0.lock();
         state.called.remove(&sender);
@@ -280,13 +282,15 @@ impl Stock {
         }
     }
 
-    /// Reserves the next mail for a sender, that it may begin it behind the one that it sends; what
-    /// is returned is made of it. Not while another sender is free for it, nor where the
-    /// mail may be sent only once: that is not begun before its turn.
+    /// Reserves the next mail for a sender, which may then pipeline its commands behind the mail
+    /// that it is sending. Returns what `make` makes of the claim.
+    ///
+    /// Nothing is reserved while another sender is free, and no at-most-once mail, whose commands
+    /// must not be sent ahead.
     pub(super) fn reserve<T>(&self, sender: SenderId, make: impl FnOnce(&Claim) -> T) -> Option<T> {
         let mut state = self.0.lock();
         let critical = state.next_queue(sender)?;
-        let idle_could_take = state.idle > 0 && (critical || state.room_at_other() > 0);
+        let idle_could_take = state.idle > 0 && (critical || state.non_critical_room() > 0);
         if idle_could_take || !state.called.is_empty() {
             return None;
         }
@@ -305,33 +309,34 @@ impl Stock {
         Some(made)
     }
 
-    /// The mail that is reserved for this sender; `None` where somebody else has it now.
+    /// The mail that was reserved for this sender; `None` if it is not reserved any more.
     pub(super) fn resume(&self, sender: SenderId) -> Option<ClaimedMail> {
         let mut state = self.0.lock();
         state.reserved.remove(&sender).map(|one| one.mail.mail)
     }
 
-    /// The sender will not send what is reserved for it.
+    /// Puts the mail that is reserved for this sender back into the stock.
     pub(super) fn unreserve(&self, sender: SenderId) {
         self.0.lock().unreserve(sender);
     }
 
-    /// The sender has sent a mail, or given it back.
+    /// The sender does not hold its mail any more.
     pub(super) fn finished(&self, sender: SenderId, was_critical: bool) {
         self.0.lock().release(sender, was_critical);
     }
 
-    /// Gives everything back.
+    /// Returns all mail to the queue.
     pub(super) fn clear(&self) {
         self.remove(|_| true);
     }
 
-    /// How many mails went back since this was last asked, without having been put to the relay.
+    /// How many mails were returned, since this was last asked, before the relay was asked about
+    /// them.
     pub(super) fn take_unsent(&self) -> usize {
         std::mem::take(&mut self.0.lock().unsent)
     }
 
-    /// Takes out what nobody has begun and this chooses.
+    /// Removes the mails that `chosen` selects, reserved ones included.
     fn remove(&self, chosen: impl Fn(&ClaimedMail) -> bool) -> Vec<ClaimedMail> {
         let mut state = self.0.lock();
         let mut removed = Vec::new();
@@ -385,15 +390,18 @@ impl State {
         self.critical.len() + self.other.len()
     }
 
-    fn room_at_other(&self) -> usize {
-        self.rules.most_at_other.saturating_sub(self.at_other.len())
+    fn non_critical_room(&self) -> usize {
+        self.rules
+            .max_non_critical
+            .saturating_sub(self.non_critical.len())
     }
 
-    fn may_take_other(&self, sender: SenderId) -> bool {
-        self.at_other.contains_key(&sender) || self.room_at_other() > 0
+    fn may_take_non_critical(&self, sender: SenderId) -> bool {
+        self.non_critical.contains_key(&sender) || self.non_critical_room() > 0
     }
 
-    /// From which queue this sender takes next: whether from that of critical mail.
+    /// The queue from which this sender takes next: `true` for critical mail, `false` for other,
+    /// `None` if it may take nothing.
     fn next_queue(&self, sender: SenderId) -> Option<bool> {
         let is_barred =
             sender < self.rules.first_sender || self.rules.probing.is_some_and(|one| one != sender);
@@ -403,7 +411,10 @@ impl State {
 
         let critical = self.critical.front().map(|first| first.number);
         let other = self.other.front().map(|first| first.number);
-        match (critical, other.filter(|_| self.may_take_other(sender))) {
+        match (
+            critical,
+            other.filter(|_| self.may_take_non_critical(sender)),
+        ) {
             (Some(critical), Some(other)) => Some(critical < other),
             (Some(_), None) => Some(true),
             (None, Some(_)) => Some(false),
@@ -433,14 +444,14 @@ impl State {
         all.filter(move |(_, one)| now.duration_since(one.since) >= age)
     }
 
-    /// Takes what has been reserved for another so long.
+    /// Takes a mail that has been reserved for another sender for at least `age`.
     fn take_reserved(&mut self, sender: SenderId, age: Duration) -> Option<NumberedMail> {
         if sender < self.rules.first_sender || self.rules.probing.is_some() {
             return None;
         }
         let (owner, _) = self
             .reserved_since(age)
-            .find(|(_, one)| one.mail.mail.is_critical() || self.may_take_other(sender))?;
+            .find(|(_, one)| one.mail.mail.is_critical() || self.may_take_non_critical(sender))?;
 
         let one = self.reserved.remove(&owner)?;
         self.release(owner, one.mail.mail.is_critical());
@@ -458,7 +469,7 @@ impl State {
 
     fn hold(&mut self, sender: SenderId, mail: &ClaimedMail) {
         if !mail.is_critical() {
-            *self.at_other.entry(sender).or_default() += 1;
+            *self.non_critical.entry(sender).or_default() += 1;
         }
     }
 
@@ -466,10 +477,10 @@ impl State {
         if was_critical {
             return;
         }
-        if let Some(count) = self.at_other.get_mut(&sender) {
+        if let Some(count) = self.non_critical.get_mut(&sender) {
             *count -= 1;
             if *count == 0 {
-                self.at_other.remove(&sender);
+                self.non_critical.remove(&sender);
             }
         }
     }
@@ -477,9 +488,9 @@ impl State {
     fn should_wake_router(&mut self) -> bool {
         let others_could_take = self.idle > 0
             && (self.critical.len() > self.called.len()
-                || self.len() > self.called.len() && self.room_at_other() > 0);
-        let is_low = self.len() <= self.rules.low && !self.low_is_told;
-        self.low_is_told |= is_low;
+                || self.len() > self.called.len() && self.non_critical_room() > 0);
+        let is_low = self.len() <= self.rules.low && !self.low_reported;
+        self.low_reported |= is_low;
         self.is_low |= is_low;
         others_could_take || is_low
     }

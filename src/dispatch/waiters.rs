@@ -1,5 +1,5 @@
-//! Who waits for a mail, and is told when something became of it: one of its deliveries was
-//! recorded, or a sender gave it back.
+//! Callers that wait for a mail. They are notified whenever its state may have changed: one of its
+//! deliveries was recorded, or a sender returned it to the queue.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -35,15 +35,15 @@ impl Waiters {
         }
     }
 
-    /// Something becomes of this mail until what is returned is dropped.
-    pub(super) fn tell_at_end(self: &Arc<Self>, mail: MailId) -> NotifyOnDrop {
+    /// Notifies those who wait for this mail when the returned guard is dropped.
+    pub(super) fn notify_at_end(self: &Arc<Self>, mail: MailId) -> NotifyOnDrop {
         NotifyOnDrop {
             waiters: Arc::clone(self),
             mail,
         }
     }
 
-    /// Something became of this mail.
+    /// Notifies those who wait for this mail.
     pub(super) fn notify(&self, mail: MailId) {
         if let Some(waiter) = self.0.lock().get(&mail) {
             waiter.notify.notify_waiters();
@@ -51,7 +51,7 @@ impl Waiters {
     }
 }
 
-/// Tells those who wait for a mail when it is dropped.
+/// Notifies those who wait for a mail when it is dropped.
 pub(super) struct NotifyOnDrop {
     waiters: Arc<Waiters>,
     mail: MailId,
@@ -63,7 +63,7 @@ impl Drop for NotifyOnDrop {
     }
 }
 
-/// Somebody waits for a mail.
+/// Registers a caller that waits for a mail, until it is dropped.
 pub(super) struct WaiterGuard {
     waiters: Arc<Waiters>,
     mail: MailId,

@@ -1,7 +1,7 @@
-//! Callers that wait for a commit, and what they are answered once it is on disk.
+//! The answers to callers that wait for a commit, given once it is on disk.
 //!
-//! *Invariant:* the queues are changed here alone for what comes by groups: after it is on disk,
-//! and before anybody is told.
+//! *Invariant:* what a group changes in the queues in memory is changed here only: after it is on
+//! disk, and before its callers are answered.
 
 use tokio::sync::oneshot;
 
@@ -28,14 +28,14 @@ pub(super) enum CommitAnswer<S> {
     Settled {
         reply: ReplySender<Vec<SettleResult>>,
         results: Vec<SettleResult>,
-        /// Whose leases end, and where those wait that are tried again.
+        /// The deliveries whose leases end, and their new places in a queue, if they have one.
         done: Vec<(LeaseToken, Delivery, Option<QueuePlace>)>,
     },
     Swept(ReplySender<SweepReport>, Result<SweepReport, SpoolError>),
 }
 
 impl<S: Store> CommitAnswer<S> {
-    /// Tells what became of it, with the outcome of its commit. Nobody may be left to hear it.
+    /// Gives the answer, with the outcome of its commit. The caller may have gone away.
     pub(super) fn give(self, shared: &SpoolState<S>, outcome: &Result<(), SpoolError>) {
         match self {
             CommitAnswer::Done(reply, result) => _ = reply.send(outcome.clone().and(result)),

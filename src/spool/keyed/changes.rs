@@ -1,5 +1,5 @@
-//! What is written in one commit. Everything that is handed to the store is gathered here, and
-//! weighed as it comes.
+//! What is written in one commit. Everything that goes to the store is collected here, and its size
+//! added up.
 //!
 //! *Invariant:* no commit is heavier than [`COMMIT_BYTES`]. What may be long is done in steps of
 //! [`STEP_BYTES`].
@@ -23,7 +23,7 @@ use crate::spool::store::{Batch, Store};
 
 /// About the most bytes that one step of something long writes.
 pub(super) const STEP_BYTES: usize = 256 * 1024;
-/// The most bytes that one commit holds. sled writes some times as much, and that must stay well
+/// The most bytes that one commit holds. sled writes several times as much, and that must stay well
 /// below one segment of its log.
 pub(super) const COMMIT_BYTES: usize = 2 * 1024 * 1024;
 /// About how many bytes the queue, the timer and the totals add to a delivery.
@@ -41,12 +41,12 @@ pub(super) struct Changes {
     batch: Batch,
     weight: usize,
     moves: Vec<Move>,
-    /// What is to be looked at, and when: those of one time share a key, because keys are what a
-    /// commit costs.
+    /// The timers that it sets. Those of one time share a key, because the cost of a commit is the
+    /// number of its keys.
     timers: BTreeMap<Timestamp, Vec<Timer>>,
-    /// What happens by it.
+    /// The journal's entries about it.
     told: PendingEntries,
-    /// What was accepted: of whom, on which day, and how many deliveries.
+    /// What was accepted: account, day, and number of deliveries.
     accepted: Vec<(u64, i64, u64)>,
     /// Routes that have had no queue yet.
     new_queues: HashMap<Route, QueueId>,
@@ -77,12 +77,12 @@ impl Changes {
         self.weight
     }
 
-    /// Has the journal tell, in this commit, what it does.
+    /// Adds an entry to the journal, in this commit.
     pub(super) fn tell(&mut self, happened: Happened<'_>) {
         self.weight += self.told.tell(happened);
     }
 
-    /// Has something looked at, at this time; a sweep is due when it comes.
+    /// Sets a timer: at this time a sweep is due.
     pub(super) fn set_timer<S>(&mut self, shared: &SpoolState<S>, at: Timestamp, timer: Timer) {
         self.weight += TIMER_BYTES;
         self.timers.entry(at).or_default().push(timer);
@@ -91,7 +91,7 @@ impl Changes {
             .fetch_min(at.as_millis(), Ordering::Relaxed);
     }
 
-    /// A mail is accepted.
+    /// Counts an accepted mail for its submitter's account.
     pub(super) fn accept(&mut self, manifest: &Manifest) {
         let account = manifest.account();
         if account != 0 {
@@ -101,7 +101,7 @@ impl Changes {
         }
     }
 
-    /// A delivery comes into a queue.
+    /// Adds a delivery to a queue.
     pub(super) fn enqueue<S>(
         &mut self,
         shared: &SpoolState<S>,
@@ -120,7 +120,7 @@ impl Changes {
         });
     }
 
-    /// A delivery leaves the queue that it is in.
+    /// Removes a delivery from its queue.
     pub(super) fn dequeue<S>(
         &mut self,
         shared: &SpoolState<S>,
@@ -154,8 +154,8 @@ impl Changes {
         id
     }
 
-    /// The batch to write, with the counts and the totals as they are after it; from now on they
-    /// are so in memory, too. Beside it what it tells, once it is kept.
+    /// Completes the batch with timers, counts, totals and the journal's record, and updates the
+    /// counts in memory. Returns the batch, and what the journal publishes once it is on disk.
     pub(super) fn seal<S: Store>(
         mut self,
         shared: &SpoolState<S>,
@@ -202,6 +202,7 @@ impl Changes {
         }
 
         drop(backlog);
+
         self.batch
             .push((keys::TOTALS.to_vec(), Some(codec::encode(totals))));
         let told = shared.journal.seal(self.told, &mut self.batch);
@@ -221,7 +222,7 @@ pub(super) fn weight(batch: &[(Vec<u8>, Option<Vec<u8>>)]) -> usize {
         .sum()
 }
 
-/// Changes of deliveries, as many together as one step may write.
+/// Splits changes of deliveries into steps of about [`STEP_BYTES`].
 pub(super) fn in_steps<T>(changes: Vec<T>, weight: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
     let mut steps = vec![Vec::new()];
     let mut weighed = 0;

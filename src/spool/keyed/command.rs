@@ -1,4 +1,4 @@
-//! What the writer is asked to do.
+//! The commands that the writer takes.
 
 use std::sync::Arc;
 
@@ -13,35 +13,35 @@ use crate::mail::{MailId, Timestamp};
 use crate::spool::store::Batch;
 use crate::spool::{LeaseToken, Manifest, PutResult, SettleResult, SpoolError, SweepReport};
 
-/// A change of what is already kept: made alone, with reads of its own.
+/// A change of stored mail, in a transaction of its own that may read as well.
 pub(super) type Operation<S> = Box<dyn FnOnce(&mut WriteTransaction<'_, S>) + Send>;
 
 pub(super) enum Command<S> {
-    /// Written together with others.
+    /// Written together with other commands, as one group.
     Group(GroupCommand<S>),
     Operate(Operation<S>),
-    /// What the clock changes by now.
+    /// Expire and delete what is due by now.
     Sweep(Timestamp, ReplySender<SweepReport>),
-    /// Nothing: answered when all that was asked before is done.
+    /// Does nothing: answered when all earlier commands are done.
     Pass(oneshot::Sender<()>),
     Close(ReplySender<()>),
 }
 
-/// What is written in one commit with what others ask.
+/// A command that is written in one commit with others.
 pub(super) enum GroupCommand<S> {
-    /// Whether a mail would be stored. Asked before a large one is written, so that one which is
-    /// not leaves nothing behind.
+    /// Would this mail be stored? Asked before the parts of a large one are written, so that nothing
+    /// of a duplicate is.
     Judge(Arc<Manifest>, Option<Hash>, ReplySender<PutResult>),
-    /// Part of a large message, before the mail that it belongs to.
+    /// A part of a large message, before the mail that it belongs to.
     Write(Batch, ReplySender<()>),
-    /// The parts that were written of a large message are not wanted, unless another one has stored
-    /// the same mail.
+    /// Remove the parts that were written of a large message, unless the mail was stored by another
+    /// call.
     Forget(MailId),
     Put(
         Vec<Encoded<S>>,
         oneshot::Sender<Vec<Result<PutResult, SpoolError>>>,
     ),
-    /// What happened besides changes of mail, and what readers of the journal keep.
+    /// Events other than changes of mail, and the records of the journal's readers.
     Note(Vec<Event>, Batch, ReplySender<()>),
     Mark(Vec<(LeaseToken, Delivery)>, ReplySender<()>),
     Settle(

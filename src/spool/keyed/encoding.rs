@@ -1,5 +1,5 @@
-//! A mail as the writer takes it: its records encoded by its caller, and those of a large one
-//! written ahead of it.
+//! Encoding a new mail for the writer, on its caller's task. Parts of a large mail are written ahead
+//! of the record that makes it exist.
 
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Weak};
@@ -22,20 +22,20 @@ const LARGE: usize = 256 * 1024;
 /// A mail, encoded by its caller so that the writer has little to do.
 pub(super) struct Encoded<S> {
     pub manifest: Arc<Manifest>,
-    /// Under what its idempotency key lies.
+    /// The hash under which its idempotency key is stored.
     pub key: Option<Hash>,
     pub deliveries: Vec<Delivery>,
     /// What to write besides the queue, the timers and the idempotency key.
     pub batch: Batch,
-    /// Whether its recipients are so many that they are queued after it is stored.
-    pub enters_later: bool,
+    /// Whether it has so many recipients that they are queued only after it is stored.
+    pub queued_later: bool,
     /// The parts of its message that were written before.
     pub ahead: Option<EarlyParts<S>>,
     pub fresh: Option<Arc<CachedMail>>,
 }
 
-/// Parts of a large message that were written before its mail. Unless the mail is stored they are
-/// removed, whoever drops this, a caller that has timed out included.
+/// Parts of a large message that were written before its mail. When this is dropped before the mail
+/// is stored, for instance because the caller has timed out, they are removed.
 pub(super) struct EarlyParts<S> {
     mail: Option<MailId>,
     commands: Weak<Sender<Command<S>>>,
@@ -49,7 +49,7 @@ impl<S> EarlyParts<S> {
         }
     }
 
-    /// Has nothing removed.
+    /// The mail is stored: its parts are not removed.
     pub(super) fn keep(mut self) {
         self.mail = None;
     }
@@ -67,7 +67,7 @@ impl<S> Drop for EarlyParts<S> {
 impl<S> Encoded<S> {
     /// About how many bytes it adds to a group.
     pub(super) fn weight(&self) -> usize {
-        let queued = if self.enters_later {
+        let queued = if self.queued_later {
             1
         } else {
             self.deliveries.len()
@@ -77,9 +77,9 @@ impl<S> Encoded<S> {
 }
 
 impl<S: Store> KeyedSpool<S> {
-    /// A mail as the writer takes it: its records encoded, the chunks of its message cut. Those of
-    /// a large message are written ahead, unless it shows before that the mail will not be stored:
-    /// then this is the answer to it.
+    /// Encodes a mail's records and cuts its message into chunks. Those of a large message are
+    /// written ahead, after the writer was asked whether the mail would be stored; if it would not,
+    /// `Err` is the answer to the caller.
     pub(super) async fn encode(
         &self,
         new_mail: NewMail,
@@ -92,8 +92,8 @@ impl<S: Store> KeyedSpool<S> {
         let id = manifest.id;
         let manifest = Arc::new(manifest);
         let recipients_weight = stored_mail::weight(&deliveries);
-        let enters_later = recipients_weight > LARGE;
-        let is_large = body.len() > LARGE || enters_later;
+        let queued_later = recipients_weight > LARGE;
+        let is_large = body.len() > LARGE || queued_later;
         let key = self.shared.key_hash.of(&manifest);
 
         let mut parts = Parts {
@@ -140,7 +140,7 @@ impl<S: Store> KeyedSpool<S> {
         let record = stored_mail::record(&manifest, &deliveries, &body);
         parts.batch.push((keys::manifest(id), Some(record)));
 
-        // Where all of it comes with the mail there is nothing that could be given up.
+        // If no part was written ahead, there is nothing to remove.
         let ahead = match ahead {
             Some(ahead) if !parts.has_written => {
                 ahead.keep();
@@ -149,9 +149,9 @@ impl<S: Store> KeyedSpool<S> {
             ahead => ahead,
         };
 
-        // What is sent from memory is paid for in whole.
+        // A mail is kept in memory, to be sent without reading it, as far as the budget allows.
         let share = Some(body.len() + recipients_weight)
-            .filter(|_| !enters_later)
+            .filter(|_| !queued_later)
             .and_then(|bytes| self.shared.budget.share(bytes));
 
         let fresh = share.map(|share| {
@@ -166,9 +166,9 @@ impl<S: Store> KeyedSpool<S> {
         Ok(Encoded {
             manifest,
             key,
-            deliveries: if enters_later { Vec::new() } else { deliveries },
+            deliveries: if queued_later { Vec::new() } else { deliveries },
             batch: parts.batch,
-            enters_later,
+            queued_later,
             ahead,
             fresh,
         })

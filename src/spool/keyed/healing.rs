@@ -85,7 +85,7 @@ impl<S: Store> Writer<'_, S> {
         *shared.ids.write() = QueueIds::default();
         *shared.backlog.lock() = Backlog::default();
         shared.looks.lock().clear();
-        self.entering.clear();
+        self.large_mails.clear();
 
         *shared.failure.write() = None;
         self.transact(recovery::name_queues)?;

@@ -56,7 +56,7 @@ pub(crate) fn walk<S: Store>(
     let mut awaited: HashSet<(Route, Priority, QueuePosition)> = HashSet::new();
 
     // Of these, some are not queued yet.
-    let entering: HashSet<MailId> = reader::all_keys(store, b"e", usize::MAX)?
+    let unqueued: HashSet<MailId> = reader::all_keys(store, b"e", usize::MAX)?
         .iter()
         .filter_map(|key| keys::mail_of(key))
         .collect();
@@ -96,7 +96,7 @@ pub(crate) fn walk<S: Store>(
                     mail: id,
                     index: *index,
                 };
-                if !entering.contains(&id) {
+                if !unqueued.contains(&id) {
                     awaited.insert((delivery.route.clone(), manifest.priority, place));
                 }
                 totals.pending[manifest.priority.index()] += 1;
@@ -133,7 +133,7 @@ pub(crate) fn walk<S: Store>(
             match read {
                 Some(queued) if awaited.remove(&queued) => {}
                 Some((_, _, place))
-                    if unread.contains(&place.mail) || entering.contains(&place.mail) => {}
+                    if unread.contains(&place.mail) || unqueued.contains(&place.mail) => {}
                 Some((_, _, place)) => tell(format!(
                     "a queue holds a delivery of mail {} that is not pending",
                     place.mail
@@ -157,7 +157,7 @@ pub(crate) fn walk<S: Store>(
         .transpose()?
         .unwrap_or_default();
 
-    if kept.pending != totals.pending && unread.is_empty() && entering.is_empty() {
+    if kept.pending != totals.pending && unread.is_empty() && unqueued.is_empty() {
         tell(format!(
             "{:?} deliveries are pending by priority, and the totals say {:?}",
             totals.pending, kept.pending
@@ -184,7 +184,7 @@ pub(crate) fn walk<S: Store>(
         }
     })?;
 
-    if counted != accounts && unread.is_empty() && entering.is_empty() {
+    if counted != accounts && unread.is_empty() && unqueued.is_empty() {
         tell("what each token and user has pending is not what was counted".into());
     }
     Ok(problems)

@@ -262,7 +262,7 @@ pub(super) fn read_account(key: &[u8]) -> Option<u64> {
     read_number(key, b"g")
 }
 
-pub(super) fn entering(mail: MailId) -> Vec<u8> {
+pub(super) fn unqueued(mail: MailId) -> Vec<u8> {
     of_mail(b'e', mail)
 }
 

@@ -1,20 +1,20 @@
 //! A spool over any ordered key store: `sled` on disk, a map in memory.
 //!
-//! * [`keys`] says what is stored where; [`state`] is what everybody shares, [`queues`] and
-//!   [`queue_head`] in it what is in flight and what comes next, in memory;
-//! * [`spool`] is what callers ask. A new mail is encoded by its caller ([`encoding`]); what waits
-//!   is leased to who asks ([`claiming`], [`claim_reads`]); [`reader`] looks a mail up, [`listing`]
-//!   and [`statistics`] all of it;
-//! * [`writer`] is the one thread that changes anything: it takes each [`command`]. [`syncer`] is
-//!   the one that says when it is on disk, and gives each [`answer`];
-//! * [`recovery`], [`operations`] and [`sweep`] are what opening, users and the clock change, each
-//!   a [`write_transaction`] on the writer's thread; a [`transition`] is what one delivery's change
-//!   writes. All of it is weighed in [`changes`];
-//! * [`healing`] opens a store again that could not be written; [`salvage`] puts in order what was
-//!   saved from a damaged store;
-//! * [`journal`] is what happened, in the commits that made it so;
-//! * [`queue_ids`] and [`backlog`] name and count what waits, [`kept`] what is kept, and
-//!   [`bounding`] bounds that; [`idempotency`] hashes keys.
+//! * [`keys`] lists all keys. [`state`] is what all threads share; in it, [`queues`] holds the leases
+//!   and [`queue_head`] the front of each queue, both in memory only.
+//! * [`spool`] implements the trait. A new mail is encoded by its caller ([`encoding`]); mail that
+//!   waits is leased by [`claiming`] and [`claim_reads`]; [`reader`] looks up one mail, [`listing`]
+//!   and [`statistics`] go through all.
+//! * [`writer`] is the one thread that changes anything, [`command`] by command. [`syncer`] is the
+//!   thread that syncs, and then gives each caller its [`answer`].
+//! * [`recovery`], [`operations`] and [`sweep`] are the changes made by opening, by users and by the
+//!   clock, each in a [`write_transaction`] on the writer's thread; a [`transition`] is what is
+//!   written when one delivery changes. [`changes`] collects a commit and adds up its size.
+//! * [`healing`] reopens a store that could not be written; [`salvage`] rebuilds a spool from what
+//!   was saved of a damaged one.
+//! * [`journal`] records what happened, in the commits that did it.
+//! * [`queue_ids`] and [`backlog`] name and count the queues, [`kept`] counts what is stored, and
+//!   [`bounding`] keeps it below `max_size`; [`idempotency`] hashes keys.
 
 mod answer;
 mod backlog;
@@ -24,7 +24,6 @@ mod claim_reads;
 mod claiming;
 mod command;
 mod encoding;
-mod entering;
 mod feedback;
 mod healing;
 mod idempotency;
@@ -32,6 +31,7 @@ pub(super) mod inspect;
 pub(super) mod journal;
 mod kept;
 mod keys;
+mod large_mail;
 mod listing;
 mod operations;
 mod queue_head;
@@ -79,20 +79,21 @@ use super::{OperationResult, PutResult, SpoolError, SpoolOptions};
 use crate::delivery::Route;
 use crate::mail::Timestamp;
 
-/// How many kilobytes of mail may wait for the writer.
+/// How many kibibytes of mail may wait for the writer.
 const WAITING_KIB: usize = 64 * 1024;
 
 pub(super) struct KeyedSpool<S: Store> {
     shared: Arc<SpoolState<S>>,
     commands: Arc<mpsc::Sender<Command<S>>>,
+    /// A permit for each kibibyte of mail that waits for the writer.
     waiting: Semaphore,
     /// The writer's thread and the syncer's.
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl<S: Store> KeyedSpool<S> {
-    /// A spool over what the store holds. What was in flight is queued again, save at-most-once
-    /// mail that may have been sent: that is dead as `in_doubt`.
+    /// Opens the spool that is in this store. Mail that was in flight is queued again, except
+    /// at-most-once mail that may have been sent: that is dead as `in_doubt`.
     pub(super) fn open(store: S, options: SpoolOptions) -> Result<Self, SpoolError> {
         let totals = kept::totals(&store)?;
         let (key_hash, new_secret) = KeyHash::of_spool(&store)?;
@@ -100,6 +101,8 @@ impl<S: Store> KeyedSpool<S> {
         let next_timer = reader::first_timer(&store)?.map_or(i64::MAX, Timestamp::as_millis);
 
         let suppresses = suppressions::are_any(&store)?;
+
+        // The state in memory, with no queue known yet.
         let shared = Arc::new(SpoolState {
             budget: Budget::new(options.cache_bytes),
             store,
@@ -125,6 +128,7 @@ impl<S: Store> KeyedSpool<S> {
             stuck: Mutex::default(),
         });
 
+        // Recovery: queues are named, then mail that was in flight is put back into them.
         let mut recovering = WriteTransaction::new(&shared, totals);
         recovering.changes.append(first);
         if let Some(secret) = new_secret {
@@ -139,16 +143,16 @@ impl<S: Store> KeyedSpool<S> {
             .map(|(route, _)| route.clone())
             .collect();
         *shared.queues.lock() = Queues::new(routes.clone());
-
         recovery::recover(&mut recovering)?;
-        // Known from the start, so that what is due next is known before the first claim.
-        let unread = shared.queues.lock().begin_refills(&routes);
 
-        // What cannot be read now is read before it is claimed.
+        // The queues' heads are read now, so that the next due time is known before the first claim.
+        // A queue that cannot be read now is read when it is claimed from.
+        let unread = shared.queues.lock().begin_refills(&routes);
         claim_reads::refill(&shared, unread);
         let totals = recovering.totals.clone();
         shared.publish(&totals);
 
+        // The two threads.
         let (commands, inbox) = mpsc::channel();
         let syncer = Arc::new(Syncer::default());
         let sync = {
@@ -158,9 +162,9 @@ impl<S: Store> KeyedSpool<S> {
 
         let write = {
             let shared = Arc::clone(&shared);
-            let ending = WriterExit(Arc::clone(&shared), syncer);
+            let exit = WriterExit(Arc::clone(&shared), syncer);
             spawn("postrider-spool", move || {
-                writer::run(&shared, &ending.1, inbox, totals)
+                writer::run(&shared, &exit.1, inbox, totals)
             })?
         };
 
@@ -185,7 +189,7 @@ impl<S: Store> KeyedSpool<S> {
         answer.await.map_err(|_| SpoolError::Closed)
     }
 
-    /// Has the writer change what is kept.
+    /// Has the writer run `change` in a transaction of its own, and commits it.
     async fn change<T: Send + 'static>(
         &self,
         change: impl FnOnce(&mut WriteTransaction<'_, S>) -> Result<T, SpoolError> + Send + 'static,
@@ -209,7 +213,8 @@ impl<S: Store> KeyedSpool<S> {
         .await?
     }
 
-    /// Has the writer change a mail step by step, and others' wishes in between.
+    /// Has the writer change a mail step by step, with other commands in between. `step` gets the
+    /// recipient to begin with.
     async fn change_in_steps(
         &self,
         step: impl Fn(
@@ -239,7 +244,7 @@ impl<S: Store> KeyedSpool<S> {
         }
     }
 
-    /// Looks something up, off the async threads.
+    /// Reads something, on a thread that may block.
     async fn look<T: Send + 'static>(
         &self,
         look: impl FnOnce(&SpoolState<S>) -> Result<T, SpoolError> + Send + 'static,
@@ -256,7 +261,7 @@ impl<S: Store> KeyedSpool<S> {
         }
     }
 
-    /// Has the writer put one group: not more at a time than may be written between two syncs.
+    /// Has the writer store one group of mails.
     async fn put_group(&self, mails: Vec<Encoded<S>>) -> Vec<Result<PutResult, SpoolError>> {
         let count = mails.len();
         if count == 0 {
@@ -276,7 +281,7 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
         .map_err(|e| SpoolError::Unreadable(format!("no thread can be started for it: {e}")))
 }
 
-/// Ends the syncer when the writer ends, however that comes.
+/// Ends the syncer when the writer ends, even by a panic.
 struct WriterExit<S: Store>(Arc<SpoolState<S>>, Arc<Syncer<S>>);
 
 impl<S: Store> Drop for WriterExit<S> {

@@ -1,6 +1,6 @@
-//! What is in flight and what comes next: the part of the spool's state that lives in memory. A
-//! restart begins with an empty table of queues, which is what puts everything that was in flight
-//! back into its queue.
+//! The queues' heads and the table of leases: the part of the spool's state that is in memory only.
+//! A restart begins with an empty table of leases, and so everything that was in flight is queued
+//! again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,39 +12,39 @@ use crate::delivery::Route;
 use crate::mail::{Priority, Timestamp};
 use crate::spool::{ClaimRequest, LeaseToken, Manifest};
 
-/// A delivery that is out of its queue's window, and why it may not be taken.
+/// A delivery that is leased, and so is not in the head of its queue.
 #[derive(Clone, Debug)]
 pub(super) struct LeasedDelivery {
     pub serial: u64,
     pub queue: QueueName,
     pub place: QueuePosition,
     pub entry: Entry,
-    /// What is known of the mail, once it was read.
+    /// The mail's manifest, once it was read.
     pub of: Option<Arc<Manifest>>,
     /// How often it had been tried when it was leased.
     pub tries: u32,
-    /// Whether it was recorded that the final dot may have been sent.
+    /// Whether a mark on disk says that it may have been sent.
     pub marked: bool,
-    /// Whether it is only kept from being claimed, and no sender has it.
+    /// Whether no sender has it: the lease only prevents that it is claimed.
     pub idle: bool,
 }
 
 impl LeasedDelivery {
-    /// What is known of the mail.
+    /// The mail's manifest, if it is known.
     pub(super) fn manifest(&self) -> Option<&Manifest> {
         let fresh = self.entry.fresh.as_ref().map(|fresh| &fresh.manifest);
         self.of.as_ref().or(fresh).map(|manifest| &**manifest)
     }
 }
 
-/// Names one queue.
+/// The name of one queue.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct QueueName {
     pub route: Route,
     pub priority: Priority,
 }
 
-/// Deliveries of one mail that were taken together.
+/// Deliveries of one mail that were claimed together.
 pub(super) struct ClaimedDeliveries {
     pub queue: QueueName,
     pub places: Vec<(QueuePosition, u64)>,
@@ -52,7 +52,7 @@ pub(super) struct ClaimedDeliveries {
 }
 
 pub(super) struct Queues {
-    windows: HashMap<Route, [QueueHead; 3]>,
+    heads: HashMap<Route, [QueueHead; 3]>,
     leases: HashMap<Slot, LeasedDelivery>,
     last_serial: u64,
 }
@@ -60,76 +60,76 @@ pub(super) struct Queues {
 impl Queues {
     pub(super) fn new(known_routes: Vec<Route>) -> Self {
         let unknown = |_| QueueHead::of_unknown_queue();
-        let windows = known_routes
+        let heads = known_routes
             .into_iter()
             .map(|route| (route, [0; 3].map(unknown)))
             .collect();
         Queues {
-            windows,
+            heads,
             leases: HashMap::new(),
             last_serial: 0,
         }
     }
 
-    /// Forgets what comes next, which is read again; what is leased stays so.
+    /// Forgets the queues' heads, which are read from disk again. Leases stay.
     pub(super) fn read_again(&mut self, routes: Vec<Route>) {
         let fresh = Queues::new(self.routes().into_iter().chain(routes).collect());
-        self.windows = fresh.windows;
+        self.heads = fresh.heads;
         for leased in self.leases.values_mut() {
             leased.entry.fresh = None;
         }
     }
 
     pub(super) fn routes(&self) -> Vec<Route> {
-        self.windows.keys().cloned().collect()
+        self.heads.keys().cloned().collect()
     }
 
-    fn window(&mut self, queue: &QueueName) -> &mut QueueHead {
-        if !self.windows.contains_key(&queue.route) {
-            self.windows.insert(
+    fn head(&mut self, queue: &QueueName) -> &mut QueueHead {
+        if !self.heads.contains_key(&queue.route) {
+            self.heads.insert(
                 queue.route.clone(),
                 [0; 3].map(|_| QueueHead::of_empty_queue()),
             );
         }
-        let windows = self
-            .windows
+        let heads = self
+            .heads
             .get_mut(&queue.route)
             .expect("it was just looked for and put there");
-        &mut windows[queue.priority.index()]
+        &mut heads[queue.priority.index()]
     }
 
-    /// A place that nobody held, now in its queue on disk. Whoever read the queue before its
-    /// writing was known may have it.
+    /// Adds a new place, which is now in its queue on disk. It may be leased already, if the queue
+    /// was read from disk after the write.
     pub(super) fn enqueue_new(&mut self, queue: &QueueName, place: QueuePosition, entry: Entry) {
         if !self.is_leased(&place.slot()) {
             self.enqueue(queue, place, entry);
         }
     }
 
-    /// A place that is now in its queue on disk.
+    /// Adds a place that is now in its queue on disk.
     pub(super) fn enqueue(&mut self, queue: &QueueName, place: QueuePosition, entry: Entry) {
         let capacity = self.capacity();
-        self.window(queue).insert(place, entry, capacity);
+        self.head(queue).insert(place, entry, capacity);
     }
 
-    /// The queues among those of `routes` of which the disk must be read first, now marked as being
-    /// read; with the place after which to read.
+    /// The queues of `routes` whose heads are empty and must be read from disk, each with the place
+    /// after which to read. They are marked as being read.
     pub(super) fn begin_refills(
         &mut self,
         routes: &[Route],
     ) -> Vec<(QueueName, Option<QueuePosition>)> {
         let mut refills = Vec::new();
         for route in routes {
-            let Some(windows) = self.windows.get_mut(route) else {
+            let Some(heads) = self.heads.get_mut(route) else {
                 continue;
             };
-            for (window, priority) in windows.iter_mut().zip(Priority::ALL) {
-                if window.is_exhausted() {
+            for (head, priority) in heads.iter_mut().zip(Priority::ALL) {
+                if head.is_exhausted() {
                     let queue = QueueName {
                         route: route.clone(),
                         priority,
                     };
-                    refills.push((queue, window.begin_refill()));
+                    refills.push((queue, head.begin_refill()));
                 }
             }
         }
@@ -137,7 +137,7 @@ impl Queues {
         refills
     }
 
-    /// The queue was read; where it could not be, returns how long it is left alone.
+    /// A queue's head was read. If that failed, returns after what time to try again.
     pub(super) fn end_refill(
         &mut self,
         queue: &QueueName,
@@ -145,26 +145,26 @@ impl Queues {
     ) -> Option<Duration> {
         let capacity = self.capacity();
         let leases = std::mem::take(&mut self.leases);
-        let window = self.window(queue);
+        let head = self.head(queue);
         let rest = match read {
             Some((read, all)) => {
                 let is_free = |place: &QueuePosition| !leases.contains_key(&place.slot());
-                window.end_refill(read, all, capacity, is_free);
+                head.end_refill(read, all, capacity, is_free);
                 None
             }
-            None => Some(window.abort_refill(capacity)),
+            None => Some(head.abort_refill(capacity)),
         };
 
         self.leases = leases;
         rest
     }
 
-    /// How many places each window may hold.
+    /// How many places each head may hold.
     fn capacity(&self) -> usize {
-        queue_head::capacity(self.windows.len() * Priority::ALL.len())
+        queue_head::capacity(self.heads.len() * Priority::ALL.len())
     }
 
-    /// Takes what is wanted out of the windows, under new leases.
+    /// Leases deliveries from the heads of the queues.
     pub(super) fn take(&mut self, request: &ClaimRequest) -> Vec<ClaimedDeliveries> {
         let mut taken = Vec::new();
         let mut bytes = 0;
@@ -208,14 +208,14 @@ impl Queues {
         for step in 0..request.routes.len() {
             let at = (*rotation + step) % request.routes.len();
             let route = &request.routes[at];
-            let Some(window) = self
-                .windows
+            let Some(head) = self
+                .heads
                 .get_mut(route)
-                .map(|windows| &mut windows[priority.index()])
+                .map(|heads| &mut heads[priority.index()])
             else {
                 continue;
             };
-            if window.first_due(request.now).is_none() {
+            if head.first_due(request.now).is_none() {
                 continue;
             }
             *rotation = at + 1;
@@ -224,20 +224,20 @@ impl Queues {
                 priority,
             };
             let mut together: Vec<(QueuePosition, Entry)> = Vec::new();
-            while let Some((place, _)) = window.first_due(request.now) {
+            while let Some((place, _)) = head.first_due(request.now) {
                 let belongs = together
                     .first()
                     .is_none_or(|(first, _)| first.mail == place.mail);
                 if !belongs || together.len() >= request.max_recipients.max(1) {
                     break;
                 }
-                together.extend(window.pop());
+                together.extend(head.pop());
             }
             let mut places = Vec::with_capacity(together.len());
             for (place, entry) in &together {
                 places.push((*place, self.lease(&queue, *place, entry.clone())));
             }
-            // What was changed since it was put is only known on disk.
+            // If one has changed since it was put, its record must be read from disk.
             let all_fresh = together.iter().all(|(_, entry)| entry.fresh.is_some());
             let mut entry = together.swap_remove(0).1;
             entry.fresh = entry.fresh.filter(|_| all_fresh);
@@ -285,7 +285,7 @@ impl Queues {
         serial
     }
 
-    /// Whether this lease is the current one, and of what.
+    /// The delivery that this lease is for, if it is the current one.
     pub(super) fn current(&self, token: &LeaseToken) -> Option<&LeasedDelivery> {
         self.leases
             .get(&(token.mail, token.index))
@@ -306,7 +306,7 @@ impl Queues {
             .filter(|leased| leased.serial == token.serial)
     }
 
-    /// Notes whose delivery it is, and how often it was tried.
+    /// Notes a leased delivery's manifest and how often it was tried.
     pub(super) fn note(&mut self, token: &LeaseToken, of: &Arc<Manifest>, tries: u32) {
         if let Some(leased) = self.current_mut(token) {
             leased.of = Some(Arc::clone(of));
@@ -314,8 +314,7 @@ impl Queues {
         }
     }
 
-    /// Notes that the final dot may have been sent. What was known of the delivery before is not to
-    /// be used again.
+    /// Notes that it is marked as possibly sent. What is cached of the delivery is out of date then.
     pub(super) fn mark(&mut self, token: &LeaseToken) -> bool {
         let Some(leased) = self.current_mut(token) else {
             return false;
@@ -325,32 +324,32 @@ impl Queues {
         true
     }
 
-    /// Notes that no sender has it: it may be seized.
+    /// Notes that no sender has it, so that it may be seized.
     pub(super) fn set_idle(&mut self, token: &LeaseToken) {
         if let Some(leased) = self.current_mut(token) {
             leased.idle = true;
         }
     }
 
-    /// Notes that what was known of a waiting delivery's mail when it was put is no longer true.
+    /// Discards what is cached of a waiting delivery's mail, which has changed.
     pub(super) fn outdate(&mut self, queue: &QueueName, place: &QueuePosition) {
         match self.leases.get_mut(&place.slot()) {
             Some(leased) => leased.entry.fresh = None,
-            None => self.window(queue).outdate(place),
+            None => self.head(queue).outdate(place),
         }
     }
 
-    /// Ends a lease for good: the delivery's new place, if any, is enqueued anew.
+    /// Ends a lease for good. If the delivery has a new place, that is enqueued separately.
     pub(super) fn end(&mut self, token: &LeaseToken) {
         if self.current(token).is_none() {
             return;
         }
         if let Some(leased) = self.leases.remove(&(token.mail, token.index)) {
-            self.window(&leased.queue).leave(leased.place);
+            self.head(&leased.queue).leave(leased.place);
         }
     }
 
-    /// Ends a lease; the delivery goes back to its place. Returns whether it was current.
+    /// Ends a lease; the delivery returns to its place. Returns whether the lease was current.
     pub(super) fn release(&mut self, token: &LeaseToken) -> bool {
         if self.current(token).is_none() {
             return false;
@@ -362,8 +361,7 @@ impl Queues {
         true
     }
 
-    /// Takes a delivery that no sender has, so that the writer can change it undisturbed. `None`
-    /// while one has it.
+    /// Leases a delivery to the writer, so that it can change it. `None` while a sender has it.
     pub(super) fn seize(
         &mut self,
         queue: &QueueName,
@@ -379,7 +377,7 @@ impl Queues {
         }
 
         self.leases.remove(&place.slot());
-        self.window(queue).remove(&place);
+        self.head(queue).remove(&place);
         let serial = self.lease(queue, place, entry);
         Some(LeaseToken {
             mail: place.mail,
@@ -390,25 +388,25 @@ impl Queues {
 
     /// The routes with a queue in which something may be due.
     pub(super) fn due_routes(&self, now: Timestamp) -> Vec<Route> {
-        let due = |windows: &[QueueHead; 3]| windows.iter().any(|window| window.may_be_due(now));
-        self.windows
+        let due = |heads: &[QueueHead; 3]| heads.iter().any(|head| head.may_be_due(now));
+        self.heads
             .iter()
-            .filter(|(_, windows)| due(windows))
+            .filter(|(_, heads)| due(heads))
             .map(|(route, _)| route.clone())
             .collect()
     }
 
     pub(super) fn next_due(&self, after: Timestamp) -> Option<Timestamp> {
-        self.windows
+        self.heads
             .values()
             .flatten()
-            .filter_map(|window| window.next_due(after))
+            .filter_map(|head| head.next_due(after))
             .min()
     }
 }
 
 impl ClaimedDeliveries {
-    /// The mail as it was put, if it was kept.
+    /// The mail as it was put, if it is cached.
     pub(super) fn fresh(&self) -> Option<&Arc<super::queue_head::CachedMail>> {
         self.entry.fresh.as_ref()
     }

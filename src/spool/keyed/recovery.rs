@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 
 use super::SpoolState;
 use super::backlog::{self, QueueCount};
-use super::entering;
 use super::keys::{self, QueueId, Timer};
+use super::large_mail;
 use super::queue_head::Entry;
 use super::queues::QueueName;
 use super::reader::{self};
@@ -155,7 +155,7 @@ pub(super) fn recover<S: Store>(
     transaction.commit()?;
     for key in reader::all_keys(&transaction.shared.store, b"e", usize::MAX)? {
         if let Some(mail) = keys::mail_of(&key) {
-            entering::enter(transaction, mail)?;
+            large_mail::queue_recipients(transaction, mail)?;
         }
     }
 

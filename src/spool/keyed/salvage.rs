@@ -226,7 +226,7 @@ impl<S: Store> Rebuild<'_, S> {
                 mail: id,
                 index,
             };
-            if self.is_entering(id, index)? {
+            if self.is_unqueued(id, index)? {
                 return Ok(());
             }
             let is_queued =
@@ -454,8 +454,8 @@ impl<S: Store> Rebuild<'_, S> {
     }
 
     /// Whether this delivery is still to be queued, which opening does.
-    fn is_entering(&self, id: MailId, index: u16) -> Result<bool, SpoolError> {
-        let next = self.store.get(&keys::entering(id))?;
+    fn is_unqueued(&self, id: MailId, index: u16) -> Result<bool, SpoolError> {
+        let next = self.store.get(&keys::unqueued(id))?;
         let next = next.map(|next| next.try_into().map_or(0, u16::from_be_bytes));
         Ok(next.is_some_and(|next| index >= next))
     }

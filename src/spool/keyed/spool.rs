@@ -1,4 +1,4 @@
-//! What a spool can do, over ordered keys.
+//! The trait `Spool` over ordered keys: each method checks, encodes, and asks the writer or reads.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -48,8 +48,8 @@ impl<S: Store> Spool for KeyedSpool<S> {
         if let Some(failure) = self.shared.failure() {
             return vec![Err(failure); new_mails.len()];
         }
-        let count = new_mails.len();
 
+        // A bounded amount of mail waits for the writer; more waits here.
         let kib: usize = new_mails
             .iter()
             .map(|new_mail| {
@@ -57,11 +57,12 @@ impl<S: Store> Spool for KeyedSpool<S> {
             })
             .sum();
         let permits = u32::try_from(kib.min(WAITING_KIB)).unwrap_or(u32::MAX);
-        let _waiting = self.waiting.acquire_many(permits).await;
-        let mut results = Vec::with_capacity(count);
+        let _permits = self.waiting.acquire_many(permits).await;
 
+        // The mails are put in groups that fit into one commit each.
+        let mut results = Vec::with_capacity(new_mails.len());
         let (mut group, mut bytes) = (Vec::new(), 0);
-        let mut enters_later = false;
+        let mut queued_later = false;
         for new_mail in new_mails {
             let encoded = self.encode(new_mail).await;
             let weight = encoded.as_ref().map_or(0, Encoded::weight);
@@ -70,19 +71,22 @@ impl<S: Store> Spool for KeyedSpool<S> {
                 bytes = 0;
             }
             bytes += weight;
-            enters_later |= encoded.as_ref().is_ok_and(|mail| mail.enters_later);
-            let judged = encoded.map(|mail| group.push(mail)).err();
-            // Answers are in order: what comes before one that is judged already is put first.
-            if judged.is_some() {
-                results.extend(self.put_group(std::mem::take(&mut group)).await);
-                bytes = 0;
+            queued_later |= encoded.as_ref().is_ok_and(|mail| mail.queued_later);
+
+            match encoded {
+                Ok(mail) => group.push(mail),
+                // It has its result already. Results are in order: those before it come first.
+                Err(result) => {
+                    results.extend(self.put_group(std::mem::take(&mut group)).await);
+                    bytes = 0;
+                    results.push(result);
+                }
             }
-            results.extend(judged);
         }
 
         results.extend(self.put_group(group).await);
-        if enters_later {
-            // Kept they are already; who goes on now finds them queued.
+        if queued_later {
+            // They are stored; wait until their recipients are queued as well.
             let _ = self.ask(Command::Pass).await;
         }
 
@@ -94,11 +98,12 @@ impl<S: Store> Spool for KeyedSpool<S> {
     }
 
     async fn mark(&self, leases: Vec<LeaseToken>) -> Result<(), SpoolError> {
+        // Check the leases and read the deliveries.
         let marking = self
             .look(move |shared| {
                 let mut marked = Vec::with_capacity(leases.len());
                 {
-                    // All or none: a mail of which a part is not to be sent is not sent now.
+                    // All or none: if a part of a mail must not be sent, it is not sent now.
                     let mut queues = shared.queues.lock();
                     if leases.iter().any(|token| queues.current(token).is_none()) {
                         shared.count_stale();
@@ -122,6 +127,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
             })
             .await?;
 
+        // Write the marks.
         for marking in in_steps(marking, |(_, delivery)| codec::encode(delivery).len()) {
             self.ask(|reply| GroupCommand::Mark(marking, reply))
                 .await??;
@@ -141,7 +147,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
         let mut answers = Vec::with_capacity(1);
         for settled in in_steps(settled.collect(), |(_, _, bytes)| bytes.len()) {
             let (reply, answer) = oneshot::channel();
-            // Where nobody takes it there is no answer.
+            // If the writer has ended, `reply` is dropped and there is no answer.
             let _ = self
                 .commands
                 .send(GroupCommand::Settle(settled, reply).into());
@@ -170,7 +176,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
             {
                 let mut stages = whole.deliveries.values().map(|delivery| &delivery.stage);
                 let is_delivered = |stage: &Stage| matches!(stage, Stage::Delivered { .. });
-                // Not one moment longer, though it may take one until it is gone.
+                // Not readable from the moment of delivery, though it is deleted a moment later.
                 if !whole.is_damaged && stages.all(is_delivered) {
                     return Err(SpoolError::Forgotten(id));
                 }
@@ -340,8 +346,8 @@ impl<S: Store> Spool for KeyedSpool<S> {
     }
 
     async fn stats(&self, now: Timestamp) -> Result<SpoolStats, SpoolError> {
-        // What fell due since somebody asked is told apart where nothing is written meanwhile. A
-        // spool that takes nothing more tells what it knew last.
+        // Move what has become due since the last call from `scheduled` to `queued` in the counts,
+        // step by step on the writer's thread. A spool that has failed reports its last counts.
         while let Ok(false) = self
             .change(move |transaction| {
                 let shared = transaction.shared;
@@ -356,7 +362,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
         Ok(stats)
     }
 
-    /// Known in memory: nothing is read, and the writer is not asked.
+    /// From memory: nothing is read, and the writer is not asked.
     async fn backlog(&self, _: Timestamp) -> Result<Vec<(Route, u64)>, SpoolError> {
         match self.shared.failure() {
             Some(SpoolError::Closed) => Err(SpoolError::Closed),

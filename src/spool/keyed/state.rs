@@ -1,4 +1,4 @@
-//! What the callers, the readers and the writer of a spool share.
+//! The state that the callers, the readers and the two threads of a spool share.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -37,21 +37,21 @@ pub(super) struct SpoolState<S> {
     pub next_timer: AtomicI64,
     pub pending: AtomicU64,
     pub totals: Mutex<Totals>,
-    /// What has ended without a user's request, and was not told of yet.
+    /// Deliveries that have ended by themselves, until a sweep reports them.
     pub untold: Mutex<Vec<EndedDelivery>>,
-    /// How far sweeps have looked at mails that are too long for one.
+    /// How far sweeps have come in mails that are too long for one step.
     pub looks: Mutex<HashMap<MailId, SweepProgress>>,
     pub journal: JournalState,
-    /// Whether there may be addresses that are not to get mail.
+    /// Whether there may be suppressed addresses.
     pub suppresses: AtomicBool,
-    /// How many commits were written, and how many of them are kept.
+    /// How many commits were written, and how many of them are on disk.
     pub written: AtomicU64,
     pub kept: watch::Sender<u64>,
     pub stale: AtomicU64,
     pub commit_times: Mutex<CommitTimes>,
-    /// What became of deliveries and could not be written.
+    /// Outcomes that could not be written yet.
     pub owed: Mutex<Vec<UnwrittenOutcomes>>,
-    /// What was held for a change that could not be written.
+    /// Leases that were taken for a change that could not be written.
     pub stuck: Mutex<Vec<LeaseToken>>,
 }
 
@@ -69,7 +69,7 @@ impl<S: Store> SpoolState<S> {
         self.kept.send_modify(|_| ());
     }
 
-    /// Writes a batch, unless something failed before. What fails closes the spool to writing.
+    /// Writes a batch, unless the spool has failed. A failed write closes the spool to writing.
     pub(super) fn write(&self, batch: Batch) -> Result<(), SpoolError> {
         debug_assert!(
             changes::weight(&batch) <= COMMIT_BYTES,
@@ -89,8 +89,8 @@ impl<S: Store> SpoolState<S> {
         }
     }
 
-    /// Keeps what was written, as safely as the options say, and tells what happened by it.
-    pub(super) fn keep(&self, told: Vec<Arc<Sealed>>) -> Result<(), SpoolError> {
+    /// Syncs what was written, as the options say, and publishes the journal's entries about it.
+    pub(super) fn keep(&self, entries: Vec<Arc<Sealed>>) -> Result<(), SpoolError> {
         let written = self.written.load(Ordering::SeqCst);
         let kept = match self.failure() {
             Some(failure) => return Err(failure),
@@ -98,14 +98,14 @@ impl<S: Store> SpoolState<S> {
             None => self.store.flush(),
         };
         if kept.is_ok() {
-            self.journal.publish(told);
+            self.journal.publish(entries);
             self.kept.send_modify(|kept| *kept = written.max(*kept));
         }
         kept.inspect_err(|e| self.fail(e.clone()))
     }
 
-    /// Waits until everything that was written by now is kept, or the spool has failed: what was
-    /// read before may be told then.
+    /// Waits until everything that was written by now is on disk, or the spool has failed. A caller
+    /// is not told what it has read before that.
     pub(super) async fn until_kept(&self) {
         let written = self.written.load(Ordering::SeqCst);
         let mut kept = self.kept.subscribe();
@@ -124,10 +124,10 @@ impl<S: Store> SpoolState<S> {
         self.stale.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// New mails, now on disk, come into the windows of their queues.
+    /// Adds new mails, which are now on disk, to the heads of their queues.
     pub(super) fn enqueue(&self, mails: Vec<Encoded<S>>) {
         let mut queues = self.queues.lock();
-        for mail in mails.iter().filter(|mail| !mail.enters_later) {
+        for mail in mails.iter().filter(|mail| !mail.queued_later) {
             for (index, delivery) in (0u16..).zip(&mail.deliveries) {
                 let Some(due) = delivery.stage.due() else {
                     continue;

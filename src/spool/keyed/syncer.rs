@@ -1,8 +1,8 @@
-//! The thread that syncs. What the writer has written is put on disk, and only then is everybody
-//! answered who waits for it. Meanwhile the writer writes on; all that it wrote shares the next
-//! sync.
+//! The thread that syncs. It syncs what the writer has written, and only then answers the callers
+//! that wait for it. Meanwhile the writer goes on; all that it writes shares the next sync.
 //!
-//! *Invariant:* answers are given in the order of writing, and none before the sync that covers it.
+//! *Invariant:* callers are answered in the order of writing, and none before the sync that covers
+//! its change.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,36 +17,37 @@ use crate::spool::SpoolError;
 use crate::spool::codec::Totals;
 use crate::spool::store::Store;
 
-/// A group that was written and is not known to be on disk.
+/// A group that was written and is not synced yet.
 pub(super) struct WrittenGroup<S> {
-    /// Whether it was written.
+    /// Whether writing it succeeded.
     pub outcome: Result<(), SpoolError>,
     pub bytes: usize,
     pub totals: Totals,
-    /// What happened by it.
-    pub told: Vec<Arc<Sealed>>,
+    /// The journal's entries that it contains, to be published.
+    pub entries: Vec<Arc<Sealed>>,
     pub answers: Vec<CommitAnswer<S>>,
-    /// Whether something is due now that was not before.
+    /// Whether it makes mail due, so that the scheduler must be woken.
     pub wakes: bool,
     pub began: Instant,
 }
 
 pub(super) struct Syncer<S> {
     state: Mutex<State<S>>,
-    /// There is something to sync, or the end has come.
+    /// Signals that there is something to sync, or nothing more to come.
     work: Condvar,
-    /// Something was synced.
+    /// Signals that something was synced.
     progress: Condvar,
 }
 
 struct State<S> {
     written: Vec<WrittenGroup<S>>,
-    /// The bytes that were written and are not synced.
+    /// How many bytes are written and not synced.
     bytes: usize,
+    /// A sync is under way.
     busy: bool,
-    /// Nothing more will be handed over.
+    /// No further group will be added.
     ended: bool,
-    /// The thread is gone: what is handed over is not answered.
+    /// The thread has ended: groups that are added now are dropped, and their callers get an error.
     gone: bool,
 }
 
@@ -76,10 +77,10 @@ impl<S: Store> Syncer<S> {
         });
     }
 
-    /// Hands over a group.
+    /// Adds a group to be synced.
     ///
-    /// With `here` it is synced on the caller's own thread, if the other one has nothing to do:
-    /// that spares a lone caller the way there and back.
+    /// With `here` it is synced on the calling thread if the syncer has nothing to do. That spares a
+    /// single caller two switches of threads.
     pub(super) fn add(&self, shared: &SpoolState<S>, group: WrittenGroup<S>, here: bool) {
         let mut state = self.state.lock();
         if here && !state.busy && state.written.is_empty() {
@@ -98,7 +99,7 @@ impl<S: Store> Syncer<S> {
         self.work.notify_one();
     }
 
-    /// Waits until everything that was handed over is answered.
+    /// Waits until everything that was added is synced and answered.
     pub(super) fn finish(&self) {
         let mut state = self.state.lock();
         self.progress.wait_while(&mut state, |state| {
@@ -112,9 +113,9 @@ impl<S: Store> Syncer<S> {
         self.work.notify_one();
     }
 
-    /// Syncs and answers until the end.
+    /// Syncs and answers until [`Syncer::end`] is called.
     pub(super) fn run(&self, shared: &SpoolState<S>) {
-        let _leaving = SyncerExit(self, shared);
+        let _exit = SyncerExit(self, shared);
         loop {
             let mut state = self.state.lock();
             state.busy = false;
@@ -124,6 +125,7 @@ impl<S: Store> Syncer<S> {
             let groups = std::mem::take(&mut state.written);
             state.busy = true;
             drop(state);
+
             if groups.is_empty() {
                 return;
             }
@@ -136,7 +138,7 @@ impl<S: Store> Syncer<S> {
     }
 }
 
-/// Leaves nobody waiting when the thread ends, even by a panic.
+/// Wakes everybody who waits for the syncer when its thread ends, even by a panic.
 struct SyncerExit<'a, S: Store>(&'a Syncer<S>, &'a SpoolState<S>);
 
 impl<S: Store> Drop for SyncerExit<'_, S> {
@@ -154,10 +156,12 @@ impl<S: Store> Drop for SyncerExit<'_, S> {
     }
 }
 
+/// Syncs these groups and answers their callers; `done` is called between the two.
 fn sync<S: Store>(shared: &SpoolState<S>, mut groups: Vec<WrittenGroup<S>>, done: impl FnOnce()) {
-    let told = groups.iter_mut().flat_map(|group| group.told.drain(..));
-    let synced = shared.keep(told.collect());
+    let entries = groups.iter_mut().flat_map(|group| group.entries.drain(..));
+    let synced = shared.keep(entries.collect());
     done();
+
     let wakes = groups.iter().any(|group| group.wakes);
 
     for group in groups {

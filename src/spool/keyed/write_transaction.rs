@@ -289,7 +289,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
             outcome: outcome.clone(),
             bytes,
             totals: self.totals.clone(),
-            told,
+            entries: told,
             answers: Vec::new(),
             wakes: false,
             began,

@@ -1,10 +1,10 @@
-//! The one thread that writes. It drains what was asked into a group, writes the group whole, and
-//! hands it to the [`syncer`](super::syncer), which answers everybody in it: so one sync serves
-//! many.
+//! The one thread that writes. It collects the commands that have arrived into a group, writes the
+//! group in one commit, and passes it to the [`syncer`](super::syncer), which answers every caller in
+//! it. So one sync serves many callers.
 //!
-//! *Invariant:* no caller is answered before its change is on disk, and the queues are changed only
-//! after it. A commit that fails is never tried again: the spool is closed to writing, and what is
-//! on disk stays as it is.
+//! *Invariant:* no caller is answered before its change is on disk, and the queues in memory are
+//! changed only after that. A commit that fails is never repeated: the spool refuses further writes,
+//! and what is on disk stays as it is.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -18,12 +18,12 @@ use super::bounding::Bounding;
 use super::changes::Changes;
 use super::command::{Command, GroupCommand, Operation};
 use super::encoding::Encoded;
-use super::entering;
 use super::healing::REST;
 use super::idempotency::Hash;
 use super::journal::entry::Entry as Happened;
 use super::kept::Kind;
 use super::keys::{self, QueuePosition, Timer};
+use super::large_mail;
 use super::queue_head::Entry;
 use super::queues::QueueName;
 use super::sweep;
@@ -38,13 +38,13 @@ use crate::spool::{LeaseToken, Manifest, PutResult, SettleResult, SpoolError, Sw
 
 /// The most commands in one group.
 const GROUP_COMMANDS: usize = 1024;
-/// The bytes of one group, except the last command, and of all that is written and not yet synced,
-/// the last group aside.
+/// A group takes no further command once it has this many bytes. The writer also waits while this
+/// much is written and not yet synced.
 pub(super) const GROUP_BYTES: usize = 512 * 1024;
-/// The bytes that may be written between two syncs, where groups are not synced.
+/// The bytes that may be written between two syncs if they are made at intervals.
 const UNSYNCED_BYTES: usize = 2 * 1024 * 1024;
 
-/// Takes commands until the last sender is gone or one says close.
+/// Runs commands until the last sender is dropped or `Close` comes.
 pub(super) fn run<S: Store>(
     shared: &SpoolState<S>,
     syncer: &Syncer<S>,
@@ -61,7 +61,7 @@ pub(super) fn run<S: Store>(
         last_sync: Instant::now(),
         unsynced: 0,
         was_alone: false,
-        entering: Vec::new(),
+        large_mails: Vec::new(),
         bounding: Bounding::default(),
     };
 
@@ -69,7 +69,7 @@ pub(super) fn run<S: Store>(
         match command {
             Command::Group(first) => writer.write_group(first),
             Command::Operate(change) => {
-                // It looks at the queues, which must agree with what is written.
+                // It reads the queues in memory, which the syncer brings up to date.
                 syncer.finish();
                 writer.change(change);
             }
@@ -91,16 +91,16 @@ pub(super) struct Writer<'a, S> {
     commands: mpsc::Receiver<Command<S>>,
     /// A command that was received and comes after the group that is being gathered.
     next: Option<Command<S>>,
-    /// Whether it takes only what was asked before it was told to close.
+    /// Closing: only the commands that have arrived are still handled.
     is_closed: bool,
     pub totals: Totals,
     last_sync: Instant,
-    /// The bytes that were written since, where groups are not synced.
+    /// The bytes that were written since the last sync.
     pub unsynced: usize,
-    /// Whether the last group was one command, and nothing waited behind it.
+    /// Whether the last group was a single command with nothing waiting behind it.
     was_alone: bool,
-    /// Mails whose recipients are queued before anything else is done.
-    pub entering: Vec<MailId>,
+    /// Stored mails with very many recipients, which are queued before the next command.
+    pub large_mails: Vec<MailId>,
     pub bounding: Bounding,
 }
 
@@ -111,11 +111,12 @@ pub(super) struct Group<S> {
     mails: HashSet<MailId>,
     /// Idempotency keys that this group writes.
     keys: HashMap<Hash, KeyRecord>,
-    /// Counted values that it writes or removes, and whether they are there after it.
+    /// Keys whose number is counted in the totals, and whether they exist after this group.
     counted: HashMap<Vec<u8>, bool>,
     answers: Vec<CommitAnswer<S>>,
+    /// Whether it makes mail due, so that the scheduler must be woken.
     wakes: bool,
-    /// Whether the disk has room for new mail, once it was asked.
+    /// Whether the disk has room for new mail, once that was checked.
     room: Option<Result<(), SpoolError>>,
 }
 
@@ -135,8 +136,8 @@ impl<S> Default for Group<S> {
 }
 
 impl<S: Store> Writer<'_, S> {
-    /// The next command, or `None` once nobody will ask any more. Meanwhile a store that failed is
-    /// opened again, and what is written is synced in time where groups are not synced.
+    /// Waits for the next command; `None` once all senders are dropped. While it waits, a store that
+    /// has failed is reopened, and interval syncs are made.
     fn next_command(&mut self) -> Option<Command<S>> {
         if self.next.is_some() {
             return self.next.take();
@@ -166,13 +167,13 @@ impl<S: Store> Writer<'_, S> {
         }
     }
 
-    /// How long until it is time to sync, where something waits for that.
+    /// How long until the next interval sync, if there is anything to sync.
     fn until_sync(&self) -> Option<Duration> {
         let interval = self.shared.options.sync_interval?;
         (self.unsynced > 0).then(|| interval.saturating_sub(self.last_sync.elapsed()))
     }
 
-    /// Writes a command, and in the same commit those that wait behind it.
+    /// Writes a command, and those that wait behind it in the same commit.
     fn write_group(&mut self, first: GroupCommand<S>) {
         self.make_space(&first);
         let mut group = Group::default();
@@ -181,7 +182,7 @@ impl<S: Store> Writer<'_, S> {
         let mut is_last = false;
         while group.commands < GROUP_COMMANDS && group.changes.weight() < GROUP_BYTES {
             match self.commands.try_recv() {
-                // Space is made for one in a commit before its own.
+                // A command for which space must be made first begins the next group.
                 Ok(Command::Group(command)) if self.has_space(&command) => {
                     self.gather(&mut group, command);
                 }
@@ -198,10 +199,10 @@ impl<S: Store> Writer<'_, S> {
 
         let is_alone = group.commands == 1 && is_last;
         self.commit(group, is_alone);
-        self.let_enter();
+        self.queue_large_mails();
     }
 
-    /// Puts everything on disk and takes nothing more.
+    /// Syncs everything to disk and refuses further commands.
     fn close(&mut self) -> Result<(), SpoolError> {
         self.syncer.finish();
         if self.shared.may_heal() {
@@ -221,6 +222,7 @@ impl<S: Store> Writer<'_, S> {
         self.unsynced = 0;
     }
 
+    /// Adds what a command changes to the group, and the answer to give once it is on disk.
     fn gather(&mut self, group: &mut Group<S>, command: GroupCommand<S>) {
         group.commands += 1;
         match command {
@@ -261,7 +263,7 @@ impl<S: Store> Writer<'_, S> {
         }
     }
 
-    /// Counts the values that come and go with what readers and lists write.
+    /// Updates the totals for the keys that this batch adds or removes.
     fn count(&mut self, group: &mut Group<S>, batch: &Batch) -> Result<(), SpoolError> {
         for (key, value) in batch {
             let Some(kind) = Kind::of(key) else { continue };
@@ -277,7 +279,7 @@ impl<S: Store> Writer<'_, S> {
         Ok(())
     }
 
-    /// Whether there is room for new mail: asked once a group.
+    /// Whether the disk has room for new mail; checked once per group.
     fn has_room(&self, group: &mut Group<S>) -> Result<(), SpoolError> {
         group
             .room
@@ -285,6 +287,7 @@ impl<S: Store> Writer<'_, S> {
             .clone()
     }
 
+    /// Adds new mails to the group, except duplicates and those that do not fit.
     fn put(
         &mut self,
         group: &mut Group<S>,
@@ -321,7 +324,8 @@ impl<S: Store> Writer<'_, S> {
         });
     }
 
-    /// Whether a mail is new: it was not put before, nor another one with its idempotency key.
+    /// Whether a mail is new: neither it nor another one with its idempotency key is stored, on disk
+    /// or in this group.
     fn judge(
         &self,
         group: &Group<S>,
@@ -347,7 +351,7 @@ impl<S: Store> Writer<'_, S> {
         }
     }
 
-    /// What was judged, unless it is a new mail that does not fit.
+    /// Passes a judgement on, unless the mail is new and does not fit into `max_size`.
     fn with_space(&self, manifest: &Manifest, judged: PutResult) -> Result<PutResult, SpoolError> {
         match judged {
             PutResult::Stored => self.check_space(manifest).map(|()| judged),
@@ -355,7 +359,7 @@ impl<S: Store> Writer<'_, S> {
         }
     }
 
-    /// What is known of an idempotency key.
+    /// The record of an idempotency key, on disk or in this group.
     fn known(&self, group: &Group<S>, key: Option<Hash>) -> Result<Option<KeyRecord>, SpoolError> {
         let Some(hash) = key else {
             return Ok(None);
@@ -367,18 +371,20 @@ impl<S: Store> Writer<'_, S> {
         bytes.map(|bytes| codec::decode(&bytes)).transpose()
     }
 
-    /// Whether what was written ahead is still there. The same mail may have been put twice at
-    /// once, and one of the two given up: its parts are those of the other.
+    /// Checks that the parts of a large message that were written ahead are still there. If the same
+    /// mail was put twice at once and one of the calls was abandoned, its parts were removed, and
+    /// they are those of the other call too.
     fn is_whole(&self, mail: &Encoded<S>) -> Result<(), SpoolError> {
         let id = mail.manifest.id;
         if mail.ahead.is_some() && self.shared.store.get(&keys::writing(id))?.is_none() {
             return Err(SpoolError::Unreadable(format!(
-                "mail {id} was given up meanwhile; submit it again"
+                "mail {id} was submitted twice at once, and one attempt was broken off; submit it again"
             )));
         }
         Ok(())
     }
 
+    /// Adds what a new mail needs besides its record: queue positions, timers, totals, the key.
     fn index(&mut self, group: &mut Group<S>, mail: &Encoded<S>) {
         let manifest = &mail.manifest;
         group.mails.insert(manifest.id);
@@ -386,13 +392,13 @@ impl<S: Store> Writer<'_, S> {
         group.changes.accept(manifest);
         self.totals.add_mail(manifest);
 
-        if mail.enters_later {
+        if mail.queued_later {
             let first = 0u16.to_be_bytes().to_vec();
-            group.changes.put(keys::entering(manifest.id), first);
-            self.entering.push(manifest.id);
+            group.changes.put(keys::unqueued(manifest.id), first);
+            self.large_mails.push(manifest.id);
         }
 
-        let queued = if mail.enters_later {
+        let queued = if mail.queued_later {
             &[]
         } else {
             &mail.deliveries[..]
@@ -445,6 +451,7 @@ impl<S: Store> Writer<'_, S> {
         }
     }
 
+    /// Records that these deliveries may have been sent.
     fn mark(
         &mut self,
         group: &mut Group<S>,
@@ -461,6 +468,7 @@ impl<S: Store> Writer<'_, S> {
         group.answers.push(CommitAnswer::Done(reply, Ok(())));
     }
 
+    /// Records outcomes, except those whose lease is not current.
     fn settle(
         &mut self,
         group: &mut Group<S>,
@@ -485,8 +493,8 @@ impl<S: Store> Writer<'_, S> {
         self.record(group, current, results, reply);
     }
 
-    /// Records what became of deliveries under current leases, those aside that have no bytes: they
-    /// are recorded already. What cannot be written is owed.
+    /// Records the outcomes of deliveries whose leases are current. Those without bytes are recorded
+    /// already. What cannot be written is kept in memory until it can (`SpoolState::owed`).
     pub(super) fn record(
         &mut self,
         group: &mut Group<S>,
@@ -511,7 +519,7 @@ impl<S: Store> Writer<'_, S> {
                         entry: &leased.entry,
                         delivery: &delivery,
                     };
-                    // One that waits as it did before has nothing to tell.
+                    // A delivery that only returns to the queue is no event.
                     let tried = delivery.tries > leased.tries;
                     if tried || delivery.stage.finished_at().is_some() {
                         let manifest = leased.manifest();
@@ -533,18 +541,19 @@ impl<S: Store> Writer<'_, S> {
         });
     }
 
+    /// Runs an operation in a commit of its own.
     fn change(&mut self, change: Operation<S>) {
         let mut transaction = WriteTransaction::new(self.shared, self.totals.clone());
         change(&mut transaction);
         self.totals = transaction.totals.clone();
-        // What it has written is not weighed, and a sweep may write much.
+        // The bytes that it has written are not counted, and may be many.
         if self.shared.options.sync_interval.is_some() {
             self.sync();
         }
     }
 
-    /// Does a step of what the clock wants. As long as it takes away only what has ended, the
-    /// groups of others are written meanwhile, and share its sync.
+    /// Does one step of a sweep. If it only deletes finished mail, it is not synced by itself but
+    /// together with the groups that are written meanwhile.
     fn sweep(&mut self, now: Timestamp, reply: ReplySender<SweepReport>) {
         let mut transaction =
             WriteTransaction::beside_others(self.shared, self.totals.clone(), self.syncer);
@@ -557,42 +566,43 @@ impl<S: Store> Writer<'_, S> {
         self.sync_in_time();
     }
 
-    /// Syncs, where groups are not synced and much was written since.
+    /// Makes an interval sync early if much was written since the last one.
     pub(super) fn sync_in_time(&mut self) {
         if self.shared.options.sync_interval.is_some() && self.unsynced >= UNSYNCED_BYTES {
             self.sync();
         }
     }
 
-    /// Queues the recipients of mails that were just stored.
-    fn let_enter(&mut self) {
-        for mail in std::mem::take(&mut self.entering) {
-            // It looks at what is on disk, and is told of there.
+    /// Queues the recipients of mails with very many of them, which were just stored.
+    fn queue_large_mails(&mut self) {
+        for mail in std::mem::take(&mut self.large_mails) {
+            // It reads what the group has written.
             self.syncer.finish();
             let mut transaction = WriteTransaction::new(self.shared, self.totals.clone());
-            if let Err(error) = entering::enter(&mut transaction, mail) {
+            if let Err(error) = large_mail::queue_recipients(&mut transaction, mail) {
                 transaction.abandon();
                 tracing::error!(
                     mail.id = %mail,
                     %error,
-                    "its recipients are queued after a restart"
+                    "the recipients of a large mail could not be queued; a restart queues them"
                 );
             }
             self.totals = transaction.totals.clone();
         }
     }
 
+    /// Writes a group and passes it to the syncer. `alone`: it is one command, and none waits.
     pub(super) fn commit(&mut self, group: Group<S>, alone: bool) {
         let bytes = group.changes.weight().max(1);
         let began = Instant::now();
         self.syncer.make_room();
 
-        let mut told = Vec::new();
+        let mut entries = Vec::new();
         let outcome = if group.changes.is_empty() {
             self.shared.write(Batch::new())
         } else {
             let (batch, sealed) = group.changes.seal(self.shared, &mut self.totals);
-            told = sealed;
+            entries = sealed;
             self.shared.write(batch)
         };
 
@@ -600,13 +610,14 @@ impl<S: Store> Writer<'_, S> {
             outcome,
             bytes,
             totals: self.totals.clone(),
-            told,
+            entries,
             answers: group.answers,
             wakes: group.wakes,
             began,
         };
 
-        // Twice alone is a lone caller; once is one of many who comes first.
+        // Alone twice in a row means a single caller, and the writer syncs by itself. Alone once may
+        // be the first of many.
         let is_lone = alone && self.was_alone;
         self.was_alone = alone;
         self.syncer.add(self.shared, written, is_lone);

@@ -22,7 +22,7 @@ const BAD: Duration = minutes(5);
 pub(super) struct Memory {
     lock_step_until: Mutex<Option<Instant>>,
     /// Commands that were written ahead within a mail's envelope were answered.
-    answers_what_is_ahead: AtomicBool,
+    answers_pipelined: AtomicBool,
     bad: Mutex<HashMap<SocketAddr, BadAddress>>,
 }
 
@@ -42,18 +42,18 @@ impl Memory {
     }
 
     /// The server answered a command, and nothing of what was written behind it.
-    pub(super) fn drops_what_is_ahead(&self) {
+    pub(super) fn drops_pipelined(&self) {
         *self.lock_step_until.lock() = Some(Instant::now() + LOCK_STEP);
     }
 
     /// The server answered a command that was written ahead.
-    pub(super) fn has_answered_what_is_ahead(&self) {
-        self.answers_what_is_ahead.store(true, Ordering::Relaxed);
+    pub(super) fn has_answered_pipelined(&self) {
+        self.answers_pipelined.store(true, Ordering::Relaxed);
     }
 
     /// Whether it ever did: its silence then has another cause.
-    pub(super) fn answers_what_is_ahead(&self) -> bool {
-        self.answers_what_is_ahead.load(Ordering::Relaxed)
+    pub(super) fn answers_pipelined(&self) -> bool {
+        self.answers_pipelined.load(Ordering::Relaxed)
     }
 
     /// These addresses, those that failed lately behind the others. Of what is not among them,

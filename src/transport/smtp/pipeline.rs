@@ -23,7 +23,7 @@ const WINDOW: usize = 64;
 /// The most bytes of a message that go out in one write.
 const PART: usize = 64 * 1024;
 
-/// How long we look for the reason why a server hung up in the middle of a message.
+/// How long to wait for a last reply that says why a server hung up in the middle of a message.
 const FINAL_REPLY_WAIT: Duration = Duration::from_secs(1);
 
 /// One command of a mail's envelope.
@@ -63,7 +63,7 @@ impl EnvelopeCommand {
         }
     }
 
-    /// What becomes of recipients without a verdict when the connection fails here: before MAIL is
+    /// The outcome of recipients without a verdict when the connection fails here: before MAIL is
     /// answered, no mail was in question.
     fn lost(self, reason: String) -> Outcome {
         match self.phase() {
@@ -73,9 +73,9 @@ impl EnvelopeCommand {
     }
 }
 
-/// What becomes of recipients without a verdict when the connection ends at one's RCPT. Where one
-/// of them has a verdict, it ended over that one: of the others no more was asked than MAIL, and
-/// they may go without it ([`Outcome::is_bystanders`]).
+/// The outcome of recipients without a verdict when the connection ends at one recipient's RCPT. If
+/// some recipient has a verdict, that one is the cause. The others got no further than MAIL, and are
+/// tried again without it ([`Outcome::is_bystanders`]).
 fn ended(step: EnvelopeCommand, reason: String, verdicts: &Verdicts) -> Outcome {
     match step {
         EnvelopeCommand::Rcpt(_) if verdicts.iter().any(Option::is_some) => {
@@ -85,7 +85,7 @@ fn ended(step: EnvelopeCommand, reason: String, verdicts: &Verdicts) -> Outcome 
     }
 }
 
-/// What each recipient was told; `None` while nothing speaks against them.
+/// The outcome of each recipient that has one of its own; `None` for all others.
 type Verdicts = [Option<Outcome>];
 
 /// How a mail ends, for the recipients that have no verdict of their own. `Err` where the
@@ -93,8 +93,8 @@ type Verdicts = [Option<Outcome>];
 type TransactionEnd = Result<Outcome, Outcome>;
 
 impl SmtpConnection {
-    /// Sends `mail`, begins `next` where that is possible, and says whether the connection is still
-    /// in step.
+    /// Sends `mail`, begins `next` if possible, and returns whether the connection can be used
+    /// further: whether each command was answered.
     pub(super) async fn transact(
         &mut self,
         mail: &Transaction,
@@ -117,8 +117,7 @@ impl SmtpConnection {
         (outcomes, in_step)
     }
 
-    /// Writes the commands of the next mail behind this one's message, if its commands make one
-    /// group.
+    /// Adds the commands of the next mail behind this one's message, if they fit into one group.
     fn begin(&mut self, next: &Transaction) {
         let total = next.recipients.len() + 2;
         if self.may_pipeline()
@@ -153,8 +152,8 @@ impl SmtpConnection {
         self.begun == Some(mail.mail) && self.begun_commands == self.out
     }
 
-    /// Goes through MAIL, RCPT and DATA. `Ok(None)`: the server waits for the message. `Ok(Some)`:
-    /// nobody is to get it.
+    /// Sends MAIL, RCPT and DATA, and reads the answers. `Ok(None)`: the server waits for the message.
+    /// `Ok(Some)`: no recipient gets it. `Err`: the connection ends with it.
     async fn envelope(
         &mut self,
         mail: &Transaction,
@@ -164,56 +163,34 @@ impl SmtpConnection {
         let total = usize::from(reset) + mail.recipients.len() + 2;
         let window = if self.may_pipeline() { WINDOW } else { 1 };
         let was_begun = self.begun.take().is_some();
-        let mut written = if was_begun { total } else { 0 };
-        let mut refused: Option<Outcome> = None;
-        // Where the group of commands begins that is being answered.
-        let mut group = 0;
 
+        // Commands are written in groups of at most `window`. The one that is being answered begins
+        // at `group` and ends before `written`.
+        let (mut group, mut written) = (0, if was_begun { total } else { 0 });
+        // The answer to MAIL, if it was refused.
+        let mut refused: Option<Outcome> = None;
         let mut accepted = 0;
+
         for number in 0..total {
             let step = EnvelopeCommand::at(number, reset, mail.recipients.len());
+
             if number == written {
                 if refused.is_some() || step == EnvelopeCommand::Data && accepted == 0 {
                     break;
                 }
-                self.wire
-                    .is_silent()
+                (group, written) = (number, total.min(number + window));
+                self.write_group(mail, reset, number..written)
                     .await
                     .map_err(|reason| ended(step, reason, verdicts))?;
-                (group, written) = (number, total.min(number + window));
-                self.out.clear();
-                write_commands(
-                    &mut self.out,
-                    &self.extensions,
-                    mail,
-                    reset,
-                    number..written,
-                );
-                let time_limit = self.timeouts.command;
-                self.write(time_limit)
-                    .await
-                    .map_err(|unwritten| ended(step, unwritten.reason, verdicts))?;
             }
-            let time_limit = step.time_limit(&self.timeouts);
-            let answer = match self.answer(time_limit).await {
+
+            let answer = match self.answer(step.time_limit(&self.timeouts)).await {
                 Ok(answer) if answer.code() == 421 => Err(answer.reply().to_string()),
-                heard => heard,
+                answer => answer,
             };
-            // It answered what came before, and has dropped what came with that.
-            let is_ahead = number > group && !was_begun;
-            let is_dropped = match was_begun {
-                true => number == 0,
-                false => is_ahead && !self.memory.answers_what_is_ahead(),
-            };
-            match &answer {
-                Err(_) if is_dropped && self.wire.is_late() => self.memory.drops_what_is_ahead(),
-                Ok(_) if is_ahead => self.memory.has_answered_what_is_ahead(),
-                _ => {}
-            }
-            if is_against_pipelining(&answer) {
-                self.memory.drops_what_is_ahead();
-            }
-            // A server that refused MAIL has said what it has to say, even if it hangs up after it.
+            self.remember_pipelining(&answer, number, number > group, was_begun);
+
+            // A server that refused MAIL has given its verdict, even if it hangs up after that.
             let answer = answer.map_err(|reason| match (refused.take(), step) {
                 (Some(refused), _) => refused,
                 (None, EnvelopeCommand::Rcpt(index)) => {
@@ -222,20 +199,23 @@ impl SmtpConnection {
                 }
                 (None, _) => step.lost(reason),
             })?;
+
             match step {
                 EnvelopeCommand::Reset if answer.is_positive() => {}
                 EnvelopeCommand::Reset => {
                     return Err(step.lost(format!("RSET was answered with {}", answer.reply())));
                 }
+
                 EnvelopeCommand::Mail if answer.is_positive() => {}
                 EnvelopeCommand::Mail => refused = Some(refusal(Phase::MailFrom, &answer)?),
-                // A server that refuses MAIL and takes what follows is answering other questions
-                // than ours.
+
+                // A server that refuses MAIL and accepts what follows is out of step with us.
                 EnvelopeCommand::Rcpt(_) | EnvelopeCommand::Data if refused.is_some() => {
                     if !answer.is_negative() {
                         return Err(Outcome::Deferred(step.phase(), answer.reply()));
                     }
                 }
+
                 EnvelopeCommand::Rcpt(_) if answer.is_positive() => accepted += 1,
                 EnvelopeCommand::Rcpt(index) => match refusal(Phase::RcptTo, &answer) {
                     Ok(refusal) => verdicts[index] = Some(refusal),
@@ -244,6 +224,7 @@ impl SmtpConnection {
                         return Err(ended(step, answer.reply().to_string(), verdicts));
                     }
                 },
+
                 EnvelopeCommand::Data if answer.code() == 354 && accepted > 0 => return Ok(None),
                 EnvelopeCommand::Data if answer.code() == 354 => self.send_nothing().await?,
                 EnvelopeCommand::Data if answer.is_negative() => {
@@ -251,7 +232,7 @@ impl SmtpConnection {
                     return Ok(Some(Outcome::refusal(Phase::Data, answer.reply())));
                 }
                 EnvelopeCommand::Data => {
-                    // The answers are those to other commands, so that they are nobody's verdict.
+                    // The answers belong to other commands, so none of them is a verdict.
                     verdicts.fill(None);
                     return Err(Outcome::Deferred(Phase::Data, answer.reply()));
                 }
@@ -264,8 +245,51 @@ impl SmtpConnection {
         Ok(Some(refused.unwrap_or_else(everybody_has_a_verdict)))
     }
 
-    /// Ends a message that the server wants although it accepted nobody (RFC 2920 §3.1); its answer
-    /// means nothing.
+    /// Writes the envelope's commands with these numbers in one go. A server that speaks before it
+    /// was asked is an error.
+    async fn write_group(
+        &mut self,
+        mail: &Transaction,
+        reset: bool,
+        numbers: Range<usize>,
+    ) -> Result<(), String> {
+        self.wire.is_silent().await?;
+        self.out.clear();
+        write_commands(&mut self.out, &self.extensions, mail, reset, numbers);
+        self.write(self.timeouts.command)
+            .await
+            .map_err(|unwritten| unwritten.reason)
+    }
+
+    /// Remembers whether this server answers commands that were written before it had answered those
+    /// ahead of them: `is_behind`, within this group; `was_begun`, behind the message before.
+    fn remember_pipelining(
+        &self,
+        answer: &Result<ServerReply, String>,
+        number: usize,
+        is_behind: bool,
+        was_begun: bool,
+    ) {
+        let is_pipelined = is_behind && !was_begun;
+        // If such a command is not answered in time, the server has dropped it together with all
+        // that came behind the command that it did answer.
+        let may_be_dropped = match was_begun {
+            true => number == 0,
+            false => is_pipelined && !self.memory.answers_pipelined(),
+        };
+
+        match answer {
+            Err(_) if may_be_dropped && self.wire.is_late() => self.memory.drops_pipelined(),
+            Ok(_) if is_pipelined => self.memory.has_answered_pipelined(),
+            _ => {}
+        }
+        if is_against_pipelining(answer) {
+            self.memory.drops_pipelined();
+        }
+    }
+
+    /// Sends an empty message: the server has asked for one although it accepted no recipient
+    /// (RFC 2920 §3.1). Its answer means nothing.
     async fn send_nothing(&mut self) -> Result<(), Outcome> {
         let lost = |reason| Outcome::Lost(Phase::Data, reason);
         let time_limit = self.timeouts.command;
@@ -277,12 +301,13 @@ impl SmtpConnection {
         self.answer(time_limit).await.map(|_| ()).map_err(lost)
     }
 
-    /// Sends the message itself, and awaits the verdict.
+    /// Sends the message itself and reads the verdict on it.
     async fn message(&mut self, mail: &Transaction, next: Option<&Transaction>) -> TransactionEnd {
+        // The message, without its final dot.
         let mut message = Stuffing::new(&mail.message);
         loop {
-            // A reply that comes now would be taken for the verdict on a message that is not there
-            // yet.
+            // A reply that comes now would be mistaken for the verdict on a message that the server
+            // does not have yet.
             if self.wire.is_silent().await.is_err() {
                 return Err(self.interrupted(self.timeouts.command).await);
             }
@@ -296,12 +321,13 @@ impl SmtpConnection {
             }
         }
 
-        // Without its dot the server throws the message away: hanging up here is the last chance to
-        // take it back.
+        // Without the dot the server discards the message: hanging up here is the last chance to
+        // cancel it.
         if mail.recall.is_recalled() {
             return Err(Outcome::Withdrawn);
         }
 
+        // The dot, and the next mail's commands behind it.
         let dot = self.out.len();
         self.out.extend_from_slice(b".\r\n");
         if let Some(next) = next {
@@ -333,7 +359,7 @@ impl SmtpConnection {
         }
     }
 
-    /// What it means that the server hung up in the middle of the message: it may have said why.
+    /// The outcome when the server hung up in the middle of the message. It may have said why.
     async fn broken_off(&mut self, reason: String) -> Outcome {
         match self.interrupted(FINAL_REPLY_WAIT).await {
             Outcome::Lost(phase, _) => Outcome::Lost(phase, reason),
@@ -341,9 +367,9 @@ impl SmtpConnection {
         }
     }
 
-    /// What it means that the server speaks in the middle of the message. A refusal is about this
-    /// mail, since no other is in question; but it is not believed to be final, because the server
-    /// has not seen the message.
+    /// The outcome when the server speaks in the middle of the message. A refusal is about this mail,
+    /// since no other is in question; but it does not count as final, because the server has not
+    /// seen the whole message.
     async fn interrupted(&mut self, time_limit: Duration) -> Outcome {
         match self.answer(time_limit).await {
             Err(reason) => Outcome::Lost(Phase::Body, reason),
@@ -355,7 +381,7 @@ impl SmtpConnection {
     }
 }
 
-/// Whether the server says that it does not want what it had offered, as Postfix and Exim do.
+/// Whether the server objects to pipelining although it had offered it, as Postfix and Exim do.
 fn is_against_pipelining(answer: &Result<ServerReply, String>) -> bool {
     let says = |text: &str| {
         let text = text.to_ascii_lowercase();
@@ -367,8 +393,8 @@ fn is_against_pipelining(answer: &Result<ServerReply, String>) -> bool {
     }
 }
 
-/// The verdict of an answer that is not positive. `Err` where it makes no sense, and what follows
-/// would make none either.
+/// The outcome of an answer that is not positive. `Err` if the answer makes no sense here, so that
+/// the following ones would make none either.
 fn refusal(phase: Phase, answer: &ServerReply) -> Result<Outcome, Outcome> {
     let outcome = Outcome::refusal(phase, answer.reply());
     if answer.is_negative() {

@@ -1,5 +1,5 @@
-//! Queues the recipients of a mail that has many: after it is stored, in bounded steps. The steps
-//! that are left are taken when the spool is opened, if it was closed in between.
+//! Queues the recipients of a mail that has thousands of them: after it is stored, in bounded steps.
+//! If the spool is closed in between, opening it does the remaining steps.
 
 use std::ops::ControlFlow;
 
@@ -20,14 +20,14 @@ const AT_A_TIME: usize = 1000;
 /// A delivery and its place in the envelope.
 type Numbered = (u16, Delivery);
 
-/// Queues what is not queued yet, each step in a commit of its own. Runs on the writer's thread,
-/// which does nothing else meanwhile.
-pub(super) fn enter<S: Store>(
+/// Queues the recipients that are not queued yet, each step in a commit of its own. Runs on the
+/// writer's thread, which does nothing else meanwhile.
+pub(super) fn queue_recipients<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
     mail: MailId,
 ) -> Result<(), SpoolError> {
     let store = &transaction.shared.store;
-    let Some(next) = store.get(&keys::entering(mail))? else {
+    let Some(next) = store.get(&keys::unqueued(mail))? else {
         return Ok(());
     };
     let mut next = next.try_into().map_or(0, u16::from_be_bytes);
@@ -49,12 +49,12 @@ pub(super) fn enter<S: Store>(
         }
         let Some(after) = after else { break };
         next = after;
-        let key = keys::entering(mail);
+        let key = keys::unqueued(mail);
         transaction.changes.put(key, next.to_be_bytes().to_vec());
         transaction.commit()?;
     }
 
-    transaction.changes.remove(keys::entering(mail));
+    transaction.changes.remove(keys::unqueued(mail));
     transaction.commit()
 }
 
