@@ -142,6 +142,16 @@ impl JournalHandle {
         journal.is_some_and(|journal| journal.holds(name))
     }
 
+    /// Whether a reader is read by another node that shares the spool. As long as it is not, it is
+    /// this node's, or will soon be.
+    ///
+    /// # Errors
+    /// [`Error::Spool`].
+    pub(super) async fn is_held_elsewhere(&self, name: &str) -> Result<bool, Error> {
+        let spool = self.spool()?;
+        Ok(journal(&spool)?.is_held_elsewhere(name).await?)
+    }
+
     /// Forgets a reader, and all that it keeps.
     ///
     /// # Errors

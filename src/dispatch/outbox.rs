@@ -35,6 +35,15 @@ impl OutboxHandle {
         Ok(self.outbox()?.take(most).await?)
     }
 
+    /// Waits until there may be drafts that nobody has in hand; those of a node that is gone are told
+    /// of by nobody.
+    pub async fn arrived(&self) {
+        match self.outbox() {
+            Ok(outbox) => outbox.arrived().notified().await,
+            Err(_) => std::future::pending().await,
+        }
+    }
+
     /// Submits drafts that were composed, each under its own name: it leaves the outbox in the
     /// commit in which its mail is kept. None is sent without that: the outbox keeps it already.
     pub async fn submit(&self, mails: Vec<(MailId, Mail)>) -> Vec<(MailId, Result<(), Error>)> {

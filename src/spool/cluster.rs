@@ -27,7 +27,7 @@ pub struct NodeStatus {
     pub seen: Timestamp,
     /// Whether it is the one that was asked.
     pub is_this: bool,
-    /// How many deliveries it holds.
+    /// How many deliveries it held then.
     pub holds: u64,
 }
 

@@ -125,6 +125,12 @@ pub trait Journal: Send + Sync {
         true
     }
 
+    /// Whether another node that shares this spool, and lives, reads for a named reader.
+    async fn is_held_elsewhere(&self, name: &str) -> Result<bool, SpoolError> {
+        let _ = name;
+        Ok(false)
+    }
+
     /// Forgets how far a reader is: it holds nothing back any more.
     async fn forget(&self, name: &str) -> Result<(), SpoolError>;
 

@@ -6,6 +6,7 @@
 //! is taken.
 
 use async_trait::async_trait;
+use tokio::sync::Notify;
 
 use super::SpoolError;
 use crate::mail::{MailId, Timestamp};
@@ -34,6 +35,10 @@ pub struct Handful {
 /// Mail that was put beside the queue.
 #[async_trait]
 pub trait Outbox: Send + Sync {
+    /// Told when there may be drafts that nobody has in hand. Those of a node that is gone are told
+    /// of by nobody: look for them now and then.
+    fn arrived(&self) -> &Notify;
+
     /// Takes the oldest drafts in hand: nobody else gets them while this node lives.
     async fn take(&self, most: Handful) -> Result<Vec<OutboxDraft>, SpoolError>;
 

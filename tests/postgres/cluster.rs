@@ -73,6 +73,28 @@ async fn a_mail_in_another_nodes_hands_can_be_cancelled() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_node_tells_how_many_deliveries_each_of_them_holds() {
+    let relay = FakeSmtp::start().await;
+    let cluster = Cluster::over(Server::start(), "holds", &relay);
+    let (first, second) = (cluster.node("first", 5), cluster.node("second", 5));
+    let hold_up = Rule::at(Step::FinalDot).act(Act::Delay(Duration::from_secs(5)));
+    relay.rule(hold_up.first(2));
+    let ids = first.hand_in_many("held", 2, "hello");
+
+    let held = |node: &super::common::service::Service| {
+        let nodes = node.get("/v1/nodes").json();
+        let nodes = nodes["nodes"].as_array().unwrap().iter();
+        nodes.filter_map(|node| node["holds"].as_u64()).sum::<u64>()
+    };
+    eventually("both are held", async || {
+        held(&first) == 2 && held(&second) == 2
+    })
+    .await;
+    first.become_all(&ids, "delivered");
+    eventually("none is", async || held(&first) == 0 && held(&second) == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_numbers_and_records_are_the_same_at_every_node() {
     let relay = FakeSmtp::start().await;
 

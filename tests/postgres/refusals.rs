@@ -1,7 +1,7 @@
 //! A server that is there and does not do what it is asked: no room, no right, or a mail that it
 //! will not keep.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::common::postgres::Server;
 use super::common::service::Service;
@@ -37,7 +37,13 @@ async fn a_server_without_room_accepts_nothing_and_is_not_ready_until_it_has_som
 
     let why = "could not extend file: No space left on device";
     fails(&cluster, "mails", "53100", why);
+    let begun = Instant::now();
     accepts_nothing(&node);
+    let took = begun.elapsed();
+    assert!(
+        took < Duration::from_secs(3),
+        "it is refused at once: {took:?}"
+    );
     until_told(&node, "No space left");
     stays_down(&node, "No space left");
     accepts_nothing(&node);

@@ -1,5 +1,4 @@
-//! Where the spools of a benchmark are: in a directory that is removed afterwards, or in a
-//! database.
+//! Where the spools of a benchmark are: in a directory that is removed afterwards, or in a database.
 
 use std::path::{Path, PathBuf};
 

@@ -12,14 +12,20 @@ use crate::dispatch::{Dispatcher, Error, OutboxHandle};
 use crate::mail::{Mail, MailId};
 use crate::spool::{Handful, OutboxDraft};
 
-/// How often it is looked for new drafts: the application's transaction tells nobody that it has
-/// left one.
-const LOOK: Duration = Duration::from_millis(25);
+/// How often it is looked for drafts that nobody was told of.
+const LOOK: Duration = Duration::from_secs(1);
 /// How long the outbox is left alone when what it held could not be moved.
 const REST: Duration = Duration::from_secs(1);
 /// How many drafts, and about how many bytes of them, are moved together.
-const GROUP: usize = 128;
+const GROUP: usize = 512;
 const GROUP_BYTES: usize = 16 * 1024 * 1024;
+
+/// When the outbox is looked at again.
+enum Next {
+    AtOnce,
+    WhenSomeArrive,
+    Later,
+}
 
 /// Moves what is in the outbox, until the doors close. Idle where the spool has none.
 pub async fn serve_outbox(dispatcher: Dispatcher, mut closing: watch::Receiver<bool>) {
@@ -34,19 +40,29 @@ pub async fn serve_outbox(dispatcher: Dispatcher, mut closing: watch::Receiver<b
         largest: submit::max_json(&dispatcher),
     };
     loop {
-        let rest = match outbox.take(most).await {
-            Ok(drafts) if drafts.is_empty() => LOOK,
-            Ok(drafts) => match move_all(&outbox, drafts, most.largest).await {
-                true => Duration::ZERO,
-                false => REST,
-            },
+        let next = match outbox.take(most).await {
+            Ok(drafts) => {
+                let may_be_more = drafts.len() >= GROUP;
+                match move_all(&outbox, drafts, most.largest).await {
+                    true if may_be_more => Next::AtOnce,
+                    true => Next::WhenSomeArrive,
+                    false => Next::Later,
+                }
+            }
             Err(error) => {
                 tracing::debug!(%error, "the outbox cannot be read");
-                REST
+                Next::Later
+            }
+        };
+        let next = async {
+            match next {
+                Next::AtOnce => {}
+                Next::WhenSomeArrive => _ = tokio::time::timeout(LOOK, outbox.arrived()).await,
+                Next::Later => tokio::time::sleep(REST).await,
             }
         };
         tokio::select! {
-            () = tokio::time::sleep(rest) => {}
+            () = next => {}
             _ = closing.wait_for(|closing| *closing) => return,
         }
     }

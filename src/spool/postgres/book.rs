@@ -75,6 +75,11 @@ impl LeaseTable {
         self.held.remove(&(token.mail, token.index))
     }
 
+    /// How many deliveries are held.
+    pub(super) fn count(&self) -> usize {
+        self.held.len()
+    }
+
     /// Whether anything of this delivery is held.
     pub(super) fn has(&self, mail: MailId, index: u16) -> bool {
         self.held.contains_key(&(mail, index))

@@ -90,7 +90,7 @@ impl Cluster for PostgresNode {
         let core = &self.core;
         let rows: Result<Vec<Row>, SpoolError> = ask!(core, on => on.query(
             "SELECT s.id, s.node, s.version, (extract(epoch FROM s.since) * 1000)::bigint,
-               (extract(epoch FROM s.seen) * 1000)::bigint, (SELECT count(*) FROM ready r WHERE r.owner = s.id)
+               (extract(epoch FROM s.seen) * 1000)::bigint, s.holds
              FROM sessions s WHERE s.seen >= now() - s.lease_ms * interval '1 ms' ORDER BY s.id",
             &[],
         ));

@@ -129,7 +129,9 @@ impl Connector {
     /// What a failed statement means to whoever asked.
     pub(super) fn error(&self, error: &tokio_postgres::Error) -> SpoolError {
         match judge(error) {
-            StatementFailure::Gone | StatementFailure::Busy => self.unreachable(reason(error)),
+            StatementFailure::Gone | StatementFailure::Lacking | StatementFailure::Busy => {
+                self.unreachable(reason(error))
+            }
             StatementFailure::Exists | StatementFailure::Impossible => {
                 SpoolError::Unreadable(format!("{}: {}", self.name, reason(error)))
             }

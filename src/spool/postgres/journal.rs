@@ -407,6 +407,10 @@ impl Journal for PostgresNode {
         if let Some(failure) = self.core.failure() {
             return Err(failure);
         }
+        // It is asked for again and again, mostly in vain.
+        if self.is_held_elsewhere(name).await? {
+            return Ok(false);
+        }
 
         let (held, session) = (name.to_owned(), self.core.session());
         let ours = self
@@ -437,6 +441,15 @@ impl Journal for PostgresNode {
     fn holds(&self, name: &str) -> bool {
         let held = self.core.readers.lock().get(name).copied();
         held == Some(self.core.session()) && self.core.failure().is_none()
+    }
+
+    async fn is_held_elsewhere(&self, name: &str) -> Result<bool, SpoolError> {
+        let (core, session) = (&self.core, self.core.session());
+        let rows: Result<Vec<Row>, SpoolError> = ask!(core, on => on.query(
+            "SELECT FROM readers r JOIN sessions s ON s.id = r.owner WHERE r.name = $1 AND r.owner <> $2",
+            &[&name, &session],
+        ));
+        Ok(!rows?.is_empty())
     }
 
     async fn kept(

@@ -48,15 +48,25 @@ pub(super) fn reason(error: &tokio_postgres::Error) -> String {
 /// What happens to a statement that failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum StatementFailure {
-    /// The connection or the server is gone, or what the spool needs of it; whether it was done is
-    /// not known.
+    /// The connection or the server is gone; whether it was done is not known. Or the server may not
+    /// be written, and another may.
     Gone,
+    /// The server lacks what the spool needs of it, such as room or rights: it was not done, and
+    /// would not be in a moment.
+    Lacking,
     /// Others were in the way: it was not done, and may be tried again.
     Busy,
     /// A key was there already.
     Exists,
     /// It cannot be done.
     Impossible,
+}
+
+impl StatementFailure {
+    /// Whether the database is to be taken for one that is away.
+    pub(super) fn is_outage(self) -> bool {
+        matches!(self, StatementFailure::Gone | StatementFailure::Lacking)
+    }
 }
 
 /// How a statement failed.
@@ -74,16 +84,17 @@ pub(super) fn judge(error: &tokio_postgres::Error) -> StatementFailure {
         | &SqlState::T_R_DEADLOCK_DETECTED
         | &SqlState::LOCK_NOT_AVAILABLE
         | &SqlState::QUERY_CANCELED => StatementFailure::Busy,
-        &SqlState::READ_ONLY_SQL_TRANSACTION
+        &SqlState::READ_ONLY_SQL_TRANSACTION => StatementFailure::Gone,
         // Somebody took tables or rights away, and can give them back.
-        | &SqlState::INVALID_SCHEMA_NAME
+        &SqlState::INVALID_SCHEMA_NAME
         | &SqlState::UNDEFINED_TABLE
         | &SqlState::UNDEFINED_FUNCTION
-        | &SqlState::INSUFFICIENT_PRIVILEGE => StatementFailure::Gone,
+        | &SqlState::INSUFFICIENT_PRIVILEGE => StatementFailure::Lacking,
         other => match &other.code()[..2] {
-            // Connection exceptions, too few resources, interventions of an operator, failures of
-            // the system.
-            "08" | "53" | "57" | "58" => StatementFailure::Gone,
+            // Connection exceptions, interventions of an operator.
+            "08" | "57" => StatementFailure::Gone,
+            // Too few resources, failures of the system.
+            "53" | "58" => StatementFailure::Lacking,
             _ => StatementFailure::Impossible,
         },
     }

@@ -6,11 +6,13 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
+use uuid::Uuid;
 
 use super::horizon;
 use super::link::Connected;
 use super::shared::{Committed, Core};
 use super::takeover;
+use crate::mail::Timestamp;
 use crate::spool::SpoolError;
 
 /// How often this node looks whether others have changed something.
@@ -19,6 +21,8 @@ const POLL: Duration = Duration::from_millis(50);
 const LOOK: Duration = Duration::from_secs(1);
 /// How often the first of the nodes sees to dead rows, and of how many.
 const VACUUM: Duration = Duration::from_secs(20);
+/// The tables whose rows are gone soon after they came.
+const QUEUE_TABLES: &[&str] = &["ready", "outbox"];
 const DEAD: i64 = 10_000;
 
 /// Looks until the spool is closed or gone.
@@ -100,22 +104,25 @@ async fn try_vacuum(core: &Core) -> Result<(), SpoolError> {
     let on = core.on(&core.reading).await?;
     let dead = on
         .query(
-            "SELECT coalesce(pg_stat_get_dead_tuples(to_regclass('ready')), 0)",
-            &[],
+            "SELECT name FROM unnest($1::text[]) AS name WHERE pg_stat_get_dead_tuples(to_regclass(name)) >= $2",
+            &[&QUEUE_TABLES, &DEAD],
         )
         .await
         .map_err(failed)?;
 
-    if dead.first().is_none_or(|row| row.get::<_, i64>(0) < DEAD) {
+    if dead.is_empty() {
         return Ok(());
     }
+    let tables: Vec<&str> = dead.iter().map(|row| row.get(0)).collect();
     // On a connection of its own, which ends with it: nothing waits for it.
     let on = core.on(&core.keeping).await?;
     let vacuumed = async {
         on.client
             .batch_execute("SET statement_timeout TO 0")
             .await?;
-        on.client.batch_execute("VACUUM ready").await
+        on.client
+            .batch_execute(&format!("VACUUM {}", tables.join(", ")))
+            .await
     };
     let vacuumed = vacuumed.await.map_err(failed);
     core.keeping.discard().await;
@@ -128,20 +135,28 @@ async fn look_at_horizon(core: &Core) -> Result<(), SpoolError> {
     looked.map_err(|error| core.failed(&error))
 }
 
+/// What was committed, the first draft that nobody has in hand, and the server's time.
+const NEWS: &str = "SELECT commits, totals[1] + totals[2] + totals[3], next - 1,
+  (SELECT o.id FROM outbox o WHERE o.owner = 0 AND o.id >= $1 ORDER BY o.id LIMIT 1),
+  (extract(epoch FROM now()) * 1000)::bigint FROM head";
+
 /// Looks whether others have changed something; `anyway`: at all that waits, whatever they did.
 async fn look(core: &Arc<Core>, anyway: bool) -> Result<(), SpoolError> {
     let on = core.on(&core.watching).await?;
     let failed = |error: tokio_postgres::Error| core.failed(&error);
-    let rows = on
-        .query(
-            "SELECT commits, totals[1] + totals[2] + totals[3], next - 1 FROM head",
-            &[],
-        )
-        .await
-        .map_err(failed)?;
+    let from = match anyway {
+        true => Uuid::nil(),
+        false => core.drafts.from(),
+    };
+    let rows = on.query(NEWS, &[&from]).await.map_err(failed)?;
     let Some(row) = rows.first() else {
         return Ok(());
     };
+    if let Some(first) = row.get(3) {
+        let is_first_node = core.orders.borrow().share.0 == 0;
+        let now = Timestamp::from_millis(row.get(4));
+        core.drafts.found(first, is_first_node, now);
+    }
 
     let committed = Committed {
         commits: row.get(0),

@@ -230,7 +230,7 @@ impl PostgresSpool {
             owed: RwLock::new(None),
             lapsed: Mutex::default(),
             untold: Mutex::default(),
-            drafts: Mutex::default(),
+            drafts: outbox::Drafts::default(),
             accounts: accounts::Accounts::default(),
             suppresses: AtomicBool::new(false),
             sweeps: AtomicU64::new(0),

@@ -1,8 +1,13 @@
 //! The outbox as a table: `enqueue` writes it in the application's transaction, a put takes it out
 //! in its own.
 
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
 use async_trait::async_trait;
 use futures::FutureExt;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::PostgresNode;
@@ -22,18 +27,78 @@ const REASON: usize = 2000;
 
 type Failure = tokio_postgres::Error;
 
-/// Among them what this session took and does not have in hand: the answer was lost, or it could not be
-/// given back when the database was gone.
+/// How often drafts are looked for from the very first on: a transaction that took long commits some
+/// before those that were seen, and what a dead node had in hand stands there as well.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How long a draft waits before other nodes than the first look after it.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// The drafts of the outbox, as far as they are known here.
+#[derive(Default)]
+pub(super) struct Drafts {
+    /// Those that are in hand here: a put takes them out of the outbox.
+    in_hand: Mutex<HashSet<MailId>>,
+    /// The first that nobody had in hand, when last seen. What lies before it in the index is dead, and
+    /// would be walked over.
+    from: Mutex<Uuid>,
+    looked: Mutex<Option<Instant>>,
+    arrived: Notify,
+}
+
+impl Drafts {
+    pub(super) fn in_hand(&self) -> MutexGuard<'_, HashSet<MailId>> {
+        self.in_hand.lock()
+    }
+
+    pub(super) fn from(&self) -> Uuid {
+        *self.from.lock()
+    }
+
+    /// This is the first that nobody has in hand; `now` is the server's time, as that in its name.
+    /// One node moves all of them together as long as it keeps up.
+    pub(super) fn found(&self, first: Uuid, is_first_node: bool, now: Timestamp) {
+        *self.from.lock() = first;
+        let waits = now.since(rows::mail_id(first).made_at());
+        if is_first_node || waits > PATIENCE {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// From where on to look now.
+    fn look(&self) -> Uuid {
+        let mut looked = self.looked.lock();
+        match looked.is_none_or(|at| at.elapsed() >= LOOK) {
+            true => {
+                *looked = Some(Instant::now());
+                Uuid::nil()
+            }
+            false => self.from(),
+        }
+    }
+}
+
+/// Takes drafts in hand, in the order in which they were enqueued, which is that of their names. Among
+/// them what this session took and does not have in hand: the answer was lost, or it could not be given
+/// back when the database was gone. A draft is written out once, unless it is large: those are not kept
+/// while it is found out how many fit.
 const TAKE: &str = "
-WITH b AS MATERIALIZED (SELECT id, at, octet_length(draft::text) AS size FROM outbox
-    WHERE owner = 0 OR (owner = $1 AND id <> ALL($3)) OR NOT EXISTS (SELECT FROM sessions s WHERE s.id = owner)
-    ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED),
-  x AS (SELECT id, size, sum(least(size, $5)) OVER (ORDER BY at, id) - least(size, $5) AS before FROM b)
+WITH b AS MATERIALIZED (SELECT id, CASE WHEN pg_column_size(draft) <= 8192 THEN draft::text END AS json,
+      CASE WHEN pg_column_size(draft) > 8192 THEN octet_length(draft::text) END AS large
+    FROM outbox WHERE id >= $6
+      AND (owner = 0 OR (owner = $1 AND id <> ALL($3)) OR NOT EXISTS (SELECT FROM sessions s WHERE s.id = owner))
+    ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED),
+  l AS (SELECT id, json, coalesce(large, octet_length(json)) AS size FROM b),
+  x AS (SELECT id, json, size, sum(least(size, $5)) OVER (ORDER BY id) - least(size, $5) AS before FROM l)
 UPDATE outbox o SET owner = $1 FROM x WHERE o.id = x.id AND x.before < $4
-RETURNING o.id, CASE WHEN x.size <= $5 THEN o.draft::text END";
+RETURNING o.id, CASE WHEN x.size <= $5 THEN coalesce(x.json, o.draft::text) END";
 
 #[async_trait]
 impl Outbox for PostgresNode {
+    fn arrived(&self) -> &Notify {
+        &self.core.drafts.arrived
+    }
+
     async fn take(&self, most: Handful) -> Result<Vec<OutboxDraft>, SpoolError> {
         let core = &self.core;
         if let Some(failure) = core.failure() {
@@ -44,9 +109,13 @@ impl Outbox for PostgresNode {
         let drafts = i64::try_from(most.drafts).unwrap_or(i64::MAX);
         let bytes = i64::try_from(most.bytes).unwrap_or(i64::MAX);
         let largest = i32::try_from(most.largest).unwrap_or(i32::MAX);
-        let in_hand: Vec<Uuid> = core.drafts.lock().iter().copied().map(rows::uuid).collect();
-        let rows: Result<Vec<tokio_postgres::Row>, SpoolError> =
-            ask!(core, on => on.query(TAKE, &[&session, &drafts, &in_hand, &bytes, &largest]));
+        let in_hand = core.drafts.in_hand().clone();
+        let in_hand: Vec<Uuid> = in_hand.into_iter().map(rows::uuid).collect();
+        let from = core.drafts.look();
+        let rows: Result<Vec<tokio_postgres::Row>, SpoolError> = ask!(core, on => on.query(
+            TAKE,
+            &[&session, &drafts, &in_hand, &bytes, &largest, &from],
+        ));
         let drafts: Vec<OutboxDraft> = rows?
             .iter()
             .map(|row| OutboxDraft {
@@ -55,7 +124,7 @@ impl Outbox for PostgresNode {
             })
             .collect();
 
-        let mut in_hand = core.drafts.lock();
+        let mut in_hand = core.drafts.in_hand();
         in_hand.extend(drafts.iter().map(|draft| draft.id));
         Ok(drafts)
     }
@@ -80,7 +149,7 @@ impl Outbox for PostgresNode {
             })
             .await?;
 
-        self.core.drafts.lock().remove(&draft);
+        self.core.drafts.in_hand().remove(&draft);
         Ok(())
     }
 
@@ -106,14 +175,14 @@ impl Outbox for PostgresNode {
             })
             .await?;
 
-        core.drafts.lock().remove(&id);
+        core.drafts.in_hand().remove(&id);
         core.hints.sweep_at(core.kept_until(now.as_millis()));
         Ok(())
     }
 
     async fn give_back(&self, drafts: Vec<MailId>) -> Result<(), SpoolError> {
         {
-            let mut in_hand = self.core.drafts.lock();
+            let mut in_hand = self.core.drafts.in_hand();
             drafts.iter().for_each(|draft| _ = in_hand.remove(draft));
         }
         let ids: Vec<Uuid> = drafts.into_iter().map(rows::uuid).collect();

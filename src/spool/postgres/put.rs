@@ -195,19 +195,17 @@ async fn put_together(core: &Arc<Core>, mails: &[NewMail]) -> Results {
         };
         match judge(&error) {
             StatementFailure::Exists | StatementFailure::Busy => {}
-            StatementFailure::Gone => {
+            // It was not put, and trying again would not help.
+            StatementFailure::Impossible => return refuse(core, &error, mails),
+            StatementFailure::Lacking if deadline.is_none() => return refuse(core, &error, mails),
+            StatementFailure::Gone | StatementFailure::Lacking => {
                 core.put.discard().await;
                 tried = chosen.iter().map(|mail| mail.manifest.id).collect();
                 let deadline = *deadline.get_or_insert_with(|| Instant::now() + UNKNOWN_FOR);
                 if Instant::now() >= deadline {
-                    let error = core.failed(&error);
-                    return vec![Err(error); mails.len()];
+                    return refuse(core, &error, mails);
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            StatementFailure::Impossible => {
-                let error = core.failed(&error);
-                return vec![Err(error); mails.len()];
             }
         }
         let looked = match core.on(&core.put).await {
@@ -216,18 +214,21 @@ async fn put_together(core: &Arc<Core>, mails: &[NewMail]) -> Results {
         };
         match looked {
             Ok(found) => there = found,
-            Err(error) if judge(&error) == StatementFailure::Gone => {}
-            Err(error) => {
-                let error = core.failed(&error);
-                return vec![Err(error); mails.len()];
-            }
+            Err(error) if judge(&error).is_outage() => {}
+            Err(error) => return refuse(core, &error, mails),
         }
     }
 }
 
+/// None of these mails was put, as far as it is known.
+fn refuse(core: &Core, error: &tokio_postgres::Error, mails: &[NewMail]) -> Results {
+    let error = core.failed(error);
+    vec![Err(error); mails.len()]
+}
+
 /// What has become mail is no draft any more.
 fn drop_drafts(core: &Core, mails: &[NewMail], results: &[Result<PutResult, SpoolError>]) {
-    let mut in_hand = core.drafts.lock();
+    let mut in_hand = core.drafts.in_hand();
     for (mail, result) in mails.iter().zip(results) {
         if matches!(result, Ok(PutResult::Stored)) {
             in_hand.remove(&mail.manifest.id);
@@ -463,7 +464,7 @@ async fn insert(
     }
 
     let drafts: Vec<Uuid> = {
-        let in_hand = core.drafts.lock();
+        let in_hand = core.drafts.in_hand();
         let of_these = mails.iter().map(|mail| mail.manifest.id);
         let drafts = of_these.filter(|id| in_hand.contains(id)).map(rows::uuid);
         drafts.collect()

@@ -35,9 +35,7 @@ macro_rules! ask {
             match $ask.await {
                 Ok(found) => break Ok(found),
                 Err(error)
-                    if $crate::spool::postgres::link::judge(&error)
-                        == $crate::spool::postgres::link::StatementFailure::Gone
-                        && tries < 2 =>
+                    if $crate::spool::postgres::link::judge(&error).is_outage() && tries < 2 =>
                 {
                     $core.reading.discard().await;
                 }

@@ -92,11 +92,12 @@ async fn try_beat(core: &Arc<Core>) -> Result<(), SpoolError> {
     let failed = |error: tokio_postgres::Error| core.connector.unreachable(reason(&error));
 
     let session = core.session();
+    let holds = i64::try_from(core.book.lock().count()).unwrap_or(i64::MAX);
     let beaten = on
         .query(
-            "UPDATE sessions SET seen = now() WHERE id = $1
+            "UPDATE sessions SET seen = now(), holds = $2 WHERE id = $1
              RETURNING (extract(epoch FROM clock_timestamp()) * 1000)::bigint",
-            &[&session],
+            &[&session, &holds],
         )
         .await
         .map_err(failed)?;

@@ -277,7 +277,7 @@ async fn write_until_known(
         is_doubtful |= step == 1;
         match judge(&error) {
             StatementFailure::Busy => {}
-            StatementFailure::Gone => {
+            StatementFailure::Gone | StatementFailure::Lacking => {
                 let error = core.failed(&error);
                 tracing::warn!(%error, count = writes.len(), "outcomes wait until the database answers");
                 *core.owed.write() = Some(error);
@@ -586,7 +586,7 @@ async fn record_mark(core: &Arc<Core>, tokens: Vec<LeaseToken>) -> Result<(), Sp
             }
             Err(error) if judge(&error) == StatementFailure::Busy && tries < 3 => {}
             Err(error) => {
-                if judge(&error) == StatementFailure::Gone {
+                if judge(&error).is_outage() {
                     core.settling.discard().await;
                 }
                 return Err(core.failed(&error));

@@ -1,6 +1,6 @@
 //! What all parts of one node's spool share.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -17,11 +17,12 @@ use super::hints::Hints;
 use super::horizon::Horizon;
 use super::link::{Connected, Link, StatementFailure, judge};
 use super::moment::Moment;
+use super::outbox::Drafts;
 use super::routes::Routes;
 use super::session::Lapsed;
 use super::settle::Command;
 use super::skew::Skew;
-use crate::mail::{MailId, Timestamp};
+use crate::mail::Timestamp;
 use crate::spool::keyed::journal::entry::{Entry, PendingEntries};
 use crate::spool::{
     CommitTimes, Durability, EndedDelivery, LeaseKeeper, LeaseToken, Orders, SpoolError,
@@ -73,8 +74,7 @@ pub(super) struct Core {
     /// The sessions that gave no sign of life for too long, as of the last heartbeat.
     pub lapsed: Mutex<Lapsed>,
     pub untold: Mutex<Vec<EndedDelivery>>,
-    /// The drafts of the outbox that are in hand here: a put takes them out of it.
-    pub drafts: Mutex<HashSet<MailId>>,
+    pub drafts: Drafts,
     pub accounts: Accounts,
     /// Whether anybody is not to get mail, as far as it is known; and a number that is odd while
     /// somebody is being added here, and another afterwards.
@@ -170,7 +170,7 @@ impl Core {
     pub(super) fn failed(&self, error: &tokio_postgres::Error) -> SpoolError {
         let error_kind = judge(error);
         let error = self.connector.error(error);
-        if error_kind == StatementFailure::Gone {
+        if error_kind.is_outage() {
             self.note_down(&error);
         }
         error

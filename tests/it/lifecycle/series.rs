@@ -122,6 +122,21 @@ async fn what_happened_is_in_the_step_in_which_it_did_by_relay_too() {
 }
 
 #[tokio::test]
+async fn whoever_is_the_first_to_ask_hears_of_all_that_has_happened() {
+    let scripted = ScriptedRelay::free();
+    let clock = Clock::fake();
+    let begin = clock.now();
+    let postrider = engine(scripted.relay(), &clock).start().await.unwrap();
+    for n in 0..5 {
+        submit(&postrider, mail(&format!("user{n}@example.org"))).await;
+    }
+    postrider.wait_idle().await;
+
+    let all = series(&postrider, begin, None).await;
+    assert_eq!(sums(&all), (5, 5, 0, 0));
+}
+
+#[tokio::test]
 async fn a_restart_leaves_no_hole_and_counts_nothing_twice() {
     let scripted = ScriptedRelay::free();
     let dir = tempfile::tempdir().unwrap();
