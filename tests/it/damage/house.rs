@@ -36,7 +36,7 @@ pub struct Beside {
     pub suppressions: BTreeSet<String>,
     /// How far each reader is, and what it keeps.
     pub readers: BTreeMap<String, String>,
-    /// What each token and user has pending, and what was accepted of it today.
+    /// What each token and user has pending, and what was accepted of it on this day and the last.
     pub quotas: Vec<(u64, u64)>,
 }
 
@@ -268,10 +268,15 @@ pub async fn look_beside(spool: &dyn Spool) -> Result<Beside, String> {
         beside.readers.insert(reader.name, told);
     }
 
+    // It may have been accepted just before midnight.
     let today = Timestamp::now().day();
+    let accepted = |who: &Submitter| {
+        let days = [today - 1, today].map(|day| spool.accepted_on(who, day));
+        days.into_iter().sum()
+    };
     beside.quotas = submitters()
         .iter()
-        .map(|who| (spool.pending_of(who), spool.accepted_on(who, today)))
+        .map(|who| (spool.pending_of(who), accepted(who)))
         .collect();
     Ok(beside)
 }
