@@ -11,8 +11,8 @@ use super::Record;
 /// Which mails to list. What is absent asks nothing. The newest come first; with a state that is
 /// pending, and no range of ids, those that are due first.
 ///
-/// A page does not search all mail: where few mails match, it holds fewer than asked for, or none,
-/// and says where to go on.
+/// A page does not search all mail: where few mails match, or they have thousands of recipients, it
+/// holds fewer than asked for, or none, and says where to go on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Query {
     /// At least one delivery is in this state.
@@ -42,6 +42,10 @@ pub struct Query {
     /// Where the last page ended.
     pub cursor: Option<String>,
 }
+
+/// After so many deliveries a page ends, however many mails were asked for: mail may have thousands
+/// of recipients, and a page is held in memory.
+pub(crate) const DELIVERIES_PER_PAGE: usize = 10_000;
 
 impl Query {
     /// How many mails one page holds.

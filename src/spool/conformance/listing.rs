@@ -478,3 +478,29 @@ async fn wait_until_nothing_is_held(spool: &dyn Spool, now: Timestamp) {
         .await
         .expect("leases that were dropped come back");
 }
+
+pub async fn mail_to_thousands_fills_a_page_sooner(bench: &dyn Bench) {
+    const RECIPIENTS: usize = 6_000;
+    let spool = open(bench, "page-of-many").await;
+    let to = |n| (format!("user{n}@example.org"), "primary");
+    for _ in 0..3 {
+        let many = Draft {
+            to: (0..RECIPIENTS).map(to).collect(),
+            ..draft()
+        };
+        put_all(&*spool, vec![many.new_mail()]).await;
+    }
+
+    for state in [None, Some(State::Queued)] {
+        let query = Query {
+            state,
+            limit: 1000,
+            ..Query::default()
+        };
+        let page = spool.list(query.clone(), start()).await;
+        let page = page.expect("an open spool lets list");
+        assert_eq!(page.mails.len(), 2, "{state:?}: a page is held in memory");
+        assert!(page.next.is_some(), "{state:?}: it says that there is more");
+        assert_eq!(list(&*spool, query, start()).await.len(), 3, "{state:?}");
+    }
+}

@@ -8,6 +8,7 @@ use super::keys::{self, QueuePosition};
 use super::reader::record;
 use crate::delivery::State;
 use crate::mail::{MailId, Timestamp};
+use crate::spool::query::DELIVERIES_PER_PAGE;
 use crate::spool::store::{Store, Walk};
 use crate::spool::{Page, Query, Record, SpoolError};
 
@@ -57,7 +58,7 @@ pub(super) fn list<S: Store>(
 
     // A mail with several recipients stands in an index several times, and is read once.
     let mut seen = HashSet::new();
-    let mut work = 0;
+    let (mut work, mut deliveries) = (0, 0);
     let mut broken = Ok(());
 
     let mut full = false;
@@ -74,7 +75,8 @@ pub(super) fn list<S: Store>(
         // there a mail is told at its first place, whatever page the others are on.
         let is_same = last.as_ref().is_some_and(|(_, last)| *last == mail);
         let may_end = prefix == b"u" || !is_same;
-        if may_end && (page.mails.len() >= query.page_size() || work >= LOOKED_AT) {
+        let is_full = page.mails.len() >= query.page_size() || deliveries >= DELIVERIES_PER_PAGE;
+        if may_end && (is_full || work >= LOOKED_AT) {
             full = true;
             return ControlFlow::Break(());
         }
@@ -92,6 +94,7 @@ pub(super) fn list<S: Store>(
                     .is_none_or(|state| record.states(now).any(|s| s == state));
                 let first = prefix != b"u" || is_first_place(shared, &record, key);
                 if in_state && first && query.admits(&record) {
+                    deliveries += record.deliveries.len();
                     page.mails.push(record);
                 }
             }

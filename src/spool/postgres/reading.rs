@@ -15,10 +15,13 @@ use super::rows::{self, CANCELLED, DEAD};
 use super::shared::Core;
 use crate::delivery::{Route, State};
 use crate::mail::{MailId, Priority, Submitter, Timestamp};
+use crate::spool::query::DELIVERIES_PER_PAGE;
 use crate::spool::{Page, Query, Record, SpoolError, SpoolStats};
 
 /// How many mails are read for one page that few of them belong on.
 const READ: usize = 5000;
+/// How many mails are read together: each may have thousands of recipients.
+const READ_AT_ONCE: usize = 64;
 /// How many places of an index are passed over for it, in which they do not even stand.
 const PASSED_OVER: usize = 100_000;
 
@@ -204,7 +207,7 @@ async fn page(
 ) -> Result<Page, Failure> {
     let size = query.page_size();
     let mut page = Page::default();
-    let (mut read, mut passed) = (0, 0);
+    let (mut read, mut passed, mut deliveries) = (0, 0, 0);
     loop {
         let most = (size - page.mails.len() + 1).clamp(64, 1000);
         let places = match waits {
@@ -212,41 +215,44 @@ async fn page(
             // Places in which no mail is read are passed over faster and faster.
             false => newest(on, query, cursor, most.max(passed).min(10_000)).await?,
         };
-        let is_last = places.is_last;
-        let places = places.found;
-        let wanted = places.iter().filter(|(_, fits)| *fits);
-        let mut ids: Vec<Uuid> = wanted.map(|(place, _)| place.mail()).collect();
-        ids.dedup();
-        let records = records(core, on, &ids).await?;
-        let count = places.len();
-        for (n, (place, fits)) in places.into_iter().enumerate() {
-            cursor = Some(place);
-            page.looked_at += 1;
-            let is_end = is_last && n + 1 == count;
-            if !fits {
-                passed += 1;
-                if passed >= PASSED_OVER && !is_end {
+        let Places { found, is_last } = places;
+        let count = found.len();
+        for (at, some) in found.chunks(READ_AT_ONCE).enumerate() {
+            let wanted = some.iter().filter(|(_, fits)| *fits);
+            let mut ids: Vec<Uuid> = wanted.map(|(place, _)| place.mail()).collect();
+            ids.dedup();
+            let records = records(core, on, &ids).await?;
+            for (n, &(place, fits)) in some.iter().enumerate() {
+                cursor = Some(place);
+                page.looked_at += 1;
+                let is_end = is_last && at * READ_AT_ONCE + n + 1 == count;
+                if !fits {
+                    passed += 1;
+                    if passed >= PASSED_OVER && !is_end {
+                        page.next = cursor.map(Cursor::text);
+                        return Ok(page);
+                    }
+                    continue;
+                }
+                read += 1;
+                let id = rows::mail_id(place.mail());
+                let record = match records.get(&id) {
+                    Some(Ok(record)) => record,
+                    Some(Err(error)) => {
+                        tracing::error!(mail.id = %id, %error, "a mail cannot be listed");
+                        continue;
+                    }
+                    None => continue,
+                };
+                if belongs(query, record, place, now) {
+                    deliveries += record.deliveries.len();
+                    page.mails.push(record.clone());
+                }
+                let is_full = page.mails.len() >= size || deliveries >= DELIVERIES_PER_PAGE;
+                if (is_full || read >= READ) && !is_end {
                     page.next = cursor.map(Cursor::text);
                     return Ok(page);
                 }
-                continue;
-            }
-            read += 1;
-            let id = rows::mail_id(place.mail());
-            let record = match records.get(&id) {
-                Some(Ok(record)) => record,
-                Some(Err(error)) => {
-                    tracing::error!(mail.id = %id, %error, "a mail cannot be listed");
-                    continue;
-                }
-                None => continue,
-            };
-            if belongs(query, record, place, now) {
-                page.mails.push(record.clone());
-            }
-            if (page.mails.len() >= size || read >= READ) && !is_end {
-                page.next = cursor.map(Cursor::text);
-                return Ok(page);
             }
         }
         if is_last {
