@@ -162,7 +162,8 @@ fn under_a_steady_load_memory_descriptors_and_the_spool_stop_growing() {
     for (name, of, margin) in checks {
         let (before, after) = (mean(of, second), mean(of, last));
         println!(
-            "{accepted} mails in {seconds} s, {name}: {before:.0} in the second quarter, {after:.0} in the last"
+            "{accepted} mails in {seconds} s, {name}: {before:.0} in the second quarter, \
+             {after:.0} in the last"
         );
         assert!(
             after <= before * 1.15 + margin,

@@ -218,7 +218,8 @@ async fn reload(
         Ok(new) => {
             tell_what_waits_for_a_restart(settings, &new);
             tracing::info!(
-                "the configuration was read again: relays, routes, priorities, templates, webhooks, alerts, schedules, tokens and users are as it says"
+                "the configuration was read again: relays, routes, priorities, templates, \
+                 webhooks, alerts, schedules, tokens and users are as it says"
             );
             *settings = new;
             dispatcher.note_reload(None).await;

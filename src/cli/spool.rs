@@ -105,7 +105,8 @@ impl Spool {
                 };
                 let found = found.map_err(failure)?;
                 let sums = format!(
-                    "{}: mails: {}; deliveries: {} pending, {} delivered, {} dead, {} cancelled; events: {}; quarantined: {}",
+                    "{}: mails: {}; deliveries: {} pending, {} delivered, {} dead, {} cancelled; \
+                     events: {}; quarantined: {}",
                     name(&place),
                     found.mails,
                     found.pending,
@@ -138,7 +139,8 @@ impl Spool {
                 let sums = format!("{} is now in {}: ", name(&from), name(&to));
                 let copied = runtime()?.block_on(copy(from, to)).map_err(failure)?;
                 let sums = format!(
-                    "{sums}mails: {}; deliveries: {}, {} of them pending; suppressions: {}; events: {}",
+                    "{sums}mails: {}; deliveries: {}, {} of them pending; suppressions: {}; \
+                     events: {}",
                     copied.mails,
                     copied.deliveries,
                     copied.pending,

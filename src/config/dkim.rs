@@ -30,7 +30,8 @@ impl DkimKey {
             report.add(
                 format!("{at}.domain"),
                 format!(
-                    "`{}` is not a domain such as example.com (an international one in its xn-- form)",
+                    "`{}` is not a domain such as example.com (an international one in its xn-- \
+                     form)",
                     self.domain.escape_debug()
                 ),
             );

@@ -89,11 +89,15 @@ mod tests {
     #[test]
     fn no_secret_is_shown_and_what_is_none_is() {
         let tree = serde_json::json!({
-            "relays": [{"name": "a", "url": "smtps://user:hunter2@example.com:465", "password": "hunter2",
-                "api_key": "hunter2", "oauth2": {"client_id": "app", "client_secret": "hunter2", "key_file": "/k"}}],
-            "http": {"tokens": [{"name": "app", "token": "hunter2", "token_file": "/run/t", "scope": "read"}]},
+            "relays": [{"name": "a", "url": "smtps://user:hunter2@example.com:465",
+                "password": "hunter2",
+                "api_key": "hunter2", "oauth2": {"client_id": "app", "client_secret": "hunter2",
+                    "key_file": "/k"}}],
+            "http": {"tokens": [{"name": "app", "token": "hunter2", "token_file": "/run/t",
+                "scope": "read"}]},
             "status": {"secret": "hunter2", "base_url": "https://mail.example.com"},
-            "spool": {"url": "postgres://u:hunter2@db1,db2/app?password=hunter2", "password": "hunter2"},
+            "spool": {"url": "postgres://u:hunter2@db1,db2/app?password=hunter2",
+                "password": "hunter2"},
         });
 
         let shown = without_secrets(&tree).to_string();

@@ -243,7 +243,11 @@ impl Settings {
             ("smtp.max_memory", self.smtp.max_memory),
         ] {
             if memory < self.spool.max_message_size {
-                report.add(key, "is less than spool.max_message_size, so that the largest mails could not come in");
+                report.add(
+                    key,
+                    "is less than spool.max_message_size, so that the largest mails \
+                     could not come in",
+                );
             }
         }
     }

@@ -374,7 +374,8 @@ pub(super) fn check(relays: &mut [Relay], report: &mut Report<'_>) {
     if relays.is_empty() {
         report.add(
             "relays",
-            "is missing, so that mail could go nowhere; add one [[relays]] with a `url` (capture:// sends nothing)",
+            "is missing, so that mail could go nowhere; add one [[relays]] with a `url` \
+             (capture:// sends nothing)",
         );
     }
 

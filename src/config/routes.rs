@@ -106,7 +106,8 @@ pub(super) fn check(routes: &[Route], relays: &[Relay], report: &mut Report<'_>)
     let names: Vec<String> = relays.iter().map(Relay::name).collect();
     if routes.is_empty() && relays.len() > MOST_RELAYS {
         let reason = format!(
-            "there are {} relays and no [[routes]], and a route takes at most {MOST_RELAYS}; say which \
+            "there are {} relays and no [[routes]], and a route takes at most {MOST_RELAYS}; say \
+             which \
              mail takes which",
             relays.len()
         );
@@ -120,7 +121,8 @@ pub(super) fn check(routes: &[Route], relays: &[Relay], report: &mut Report<'_>)
             report.add(
                 &at,
                 format!(
-                    "is never reached, because routes[{earlier}] has no `match` and takes every mail; put it first"
+                    "is never reached, because routes[{earlier}] has no `match` and takes every \
+                     mail; put it first"
                 ),
             );
         }

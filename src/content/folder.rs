@@ -170,7 +170,8 @@ impl Folder {
                 {
                     self.wrong(
                         &entry.path,
-                        "is not one of subject.txt, body.html, body.mjml, body.txt and template.toml",
+                        "is not one of subject.txt, body.html, body.mjml, body.txt and \
+                         template.toml",
                     );
                 }
                 _ => {}

@@ -45,7 +45,8 @@ fn nothing_of_the_data_breaks_out_of_html() {
         ("t/subject.txt", "To {{ x }}"),
         (
             "t/body.html",
-            "<style>p { color: red }</style><p title=\"{{ x }}\" id='{{ x }}'>{{ x }}</p>{% include 'partials/foot.txt' %}",
+            "<style>p { color: red }</style><p title=\"{{ x }}\" id='{{ x }}'>{{ x }}</p>{% \
+             include 'partials/foot.txt' %}",
         ),
         ("partials/foot.txt", "<i>{{ x }}</i>"),
     ]);
@@ -81,9 +82,12 @@ fn nothing_of_the_data_breaks_out_of_mjml() {
         (
             "t/body.mjml",
             "<mjml><mj-head><mj-title>{{ x }}</mj-title><mj-preview>{{ x }}</mj-preview>\
-             <mj-attributes><mj-all font-family=\"{{ x }}\"/></mj-attributes></mj-head><mj-body><mj-section><mj-column>\
-             <mj-text color=\"{{ x }}\">{{ x }}</mj-text><mj-button href=\"{{ x }}\">{{ x }}</mj-button>\
-             <mj-image src='{{ x }}' alt=\"{{ x }}\"/><mj-table><tr><td>{{ x }}</td></tr></mj-table><mj-raw><b>{{ x }}</b></mj-raw>\
+             <mj-attributes><mj-all font-family=\"{{ x }}\"/></mj-attributes></mj-head><mj-body>\
+             <mj-section><mj-column>\
+             <mj-text color=\"{{ x }}\">{{ x }}</mj-text><mj-button href=\"{{ x }}\">{{ x \
+             }}</mj-button>\
+             <mj-image src='{{ x }}' alt=\"{{ x }}\"/><mj-table><tr><td>{{ x }}</td></tr>\
+             </mj-table><mj-raw><b>{{ x }}</b></mj-raw>\
              </mj-column></mj-section></mj-body></mjml>",
         ),
     ]);
@@ -277,14 +281,17 @@ fn layouts_partials_and_css_come_together() {
     let templates = load(&[
         (
             "layouts/base.html",
-            "<html><head><style>h1 { color: #123456 } @media (max-width: 400px) { h1 { color: red } }</style></head>\
-             <body>{% block content %}{% endblock %}{% include \"partials/foot.html\" %}</body></html>",
+            "<html><head><style>h1 { color: #123456 } @media (max-width: 400px) { h1 { color: red \
+             } }</style></head>\
+             <body>{% block content %}{% endblock %}{% include \"partials/foot.html\" %}</body>\
+             </html>",
         ),
         ("partials/foot.html", "<p>by {{ company }}</p>"),
         ("t/subject.txt", "s\n"),
         (
             "t/body.html",
-            "{% extends \"layouts/base.html\" %}{% block content %}<h1>{{ title }}</h1>{% endblock %}",
+            "{% extends \"layouts/base.html\" %}{% block content %}<h1>{{ title }}</h1>{% endblock \
+             %}",
         ),
     ]);
 

@@ -25,7 +25,8 @@ pub enum Error {
     },
     /// The spool holds as much as it may.
     #[error(
-        "the spool is full: it holds {kept} bytes, and {max} may be (`spool.max_size`); try again later"
+        "the spool is full: it holds {kept} bytes, and {max} may be (`spool.max_size`); try again \
+         later"
     )]
     SpoolFull {
         /// About how many bytes are kept.
@@ -74,10 +75,17 @@ pub enum Error {
     UnknownMail(MailId),
     /// No mail has this name: neither as the beginning of its id, nor as its key, Message-ID or
     /// sender.
-    #[error("no mail has an id that begins with `{}`, or has that key, Message-ID or sender", .0.escape_debug())]
+    #[error(
+        "no mail has an id that begins with `{}`, or has that key, Message-ID or sender",
+        .0.escape_debug()
+    )]
     UnknownName(String),
     /// This name fits several mails.
-    #[error("`{}` fits several mails: {}; name one by more of its id", .name.escape_debug(), all(mails))]
+    #[error(
+        "`{}` fits several mails: {}; name one by more of its id",
+        .name.escape_debug(),
+        all(mails)
+    )]
     Ambiguous {
         /// What was asked for.
         name: String,
@@ -140,7 +148,8 @@ fn not_all_seen(name: &str, looked_at: u64, mail: Option<MailId>) -> String {
         None => "there is no mail".to_owned(),
     };
     format!(
-        "{found} `{}` by key, Message-ID or sender among the {looked_at} that were looked at; there is older mail",
+        "{found} `{}` by key, Message-ID or sender among the {looked_at} that were looked at; \
+         there is older mail",
         name.escape_debug()
     )
 }

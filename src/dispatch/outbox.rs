@@ -35,8 +35,8 @@ impl OutboxHandle {
         Ok(self.outbox()?.take(most).await?)
     }
 
-    /// Waits until there may be drafts that nobody has in hand; those of a node that is gone are told
-    /// of by nobody.
+    /// Waits until there may be drafts that nobody has in hand; those of a node that is gone are
+    /// told of by nobody.
     pub async fn arrived(&self) {
         match self.outbox() {
             Ok(outbox) => outbox.arrived().notified().await,

@@ -77,7 +77,8 @@ impl Topology {
         let rules = if rules.is_empty() {
             if relays.len() > Route::MOST_RELAYS {
                 return Err(Error::Configuration(format!(
-                    "there are {} relays and no routes, and a route takes at most {}; say which mail takes which",
+                    "there are {} relays and no routes, and a route takes at most {}; say which \
+                     mail takes which",
                     relays.len(),
                     Route::MOST_RELAYS
                 )));

@@ -269,7 +269,8 @@ impl<'a> Reader<'a> {
                 (None, _) => "has no @",
                 (Some(_), true) => "has nothing before the @",
                 (Some(_), false) => {
-                    "has a character before the @ that must not stand there, or dots that separate nothing"
+                    "has a character before the @ that must not stand there, or dots that separate \
+                     nothing"
                 }
             };
             return Err(format!("`{}` {why}", whole()));
@@ -594,7 +595,8 @@ mod tests {
     fn lists_and_groups_are_read_with_what_is_empty_in_them() {
         assert_eq!(
             addresses(
-                ",a@x.example,, Team (us): b@x.example, (none) , \"C D\" <c@x.example>;, d@x.example,"
+                ",a@x.example,, Team (us): b@x.example, (none) , \"C D\" <c@x.example>;, \
+                 d@x.example,"
             ),
             ["a@x.example", "b@x.example", "c@x.example", "d@x.example"]
         );

@@ -96,7 +96,8 @@ fn read(field: &Field<'_>, what: &str, options: &mut Options) -> Result<(), Mail
         }
         _ => {
             return Err(fail(format!(
-                "is not a directive: {PREFIX}Priority, -Key, -Send-At, -Expires-In, -List and -Tag are"
+                "is not a directive: {PREFIX}Priority, -Key, -Send-At, -Expires-In, -List and -Tag \
+                 are"
             )));
         }
     }

@@ -92,5 +92,8 @@ impl std::str::FromStr for MailId {
 
 /// The text is not a mail's id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{}` is not a mail id, which looks like 0199c0de-0000-7000-8000-000000000000", .0.escape_debug())]
+#[error(
+    "`{}` is not a mail id, which looks like 0199c0de-0000-7000-8000-000000000000",
+    .0.escape_debug()
+)]
 pub struct MailIdError(String);

@@ -302,14 +302,18 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    const MESSAGE: &[u8] = b"From: =?utf-8?q?J=C3=B6rg?= <shop@example.com>\r\nTo: ada@example.org\r\n\
+    const MESSAGE: &[u8] = b"From: =?utf-8?q?J=C3=B6rg?= <shop@example.com>\r\n\
+                             To: ada@example.org\r\n\
         Subject: =?utf-8?q?Dein_Code=3A_4711?=\r\nX-Long: one\r\n two\r\nMIME-Version: 1.0\r\n\
         Content-Type: multipart/mixed; boundary=m\r\n\r\n\
         --m\r\nContent-Type: multipart/alternative; boundary=a\r\n\r\n\
-        --a\r\nContent-Type: text/plain; charset=iso-8859-1\r\n\r\nGr\xfc\xdfe: https://shop.example/c?x=1.\r\n\
+        --a\r\nContent-Type: text/plain; charset=iso-8859-1\r\n\r\n\
+        Gr\xfc\xdfe: https://shop.example/c?x=1.\r\n\
         --a\r\nContent-Type: text/html\r\n\r\n<p>Hallo <img src=cid:logo></p>\r\n--a--\r\n\
-        --m\r\nContent-Type: image/png\r\nContent-ID: <logo>\r\nContent-Transfer-Encoding: base64\r\n\r\nAAEC\r\n\
-        --m\r\nContent-Type: application/pdf\r\nContent-Disposition: attachment;\r\n filename=\"../../etc/a.pdf\"\r\n\r\nx\r\n--m--\r\n";
+        --m\r\nContent-Type: image/png\r\nContent-ID: <logo>\r\n\
+        Content-Transfer-Encoding: base64\r\n\r\nAAEC\r\n\
+        --m\r\nContent-Type: application/pdf\r\nContent-Disposition: attachment;\r\n \
+        filename=\"../../etc/a.pdf\"\r\n\r\nx\r\n--m--\r\n";
 
     #[test]
     fn a_message_is_taken_apart_into_what_a_person_looks_for() {

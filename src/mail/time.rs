@@ -101,7 +101,10 @@ impl std::str::FromStr for Timestamp {
 
 /// The text is not a point in time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{}` is not a time in RFC 3339, such as 2026-01-31T12:00:00Z or 2026-01-31T13:00:00+01:00", .0.escape_debug())]
+#[error(
+    "`{}` is not a time in RFC 3339, such as 2026-01-31T12:00:00Z or 2026-01-31T13:00:00+01:00",
+    .0.escape_debug()
+)]
 pub struct TimestampError(String);
 
 impl Serialize for Timestamp {

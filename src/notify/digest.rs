@@ -80,7 +80,10 @@ impl Digest {
         if more > 0 {
             let _ = writeln!(text, "\nand {more} more.");
         }
-        text.push_str("\n`postrider dead list`, `postrider relay list` and `postrider tail --since 1h` tell more.\n");
+        text.push_str(
+            "\n`postrider dead list`, `postrider relay list` and `postrider tail --since \
+             1h` tell more.\n",
+        );
         text
     }
 }

@@ -167,7 +167,11 @@ impl<T: Attended> Attendance<T> {
                     tracing::info!(reader, "it is not configured any more, and was forgotten")
                 }
                 Err(error) => {
-                    tracing::warn!(reader, %error, "it is not configured any more, and could not be forgotten");
+                    tracing::warn!(
+                        reader,
+                        %error,
+                        "it is not configured any more, and could not be forgotten"
+                    );
                 }
             }
         }

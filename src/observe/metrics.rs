@@ -198,7 +198,8 @@ impl Metrics {
             relay_connections: made(
                 to,
                 "relay_connections",
-                "Connections to a relay: those that are sent over, and those that are open and idle",
+                "Connections to a relay: those that are sent over, and those that are open and \
+                 idle",
             ),
             relay_breaker: made(
                 to,

@@ -83,7 +83,11 @@ impl fmt::Display for Rate {
 
 /// The text is not a rate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{}` is not a rate; write a count above zero and a unit, such as 100/s, 600/m, 1000/h or 5000/d", .0.escape_debug())]
+#[error(
+    "`{}` is not a rate; write a count above zero and a unit, such as 100/s, 600/m, 1000/h or \
+     5000/d",
+    .0.escape_debug()
+)]
 pub struct RateError(String);
 
 /// Gives permission to send, no faster than its rate. Without a rate it always does.

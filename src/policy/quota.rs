@@ -105,7 +105,10 @@ impl fmt::Display for SenderPattern {
 
 /// The text is not a pattern of addresses.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{}` is neither an address, nor a domain such as example.com or *.example.com", .0.escape_debug())]
+#[error(
+    "`{}` is neither an address, nor a domain such as example.com or *.example.com",
+    .0.escape_debug()
+)]
 pub struct SenderPatternError(String);
 
 #[cfg(test)]

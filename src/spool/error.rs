@@ -6,7 +6,10 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpoolError {
     /// Another process has it open.
-    #[error("the spool {} is in use by another process; stop that one, or choose another `spool.path`", .0.display())]
+    #[error(
+        "the spool {} is in use by another process; stop that one, or choose another `spool.path`",
+        .0.display()
+    )]
     Locked(PathBuf),
     /// It cannot be opened.
     #[error("the spool {} cannot be opened: {reason}; nothing in it was changed", .path.display())]
@@ -18,7 +21,13 @@ pub enum SpoolError {
     },
     /// Something of it is not as it was on disk. It is not opened, because what is behind the
     /// damage would be lost for good.
-    #[error("the spool {} is damaged: {} {reason}; nothing in it was changed; `postrider spool salvage {} NEW` writes every record that is whole into a new spool, and tells what is missing", .path.display(), .file.display(), .path.display())]
+    #[error(
+        "the spool {} is damaged: {} {reason}; nothing in it was changed; `postrider spool salvage \
+         {} NEW` writes every record that is whole into a new spool, and tells what is missing",
+        .path.display(),
+        .file.display(),
+        .path.display()
+    )]
     Damaged {
         /// The directory.
         path: PathBuf,
@@ -28,7 +37,11 @@ pub enum SpoolError {
         reason: String,
     },
     /// Writing failed: it takes no more until it is opened again. What it has can still be read.
-    #[error("the spool {} cannot be written: {reason}; nothing more is accepted until it is mended and reopened", .path.display())]
+    #[error(
+        "the spool {} cannot be written: {reason}; nothing more is accepted until it is mended and \
+         reopened",
+        .path.display()
+    )]
     Unwritable {
         /// The directory.
         path: PathBuf,
@@ -36,7 +49,11 @@ pub enum SpoolError {
         reason: String,
     },
     /// The disk has too little room left. Accepting resumes by itself when there is more.
-    #[error("the disk of the spool {} has only {free} bytes left; nothing more is accepted until there are {needed}", .path.display())]
+    #[error(
+        "the disk of the spool {} has only {free} bytes left; nothing more is accepted until there \
+         are {needed}",
+        .path.display()
+    )]
     DiskFull {
         /// The directory.
         path: PathBuf,
@@ -48,7 +65,8 @@ pub enum SpoolError {
     /// It holds as much as it may, and nothing of it has ended that could go. Accepting resumes by
     /// itself when something has.
     #[error(
-        "the spool holds {kept} bytes, and {max} may be (`spool.max_size`); nothing more is accepted until something of it has ended"
+        "the spool holds {kept} bytes, and {max} may be (`spool.max_size`); nothing more is \
+         accepted until something of it has ended"
     )]
     Full {
         /// About how many bytes are kept.

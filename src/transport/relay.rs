@@ -45,7 +45,10 @@ pub enum RelayError {
     #[error("the relay's url {0}")]
     Url(String),
     /// The name cannot be used.
-    #[error("the relay's name `{}` must have 1 to 64 of the characters a-z, A-Z, 0-9, `.`, `_` and `-`", .0.escape_debug())]
+    #[error(
+        "the relay's name `{}` must have 1 to 64 of the characters a-z, A-Z, 0-9, `.`, `_` and `-`",
+        .0.escape_debug()
+    )]
     Name(String),
     /// Where the server is cannot be read.
     #[error("the relay's address `{}` {reason}", .address.escape_debug())]
@@ -76,7 +79,10 @@ pub enum RelayError {
         reason: String,
     },
     /// The name that we are to give in EHLO cannot be used.
-    #[error("the relay's client_name `{}` must be a host name or an address, without spaces", .0.escape_debug())]
+    #[error(
+        "the relay's client_name `{}` must be a host name or an address, without spaces",
+        .0.escape_debug()
+    )]
     ClientName(String),
 }
 
@@ -126,7 +132,8 @@ impl Relay {
             || parsed.fragment().is_some()
         {
             return Err(fail(
-                "has something after the port; only scheme, user, password, host and port are meant",
+                "has something after the port; only scheme, user, password, host and port are \
+                 meant",
             ));
         }
 

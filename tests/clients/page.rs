@@ -19,7 +19,8 @@ mod signup;
 
 /// The token of somebody who may look, and of a program that submits.
 const SECRET: &str = "read-secret-read-secret";
-const TOKENS: &str = "[[http.tokens]]\nname = \"eye\"\ntoken = \"read-secret-read-secret\"\nscope = \"read\"\n\
+const TOKENS: &str = "[[http.tokens]]\nname = \"eye\"\ntoken = \"read-secret-read-secret\"\n\
+                      scope = \"read\"\n\
     [[http.tokens]]\nname = \"app\"\ntoken = \"send-secret-send-secret\"\nscope = \"send\"\n";
 
 fn root() -> &'static Path {
@@ -102,7 +103,8 @@ async fn every_act_asks_first_and_does_what_it_says() {
 
     let mail = serde_json::json!({"from": "shop@example.com", "to": "ada@example.org",
         "subject": "Welcome to the shop", "text": "Your code is 482913: https://shop.example/c?t=1",
-        "html": "<h1>Welcome</h1><p>Your code is <b>482913</b>, or <a href=\"https://shop.example/c?t=1\">confirm</a>.</p>",
+        "html": "<h1>Welcome</h1><p>Your code is <b>482913</b>, or <a \
+                 href=\"https://shop.example/c?t=1\">confirm</a>.</p>",
         "tags": ["captured"]});
 
     hand_in(&service, mail, "delivered");

@@ -13,7 +13,8 @@ use crate::common::door::{Certificate, Door, secured, settings};
 
 const USER: &str = "app";
 const PASSWORD: &str = "se:cr et";
-const MESSAGE: &str = "From: shop@example.com\r\nTo: ada@example.org\r\nSubject: a real client\r\n\r\nHello.\r\n.dot\r\n";
+const MESSAGE: &str = "From: shop@example.com\r\nTo: ada@example.org\r\nSubject: a real client\r\n\
+                       \r\nHello.\r\n.dot\r\n";
 
 /// A door with TLS and a user, and the certificate to trust.
 struct Place {

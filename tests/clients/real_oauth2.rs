@@ -194,7 +194,8 @@ fn check(relay: &str, refresh_token: &str) -> (Output, String) {
     write(
         "postrider.toml",
         &format!(
-            "[http]\nlisten = \"off\"\n[smtp]\nlisten = \"off\"\n[[relays]]\nname = \"far\"\n{relay}"
+            "[http]\nlisten = \"off\"\n[smtp]\nlisten = \"off\"\n[[relays]]\nname = \"far\"\n\
+             {relay}"
         ),
     );
 
@@ -219,7 +220,8 @@ fn check_says_which_step_of_a_login_failed_and_what_to_do_there() {
 
     let oauth2 = |grant: &str, id: &str, secret: &str, scope: &str| {
         format!(
-            "{url}[relays.oauth2]\ngrant = \"{grant}\"\ntoken_url = \"{}/token\"\nclient_id = \"{id}\"\n\
+            "{url}[relays.oauth2]\ngrant = \"{grant}\"\ntoken_url = \"{}/token\"\n\
+             client_id = \"{id}\"\n\
              client_secret = \"{secret}\"\nscope = \"{scope}\"\n",
             tokens.ready
         )

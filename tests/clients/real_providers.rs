@@ -581,15 +581,22 @@ async fn motos_ses_keeps_each_message_byte_for_byte() {
     let moto = tokio::task::spawn_blocking(Moto::start).await.unwrap();
     tokio::task::block_in_place(|| moto.verify("shop@example.com"));
 
-    let head = "From: Shop <shop@example.com>\r\nTo: ada@example.org\r\nDate: Wed, 25 Nov 2026 10:00:00 +0000\r\n";
+    let head = "From: Shop <shop@example.com>\r\nTo: ada@example.org\r\n\
+                Date: Wed, 25 Nov 2026 10:00:00 +0000\r\n";
     let mut messages: Vec<Vec<u8>> = [
         "Message-ID: <1@example.com>\r\nSubject: a\r\n\r\nhello\r\n".to_owned(),
-        "Message-ID: <2@example.com>\r\nSubject: b\r\n folded\r\n\r\n.\r\n..dots\r\n\r\n\r\n".to_owned(),
-        "Message-ID: <3@example.com>\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n\
+        "Message-ID: <2@example.com>\r\nSubject: b\r\n folded\r\n\r\n.\r\n..dots\r\n\r\n\
+         \r\n"
+            .to_owned(),
+        "Message-ID: <3@example.com>\r\nMIME-Version: 1.0\r\n\
+         Content-Type: text/plain; charset=utf-8\r\n\
          Content-Transfer-Encoding: 8bit\r\n\r\nGr\u{fc}\u{df}e \u{1f600}\r\n"
             .to_owned(),
         format!("Message-ID: <4@example.com>\r\n\r\n{}\r\n", "x".repeat(998)),
-        format!("Message-ID: <5@example.com>\r\n\r\n{}", "a line of text\r\n".repeat(40_000)),
+        format!(
+            "Message-ID: <5@example.com>\r\n\r\n{}",
+            "a line of text\r\n".repeat(40_000)
+        ),
     ]
     .iter()
     .map(|rest| format!("{head}{rest}").into_bytes())

@@ -17,7 +17,8 @@ impl Place {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = format!(
-            "[http]\nlisten = \"127.0.0.1:0\"\n[smtp]\nlisten = \"127.0.0.1:0\"\n[spool]\npath = \"spool\"\n\
+            "[http]\nlisten = \"127.0.0.1:0\"\n[smtp]\nlisten = \"127.0.0.1:0\"\n[spool]\n\
+             path = \"spool\"\n\
              [[relays]]\nurl = \"capture://{}/sent\"\n",
             dir.path().display()
         );

@@ -113,8 +113,10 @@ pub fn odd_messages() -> Vec<String> {
         "Subject: a\r\n   b\r\n\tc\r\n",
         "X-Empty:\r\nX-Twice: 1\r\nX-Twice: 2\r\n",
         "References: <1@x>\r\n <2@x>\r\n\t<3@x>\r\n",
-        "List-Unsubscribe: <https://example.com/u?a=b;c=d>\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n",
-        "Reply-To: c@example.net\r\nCc: d@example.net\r\nSender: e@example.net\r\nIn-Reply-To: <1@x>\r\n",
+        "List-Unsubscribe: <https://example.com/u?a=b;c=d>\r\n\
+         List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n",
+        "Reply-To: c@example.net\r\nCc: d@example.net\r\nSender: e@example.net\r\n\
+         In-Reply-To: <1@x>\r\n",
     ] {
         messages.push(format!(
             "{more}From: ada@example.com\r\nTo: b@example.org\r\n\r\nhello\r\n"
@@ -123,28 +125,62 @@ pub fn odd_messages() -> Vec<String> {
 
     for rest in [
         // Names and colons as RFC 5322 §4.5 lets them stand.
-        "From : Ada <ada@example.com>\r\nTo : b@example.org\r\nSubject :x\r\n\r\nhello\r\n".to_owned(),
+        "From : Ada <ada@example.com>\r\nTo : b@example.org\r\nSubject :x\r\n\r\n\
+         hello\r\n"
+            .to_owned(),
         "from:ada@example.com\r\nTO:b@example.org\r\nsUbJeCt:\tx\r\n\r\nhello\r\n".to_owned(),
         // 8-bit text, as it came, and in the header.
-        "From: ada@example.com\r\nTo: b@example.org\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n\
-         Content-Transfer-Encoding: 8bit\r\n\r\nGr\u{fc}\u{df}e \u{1f600}  \r\n\r\n".to_owned(),
-        "From: Zo\u{eb} <ada@example.com>\r\nTo: b@example.org\r\nSubject: Gr\u{fc}\u{df}e\r\n\r\nhello\r\n".to_owned(),
+        "From: ada@example.com\r\nTo: b@example.org\r\nMIME-Version: 1.0\r\n\
+         Content-Type: text/plain; charset=utf-8\r\n\
+         Content-Transfer-Encoding: 8bit\r\n\r\nGr\u{fc}\u{df}e \u{1f600}  \r\n\r\n"
+            .to_owned(),
+        "From: Zo\u{eb} <ada@example.com>\r\nTo: b@example.org\r\nSubject: Gr\u{fc}\u{df}e\r\n\r\n\
+         hello\r\n"
+            .to_owned(),
         // Lines as long as they may be, and longer, which are mended before.
-        format!("From: ada@example.com\r\nTo: b@example.org\r\nSubject: x\r\n\r\n{}\r\n", "x".repeat(998)),
-        format!("From: ada@example.com\r\nTo: b@example.org\r\nSubject: x\r\n\r\n{}\r\n", "x y".repeat(2000)),
-        format!("From: ada@example.com\r\nTo: b@example.org\r\nSubject:{}\r\n\r\nx\r\n", " word".repeat(400)),
+        format!(
+            "From: ada@example.com\r\nTo: b@example.org\r\nSubject: x\r\n\r\n\
+             {}\r\n",
+            "x".repeat(998)
+        ),
+        format!(
+            "From: ada@example.com\r\nTo: b@example.org\r\nSubject: x\r\n\r\n\
+             {}\r\n",
+            "x y".repeat(2000)
+        ),
+        format!(
+            "From: ada@example.com\r\nTo: b@example.org\r\nSubject:{}\r\n\r\n\
+             x\r\n",
+            " word".repeat(400)
+        ),
         // Many recipients, on many lines.
         format!(
             "From: ada@example.com\r\nTo: b@example.org{}\r\n\r\nx\r\n",
-            (0..200).map(|n| format!(",\r\n a{n}@example.org")).collect::<String>()
+            (0..200)
+                .map(|n| format!(",\r\n a{n}@example.org"))
+                .collect::<String>()
         ),
         // Parts, with text before and after them.
-        "From: ada@example.com\r\nTo: b@example.org\r\nMIME-Version: 1.0\r\nContent-Type: multipart/mixed;\r\n boundary=\"b b\"\r\n\r\n\
-         before \r\n--b b\r\n\r\none\r\n--b b\r\nContent-Type: text/html\r\n\r\n<p>two\r\n--b b--\r\nafter\t\r\n\r\n".to_owned(),
+        "From: ada@example.com\r\nTo: b@example.org\r\nMIME-Version: 1.0\r\n\
+         Content-Type: multipart/mixed;\r\n boundary=\"b b\"\r\n\r\n\
+         before \r\n--b b\r\n\r\none\r\n--b b\r\nContent-Type: text/html\r\n\r\n<p>two\r\n\
+         --b b--\r\nafter\t\r\n\r\n"
+            .to_owned(),
         // Large, and nothing but empty lines.
-        format!("From: ada@example.com\r\nTo: b@example.org\r\n\r\n{}", "a line of text \r\n".repeat(20_000)),
-        format!("From: ada@example.com\r\nTo: b@example.org\r\n\r\n{}", "\r\n".repeat(3000)),
-        format!("From: ada@example.com\r\nTo: b@example.org\r\n\r\nx{}", "\r\n \t".repeat(500)),
+        format!(
+            "From: ada@example.com\r\nTo: b@example.org\r\n\r\n{}",
+            "a line of text \
+             \r\n"
+                .repeat(20_000)
+        ),
+        format!(
+            "From: ada@example.com\r\nTo: b@example.org\r\n\r\n{}",
+            "\r\n".repeat(3000)
+        ),
+        format!(
+            "From: ada@example.com\r\nTo: b@example.org\r\n\r\nx{}",
+            "\r\n \t".repeat(500)
+        ),
     ] {
         messages.push(rest);
     }

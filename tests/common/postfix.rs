@@ -124,9 +124,12 @@ impl Postfix {
         .unwrap();
 
         main.push_str(
-            "compatibility_level = 3.6\nmail_owner = postfix\nsetgid_group = postdrop\ninet_interfaces = 127.0.0.1\n\
-             inet_protocols = ipv4\nmyhostname = relay.example\nmydestination =\nlocal_recipient_maps =\n\
-             mynetworks =\nalias_maps =\nsmtpd_relay_restrictions = permit_sasl_authenticated, reject\n\
+            "compatibility_level = 3.6\nmail_owner = postfix\nsetgid_group = postdrop\n\
+             inet_interfaces = 127.0.0.1\n\
+             inet_protocols = ipv4\nmyhostname = relay.example\nmydestination =\n\
+             local_recipient_maps =\n\
+             mynetworks =\nalias_maps =\nsmtpd_relay_restrictions = permit_sasl_authenticated, \
+             reject\n\
              smtpd_sasl_auth_enable = yes\nsmtpd_sasl_type = cyrus\nsmtpd_sasl_path = smtpd\n",
         );
 

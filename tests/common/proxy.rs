@@ -82,8 +82,8 @@ impl Proxy {
         self.state.lock().unwrap().line = Line::Silent;
     }
 
-    /// Loses the connections that there are, as a firewall does that has forgotten them: nothing comes
-    /// through any more, and nobody is told. New ones are made.
+    /// Loses the connections that there are, as a firewall does that has forgotten them: nothing
+    /// comes through any more, and nobody is told. New ones are made.
     pub fn lose(&self) {
         self.state.lock().unwrap().losses += 1;
     }

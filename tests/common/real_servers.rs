@@ -98,7 +98,8 @@ pub fn is_root() -> bool {
     id.starts_with(b"0\n")
 }
 
-/// The library that sets a program's clock; Debian keeps it in a directory named after the processor.
+/// The library that sets a program's clock; Debian keeps it in a directory named after the
+/// processor.
 pub fn libfaketime() -> PathBuf {
     let mut found = std::fs::read_dir("/usr/lib")
         .unwrap()

@@ -48,8 +48,10 @@ fn clean(command: &mut Command, dir: &Path) {
 /// follows it.
 pub fn configuration(spool: &Path, relay: &str, more: &str) -> String {
     format!(
-        "[http]\nlisten = \"127.0.0.1:0\"\n[smtp]\nlisten = \"127.0.0.1:0\"\nhostname = \"door.example\"\n\
-         [[relays]]\nname = \"primary\"\nurl = \"{relay}\"\nclient_name = \"client.example\"\n{more}\n{}",
+        "[http]\nlisten = \"127.0.0.1:0\"\n[smtp]\nlisten = \"127.0.0.1:0\"\n\
+         hostname = \"door.example\"\n\
+         [[relays]]\nname = \"primary\"\nurl = \"{relay}\"\nclient_name = \"client.example\"\n\
+         {more}\n{}",
         super::test_spool::section(spool)
     )
 }
@@ -148,7 +150,8 @@ impl Service {
 
     /// Hands in a small mail over HTTP.
     pub fn hand_in(&self, to: &str, text: &str) -> Answer {
-        let mail = serde_json::json!({"from": "shop@example.com", "to": to, "subject": "Your code", "text": text});
+        let mail = serde_json::json!({"from": "shop@example.com", "to": to, "subject": "Your code",
+            "text": text});
         self.post("/v1/mails", &mail.to_string())
     }
 

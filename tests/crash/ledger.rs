@@ -218,7 +218,8 @@ impl Ledger {
 
         let (first, again) = (first.connection, again.connection);
         let told = format!(
-            "taken in life {life} on connection {first}, and again in life {next} on connection {again}"
+            "taken in life {life} on connection {first}, and again in life {next} on connection \
+             {again}"
         );
         self.problems.push(format!(
             "{slot:?} was {told}; recorded as delivered: {recorded:?}"

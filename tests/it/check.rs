@@ -280,7 +280,8 @@ fn what_check_refuses_run_refuses_with_the_same_words() {
         ),
         (
             route(
-                "match = { sender_domain = [\"example.org\", \"user@example.org\"] }\nrelays = [\"first\"]",
+                "match = { sender_domain = [\"example.org\", \"user@example.org\"] }\n\
+                 relays = [\"first\"]",
             ),
             "routes[0].match.sender_domain[1]",
             "is not a domain",
@@ -307,7 +308,8 @@ fn what_check_refuses_run_refuses_with_the_same_words() {
         ),
         (
             route(
-                "match = { tag = [\"a\"] }\nrelays = [\"first\"]\n[[routes]]\nmatch = { tag = [\"a\"] }\nrelays = [\"first\"]",
+                "match = { tag = [\"a\"] }\nrelays = [\"first\"]\n[[routes]]\n\
+                 match = { tag = [\"a\"] }\nrelays = [\"first\"]",
             ),
             "routes[1].match",
             "is never reached",
@@ -351,7 +353,8 @@ fn what_check_takes_run_takes() {
             &format!("listen = \"127.0.0.1:0\"\ntls_listen = \"127.0.0.1:0\"\n{tls}"),
         ),
         doors(
-            "listen = \"0.0.0.0:0\"\ntrusted_networks = [\"10.0.0.0/8\", \"fd00::/8\", \"127.0.0.1\"]",
+            "listen = \"0.0.0.0:0\"\ntrusted_networks = [\"10.0.0.0/8\", \"fd00::/8\", \
+             \"127.0.0.1\"]",
             "listen = \"0.0.0.0:0\"\ntrusted_networks = [\"172.16.0.0/12\"]",
         ),
         doors(
@@ -362,11 +365,14 @@ fn what_check_takes_run_takes() {
             ),
         ),
         format!(
-            "{}[[routes]]\nmatch = {{ recipient_domain = [\"*.example.org\", \"müller.example\", \"[192.0.2.1]\"] }}\nrelays = [\"first\"]\n[[routes]]\nrelays = [\"first\"]\n",
+            "{}[[routes]]\nmatch = {{ recipient_domain = [\"*.example.org\", \"müller.example\", \
+             \"[192.0.2.1]\"] }}\nrelays = [\"first\"]\n[[routes]]\nrelays = [\"first\"]\n",
             doors("", "")
         ),
         format!(
-            "{}[[relays]]\nname = \"near\"\nurl = \"smtp://user:p@127.0.0.1\"\n[[relays]]\nname = \"box\"\nurl = \"smtp://user:p@mailhog:1025\"\n[[relays]]\nname = \"told\"\nurl = \"smtp://user:p@mail.example.com\"\nallow_plaintext_password = true\n",
+            "{}[[relays]]\nname = \"near\"\nurl = \"smtp://user:p@127.0.0.1\"\n[[relays]]\n\
+             name = \"box\"\nurl = \"smtp://user:p@mailhog:1025\"\n[[relays]]\nname = \"told\"\n\
+             url = \"smtp://user:p@mail.example.com\"\nallow_plaintext_password = true\n",
             doors("", "")
         ),
         format!("[spool]\npath = \"a/b/c\"\n{}", doors("", "")),

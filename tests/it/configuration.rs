@@ -626,7 +626,8 @@ fn numbers_out_of_range_are_mistakes() {
 #[test]
 fn a_route_behind_one_that_takes_everything_is_a_mistake() {
     let text = with_relay(
-        "[[routes]]\nrelays = [\"primary\"]\n[[routes]]\nmatch = { tag = [\"otp\"] }\nrelays = [\"primary\"]",
+        "[[routes]]\nrelays = [\"primary\"]\n[[routes]]\nmatch = { tag = [\"otp\"] }\n\
+         relays = [\"primary\"]",
     );
     the_only_mistake(
         &text,
@@ -897,7 +898,8 @@ fn a_schedule_that_would_send_nothing_is_a_mistake() {
         (
             "weekly",
             "0 8 * * *",
-            "mail = { from = \"a@example.com\", to = [\"b@example.org\"], template = { name = \"none\" } }",
+            "mail = { from = \"a@example.com\", to = [\"b@example.org\"], template = { name = \
+             \"none\" } }",
             "schedules[0].mail.template.name: ",
         ),
         (
@@ -984,7 +986,8 @@ fn a_relay_is_at_the_addresses_that_are_given_and_nonsense_is_told() {
         (
             "capture://",
             r#"["192.0.2.1"]"#,
-            "relays[0].addresses: has `192.0.2.1`, which is given for a relay that does not speak SMTP",
+            "relays[0].addresses: has `192.0.2.1`, which is given for a relay that does not speak \
+             SMTP",
         ),
     ] {
         the_only_mistake(&relay(url, addresses), expected);
@@ -999,9 +1002,11 @@ fn a_template_that_is_wrong_is_no_template_that_is_missing() {
     std::fs::write(template.join("subject.txt"), "Weekly").unwrap();
     std::fs::write(template.join("body.txt"), "{% if x %}").unwrap();
     let config = format!(
-        "[spool]\npath = \"spool\"\n[[relays]]\nname = \"r\"\nurl = \"capture://\"\n[templates]\npath = {:?}\n\
+        "[spool]\npath = \"spool\"\n[[relays]]\nname = \"r\"\nurl = \"capture://\"\n[templates]\n\
+         path = {:?}\n\
          [[schedules]]\nname = \"weekly\"\ncron = \"0 8 * * MON\"\n\
-         mail = {{ from = \"shop@example.com\", to = [\"ada@example.org\"], template = {{ name = \"weekly\" }} }}\n",
+         mail = {{ from = \"shop@example.com\", to = [\"ada@example.org\"], template = {{ name = \
+         \"weekly\" }} }}\n",
         dir.path().join("templates")
     );
     let told = mistakes(&config).join("\n");

@@ -1,6 +1,6 @@
 //! Every file of the fuzz corpora, through the checks that the fuzz targets make.
 //!
-//! `CORPUS_SECONDS=120 cargo test --features testing --test it corpus::` goes on so long with each
+//! `CORPUS_SECONDS=120 cargo test --test it corpus::` goes on so long with each
 //! corpus, with files that are changed at random: a fuzzer for a machine that has none. An input
 //! that fails is left in `target/tmp`, to be mended and put into the corpus.
 

@@ -4,7 +4,7 @@
 //! lost without a word, nothing waits to be sent that was recorded as delivered, no event's number
 //! is given again, and no idempotency key is forgotten without a word.
 //!
-//! `DAMAGE_HITS=10000 cargo test --release --features testing --test it damage:: -- --nocapture`
+//! `DAMAGE_HITS=10000 cargo test --release --test it damage:: -- --nocapture`
 //! hits more often; `DAMAGE_SEED=7` hits elsewhere, `DAMAGE_FROM=2605` leaves out what comes before
 //! that hit.
 

@@ -66,7 +66,8 @@ async fn what_is_converted_for_a_relay_is_signed_afterwards() {
     let dir = tempfile::tempdir().unwrap();
     let key = generate(dir.path(), "ed25519", "s1");
     let message = "From: ada@example.com\r\nTo: b@example.org\r\nMIME-Version: 1.0\r\n\
-        Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\nGrüße\r\n";
+        Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n\
+        Grüße\r\n";
     let message = converted(Dkim::new(vec![signer(&key, "s1")]), message).await;
     let text = String::from_utf8(message.clone()).unwrap();
     assert!(text.contains("Gr=C3=BC=C3=9Fe"), "{text}");
@@ -141,8 +142,10 @@ async fn what_is_added_changed_or_taken_away_breaks_every_signature() {
     let rsa = generate(dir.path(), "rsa", "s1");
     let ed25519 = generate(dir.path(), "ed25519", "s2");
     let both = Dkim::new(vec![signer(&rsa, "s1"), signer(&ed25519, "s2")]);
-    let message = "From: Ada <ada@example.com>\r\nTo: b@example.org\r\nSubject: x\r\nReply-To: c@example.com\r\n\
-                   List-Unsubscribe: <https://example.com/u>\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n\
+    let message = "From: Ada <ada@example.com>\r\nTo: b@example.org\r\nSubject: x\r\n\
+                   Reply-To: c@example.com\r\n\
+                   List-Unsubscribe: <https://example.com/u>\r\n\
+                   List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n\
                    MIME-Version: 1.0\r\nContent-Type: text/plain\r\n\r\nhello\r\n";
     let signed = sent(both, &[message.to_owned()]).await.remove(0);
     let signed = String::from_utf8(signed).unwrap();
@@ -232,7 +235,8 @@ fn a_reload_reads_the_keys_again() {
     let key = dir.path().join("key.pem");
     std::fs::copy(&old.file, &key).unwrap();
     let config = format!(
-        "[http]\nlisten = \"127.0.0.1:0\"\n[smtp]\nlisten = \"127.0.0.1:0\"\n[spool]\npath = \"spool\"\n\
+        "[http]\nlisten = \"127.0.0.1:0\"\n[smtp]\nlisten = \"127.0.0.1:0\"\n[spool]\n\
+         path = \"spool\"\n\
          [[relays]]\nurl = \"capture://{}/sent\"\n\
          [[dkim]]\ndomain = \"example.com\"\nselector = \"s1\"\nkey_file = \"key.pem\"\n",
         dir.path().display()

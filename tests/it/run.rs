@@ -48,7 +48,8 @@ fn house() -> TempDir {
 }
 
 fn configure(dir: &Path, more: &str) {
-    let text = "[http]\nlisten = \"off\"\n[smtp]\nlisten = \"off\"\n[[relays]]\nname = \"first\"\nurl = \"capture://\"\n";
+    let text = "[http]\nlisten = \"off\"\n[smtp]\nlisten = \"off\"\n[[relays]]\nname = \"first\"\n\
+                url = \"capture://\"\n";
     std::fs::write(dir.join("postrider.toml"), format!("{text}{more}")).unwrap();
 }
 
@@ -363,8 +364,12 @@ fn call(address: &str, token: &str, request: &str, body: &str) -> u16 {
     let head = format!(
         "Host: localhost\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json"
     );
-    write!(stream, "{request} HTTP/1.1\r\n{head}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}")
-        .unwrap();
+    write!(
+        stream,
+        "{request} HTTP/1.1\r\n{head}\r\nConnection: close\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer.split(' ').nth(1).unwrap().parse().unwrap()
@@ -372,7 +377,8 @@ fn call(address: &str, token: &str, request: &str, body: &str) -> u16 {
 
 fn configure_http(dir: &Path, token: &str) {
     let http = format!(
-        "[http]\nlisten = \"127.0.0.1:0\"\ntokens = [{{ name = \"app\", token = \"{token}\", scope = \"admin\" }}]"
+        "[http]\nlisten = \"127.0.0.1:0\"\ntokens = [{{ name = \"app\", token = \"{token}\", scope \
+         = \"admin\" }}]"
     );
     let text = format!(
         "{http}\n[smtp]\nlisten = \"off\"\n[[relays]]\nname = \"first\"\nurl = \"capture://\"\n"
@@ -568,7 +574,8 @@ fn an_address_that_is_taken_is_told_and_the_service_does_not_start() {
     let dir = house();
 
     let text = format!(
-        "[http]\nlisten = \"{address}\"\n[smtp]\nlisten = \"off\"\n[[relays]]\nurl = \"capture://\"\n"
+        "[http]\nlisten = \"{address}\"\n[smtp]\nlisten = \"off\"\n[[relays]]\n\
+         url = \"capture://\"\n"
     );
     std::fs::write(dir.path().join("postrider.toml"), text).unwrap();
 

@@ -282,7 +282,10 @@ mod builder {
         let mail = Mail::builder()
             .from("Bücher & Söhne <shop@bücher.example>")
             .to("\"Løvelace, Ada\" <ada@example.org>")
-            .subject("Grüße  von  Zoë =?utf-8?q?x?= und allen, die heute und morgen noch kommen werden 🎉")
+            .subject(
+                "Grüße  von  Zoë =?utf-8?q?x?= und allen, die heute und morgen noch kommen \
+                 werden 🎉",
+            )
             .text("Schöne Grüße\nvon uns")
             .header("X-Campaign", "früh jahr")
             .build()
@@ -532,7 +535,8 @@ mod builder {
 mod freezer {
     use super::*;
 
-    const PLAIN: &str = "From: shop@example.com\r\nDate: Sat, 31 Jan 2026 12:00:00 +0000\r\nMessage-ID: <1@example.com>\r\n\
+    const PLAIN: &str = "From: shop@example.com\r\nDate: Sat, 31 Jan 2026 12:00:00 +0000\r\n\
+                         Message-ID: <1@example.com>\r\n\
                          Subject: Hi\r\n\r\nHello\r\n";
 
     fn refused(message: impl AsRef<[u8]>) -> String {
@@ -586,8 +590,11 @@ mod freezer {
 
     #[test]
     fn a_line_of_white_space_does_not_hide_the_fields_below_it() {
-        let mail =
-            raw("From: a@b.example\r\nSubject: x\r\n \t\r\nTo: c@d.example\r\nX-A: 1\r\n  \r\n 2\r\n\r\nbody").unwrap();
+        let mail = raw(
+            "From: a@b.example\r\nSubject: x\r\n \t\r\nTo: c@d.example\r\n\
+             X-A: 1\r\n  \r\n 2\r\n\r\nbody",
+        )
+        .unwrap();
         assert!(
             text_of(&mail).starts_with(
                 "From: a@b.example\r\nSubject: x\r\nTo: c@d.example\r\nX-A: 1\r\n 2\r\n"
@@ -598,7 +605,8 @@ mod freezer {
 
     #[test]
     fn blind_copies_are_removed_with_their_folds() {
-        let bcc = "Bcc: eve@example.org,\r\n\tmallory@example.org\r\nbCC:\r\nResent-Bcc: x@example.org\r\n";
+        let bcc = "Bcc: eve@example.org,\r\n\tmallory@example.org\r\nbCC:\r\n\
+                   Resent-Bcc: x@example.org\r\n";
         let mail = raw(format!("{bcc}{PLAIN}")).unwrap();
         assert_eq!(text_of(&mail), PLAIN);
         let in_body = raw(format!("{PLAIN}Bcc: not a field\r\n")).unwrap();
@@ -862,9 +870,12 @@ mod fingerprint {
     fn nested_boundaries_do_not_count_and_what_is_between_them_does() {
         let message = |outer: &str, inner: &str, text: &str| {
             format!(
-                "MIME-Version: 1.0\r\nContent-Type: multipart/mixed;\r\n boundary=\"{outer}\"\r\n\r\npreamble\r\n--{outer}\r\n\
-                 Content-Type: multipart/alternative; boundary={inner}\r\n\r\n--{inner}\r\nContent-Type: text/plain\r\n\r\n\
-                 {text}\r\n--not a boundary\r\n--{inner}\r\nContent-Type: text/html\r\n\r\n<p>\r\n--{inner}--\r\n\
+                "MIME-Version: 1.0\r\nContent-Type: multipart/mixed;\r\n boundary=\"{outer}\"\r\n\
+                 \r\npreamble\r\n--{outer}\r\n\
+                 Content-Type: multipart/alternative; boundary={inner}\r\n\r\n--{inner}\r\n\
+                 Content-Type: text/plain\r\n\r\n\
+                 {text}\r\n--not a boundary\r\n--{inner}\r\nContent-Type: text/html\r\n\r\n<p>\r\n\
+                 --{inner}--\r\n\
                  --{outer}--\r\nepilogue\r\n"
             )
         };
@@ -1010,8 +1021,10 @@ mod directives {
     #[test]
     fn directives_are_read_and_removed() {
         let (rest, options) = take(
-            "Subject: x\r\nX-Postrider-Priority: Bulk\r\nx-postrider-KEY:\r\n order-7\r\nX-Postrider-Send-At: \
-             2026-01-31T13:00:00+01:00\r\nX-Postrider-Expires-In: 5m\r\nX-Postrider-Tag: a, b\r\nX-Postrider-Tag: c\r\n\
+            "Subject: x\r\nX-Postrider-Priority: Bulk\r\nx-postrider-KEY:\r\n order-7\r\n\
+             X-Postrider-Send-At: \
+             2026-01-31T13:00:00+01:00\r\nX-Postrider-Expires-In: 5m\r\nX-Postrider-Tag: a, b\r\n\
+             X-Postrider-Tag: c\r\n\
              To: y@z.example\r\n\r\nX-Postrider-Key: body\r\n",
         )
         .unwrap();
@@ -1089,9 +1102,12 @@ fn hostile() -> impl Strategy<Value = String> {
         4 => "[a-zA-Z0-9 ]{1,12}",
         2 => any::<String>(),
         2 => prop::sample::select(vec![
-            "\r\n", "\n", "\r", "\r\n\r\n", "\n.\n", "\r\n.\r\n", "\0", ":", ": ", ",", ";", "<", ">", "@", "\"", "\\", "(", ")",
-            "=?utf-8?q?", "?=", "Bcc: eve@evil.example", "eve@evil.example", "<eve@evil.example>", "--", "%0d%0a", "\t",
-            "é", "\u{85}", "\u{2028}", "\u{202e}", "🎉", "boundary=", "  ", "'", "=", "?", "*", "\u{1b}[31m",
+            "\r\n", "\n", "\r", "\r\n\r\n", "\n.\n", "\r\n.\r\n", "\0", ":", ": ", ",", ";", "<",
+            ">", "@", "\"", "\\", "(", ")",
+            "=?utf-8?q?", "?=", "Bcc: eve@evil.example", "eve@evil.example", "<eve@evil.example>",
+            "--", "%0d%0a", "\t",
+            "é", "\u{85}", "\u{2028}", "\u{202e}", "🎉", "boundary=", "  ", "'", "=", "?", "*",
+            "\u{1b}[31m",
         ]).prop_map(str::to_owned),
     ];
     prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
@@ -1131,7 +1147,8 @@ fn message_like() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None,
+        ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_is_taken_is_frozen(message in message_like()) {
@@ -1144,15 +1161,18 @@ proptest! {
     #[test]
     fn taking_directives_leaves_a_message_that_has_none(message in message_like()) {
         let Ok((rest, _)) = take_directives(Bytes::from(message)) else { return Ok(()) };
-        prop_assert!(rest.is_empty() || take_directives(rest.clone()).unwrap() == (rest, Options::default()));
+        prop_assert!(rest.is_empty() || take_directives(rest.clone()).unwrap() == (rest,
+            Options::default()));
     }
 
     #[test]
     fn no_text_becomes_a_header_line_or_a_recipient(
-        name in hostile(), to in hostile(), subject in hostile(), field in hostile(), value in hostile(), file in hostile(),
+        name in hostile(), to in hostile(), subject in hostile(), field in hostile(),
+        value in hostile(), file in hostile(),
         kind in hostile(), id in hostile(),
     ) {
-        let image = Attachment { filename: file, content_type: format!("image/{kind}"), content: Bytes::new(), inline_id: Some(id) };
+        let image = Attachment { filename: file, content_type: format!("image/{kind}"),
+            content: Bytes::new(), inline_id: Some(id) };
         for mail in [
             minimal().from(format!("{name} <shop@example.com>")),
             minimal().from(format!("\"{name}\" <shop@example.com>")),
@@ -1167,7 +1187,8 @@ proptest! {
             let Ok(mail) = mail.build() else { continue };
             assert_is_frozen(&mail);
             let fields = fields(&mail);
-            prop_assert!(!fields.iter().any(|name| name.eq_ignore_ascii_case("Bcc")), "{}", text_of(&mail));
+            prop_assert!(!fields.iter().any(|name| name.eq_ignore_ascii_case("Bcc")), "{}",
+                text_of(&mail));
             prop_assert!(fields.len() <= 9, "{}", text_of(&mail));
             prop_assert!(mail.envelope().recipients().len() <= 2);
             // Whoever reads the message sees nobody but those who are in the envelope.
@@ -1175,7 +1196,8 @@ proptest! {
             let seen = parsed.to().into_iter().chain(parsed.cc()).flat_map(|list| list.clone().into_list());
             for seen in seen {
                 let seen = seen.address().unwrap_or_default().to_owned();
-                prop_assert!(recipients(&mail).contains(&seen.as_str()), "{seen} in {}", text_of(&mail));
+                prop_assert!(recipients(&mail).contains(&seen.as_str()), "{seen} in {}",
+                    text_of(&mail));
             }
             for part in &parsed.parts {
                 prop_assert!(part.headers().len() <= 9, "{}", text_of(&mail));
@@ -1185,7 +1207,8 @@ proptest! {
 
     #[test]
     fn what_was_composed_is_what_is_read(
-        name in "[^\\p{Cc}\"<>,;\\\\]{1,60}", subject in "[^\\p{Cc}]{0,120}", text in "[^\0\r]{0,300}", file in "[^\\p{Cc}]{1,80}",
+        name in "[^\\p{Cc}\"<>,;\\\\]{1,60}", subject in "[^\\p{Cc}]{0,120}",
+        text in "[^\0\r]{0,300}", file in "[^\\p{Cc}]{1,80}",
     ) {
         let name = name.trim();
         let (subject, file) = (subject.trim(), file.trim());
@@ -1202,15 +1225,19 @@ proptest! {
         prop_assert_eq!(parsed.from().unwrap().first().unwrap().name().unwrap_or_default(), name);
         prop_assert_eq!(parsed.subject().unwrap_or_default(), subject, "{}", text_of(&mail));
         prop_assert_eq!(parsed.body_text(0).unwrap_or_default().replace("\r\n", "\n"), text);
-        prop_assert_eq!(parsed.attachment(0).unwrap().attachment_name().unwrap_or_default(), file, "{}", text_of(&mail));
+        prop_assert_eq!(parsed.attachment(0).unwrap().attachment_name().unwrap_or_default(), file,
+            "{}", text_of(&mail));
     }
 
     #[test]
-    fn an_address_that_is_taken_stays_within_its_path(text in hostile(), local in "[a-z\"\\\\ .@<>:]{1,20}") {
-        for text in [text.clone(), format!("{text}@example.org"), format!("ada@{text}"), format!("{local}@example.org")] {
+    fn an_address_that_is_taken_stays_within_its_path(text in hostile(),
+        local in "[a-z\"\\\\ .@<>:]{1,20}") {
+        for text in [text.clone(), format!("{text}@example.org"), format!("ada@{text}"),
+            format!("{local}@example.org")] {
             let Ok(address) = Address::parse(&text) else { continue };
             let written = address.as_str();
-            prop_assert!(!written.contains(['<', '>', '\r', '\n', '\0']) && !written.chars().any(char::is_control));
+            prop_assert!(!written.contains(['<', '>', '\r', '\n',
+                '\0']) && !written.chars().any(char::is_control));
             prop_assert!(written.len() <= 320);
             if !written.starts_with('"') {
                 prop_assert!(!written.contains([' ', ',', ';', '(', ')', '"']));

@@ -68,7 +68,8 @@ impl Doors {
 
 fn over_http(address: SocketAddr, to: &str) -> Option<String> {
     let mail = serde_json::json!({
-        "from": "shop@example.com", "to": to, "subject": "Your code", "text": "hello", "idempotency_key": to,
+        "from": "shop@example.com", "to": to, "subject": "Your code", "text": "hello",
+        "idempotency_key": to,
     });
     let answer = try_call(address, "POST", "/v1/mails", &mail.to_string()).ok()?;
     let id = || answer.json()["id"].as_str().map(str::to_owned);
@@ -114,7 +115,8 @@ fn over_smtp(address: SocketAddr, to: &str) -> Option<()> {
 
 fn over_the_outbox(cluster: &Cluster, to: &str) -> Option<()> {
     let sql = format!(
-        "SET search_path TO \"{}\"; SELECT enqueue('{{\"from\": \"shop@example.com\", \"to\": \"{to}\",
+        "SET search_path TO \"{}\"; SELECT
+          enqueue('{{\"from\": \"shop@example.com\", \"to\": \"{to}\",
            \"subject\": \"Your code\", \"text\": \"hello\", \"idempotency_key\": \"{to}\"}}')",
         cluster.schema
     );
@@ -322,7 +324,10 @@ async fn nothing_acknowledged_is_lost_and_nothing_settles_twice_whatever_ends_no
             begun.elapsed() < QUIET,
             "{} still wait: {}, {}, with {}:\n{}",
             cluster.sql(waits),
-            cluster.sql("SELECT json_agg(r) FROM (SELECT mail, idx, route, priority, owner, stage, due, tries, takeovers FROM ready LIMIT 5) r"),
+            cluster.sql(
+                "SELECT json_agg(r) FROM (SELECT mail, idx, route, priority, owner, stage, \
+                 due, tries, takeovers FROM ready LIMIT 5) r"
+            ),
             cluster.sql("SELECT json_agg(o) FROM (SELECT id, at, owner FROM outbox LIMIT 5) o"),
             cluster.sql("SELECT json_agg(s) FROM sessions s"),
             logs.iter().map(last).collect::<Vec<_>>().join("\n\n")
@@ -419,7 +424,8 @@ fn judge(
     // Each is settled once: the totals grow with each settle, and the rows with each delivery.
     let sums = cluster.sql(
         "SELECT totals[1] + totals[2] + totals[3], totals[4] + totals[5] + totals[6],
-           (SELECT count(*) FROM ended WHERE stage = 2), (SELECT count(*) FROM ended WHERE stage <> 2),
+           (SELECT count(*) FROM ended WHERE stage = 2),
+             (SELECT count(*) FROM ended WHERE stage <> 2),
            (SELECT count(DISTINCT recipients) FROM mails), (SELECT count(*) FROM mails) FROM head",
     );
 

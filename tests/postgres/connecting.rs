@@ -75,8 +75,12 @@ async fn tls_is_checked_against_the_authority_that_is_named_and_the_name_of_the_
             let unknown = open(&format!("{base}?sslmode=verify-full")).await;
             let why = unknown.unwrap_err().to_string();
             assert!(why.contains("certificate"), "{why}");
-            let plain = server.sql("SELECT count(*) FROM pg_stat_ssl WHERE NOT ssl AND pid <> pg_backend_pid()
-                AND pid IN (SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'postrider%')");
+            let plain = server.sql(
+                "SELECT count(*) FROM pg_stat_ssl WHERE NOT ssl AND pid <>
+              pg_backend_pid()
+                AND pid IN (SELECT pid FROM pg_stat_activity WHERE application_name LIKE
+                  'postrider%')",
+            );
             assert_eq!(plain, "0");
         } else {
             let why = opened.unwrap_err().to_string();
@@ -178,7 +182,8 @@ fn pool(server: &Server, mode: &str) -> Pool {
     write(
         &config,
         &format!(
-            "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+            "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+             listen_port = {port}\n\
              auth_type = any\nauth_file = {}\npool_mode = {mode}\nunix_socket_dir =\n\
              ignore_startup_parameters = extra_float_digits\n\
              [users]\n",

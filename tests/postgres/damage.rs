@@ -235,7 +235,8 @@ async fn an_outcome_that_the_database_refuses_holds_up_no_other_and_stays_leased
 
     database.sql(&format!(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-           IF NEW.stage = 2 AND NEW.mail IN ('{again}', '{doubtful}') THEN RAISE EXCEPTION 'not that one'; END IF;
+           IF NEW.stage = 2 AND NEW.mail IN ('{again}',
+             '{doubtful}') THEN RAISE EXCEPTION 'not that one'; END IF;
            RETURN NEW; END $$;
          CREATE TRIGGER refuse BEFORE INSERT ON ended FOR EACH ROW EXECUTE FUNCTION refuse()"
     ));

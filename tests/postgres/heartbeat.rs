@@ -17,7 +17,8 @@ struct Lock<'a> {
 impl Drop for Lock<'_> {
     fn drop(&mut self) {
         // psql would leave its backend asleep.
-        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'locker'";
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = \
+                   'locker'";
         let _ = self.cluster.server.try_sql(end);
         let _ = self.psql.wait();
     }
@@ -39,7 +40,8 @@ async fn lock<'a>(cluster: &'a Cluster, tables: &str) -> Lock<'a> {
     let lock = Lock { cluster, psql };
     eventually("the tables are locked", async || {
         let held = "SELECT count(*) > 0 FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-            WHERE a.application_name = 'locker' AND l.mode = 'AccessExclusiveLock' AND l.granted AND l.locktype = 'relation'";
+            WHERE a.application_name = 'locker' AND l.mode = 'AccessExclusiveLock' AND l.granted
+              AND l.locktype = 'relation'";
         cluster.server.sql(held) == "t"
     })
     .await;

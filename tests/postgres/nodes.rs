@@ -41,9 +41,11 @@ impl Cluster {
         let dir = self.dir.path().join(name);
         std::fs::create_dir_all(&dir).unwrap();
         let config = format!(
-            "[http]\nlisten = \"127.0.0.1:0\"\n[smtp]\nlisten = \"127.0.0.1:0\"\nhostname = \"door.example\"\n\
+            "[http]\nlisten = \"127.0.0.1:0\"\n[smtp]\nlisten = \"127.0.0.1:0\"\n\
+             hostname = \"door.example\"\n\
              [[relays]]\nname = \"primary\"\nurl = \"{}\"\nconnections = 4\n\
-             [spool]\nurl = \"{url}\"\nschema = \"{}\"\nnode = \"{name}\"\nlease = \"{lease}s\"\n{more}",
+             [spool]\nurl = \"{url}\"\nschema = \"{}\"\nnode = \"{name}\"\nlease = \"{lease}s\"\n\
+             {more}",
             self.relay, self.schema
         );
         configured(&dir, &config)
@@ -152,7 +154,8 @@ async fn a_node_that_was_stopped_for_longer_than_its_lease_settles_nothing_and_b
     let second = cluster.node("second", 2);
     let ids = first.hand_in_many("stopped", 40, "hello");
     eventually("the node holds mail", async || {
-        let of_first = "SELECT count(*) > 4 FROM ready r JOIN sessions s ON s.id = r.owner WHERE s.node = 'first'";
+        let of_first = "SELECT count(*) > 4 FROM ready r JOIN sessions s ON s.id = r.owner WHERE \
+                        s.node = 'first'";
         cluster.sql(of_first) == "t" || relay.accepted() >= 40
     })
     .await;
@@ -183,7 +186,8 @@ async fn a_node_that_was_stopped_for_longer_than_its_lease_settles_nothing_and_b
     let more = first.hand_in_many("afterwards", 3, "hello");
     first.become_all(&more, "delivered");
     let still = cluster.sql(&format!(
-        "SELECT md5(string_agg(e::text, ',' ORDER BY mail, idx)) FROM ended e WHERE mail = ANY('{{{}}}'::uuid[])",
+        "SELECT md5(string_agg(e::text, ',' ORDER BY mail, idx)) FROM ended e WHERE mail = \
+         ANY('{{{}}}'::uuid[])",
         ids.join(",")
     ));
 

@@ -58,7 +58,8 @@ pub fn accepts_nothing(node: &Service) {
 pub fn later(node: &Service, name: &str, count: usize, seconds: u64) -> Vec<String> {
     let hand_in = |n| {
         let mail = serde_json::json!({
-            "from": "shop@example.com", "to": format!("{name}{n}@example.org"), "subject": "Your code",
+            "from": "shop@example.com", "to": format!("{name}{n}@example.org"),
+            "subject": "Your code",
             "text": "hello", "delay": format!("{seconds}s"),
         });
         let answer = node.post("/v1/mails", &mail.to_string());
@@ -253,7 +254,8 @@ async fn a_standby_that_is_promoted_goes_on_where_the_primary_ended_and_nothing_
 /// Cuts all connections of a node.
 fn cut_off(server: &Server) {
     server.sql(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'postrider %'",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE \
+         'postrider %'",
     );
 }
 

@@ -210,8 +210,10 @@ async fn drafts_of_every_shape_end_somewhere_and_hold_up_no_other() {
         r#"'{"from": "shop@example.com\\r\\nRCPT TO:<x@example.org>", "to": "ada@example.org", "subject": "s", "text": "t"}'"#.into(),
         // As deep as PostgreSQL takes it, and as long.
         "jsonb_build_object('to', (repeat('[', 5000) || repeat(']', 5000))::jsonb)".into(),
-        "jsonb_build_object('from', 'shop@example.com', 'to', 'ada@example.org', 'subject', 's', 'text', repeat('x', 60000000))".into(),
-        "jsonb_build_object('from', 'shop@example.com', 'to', (SELECT jsonb_agg(n || '@example.org') FROM generate_series(1, 200000) n), 'subject', 's', 'text', 't')".into(),
+        "jsonb_build_object('from', 'shop@example.com', 'to', 'ada@example.org', 'subject', 's', \
+         'text', repeat('x', 60000000))".into(),
+        "jsonb_build_object('from', 'shop@example.com', 'to', (SELECT jsonb_agg(n || \
+         '@example.org') FROM generate_series(1, 200000) n), 'subject', 's', 'text', 't')".into(),
     ];
     // One whole hour's worth of them stands before the mail of others.
     let ids: Vec<String> = odd

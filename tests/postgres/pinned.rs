@@ -79,7 +79,8 @@ async fn a_transaction_that_stays_open_costs_no_more_than_half_of_the_speed() {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    let is_old = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'report' AND backend_xid IS NOT NULL";
+    let is_old = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'report' AND \
+                  backend_xid IS NOT NULL";
     eventually("it is open", async || server.sql(is_old) == "1").await;
 
     for number in 0..UNDER_IT {

@@ -171,7 +171,8 @@ async fn the_series_count_each_mail_once_however_many_nodes_there_are() {
 /// A webhook named shop, told of what was delivered.
 fn shop(receiver: &Receiver) -> String {
     format!(
-        "[[webhooks]]\nname = \"shop\"\nurl = \"{}\"\nsecret = \"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"\n\
+        "[[webhooks]]\nname = \"shop\"\nurl = \"{}\"\nsecret = \
+         \"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"\n\
          allow_private = true\nevents = [\"delivered\"]\n",
         receiver.url()
     )

@@ -143,7 +143,8 @@ async fn a_database_that_cannot_hold_every_text_is_refused_and_says_what_to_do()
     for encoding in ["LATIN1", "SQL_ASCII"] {
         let name = encoding.to_lowercase();
         server.sql(&format!(
-            "CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
+            "CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0 LC_COLLATE 'C' \
+             LC_CTYPE 'C'"
         ));
         let url = format!("postgres://postgres@127.0.0.1:{}/{name}", server.port());
         let spool = PostgresSpool::new(url);

@@ -16,7 +16,8 @@ const NEXT: &str = "
     DO $$ DECLARE of text; BEGIN
       PERFORM pg_advisory_xact_lock(hashtextextended('postrider ' || current_schema(), 0));
       SET LOCAL lock_timeout TO '2s';
-      FOR of IN (SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema()
+      FOR of IN (SELECT table_name FROM information_schema.tables WHERE table_schema =
+        current_schema()
           AND table_type = 'BASE TABLE' AND table_name <> 'migrations') LOOP
         EXECUTE format('ALTER TABLE %I ADD COLUMN later int NOT NULL DEFAULT 7', of);
       END LOOP;
@@ -55,7 +56,8 @@ async fn a_node_goes_on_while_another_makes_the_tables_of_a_newer_version() {
     // All that a node has asked before is prepared there, and is asked again after the change.
     let exercise = |name: &str| {
         let mail = serde_json::json!({
-            "from": "shop@example.com", "to": format!("{name}@example.org"), "subject": "Your code", "text": "hello",
+            "from": "shop@example.com", "to": format!("{name}@example.org"), "subject": "Your code",
+            "text": "hello",
             "delay": "1h", "idempotency_key": name,
         });
         let answer = old.post("/v1/mails", &mail.to_string());

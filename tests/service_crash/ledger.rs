@@ -274,7 +274,8 @@ impl Ledger {
         let Arrival { followed_by, .. } = first;
         let (first, again) = (told(first), told(again));
         self.problems.push(format!(
-            "{slot:?} was taken {first} with {followed_by} behind it, and again {again}; recorded: {recorded:?}"
+            "{slot:?} was taken {first} with {followed_by} behind it, and again {again}; recorded: \
+             {recorded:?}"
         ));
     }
 }
@@ -302,8 +303,10 @@ impl Figures {
     pub fn json(&self, kills: u64, seed: u64, elapsed: Duration) -> Value {
         let after_kill: usize = self.by_kill.values().map(Vec::len).sum();
         json!({
-            "kills": kills, "acknowledged": self.acknowledged, "deliveries": self.deliveries, "lost": self.lost,
-            "duplicates": self.duplicates, "explained": after_kill + self.after_hang_up, "after_kill": after_kill,
+            "kills": kills, "acknowledged": self.acknowledged, "deliveries": self.deliveries,
+            "lost": self.lost,
+            "duplicates": self.duplicates, "explained": after_kill + self.after_hang_up,
+            "after_kill": after_kill,
             "after_hang_up": self.after_hang_up, "told_as_recorded": self.told,
             "most_duplicates_for_one_kill": self.by_kill.values().map(Vec::len).max().unwrap_or(0),
             "seed": seed, "seconds": elapsed.as_secs(),

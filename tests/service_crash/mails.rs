@@ -49,7 +49,8 @@ impl Draft {
     /// As `POST /v1/mails` takes it, without its key.
     pub fn json(&self) -> Value {
         json!({
-            "from": "shop@example.com", "to": self.recipients(), "subject": self.key, "text": self.text(),
+            "from": "shop@example.com", "to": self.recipients(), "subject": self.key,
+            "text": self.text(),
             "headers": {KEY_FIELD: self.key}, "priority": self.priority(),
         })
     }

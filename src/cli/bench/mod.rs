@@ -40,8 +40,8 @@ pub(super) struct Bench {
     #[arg(long, global = true, value_name = "DIR", default_value = ".")]
     dir: PathBuf,
 
-    /// A database of PostgreSQL for the spools instead (`end-to-end`, `accept`, `backlog`), each in a
-    /// schema of its own that stays there
+    /// A database of PostgreSQL for the spools instead (`end-to-end`, `accept`, `backlog`), each in
+    /// a schema of its own that stays there
     #[arg(long, global = true, value_name = "URL")]
     url: Option<String>,
 }

@@ -1,4 +1,5 @@
-//! Where the spools of a benchmark are: in a directory that is removed afterwards, or in a database.
+//! Where the spools of a benchmark are: in a directory that is removed afterwards, or in a
+//! database.
 
 use std::path::{Path, PathBuf};
 

@@ -17,7 +17,8 @@ const SHORTEST_NAME: usize = 4;
 fn mail_name(text: &str) -> Result<String, String> {
     match text.trim().chars().count() < SHORTEST_NAME {
         true => Err(format!(
-            "`{text}` is not a mail id, and too short to name a mail otherwise: by the first {SHORTEST_NAME} or more \
+            "`{text}` is not a mail id, and too short to name a mail otherwise: by the first \
+             {SHORTEST_NAME} or more \
              characters of its id, its key, its Message-ID or its sender"
         )),
         false => Ok(text.to_owned()),

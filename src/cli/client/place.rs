@@ -193,7 +193,8 @@ fn parsed(said: &Setting<String>) -> Result<Url, Failure> {
 
     if !url.username().is_empty() || url.password().is_some() {
         return Err(said.by.wrong(
-            "has a user or a password, where the service takes a token: use --token or --token-file",
+            "has a user or a password, where the service takes a token: use --token or \
+             --token-file",
         ));
     }
 

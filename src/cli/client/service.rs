@@ -75,7 +75,8 @@ impl ServiceAnswer {
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         serde_json::from_slice(&self.body).map_err(|error| {
             Failure::Failed(format!(
-                "the service's answer is not understood ({error}); is it another version? use --json"
+                "the service's answer is not understood ({error}); is it another version? use \
+                 --json"
             ))
         })
     }
@@ -287,7 +288,8 @@ impl Client {
         let status = response.status().as_u16();
         let Ok(problem) = serde_json::from_slice::<Problem>(body) else {
             let message = format!(
-                "{} answered with HTTP {status} and not as Postrider does; is --url (or POSTRIDER_URL) right?",
+                "{} answered with HTTP {status} and not as Postrider does; is --url (or \
+                 POSTRIDER_URL) right?",
                 self.url.as_str().trim_end_matches('/')
             );
             return ServiceRefusal {

@@ -103,7 +103,8 @@ mod tests {
 
     #[test]
     fn events_are_told_apart_and_comments_skipped() {
-        let stream = ": hello\nretry: 100\n\nid: 7\nevent: dead\ndata: a\ndata:b\r\n\r\n:\n\ndata\n\ndata: cut";
+        let stream = ": hello\nretry: 100\n\nid: 7\nevent: dead\ndata: a\ndata:b\r\n\r\n:\n\ndata\n\
+                      \ndata: cut";
         let mut frames = Frames::new(stream.as_bytes());
         let id = Some("7".to_owned());
         let first = Frame {

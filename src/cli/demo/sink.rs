@@ -121,9 +121,10 @@ impl SinkSession {
             .to_ascii_uppercase();
 
         match verb.as_str() {
-            "EHLO" => {
-                self.answer("250-demo\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 ENHANCEDSTATUSCODES")
-            }
+            "EHLO" => self.answer(
+                "250-demo\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n\
+                 250 ENHANCEDSTATUSCODES",
+            ),
             "HELO" => self.answer("250 demo"),
             "MAIL" | "RSET" => {
                 self.recipients.clear();

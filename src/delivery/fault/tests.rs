@@ -237,7 +237,8 @@ fn what_is_said_of_us_or_of_the_system_is_the_relays_at_every_step() {
         "454 Throttling failure: Maximum sending rate exceeded",
         "454 Throttling failure: Daily message quota exceeded",
         "554 Message rejected: Sending suspended for this account",
-        "554 Access denied: User arn:aws:iam::1:user/x is not authorized to perform ses:SendRawEmail",
+        "554 Access denied: User arn:aws:iam::1:user/x is not authorized to perform \
+         ses:SendRawEmail",
         "451 4.4.5 Rate limit exceeded, try again later",
         "451 Authentication failed: Maximum credits exceeded",
         "452 Too many recipients received this hour",
@@ -335,7 +336,9 @@ fn what_is_said_of_one_mail_is_that_mails_however_often() {
         ),
         (
             FinalDot,
-            "550 5.7.1 [192.0.2.1 12] Our system has detected that this message is likely unsolicited              mail. To reduce the amount of spam, this message has been blocked",
+            "550 5.7.1 [192.0.2.1 12] Our system has detected that this message is likely \
+             unsolicited              mail. To reduce the amount of spam, this message has been \
+             blocked",
         ),
         (
             FinalDot,
@@ -375,7 +378,8 @@ fn what_may_be_either_is_decided_by_what_others_met() {
         (Data, "554 no"),
         (
             FinalDot,
-            "554 Message rejected: Email address is not verified. The following identities failed the check in region US-EAST-1",
+            "554 Message rejected: Email address is not verified. The following identities failed \
+             the check in region US-EAST-1",
         ),
         (FinalDot, "554 5.7.1 Rejected: 192.0.2.1 is listed"),
         (FinalDot, "550 5.7.1 blocked using b.barracudacentral.org"),

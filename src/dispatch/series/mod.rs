@@ -204,7 +204,8 @@ impl Dispatcher {
         self.keep_series();
 
         let journal = self.journal();
-        // Where another node counts, what it has written is read; where none does yet, this one will.
+        // Where another node counts, what it has written is read; where none does
+        // yet, this one will.
         if !journal.is_held_elsewhere(NAME).await? {
             self.inner.series.reaches(journal.last()?).await;
         }

@@ -72,7 +72,8 @@ impl MediaType {
         } else if essence.eq_ignore_ascii_case("message/rfc822") {
             Ok(MediaType::Message)
         } else {
-            let detail = "Content-Type must be application/json, or message/rfc822 where one message is submitted";
+            let detail = "Content-Type must be application/json, or message/rfc822 where one \
+                          message is submitted";
             Err(Problem::new(Kind::MediaType, detail))
         }
     }

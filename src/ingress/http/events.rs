@@ -115,12 +115,18 @@ pub(super) struct SkippedEvents {
     get, path = "/v1/events", tag = "events",
     params(
         ("mail" = Option<MailId>, Query, description = "Only what happens to this mail"),
-        ("at_most" = Option<u32>, Query, description = "At most so many events a second; how many more there were is told by an event `skipped`; for who watches, and does not keep account", minimum = 1),
-        ("since" = Option<String>, Query, description = "Begin after this event, by its number or id (0 is the oldest that is kept); or with what happened since this time, or within this span until now, such as 1h"),
-        ("Last-Event-ID" = Option<String>, Header, description = "Go on after this event; it counts before `since`"),
+        ("at_most" = Option<u32>, Query, description = "At most so many events a second; how many \
+            more there were is told by an event `skipped`; for who watches, and does not keep \
+            account", minimum = 1),
+        ("since" = Option<String>, Query, description = "Begin after this event, by its number or \
+            id (0 is the oldest that is kept); or with what happened since this time, or within \
+            this span until now, such as 1h"),
+        ("Last-Event-ID" = Option<String>, Header,
+            description = "Go on after this event; it counts before `since`"),
     ),
     responses((
-        status = 200, description = "A stream of Server-Sent Events", body = String, content_type = "text/event-stream",
+        status = 200, description = "A stream of Server-Sent Events", body = String,
+        content_type = "text/event-stream",
     )),
 )]
 pub(super) async fn events(

@@ -75,12 +75,14 @@ impl std::str::FromStr for Format {
     get, path = "/v1/mails/export", tag = "mails",
     params(
         ("q" = Option<String>, Query, description = "A search, as `GET /v1/mails` takes it"),
-        ("state" = Option<crate::State>, Query, description = "At least one delivery is in this state"),
+        ("state" = Option<crate::State>, Query,
+            description = "At least one delivery is in this state"),
         ("format" = Option<Format>, Query, description = "`csv` when absent"),
         Filters,
     ),
     responses((
-        status = 200, description = "A table with a head, one row a recipient; or one record a line",
+        status = 200, description = "A table with a head, one row a recipient; or one record a \
+                                     line",
         content((String = "text/csv"), (String = "application/x-ndjson")),
     )),
 )]

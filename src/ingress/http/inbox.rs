@@ -102,8 +102,10 @@ impl Wanted {
     params(
         ("to" = Option<String>, Query, description = "A recipient; without `@`, a part of one"),
         ("subject" = Option<String>, Query, description = "A part of the subject"),
-        ("after" = Option<MailId>, Query, description = "Only mail that was submitted after this one"),
-        ("wait" = Option<String>, Query, description = "How long to wait for it, such as 10s; at most 60s", example = "1s"),
+        ("after" = Option<MailId>, Query, description = "Only mail that was submitted after this \
+            one"),
+        ("wait" = Option<String>, Query, description = "How long to wait for it, such as 10s; at \
+            most 60s", example = "1s"),
     ),
     responses(
         (status = 200, description = "The mail", body = CapturedMail),

@@ -140,7 +140,8 @@ impl FromRequestParts<SharedDoor> for JobId {
 fn no_job() -> Problem {
     Problem::new(
         Kind::NotFound,
-        "there is no such job; jobs are remembered as long as the service runs, the last 200 of them",
+        "there is no such job; jobs are remembered as long as the service runs, the last 200 of \
+         them",
     )
 }
 

@@ -69,7 +69,8 @@ pub(super) async fn relays(State(door): State<SharedDoor>) -> Result<Json<Relays
 #[utoipa::path(
     get, path = "/v1/relays/{name}/domains", tag = "service",
     params(("name" = String, Path, description = "The relay")),
-    responses((status = 200, description = "The domains, the one with the most first", body = WaitingDomains)),
+    responses((status = 200, description = "The domains, the one with the most first",
+        body = WaitingDomains)),
 )]
 pub(super) async fn domains(
     State(door): State<SharedDoor>,
@@ -188,7 +189,8 @@ pub(super) async fn nodes(State(door): State<SharedDoor>) -> Result<Json<Nodes>,
 /// The engine's numbers.
 #[utoipa::path(
     get, path = "/v1/stats", tag = "service",
-    responses((status = 200, description = "Counts by state, rates, the age of the oldest, per relay", body = Stats)),
+    responses((status = 200, description = "Counts by state, rates, the age of the oldest, per \
+                                            relay", body = Stats)),
 )]
 pub(super) async fn stats(State(door): State<SharedDoor>) -> Result<Json<Stats>, Problem> {
     Ok(Json(door.dispatcher.stats().await?))
@@ -221,7 +223,8 @@ pub(super) async fn configuration(State(door): State<SharedDoor>) -> Json<ShownC
 #[utoipa::path(
     get, path = "/metrics", tag = "service",
     responses((
-        status = 200, description = "OpenMetrics 1.0", body = String, content_type = "application/openmetrics-text",
+        status = 200, description = "OpenMetrics 1.0", body = String,
+        content_type = "application/openmetrics-text",
     )),
 )]
 pub(super) async fn metrics(State(door): State<SharedDoor>) -> Result<Response, Problem> {

@@ -255,7 +255,8 @@ mod tests {
         let mail = json!({
             "from": 5, "to": ["ada@example.org", "at@@example.org", 7], "text": "hi",
             "headers": {"X-A": "a\nb", "X-B": 1},
-            "attachments": [{"filename": "", "content": "aGk="}, {"content": "?"}], "tags": "spring", "tag": "x",
+            "attachments": [{"filename": "", "content": "aGk="}, {"content": "?"}],
+            "tags": "spring", "tag": "x",
         });
 
         let mut pointers = refused(&mail);
@@ -301,7 +302,8 @@ mod tests {
             json!({"content_type": kind, "text": calendar}),
             json!({"content_type": kind, "content": "QkVHSU46VkNBTEVOREFSCk1FVEhPRDpSRVFVRVNUCkVORDpWQ0FMRU5EQVIK"}),
         ] {
-            let mail = json!({"from": "a@example.org", "to": "b@example.org", "text": "Lunch?", "html": "<p>Lunch?",
+            let mail = json!({"from": "a@example.org", "to": "b@example.org", "text": "Lunch?",
+                "html": "<p>Lunch?",
                 "alternatives": [given]});
             let mail = read(&mail, None).unwrap();
             let message = String::from_utf8(mail.message().to_vec()).unwrap();
@@ -318,7 +320,8 @@ mod tests {
         }
 
         let wrong = json!({"from": "a@example.org", "to": "b@example.org", "text": "x",
-            "alternatives": [{"content_type": "calendar", "text": "x"}, {"text": "x"}, {"content_type": kind}]});
+            "alternatives": [{"content_type": "calendar", "text": "x"}, {"text": "x"},
+                {"content_type": kind}]});
         // What is missing is found before what is no media type.
         let mut named = refused(&wrong);
 
@@ -335,7 +338,8 @@ mod tests {
 
     #[test]
     fn the_header_and_the_field_are_one_key() {
-        let mail = json!({"from": "a@example.org", "to": "b@example.org", "text": "t", "idempotency_key": "k"});
+        let mail = json!({"from": "a@example.org", "to": "b@example.org", "text": "t",
+            "idempotency_key": "k"});
         let read = |key| read(&mail, key);
         assert_eq!(
             read(Some("k"))

@@ -17,9 +17,11 @@ use crate::mail::{Timestamp, parse_span};
 #[utoipa::path(
     get, path = "/v1/series", tag = "service",
     params(
-        ("from" = Option<String>, Query, description = "From this time on, or from so long before now, such as 6h; an hour before `to` unless said"),
+        ("from" = Option<String>, Query, description = "From this time on, or from so long before \
+            now, such as 6h; an hour before `to` unless said"),
         ("to" = Option<String>, Query, description = "Before this time, likewise; now unless said"),
-        ("step" = Option<String>, Query, description = "How far the points are apart, such as 10s or 1h; made longer where it is not kept so fine, or would be more than 10,000 points"),
+        ("step" = Option<String>, Query, description = "How far the points are apart, such as 10s \
+            or 1h; made longer where it is not kept so fine, or would be more than 10,000 points"),
         ("relay" = Option<String>, Query, description = "Only of this relay"),
     ),
     responses(

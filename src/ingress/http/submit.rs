@@ -117,19 +117,22 @@ pub(super) enum BatchItem {
 #[utoipa::path(
     post, path = "/v1/mails", tag = "mails",
     params(
-        ("Idempotency-Key" = Option<String>, Header, description = "Two mails with one key are one mail"),
+        ("Idempotency-Key" = Option<String>, Header,
+            description = "Two mails with one key are one mail"),
         MessageOptions,
     ),
     request_body(content(
         (MailRequest = "application/json", example = json!({
-            "from": "Shop <shop@example.com>", "to": "ada@example.org", "subject": "Your code", "text": "123456",
+            "from": "Shop <shop@example.com>", "to": "ada@example.org", "subject": "Your code",
+            "text": "123456",
             "priority": "critical", "expires_in": "5m",
         })),
         (String = "message/rfc822"),
     )),
     responses((
         status = 202, description = "Accepted", body = Accepted,
-        headers(("Location" = String, description = "The mail's record; absent where none is kept")),
+        headers(("Location" = String, description = "The mail's record; absent where none is \
+            kept")),
     )),
 )]
 pub(super) async fn submit(

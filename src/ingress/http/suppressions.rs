@@ -103,7 +103,8 @@ pub(super) struct Imported {
 /// Who is not to get mail, by address.
 #[utoipa::path(
     get, path = "/v1/suppressions", tag = "suppressions", params(Which, Paging),
-    responses((status = 200, description = "A page; `next` is the cursor of the one after it", body = SuppressionPage)),
+    responses((status = 200, description = "A page; `next` is the cursor of the one after it",
+        body = SuppressionPage)),
 )]
 pub(super) async fn list(
     State(door): State<SharedDoor>,
@@ -208,7 +209,8 @@ pub(super) async fn import(
 /// All entries as CSV, as `import` takes them.
 #[utoipa::path(
     get, path = "/v1/suppressions/export", tag = "suppressions", params(Which),
-    responses((status = 200, description = "Every entry", body = String, content_type = "text/csv")),
+    responses((status = 200, description = "Every entry", body = String,
+        content_type = "text/csv")),
 )]
 pub(super) async fn export(
     State(door): State<SharedDoor>,

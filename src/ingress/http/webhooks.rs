@@ -96,8 +96,10 @@ pub(super) async fn test(
     post, path = "/v1/webhooks/{name}/redeliver", tag = "events",
     params(
         ("name" = String, Path, description = "The webhook"),
-        ("since" = Option<String>, Query, description = "Everything that happened since this time, or within this span until now, such as 2h; may stand in the body instead"),
-        ("id" = Option<String>, Query, description = "The message of this id; may stand in the body instead"),
+        ("since" = Option<String>, Query, description = "Everything that happened since this time, \
+            or within this span until now, such as 2h; may stand in the body instead"),
+        ("id" = Option<String>, Query, description = "The message of this id; may stand in the \
+            body instead"),
     ),
     request_body(content = inline(Option<RedeliverRequest>), content_type = "application/json"),
     responses((status = 202, description = "The webhook", body = WebhookStatus)),

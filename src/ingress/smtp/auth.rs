@@ -226,9 +226,8 @@ mod tests {
         let Progress::Challenge("UGFzc3dvcmQ6", password) = proceed(name, b"YXBw", &users()) else {
             panic!()
         };
-        assert!(
-            matches!(proceed(password, b"c2VjcmV0", &users()), Progress::LoggedIn(name) if name == "app")
-        );
+        assert!(matches!(proceed(password, b"c2VjcmV0", &users()),
+                Progress::LoggedIn(name) if name == "app"));
 
         let Progress::Challenge("UGFzc3dvcmQ6", password) =
             begin(Mechanism::Login, Some("YXBw"), &users())

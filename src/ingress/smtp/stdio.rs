@@ -144,7 +144,8 @@ mod tests {
 
     #[test]
     fn a_dialogue_on_standard_input_hands_mails_in() {
-        let one = "MAIL FROM:<a@b.example> BODY=8BITMIME\r\nRCPT TO:<\"c d\"@e.example>\r\nDATA\r\nSubject: x\r\n\r\n..dot\r\n.\r\n";
+        let one = "MAIL FROM:<a@b.example> BODY=8BITMIME\r\nRCPT TO:<\"c d\"@e.example>\r\nDATA\r\n\
+                   Subject: x\r\n\r\n..dot\r\n.\r\n";
         let dialogue = format!("EHLO [127.0.0.1]\r\n{one}{one}QUIT\r\n");
         let (output, mails) = spoken(&dialogue, &Ok("the-id".into()));
         assert!(output.starts_with("220 host.example ESMTP"), "{output}");

@@ -35,7 +35,8 @@ impl Trace<'_> {
         let (peer, hostname, protocol, date) =
             (self.peer, self.hostname, self.protocol(), now.to_rfc5322());
         format!(
-            "Received: from {client} ([{literal}{peer}])\r\n by {hostname} with {protocol}; {date}\r\n"
+            "Received: from {client} ([{literal}{peer}])\r\n by {hostname} with {protocol}; \
+             {date}\r\n"
         )
     }
 
@@ -69,7 +70,8 @@ mod tests {
             smtputf8: false,
         };
 
-        let expected = "Received: from [IPv6:2001:db8::1] ([IPv6:2001:db8::1])\r\n by mail.example with ESMTPSA; \
+        let expected = "Received: from [IPv6:2001:db8::1] ([IPv6:2001:db8::1])\r\n by mail.example \
+                        with ESMTPSA; \
                         Thu, 1 Jan 1970 00:00:00 +0000\r\n";
         assert_eq!(trace.field(Timestamp::from_millis(0)), expected);
         let plain = Trace {

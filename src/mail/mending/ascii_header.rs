@@ -40,7 +40,8 @@ fn downgraded(field: &LooseField<'_>) -> Option<String> {
         return written;
     }
 
-    // What stands in a form of its own, such as an id, is kept under a name that has none (§3.1.10).
+    // What stands in a form of its own, such as an id, is kept under a name that has none
+    // (§3.1.10).
     let is_mime = ["Content-", "MIME-"].iter().any(|prefix| {
         let start = name.get(..prefix.len());
         start.is_some_and(|start| start.eq_ignore_ascii_case(prefix))
@@ -107,7 +108,8 @@ mod tests {
     #[test]
     fn an_address_that_has_no_ascii_form_becomes_the_name_of_an_empty_group() {
         let header = header_of(
-            "From: shop@example.com\r\nTo: ada@example.org, =?utf-8?b?SsO8?= <jürgen@bücher.example>\r\n\
+            "From: shop@example.com\r\nTo: ada@example.org, =?utf-8?b?SsO8?= \
+             <jürgen@bücher.example>\r\n\
              Cc: Team: bob@example.org, zoë@example.org;\r\nReply-To: zoë@example.org\r\n\
              Subject: Gruß\r\n",
         );

@@ -72,7 +72,8 @@ mod tests {
         assert_eq!(
             seven(&text).as_deref(),
             Some(
-                "From: a@example.com\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n\
+                "From: a@example.com\r\nMIME-Version: 1.0\r\n\
+                 Content-Type: text/plain; charset=utf-8\r\n\
                  X-Last: 1\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n\
                  Gr=C3=BC=C3=9Fe =3D Gru=C3=9F\r\n"
             )
@@ -96,18 +97,23 @@ mod tests {
     /// A message with parts in parts, and messages in parts.
     fn nested() -> String {
         format!(
-            "{HEAD}Content-Type: multipart/mixed; boundary=\"a b\"\r\nContent-Transfer-Encoding: 8bit\r\n\r\n\
+            "{HEAD}Content-Type: multipart/mixed; boundary=\"a b\"\r\n\
+             Content-Transfer-Encoding: 8bit\r\n\r\n\
              Präambel\r\n--a b\r\n\
-             Content-Type: multipart/alternative; boundary=c\r\nContent-Transfer-Encoding: 8BIT\r\n\r\n\
+             Content-Type: multipart/alternative; boundary=c\r\nContent-Transfer-Encoding: 8BIT\r\n\
+             \r\n\
              --c\r\nContent-Transfer-Encoding: 8bit\r\n\r\nplain\r\n\
              --c\r\nContent-Type: text/html; charset=utf-8\r\n\r\n<p>größer</p>\r\n--c--\r\n\
              --a b\r\nContent-Type: message/rfc822\r\nContent-Transfer-Encoding: 8bit\r\n\r\n\
              From: b@example.org\r\nSubject: Gruß\r\nMIME-Version: 1.0\r\n\
              Content-Type: multipart/mixed; boundary=d\r\n\r\n\
-             --d\r\nContent-Type: application/pdf; name=\"Übersicht.pdf\"\r\nContent-Transfer-Encoding: binary\r\n\r\n%PDF ß\r\n\
-             --d\r\nContent-Type: message/rfc822\r\n\r\nFrom: c@example.org\r\n\r\nganz innen: ö\r\n\
+             --d\r\nContent-Type: application/pdf; name=\"Übersicht.pdf\"\r\n\
+             Content-Transfer-Encoding: binary\r\n\r\n%PDF ß\r\n\
+             --d\r\nContent-Type: message/rfc822\r\n\r\nFrom: c@example.org\r\n\r\n\
+             ganz innen: ö\r\n\
              --d--\r\nEpilög\r\n\
-             --a b\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\nfalsch: ü=C3=BC\r\n\
+             --a b\r\nContent-Type: text/plain; charset=utf-8\r\n\
+             Content-Transfer-Encoding: quoted-printable\r\n\r\nfalsch: ü=C3=BC\r\n\
              --a b--\r\n"
         )
     }
@@ -152,7 +158,8 @@ mod tests {
                 "{HEAD}Content-Type: multipart/mixed; boundary=a\r\n\r\n--a\r\n\
                  Content-Type: multipart/signed; boundary=s\r\n\r\n--s\r\n\
                  Content-Transfer-Encoding: 8bit\r\n\r\n{signed}\r\n--s\r\n\
-                 Content-Type: application/pgp-signature\r\n\r\nxxxx\r\n--s--\r\n--a\r\n\r\nFußnote\r\n--a--\r\n"
+                 Content-Type: application/pgp-signature\r\n\r\nxxxx\r\n--s--\r\n--a\r\n\r\n\
+                 Fußnote\r\n--a--\r\n"
             )
         };
 
@@ -187,7 +194,8 @@ mod tests {
         let converted = seven(&message).expect("converted");
         assert!(
             converted.ends_with(
-                "From: b@example.org\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n\
+                "From: b@example.org\r\nMIME-Version: 1.0\r\n\
+                 Content-Type: text/plain; charset=utf-8\r\n\
                  Content-Transfer-Encoding: quoted-printable\r\n\r\nGru=C3=9F\r\n"
             ),
             "{converted}"

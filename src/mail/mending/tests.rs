@@ -35,7 +35,8 @@ fn what_is_well_formed_keeps_every_byte() {
     for message in [
         "From: a@b.example\r\nTo: \"C\" <c@d.example>\r\nSubject: x  y\r\n\r\nhi\r\n",
         "From: a@b.example\nTo: undisclosed-recipients:;\n\nhi\n",
-        "From: a@b.example\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n\r\nGrüße\r\n",
+        "From: a@b.example\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n\
+         Grüße\r\n",
         "Subject: =?utf-8?q?x?=\r\nReferences: <a@b>\r\n <c@d>\r\n\r\n",
     ] {
         let (same, acts) = mended(message);
@@ -50,7 +51,8 @@ fn what_is_signed_is_not_mended() {
         format!("DKIM-Signature: v=1; b=x\r\nFrom : root\r\nSubject: Grüße\r\n\r\n{long} ü\r\n");
     assert_eq!(mended(&message), (message, Vec::new()));
     let sealed = format!(
-        "MIME-Version: 1.0\r\nContent-Type: multipart/signed; boundary=b\r\n\r\n--b\r\n\r\n{long}\r\n--b--\r\n"
+        "MIME-Version: 1.0\r\nContent-Type: multipart/signed; boundary=b\r\n\r\n--b\r\n\r\n\
+         {long}\r\n--b--\r\n"
     );
     assert_eq!(mended(&sealed), (sealed, Vec::new()));
 }
@@ -95,7 +97,8 @@ fn a_header_section_and_a_body_are_told_apart() {
 fn local_users_get_a_domain_and_nothing_else_changes() {
     assert_mends(
         "From: root (Cron Daemon)\r\nTo: root, \"A\"  <ada@example.org>,\r\n Bob <bob>\r\n\r\n",
-        "From: root@example.com (Cron Daemon)\r\nTo: root@example.com, \"A\"  <ada@example.org>,\r\n Bob <bob@example.com>\r\n\r\n",
+        "From: root@example.com (Cron Daemon)\r\nTo: root@example.com, \"A\"  \
+         <ada@example.org>,\r\n Bob <bob@example.com>\r\n\r\n",
         "From: an address got its domain",
     );
 
@@ -211,11 +214,13 @@ fn long_lines_and_nuls_of_a_body_are_encoded_in_their_part() {
     let text =
         format!("MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n{long}");
     let file = format!(
-        "MIME-Version: 1.0\r\nContent-Type: application/x; y=z\r\nContent-Transfer-Encoding: binary\r\n\r\na\0{long}"
+        "MIME-Version: 1.0\r\nContent-Type: application/x; y=z\r\n\
+         Content-Transfer-Encoding: binary\r\n\r\na\0{long}"
     );
     let bare = format!("Subject: x\r\n\r\na\0{}\r\n", "y".repeat(1000));
     let base64 = format!(
-        "MIME-Version: 1.0\r\nContent-Type: application/x\r\nContent-Transfer-Encoding: base64\r\n\r\n{}",
+        "MIME-Version: 1.0\r\nContent-Type: application/x\r\nContent-Transfer-Encoding: base64\r\n\
+         \r\n{}",
         "QUJD".repeat(1000)
     );
 
@@ -240,9 +245,11 @@ fn long_lines_and_nuls_of_a_body_are_encoded_in_their_part() {
 fn a_part_of_many_is_encoded_and_the_others_stay() {
     let long = "z".repeat(1500);
     let message = format!(
-        "MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=\"out\"\r\n\r\npreamble\r\n--out\r\n\
+        "MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=\"out\"\r\n\r\npreamble\r\n\
+         --out\r\n\
          Content-Type: multipart/alternative; boundary=in\r\n\r\n--in\r\n\r\nplain\r\n--in\r\n\
-         Content-Type: text/html\r\nContent-Transfer-Encoding: 7bit\r\n\r\n<p>{long}\r\n--in--\r\n--out\r\n\
+         Content-Type: text/html\r\nContent-Transfer-Encoding: 7bit\r\n\r\n<p>{long}\r\n--in--\r\n\
+         --out\r\n\
          Content-Type: application/x\r\n\r\na\0b\r\n--out--\r\nepilogue\r\n"
     );
 
@@ -411,15 +418,18 @@ fn a_field_that_stands_there_twice_and_says_the_same_is_one() {
         "Subject: x\r\n\r\nhi\r\n",
         "Date: removed, as it was no date",
     );
-    let two = "Subject: a\r\nSubject: b\r\nFrom: x@a.example\r\nFrom: y@a.example\r\nReceived: x\r\nReceived: x\r\n\r\nhi\r\n";
+    let two = "Subject: a\r\nSubject: b\r\nFrom: x@a.example\r\nFrom: y@a.example\r\n\
+               Received: x\r\nReceived: x\r\n\r\nhi\r\n";
     assert_eq!(mended(two), (two.to_owned(), Vec::new()));
 }
 
 #[test]
 fn lists_of_addresses_that_stand_there_several_times_are_one() {
     assert_mends(
-        "To: A <a@b.example>,\r\n root\r\nSubject: x\r\nTO: c@d.example\r\nCc:\r\nCc: \"e, f\" <e@f.example>\r\nTo: a@b.example\r\n\r\nhi\r\n",
-        "To: A <a@b.example>,\r\n root@example.com,\r\n c@d.example,\r\n a@b.example\r\nSubject: x\r\nCc: \"e, f\" <e@f.example>\r\n\r\nhi\r\n",
+        "To: A <a@b.example>,\r\n root\r\nSubject: x\r\nTO: c@d.example\r\nCc:\r\n\
+         Cc: \"e, f\" <e@f.example>\r\nTo: a@b.example\r\n\r\nhi\r\n",
+        "To: A <a@b.example>,\r\n root@example.com,\r\n c@d.example,\r\n a@b.example\r\n\
+         Subject: x\r\nCc: \"e, f\" <e@f.example>\r\n\r\nhi\r\n",
         "To: joined, as it stood there several times",
     );
     assert_mends(
@@ -432,8 +442,10 @@ fn lists_of_addresses_that_stand_there_several_times_are_one() {
 #[test]
 fn a_body_that_is_said_to_be_in_7_bits_and_is_not_is_said_to_be_in_8() {
     assert_mends(
-        "MIME-Version: 1.0\r\nContent-Transfer-Encoding: 7bit\r\nContent-Type: text/plain; charset=utf-8\r\n\r\nhé\r\n",
-        "MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\nhé\r\n",
+        "MIME-Version: 1.0\r\nContent-Transfer-Encoding: 7bit\r\n\
+         Content-Type: text/plain; charset=utf-8\r\n\r\nhé\r\n",
+        "MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n\
+         Content-Transfer-Encoding: 8bit\r\n\r\nhé\r\n",
         "said to be 8-bit text",
     );
 }

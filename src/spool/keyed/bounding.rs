@@ -3,8 +3,8 @@
 //! steps, right before mail is taken that would not fit.
 //!
 //! A log that is written at its end holds more than what is kept: what was removed takes its room
-//! until its segment is cleaned. So the files are watched as well, and the fuller they are, the less
-//! is kept.
+//! until its segment is cleaned. So the files are watched as well, and the fuller they are, the
+//! less is kept.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! Queues the recipients of a mail that has thousands of them: after it is stored, in bounded steps.
-//! If the spool is closed in between, opening it does the remaining steps.
+//! Queues the recipients of a mail that has thousands of them: after it is stored, in bounded
+//! steps. If the spool is closed in between, opening it does the remaining steps.
 
 use std::ops::ControlFlow;
 

@@ -38,7 +38,8 @@ pub(in crate::spool) fn tell<S: Store>(store: &S, each: Each<'_>) -> Result<(), 
     let problems = inspect::walk(store, &mut |_| Ok(()))?;
     if let Some(first) = problems.first() {
         return Err(SpoolError::Unreadable(format!(
-            "{first}, and {} more problems; nothing was copied: `postrider spool verify` tells all, `postrider spool salvage` saves what is whole",
+            "{first}, and {} more problems; nothing was copied: `postrider spool verify` tells \
+             all, `postrider spool salvage` saves what is whole",
             problems.len() - 1
         )));
     }

@@ -49,7 +49,8 @@ impl Accounts {
     pub(super) async fn read(&self, on: &Connected) -> Result<(), tokio_postgres::Error> {
         let rows = on
             .query(
-                "SELECT concat_ws(' ', name, pending, day, accepted), (SELECT commits FROM head) FROM accounts",
+                "SELECT concat_ws(' ', name, pending, day, accepted), (SELECT commits FROM head) \
+                 FROM accounts",
                 &[],
             )
             .await?;

@@ -93,9 +93,11 @@ pub(super) async fn claim(
 const CANDIDATES: &str = "
 WITH f AS MATERIALIZED (SELECT id FROM sessions WHERE id = $1 FOR KEY SHARE)
 SELECT x.mail, x.idx, q.route, q.priority, x.size, x.takeovers, x.due
-FROM unnest($2::int4[], $3::int2[], $4::int8[], $6::int8[]) WITH ORDINALITY AS q(route, priority, wanted, low, ord)
+FROM unnest($2::int4[], $3::int2[], $4::int8[], $6::int8[]) WITH ORDINALITY AS q(route, priority,
+  wanted, low, ord)
 CROSS JOIN LATERAL (SELECT r.mail, r.idx, r.size, r.takeovers, r.due FROM ready r
-  WHERE r.route = q.route AND r.priority = q.priority AND r.owner = 0 AND r.stage = 0 AND r.due <= $5 AND r.due >= q.low
+  WHERE r.route = q.route AND r.priority = q.priority AND r.owner = 0 AND r.stage = 0 AND r.due <=
+    $5 AND r.due >= q.low
     AND EXISTS (SELECT FROM f)
   ORDER BY r.due, r.mail, r.idx LIMIT q.wanted FOR UPDATE SKIP LOCKED) x";
 
@@ -234,7 +236,8 @@ async fn quarantine_in(
     let mut of: Vec<Uuid> = whole.map(|ending| rows::uuid(ending.mail)).collect();
     of.dedup();
     on.execute(
-        "INSERT INTO set_aside (mail, idx, data) SELECT id, -1, manifest FROM mails WHERE id = ANY($1)",
+        "INSERT INTO set_aside (mail, idx, data) SELECT id, -1, manifest FROM mails WHERE id = \
+         ANY($1)",
         &[&of],
     )
     .await?;

@@ -2,8 +2,8 @@
 //! gone, dead from the start. Whatever ends them takes their rows out of `ready` and hands them in
 //! here.
 //!
-//! *Invariant:* what is taken out of `ready` is in `ended` in the same commit, and counted there; of
-//! one that cannot be read what can be is, and its bytes are set aside.
+//! *Invariant:* what is taken out of `ready` is in `ended` in the same commit, and counted there;
+//! of one that cannot be read what can be is, and its bytes are set aside.
 
 use std::collections::HashMap;
 
@@ -73,8 +73,8 @@ pub(super) fn told(endings: &[Ending]) -> Vec<EndedDelivery> {
     dead.collect()
 }
 
-/// Writes what was taken out of `ready` into `ended`, and tells of it: done by this one, and last, of
-/// the act that it was, if it was one.
+/// Writes what was taken out of `ready` into `ended`, and tells of it: done by this one, and last,
+/// of the act that it was, if it was one.
 pub(super) async fn end_all(
     core: &Core,
     on: &Connected,
@@ -151,9 +151,12 @@ impl Columns {
 
     pub(super) async fn insert(&self, on: &Connected) -> Result<(), Failure> {
         on.execute(
-        "INSERT INTO ended (mail, idx, route, priority, at, stage, reason, token, tries, counted, crashes, data)
-         SELECT u.mail, u.idx, u.route, u.priority, u.at, u.stage, u.reason, 0, u.tries, u.counted, u.crashes, u.data
-         FROM unnest($1::uuid[], $2::int4[], $3::int4[], $4::int2[], $5::int8[], $6::int2[], $7::int2[],
+        "INSERT INTO ended (mail, idx, route, priority, at, stage, reason, token, tries, counted,
+          crashes, data)
+         SELECT u.mail, u.idx, u.route, u.priority, u.at, u.stage, u.reason, 0, u.tries,
+           u.counted, u.crashes, u.data
+         FROM unnest($1::uuid[], $2::int4[], $3::int4[], $4::int2[], $5::int8[], $6::int2[],
+           $7::int2[],
            $8::int4[], $9::int4[], $10::int4[], $11::bytea[])
            AS u(mail, idx, route, priority, at, stage, reason, tries, counted, crashes, data)",
         &[
@@ -181,7 +184,10 @@ async fn set_aside(on: &Connected, endings: &[Ending]) -> Result<(), Failure> {
         let Some(unread) = &ending.unread else {
             continue;
         };
-        tracing::error!(mail.id = %ending.mail, "a delivery cannot be read; its bytes are set aside");
+        tracing::error!(
+            mail.id = %ending.mail,
+            "a delivery cannot be read; its bytes are set aside"
+        );
         on.execute(
             "INSERT INTO set_aside (mail, idx, data) VALUES ($1, $2, $3)",
             &[&rows::uuid(ending.mail), &i32::from(ending.index), unread],

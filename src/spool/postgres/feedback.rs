@@ -28,7 +28,8 @@ pub(super) async fn of_mails(
 ) -> Result<HashMap<Uuid, Vec<FeedbackRow>>, Failure> {
     let rows = on
         .query(
-            "SELECT mail, idx, id, data FROM feedback WHERE mail = ANY($1) ORDER BY mail, idx, at, id",
+            "SELECT mail, idx, id, data FROM feedback WHERE mail = ANY($1) ORDER BY mail, idx, at, \
+             id",
             &[&ids],
         )
         .await?;
@@ -74,7 +75,8 @@ pub(super) async fn insert(
     }
     on.execute(
         "INSERT INTO feedback (mail, idx, id, at, data)
-         SELECT * FROM unnest($1::uuid[], $2::int4[], $3::uuid[], $4::int8[], $5::bytea[]) ON CONFLICT DO NOTHING",
+         SELECT * FROM unnest($1::uuid[], $2::int4[], $3::uuid[], $4::int8[],
+           $5::bytea[]) ON CONFLICT DO NOTHING",
         &[&mails, &places, &ids, &ats, &data],
     )
     .await
@@ -98,7 +100,8 @@ impl Known {
 
         let mails = on
             .query(
-                "SELECT m.id, m.manifest, m.expires_at, m.recipients FROM unnest($1::uuid[]) WITH ORDINALITY AS u(id, ord)
+                "SELECT m.id, m.manifest, m.expires_at,
+                  m.recipients FROM unnest($1::uuid[]) WITH ORDINALITY AS u(id, ord)
                  CROSS JOIN LATERAL (SELECT * FROM mails m WHERE m.id = u.id FOR UPDATE) m",
                 &[&ids],
             )

@@ -133,7 +133,8 @@ impl Hints {
             .for_each(|route| _ = dues.stirred.remove(route));
     }
 
-    /// The routes on which something may be due by now. Of `all` it is so where nothing else is known.
+    /// The routes on which something may be due by now. Of `all` it is so where nothing else is
+    /// known.
     pub(super) fn due_routes(&self, now: Timestamp, all: impl FnOnce() -> Vec<i32>) -> Vec<i32> {
         let mut dues = self.dues.lock();
         dues.pass(now.as_millis());

@@ -46,7 +46,8 @@ impl Horizon {
         known.oldest.as_ref().map(|oldest| {
             let seconds = Duration::from_secs(oldest.since.elapsed().as_secs());
             format!(
-                "{} has been open for {} or longer: the database cannot remove dead rows, and claiming mail gets slower",
+                "{} has been open for {} or longer: the database cannot remove dead rows, and \
+                 claiming mail gets slower",
                 oldest.what,
                 humantime::format_duration(seconds),
             )
@@ -79,8 +80,8 @@ impl Horizon {
     }
 }
 
-/// A transaction holds the number of its own, or of the oldest whose rows it may see. A standby that
-/// asks for it holds one for its own readers.
+/// A transaction holds the number of its own, or of the oldest whose rows it may see. A standby
+/// that asks for it holds one for its own readers.
 const HOLDERS: &str = "
 SELECT a.pid || ':' || coalesce(a.backend_xid, a.backend_xmin)::text,
   format('a transaction of %s (application %s, process %s)', coalesce(a.usename::text, 'a standby'),
@@ -89,7 +90,8 @@ FROM pg_stat_activity a
 WHERE (a.backend_xid IS NOT NULL OR a.backend_xmin IS NOT NULL) AND a.pid <> pg_backend_pid()
   AND (a.datname = current_database() OR a.datname IS NULL)
 UNION ALL
-SELECT p.transaction::text || ':' || p.gid, format('the prepared transaction %s of %s', p.gid, p.owner)
+SELECT p.transaction::text || ':' || p.gid, format('the prepared transaction %s of %s', p.gid,
+  p.owner)
 FROM pg_prepared_xacts p WHERE p.database = current_database()
 UNION ALL
 SELECT s.slot_name || ':' || s.xmin::text, format('the replication slot %s', s.slot_name)

@@ -256,7 +256,8 @@ const AGREEMENTS: &[(&str, &str)] = &[
         "deliveries that have ended and have no mail",
     ),
     (
-        "SELECT count(*) FROM ready r WHERE r.owner <> 0 AND NOT EXISTS (SELECT FROM sessions s WHERE s.id = r.owner)",
+        "SELECT count(*) FROM ready r WHERE r.owner <> 0 AND NOT EXISTS (SELECT FROM sessions s \
+         WHERE s.id = r.owner)",
         "deliveries that are held by a node that is not there",
     ),
     (

@@ -446,7 +446,8 @@ impl Journal for PostgresNode {
     async fn is_held_elsewhere(&self, name: &str) -> Result<bool, SpoolError> {
         let (core, session) = (&self.core, self.core.session());
         let rows: Result<Vec<Row>, SpoolError> = ask!(core, on => on.query(
-            "SELECT FROM readers r JOIN sessions s ON s.id = r.owner WHERE r.name = $1 AND r.owner <> $2",
+            "SELECT FROM readers r JOIN sessions s ON s.id = r.owner
+             WHERE r.name = $1 AND r.owner <> $2",
             &[&name, &session],
         ));
         Ok(!rows?.is_empty())

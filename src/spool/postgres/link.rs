@@ -48,8 +48,8 @@ pub(super) fn reason(error: &tokio_postgres::Error) -> String {
 /// What happens to a statement that failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum StatementFailure {
-    /// The connection or the server is gone; whether it was done is not known. Or the server may not
-    /// be written, and another may.
+    /// The connection or the server is gone; whether it was done is not known. Or the server may
+    /// not be written, and another may.
     Gone,
     /// The server lacks what the spool needs of it, such as room or rights: it was not done, and
     /// would not be in a moment.

@@ -104,7 +104,8 @@ async fn try_vacuum(core: &Core) -> Result<(), SpoolError> {
     let on = core.on(&core.reading).await?;
     let dead = on
         .query(
-            "SELECT name FROM unnest($1::text[]) AS name WHERE pg_stat_get_dead_tuples(to_regclass(name)) >= $2",
+            "SELECT name FROM unnest($1::text[]) AS name
+             WHERE pg_stat_get_dead_tuples(to_regclass(name)) >= $2",
             &[&QUEUE_TABLES, &DEAD],
         )
         .await

@@ -1,6 +1,6 @@
-//! What is leased to this node's session and in nobody's hands: of a claim whose commit nobody heard
-//! of, or an outcome that the database refused to keep. No other node can take it while this one
-//! lives.
+//! What is leased to this node's session and in nobody's hands: of a claim whose commit nobody
+//! heard of, or an outcome that the database refused to keep. No other node can take it while this
+//! one lives.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! A clock for leases: it goes on while the machine sleeps, as the server's does, and nobody sets it
-//! where the system has such a one.
+//! A clock for leases: it goes on while the machine sleeps, as the server's does, and nobody sets
+//! it where the system has such a one.
 
 use std::time::Duration;
 

@@ -118,7 +118,8 @@ async fn retry_in(
     // Whoever deletes the mail, or retries it as well, waits.
     let mails = on
         .query(
-            "SELECT id, manifest, expires_at, draft IS NOT NULL AS is_draft, forgotten FROM mails WHERE id = $1 FOR UPDATE",
+            "SELECT id, manifest, expires_at, draft IS NOT NULL AS is_draft, forgotten FROM mails \
+             WHERE id = $1 FOR UPDATE",
             &[&rows::uuid(id)],
         )
         .await?;
@@ -188,8 +189,10 @@ async fn retry_in(
             .query(
                 &format!(
                     "WITH x AS (DELETE FROM ended WHERE mail = $1 AND stage = $2 RETURNING *),
-                   i AS (INSERT INTO ready (mail, idx, route, priority, due, expires_at, size, account, data)
-                     SELECT x.mail, x.idx, x.route, x.priority, $3, $4, $5, $6, x.data FROM x RETURNING 1)
+                   i AS (INSERT INTO ready (mail, idx, route, priority, due, expires_at, size,
+                     account, data)
+                     SELECT x.mail, x.idx, x.route, x.priority, $3, $4, $5, $6,
+                       x.data FROM x RETURNING 1)
                  SELECT {OF_ENDED}, (SELECT count(*) FROM i) FROM x"
                 ),
                 &[
@@ -258,7 +261,8 @@ async fn purge_in(
 ) -> Changed<OperationResult> {
     let mails = on
         .query(
-            "SELECT id, manifest, expires_at, EXISTS (SELECT FROM ready r WHERE r.mail = m.id) AS waits
+            "SELECT id, manifest, expires_at,
+              EXISTS (SELECT FROM ready r WHERE r.mail = m.id) AS waits
              FROM mails m WHERE id = $1 FOR UPDATE",
             &[&rows::uuid(id)],
         )
@@ -335,7 +339,8 @@ async fn reroute_in(
                CROSS JOIN LATERAL (SELECT r.mail, r.idx FROM ready r
                  WHERE r.route = q.route AND r.priority = p::int2 AND r.owner = 0 AND r.stage = 0
                  ORDER BY r.due, r.mail, r.idx LIMIT $3) x LIMIT $3)
-             UPDATE ready r SET route = $2 FROM x WHERE r.mail = x.mail AND r.idx = x.idx AND r.owner = 0",
+             UPDATE ready r SET route = $2 FROM x WHERE r.mail = x.mail AND r.idx = x.idx AND
+               r.owner = 0",
             &[&unknown, &to, &REROUTE],
         )
         .await?;

@@ -85,17 +85,20 @@ async fn end(core: &Core) {
 /// All that a mail is written to on its way, and nothing of it is kept.
 const TRIAL: &str = "BEGIN;
 INSERT INTO mails (id, accepted_at, expires_at, priority, recipients, manifest, body)
-  SELECT gen_random_uuid(), 0, 0, 0, '{}', '', string_agg(uuid_send(gen_random_uuid()), '') FROM generate_series(1, 512);
-INSERT INTO ready (mail, idx, route, priority, due, expires_at, size, data) VALUES (gen_random_uuid(), 0, 0, 0, 0, 0, 0, '');
+  SELECT gen_random_uuid(), 0, 0, 0, '{}', '', string_agg(uuid_send(gen_random_uuid()),
+    '') FROM generate_series(1, 512);
+INSERT INTO ready (mail, idx, route, priority, due, expires_at, size,
+  data) VALUES (gen_random_uuid(), 0, 0, 0, 0, 0, 0, '');
 DELETE FROM ready WHERE mail = '00000000-0000-0000-0000-000000000000';
-INSERT INTO ended (mail, idx, route, priority, at, stage, reason, token, tries, counted, crashes, data)
+INSERT INTO ended (mail, idx, route, priority, at, stage, reason, token, tries, counted, crashes,
+  data)
   VALUES (gen_random_uuid(), 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, '');
 INSERT INTO journal (first, events, at, before, acts, entries) VALUES (-1, 0, 0, 0, false, '');
 UPDATE head SET commits = commits;
 ROLLBACK";
 
-/// A server that answers may have no room for what is written, or not let it be; and what is owed to
-/// it is written first.
+/// A server that answers may have no room for what is written, or not let it be; and what is owed
+/// to it is written first.
 async fn is_over(core: &Core) -> Result<(), SpoolError> {
     let all = links(core).map(|link| link.check_writable(WITHIN));
     // All of them, whichever fails: each lets go of what is silent.

@@ -27,8 +27,8 @@ const REASON: usize = 2000;
 
 type Failure = tokio_postgres::Error;
 
-/// How often drafts are looked for from the very first on: a transaction that took long commits some
-/// before those that were seen, and what a dead node had in hand stands there as well.
+/// How often drafts are looked for from the very first on: a transaction that took long commits
+/// some before those that were seen, and what a dead node had in hand stands there as well.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// How long a draft waits before other nodes than the first look after it.
@@ -39,8 +39,8 @@ const PATIENCE: Duration = Duration::from_millis(200);
 pub(super) struct Drafts {
     /// Those that are in hand here: a put takes them out of the outbox.
     in_hand: Mutex<HashSet<MailId>>,
-    /// The first that nobody had in hand, when last seen. What lies before it in the index is dead, and
-    /// would be walked over.
+    /// The first that nobody had in hand, when last seen. What lies before it in the index is dead,
+    /// and would be walked over.
     from: Mutex<Uuid>,
     looked: Mutex<Option<Instant>>,
     arrived: Notify,
@@ -78,18 +78,21 @@ impl Drafts {
     }
 }
 
-/// Takes drafts in hand, in the order in which they were enqueued, which is that of their names. Among
-/// them what this session took and does not have in hand: the answer was lost, or it could not be given
-/// back when the database was gone. A draft is written out once, unless it is large: those are not kept
-/// while it is found out how many fit.
+/// Takes drafts in hand, in the order in which they were enqueued, which is that of their names.
+/// Among them what this session took and does not have in hand: the answer was lost, or it could not
+/// be given back when the database was gone. A draft is written out once, unless it is large: those
+/// are not kept while it is found out how many fit.
 const TAKE: &str = "
-WITH b AS MATERIALIZED (SELECT id, CASE WHEN pg_column_size(draft) <= 8192 THEN draft::text END AS json,
+WITH b AS MATERIALIZED (SELECT id,
+      CASE WHEN pg_column_size(draft) <= 8192 THEN draft::text END AS json,
       CASE WHEN pg_column_size(draft) > 8192 THEN octet_length(draft::text) END AS large
     FROM outbox WHERE id >= $6
-      AND (owner = 0 OR (owner = $1 AND id <> ALL($3)) OR NOT EXISTS (SELECT FROM sessions s WHERE s.id = owner))
+      AND (owner = 0 OR (owner = $1 AND id <> ALL($3))
+        OR NOT EXISTS (SELECT FROM sessions s WHERE s.id = owner))
     ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED),
   l AS (SELECT id, json, coalesce(large, octet_length(json)) AS size FROM b),
-  x AS (SELECT id, json, size, sum(least(size, $5)) OVER (ORDER BY id) - least(size, $5) AS before FROM l)
+  x AS (SELECT id, json, size,
+      sum(least(size, $5)) OVER (ORDER BY id) - least(size, $5) AS before FROM l)
 UPDATE outbox o SET owner = $1 FROM x WHERE o.id = x.id AND x.before < $4
 RETURNING o.id, CASE WHEN x.size <= $5 THEN coalesce(x.json, o.draft::text) END";
 

@@ -47,11 +47,13 @@ impl PostgresSpool {
             Standing::Ready => Ok(()),
             Standing::Older if self.migrate == Migrate::Auto => Ok(()),
             Standing::Older => Err(Unreached::Schema(format!(
-                "the tables in {name} are not there or of an older version; run `postrider spool migrate`, or set `spool.migrate` to auto"
+                "the tables in {name} are not there or of an older version; run `postrider spool \
+                 migrate`, or set `spool.migrate` to auto"
             ))),
             Standing::NotUtf8(encoding) => Err(Unreached::Name(schema::not_utf8(name, &encoding))),
             Standing::MayNotBeMade => Err(Unreached::Schema(format!(
-                "{name} has no schema {schema}, and {role} may not make it; as its owner: CREATE SCHEMA \"{schema}\" AUTHORIZATION \"{role}\""
+                "{name} has no schema {schema}, and {role} may not make it; as its owner: CREATE \
+                 SCHEMA \"{schema}\" AUTHORIZATION \"{role}\""
             ))),
         }
     }
@@ -66,7 +68,8 @@ fn refused(name: &str, error: &Error) -> Unreached {
     match error.code() {
         Some(&SqlState::INVALID_PASSWORD | &SqlState::INVALID_AUTHORIZATION_SPECIFICATION) => {
             Unreached::Login(format!(
-                "{name} lets this role not in: {why}; give the role's password here, or let it in in the server's pg_hba.conf"
+                "{name} lets this role not in: {why}; give the role's password here, or let it in \
+                 in the server's pg_hba.conf"
             ))
         }
         Some(&SqlState::INVALID_CATALOG_NAME) => Unreached::Name(format!(
@@ -78,7 +81,8 @@ fn refused(name: &str, error: &Error) -> Unreached {
             "{name} wants a password, and none is given; set `spool.password_file`"
         )),
         None if why.contains("certificate") => Unreached::Name(format!(
-            "{name}: {why}; name the authority with `sslrootcert`, and the host as its certificate does"
+            "{name}: {why}; name the authority with `sslrootcert`, and the host as its certificate \
+             does"
         )),
         None => Unreached::Server(silent(name, &why)),
     }

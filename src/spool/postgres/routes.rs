@@ -73,7 +73,8 @@ impl Routes {
 
         on.execute(
             "INSERT INTO routes (name) SELECT n FROM unnest($1::text[]) n
-             WHERE NOT EXISTS (SELECT FROM routes WHERE name = n) ORDER BY n ON CONFLICT DO NOTHING",
+             WHERE NOT EXISTS (SELECT FROM routes WHERE name = n) ORDER BY n ON CONFLICT DO
+               NOTHING",
             &[&new],
         )
         .await?;

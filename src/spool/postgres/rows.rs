@@ -19,7 +19,8 @@ pub(super) const CANCELLED: i16 = 4;
 /// The columns of `ready` that make a delivery, and with them those of `ended`. Its recipient
 /// stands in its mail as well.
 pub(super) const OF_READY: &str =
-    "mail, idx, route, priority, account, due AS at, stage, 0::smallint AS reason, tries, counted, crashes,
+    "mail, idx, route, priority, account, due AS at, stage, 0::smallint AS reason, tries, counted,
+      crashes,
     data, (SELECT m.recipients[idx + 1] FROM mails m WHERE m.id = mail) AS recipient";
 pub(super) const OF_ENDED: &str =
     "mail, idx, route, priority, at, stage, reason, tries, counted, crashes,

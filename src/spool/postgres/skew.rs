@@ -1,5 +1,5 @@
-//! How far this machine's clock is from the database's. Leases go by the database's alone; when mail
-//! falls due and expires is told by each node's own.
+//! How far this machine's clock is from the database's. Leases go by the database's alone; when
+//! mail falls due and expires is told by each node's own.
 
 use std::time::Duration;
 
@@ -53,7 +53,8 @@ impl Apart {
         };
         let by = humantime::format_duration(Duration::from_secs(self.by.as_secs()));
         format!(
-            "this node's clock is {by} {side} the database's: what it sends falls due and expires too {when}"
+            "this node's clock is {by} {side} the database's: what it sends falls due and expires \
+             too {when}"
         )
     }
 }

@@ -79,16 +79,20 @@ const ADD: &str = "
 WITH h AS (UPDATE head SET commits = commits + 1)
 INSERT INTO suppressions (address, list, reason, since, until, note)
 SELECT * FROM unnest($1::text[], $2::text[], $3::int2[], $4::int8[], $5::int8[], $6::text[])
-ON CONFLICT (address, list, reason) DO UPDATE SET since = EXCLUDED.since, until = EXCLUDED.until, note = EXCLUDED.note";
+ON CONFLICT (address, list, reason) DO UPDATE SET since = EXCLUDED.since, until = EXCLUDED.until,
+  note = EXCLUDED.note";
 
 const REMOVE: &str = "
 WITH h AS (UPDATE head SET commits = commits + 1)
-DELETE FROM suppressions s USING unnest($1::text[], $2::text[], $3::int2[]) AS u(address, list, reason)
+DELETE FROM suppressions s USING unnest($1::text[], $2::text[], $3::int2[]) AS u(address, list,
+  reason)
 WHERE s.address = u.address AND s.list = u.list AND s.reason = u.reason";
 
 const PAGE: &str = "
-SELECT address, list, reason, since, until, note FROM suppressions WHERE (address, list, reason) > ($1, $2, $3)
-  AND ($4::text IS NULL OR address = $4) AND ($5::text IS NULL OR list = $5) AND ($6::int2 IS NULL OR reason = $6)
+SELECT address, list, reason, since, until, note FROM suppressions WHERE (address, list,
+  reason) > ($1, $2, $3)
+  AND ($4::text IS NULL OR address = $4) AND ($5::text IS NULL OR list = $5) AND ($6::int2 IS NULL
+    OR reason = $6)
 ORDER BY address, list, reason LIMIT $7";
 
 /// Adds entries, no two of which have one key.
@@ -134,7 +138,8 @@ impl Suppressions for PostgresNode {
         let core = &self.core;
         let asked: Vec<String> = addresses.iter().map(of_address).collect();
         let rows: Result<Vec<Row>, SpoolError> = ask!(core, on => on.query(
-            "SELECT address, list, reason, since, until, note FROM suppressions WHERE address = ANY($1)
+            "SELECT address, list, reason, since, until,
+              note FROM suppressions WHERE address = ANY($1)
              ORDER BY address, list, reason",
             &[&asked],
         ));

@@ -85,10 +85,12 @@ async fn expire(
 ) -> Result<Option<Committed>, Failure> {
     let rows = on
         .query(
-            "WITH x AS MATERIALIZED (SELECT mail, idx FROM ready WHERE expires_at <= $1 AND owner = 0
+            "WITH x AS MATERIALIZED (SELECT mail,
+              idx FROM ready WHERE expires_at <= $1 AND owner = 0
                ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED)
              DELETE FROM ready r USING x WHERE r.mail = x.mail AND r.idx = x.idx AND r.owner = 0
-             RETURNING r.mail, r.idx, r.route, r.priority, r.account, r.due AS at, r.stage, 0::smallint AS reason, r.tries,
+             RETURNING r.mail, r.idx, r.route, r.priority, r.account, r.due AS at, r.stage,
+               0::smallint AS reason, r.tries,
                r.counted, r.crashes, r.data,
                (SELECT m.recipients[r.idx + 1] FROM mails m WHERE m.id = r.mail) AS recipient",
             &[&now.as_millis(), &STEP],
@@ -121,7 +123,8 @@ async fn prune(
     let rows = on
         .query(
             &format!(
-                "SELECT m.id FROM (SELECT e.mail FROM ended e WHERE e.at <= $1 AND {LAST_END} ORDER BY e.at LIMIT $2) x
+                "SELECT m.id FROM (SELECT e.mail FROM ended e WHERE e.at <= $1 AND {LAST_END}
+                  ORDER BY e.at LIMIT $2) x
                  JOIN mails m ON m.id = x.mail FOR UPDATE OF m SKIP LOCKED"
             ),
             &[&until, &STEP],
@@ -147,9 +150,11 @@ async fn forget_bodies(core: &Core, on: &Connected, now: Timestamp) -> Result<us
     let until = now.as_millis().saturating_sub(keep);
     let rows = on
         .query(
-            "WITH x AS MATERIALIZED (SELECT mail, idx FROM ended WHERE stage = 2 AND body_due AND at <= $1
+            "WITH x AS MATERIALIZED (SELECT mail,
+              idx FROM ended WHERE stage = 2 AND body_due AND at <= $1
                ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED)
-             UPDATE ended e SET body_due = false FROM x WHERE e.mail = x.mail AND e.idx = x.idx RETURNING e.mail",
+             UPDATE ended e SET body_due = false FROM x WHERE e.mail = x.mail AND e.idx = x.idx
+               RETURNING e.mail",
             &[&until, &STEP],
         )
         .await?;
@@ -162,7 +167,8 @@ async fn forget_bodies(core: &Core, on: &Connected, now: Timestamp) -> Result<us
     on.execute(
         "UPDATE mails m SET body = '', forgotten = true WHERE m.id = ANY($1) AND NOT m.forgotten
            AND NOT EXISTS (SELECT FROM ready r WHERE r.mail = m.id)
-           AND NOT EXISTS (SELECT FROM ended e WHERE e.mail = m.id AND (e.stage <> 2 OR e.at > $2))",
+           AND NOT EXISTS (SELECT FROM ended e WHERE e.mail = m.id AND (e.stage <> 2 OR e.at >
+             $2))",
         &[&mails, &until],
     )
     .await?;
@@ -236,7 +242,8 @@ pub(super) async fn next(core: &Core, on: &Connected) -> Result<i64, Failure> {
                     (SELECT at FROM journal ORDER BY first LIMIT 1),
                     (SELECT at FROM ended WHERE stage = 2 AND body_due ORDER BY at LIMIT 1),
                     (SELECT {} FROM (SELECT * FROM journal ORDER BY first LIMIT 1) j,
-                       (SELECT (SELECT min(at) FROM readers) AS slowest, (SELECT written FROM head) AS written) b)",
+                       (SELECT (SELECT min(at) FROM readers) AS slowest,
+                         (SELECT written FROM head) AS written) b)",
                 super::journal::TOO_MUCH
             ),
             &[&super::journal::max_size(core)],

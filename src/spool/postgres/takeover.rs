@@ -83,7 +83,8 @@ async fn terminate(core: &Core, on: &Connected, session: i32) {
             &format!(
                 "SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity a, sessions s
                  WHERE s.id = $1 AND {IS_LAPSED} AND s.instance <> $2
-                   AND a.datname = current_database() AND a.application_name = 'postrider ' || s.instance"
+                   AND a.datname = current_database() AND a.application_name = 'postrider ' ||
+                     s.instance"
             ),
             &[&session, &core.instance],
         )

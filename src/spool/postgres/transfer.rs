@@ -85,7 +85,8 @@ impl Aside {
         let nodes = self
             .on
             .query(
-                "SELECT node FROM sessions WHERE seen >= now() - lease_ms * interval '1 ms' ORDER BY id",
+                "SELECT node FROM sessions WHERE seen >= now() - lease_ms * interval '1 ms' ORDER \
+                 BY id",
                 &[],
             )
             .await
@@ -119,7 +120,8 @@ pub(in crate::spool) async fn tell(
     let waiting: i64 = waiting.first().map_or(0, |row| row.get(0));
     if waiting > 0 {
         return Err(aside.unusable(format!(
-            "its outbox holds {waiting} mails that are not composed yet; start a node, and stop it when they are"
+            "its outbox holds {waiting} mails that are not composed yet; start a node, and stop it \
+             when they are"
         )));
     }
 
@@ -208,7 +210,8 @@ async fn tell_journal(
     loop {
         let rows = on
             .query(
-                "SELECT first, events, at, acts, entries FROM journal WHERE first > $1 ORDER BY first LIMIT 1000",
+                "SELECT first, events, at, acts, entries FROM journal WHERE first > $1 ORDER BY \
+                 first LIMIT 1000",
                 &[&last],
             )
             .await
@@ -287,7 +290,8 @@ pub(super) async fn read_these(aside: &Aside, ids: &[Uuid]) -> Result<Vec<MailPa
     let mails = aside
         .on
         .query(
-            "SELECT id, manifest, expires_at, body, forgotten FROM mails WHERE id = ANY($1) ORDER BY id",
+            "SELECT id, manifest, expires_at, body, forgotten FROM mails WHERE id = ANY($1) ORDER \
+             BY id",
             &[&ids],
         )
         .await
@@ -384,7 +388,8 @@ async fn take_all(aside: &Aside, mut from: mpsc::Receiver<NextPart>) -> Result<C
     let there = aside
         .on
         .query(
-            "SELECT EXISTS (SELECT FROM mails) OR EXISTS (SELECT FROM outbox) OR EXISTS (SELECT FROM suppressions)",
+            "SELECT EXISTS (SELECT FROM mails) OR EXISTS (SELECT FROM outbox) OR EXISTS (SELECT \
+             FROM suppressions)",
             &[],
         )
         .await
@@ -456,7 +461,8 @@ impl Taking {
             } => {
                 on.execute(
                     "INSERT INTO accounts (name, day, accepted) VALUES ($1, $2, $3)
-                     ON CONFLICT (name) DO UPDATE SET day = EXCLUDED.day, accepted = EXCLUDED.accepted",
+                     ON CONFLICT (name) DO UPDATE SET day = EXCLUDED.day,
+                       accepted = EXCLUDED.accepted",
                     &[
                         &account.cast_signed(),
                         &day,
@@ -476,8 +482,16 @@ impl Taking {
                 let first = i64::try_from(first).unwrap_or(i64::MAX);
                 let events = i32::try_from(events).unwrap_or(i32::MAX);
                 on.execute(
-                    "INSERT INTO journal (first, events, at, before, acts, entries) VALUES ($1, $2, $3, $4, $5, $6)",
-                    &[&first, &events, &at.as_millis(), &self.written, &has_acts, &entries],
+                    "INSERT INTO journal (first, events, at, before, acts, entries) VALUES ($1, \
+                     $2, $3, $4, $5, $6)",
+                    &[
+                        &first,
+                        &events,
+                        &at.as_millis(),
+                        &self.written,
+                        &has_acts,
+                        &entries,
+                    ],
                 )
                 .await?;
                 self.next = first + i64::from(events);
@@ -553,8 +567,10 @@ impl Taking {
         }
 
         on.execute(
-            "INSERT INTO ready (mail, idx, route, priority, due, tries, counted, crashes, data, expires_at, size, account)
-             SELECT * FROM unnest($1::uuid[], $2::int4[], $3::int4[], $4::int2[], $5::int8[], $6::int4[], $7::int4[],
+            "INSERT INTO ready (mail, idx, route, priority, due, tries, counted, crashes, data,
+              expires_at, size, account)
+             SELECT * FROM unnest($1::uuid[], $2::int4[], $3::int4[], $4::int2[], $5::int8[],
+               $6::int4[], $7::int4[],
                $8::int4[], $9::bytea[], $10::int8[], $11::int8[], $12::int8[])",
             &[
                 &waits.mails,
@@ -594,7 +610,8 @@ impl Taking {
 
         let id = self.journal.map(u32::cast_signed);
         on.execute(
-            "UPDATE head SET commits = commits + 1, totals = $1, written = $2, next = greatest($3, 1::int8),
+            "UPDATE head SET commits = commits + 1, totals = $1, written = $2, next = greatest($3,
+              1::int8),
                journal_id = coalesce($4, journal_id)",
             &[&self.totals.columns(), &self.written, &self.next, &id],
         )
@@ -617,7 +634,8 @@ async fn write_mail(on: &Connected, mail: &MailPart) -> Result<(), Failure> {
 
     let body = mail.body.as_deref().unwrap_or_default();
     on.execute(
-        "INSERT INTO mails (id, accepted_at, expires_at, priority, recipients, manifest, body, forgotten)
+        "INSERT INTO mails (id, accepted_at, expires_at, priority, recipients, manifest, body,
+          forgotten)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         &[
             &id,
@@ -638,7 +656,8 @@ async fn write_mail(on: &Connected, mail: &MailPart) -> Result<(), Failure> {
 
     if let (Some(until), Some(key)) = (mail.key_until, put::key_hash(manifest)) {
         on.execute(
-            "INSERT INTO keys (key, mail, fingerprint, forget_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+            "INSERT INTO keys (key, mail, fingerprint, forget_at) VALUES ($1, $2, $3, $4) ON \
+             CONFLICT DO NOTHING",
             &[
                 &key,
                 &id,

@@ -82,7 +82,10 @@ impl Provider for Brevo {
             body["htmlContent"] = html.as_str().into();
         }
         if !content.attachments.is_empty() {
-            let file = |file: &super::content::Attachment| json!({"name": file.filename, "content": file.content});
+            let file = |file: &super::content::Attachment| {
+                json!({"name": file.filename,
+                "content": file.content})
+            };
             body["attachment"] = content.attachments.iter().map(file).collect();
         }
 

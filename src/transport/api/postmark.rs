@@ -129,7 +129,9 @@ mod tests {
 
     #[test]
     fn who_does_not_get_it_is_read_from_the_message() {
-        let message = "Message OK, but will not deliver to these inactive addresses: a@example.org, b@example.org. Inactive recipients are ones that have hard bounced.";
+        let message = "Message OK, but will not deliver to these inactive addresses: \
+                       a@example.org, b@example.org. Inactive recipients are ones that have hard \
+                       bounced.";
         assert_eq!(
             partly_refused(message),
             Some(vec!["a@example.org".into(), "b@example.org".into()])

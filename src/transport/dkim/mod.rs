@@ -289,7 +289,8 @@ mod tests {
     #[test]
     fn what_ses_writes_anew_is_not_signed_for_it() {
         let message =
-            b"From: a@example.com\r\nDate: Mon, 1 Jan 2024 00:00:00 +0000\r\nMessage-ID: <1@x>\r\n\r\n";
+            b"From: a@example.com\r\nDate: Mon, 1 Jan 2024 00:00:00 +0000\r\nMessage-ID: <1@x>\r\n\
+              \r\n";
         let dkim = Dkim::new(vec![signer("example.com")]);
         let field = dkim.sign(message, Timestamp::from_millis(0), Rewriting::Ses);
         let field = String::from_utf8(field).expect("valid");

@@ -273,7 +273,8 @@ async fn start_tls(
         return Err(unavailable(
             Phase::Tls,
             "the server does not offer STARTTLS, which smtp+starttls:// requires; if it speaks TLS \
-             from the first byte (usually on port 465), use smtps://, and smtp:// only where nobody \
+             from the first byte (usually on port 465), use smtps://, and smtp:// only where \
+             nobody \
              can listen",
         ));
     }

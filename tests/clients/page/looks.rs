@@ -1,14 +1,15 @@
 //! How the page looks before the first mail, with three, and with 100,000: nothing is wider than
 //! the screen, nothing is cut that should be read, and axe finds nothing serious.
 //!
-//! `POSTRIDER_PICTURES=FOLDER cargo test --all-features --test clients page::looks` leaves pictures of
-//! every view in that folder for somebody to look at, light and dark, at 360, 768 and 1280 pixels;
-//! with `POSTRIDER_VIEWS=overview,mails` only of these. Without it only the looks that differ most
-//! are gone through. README.md shows `many-mail-failed-light-1280.png` and `three-letter-dark-1280.png`.
+//! `POSTRIDER_PICTURES=FOLDER cargo test --all-features --test clients page::looks` leaves pictures
+//! of every view in that folder for somebody to look at, light and dark, at 360, 768 and 1280
+//! pixels; with `POSTRIDER_VIEWS=overview,mails` only of these. Without it only the looks that
+//! differ most are gone through. README.md shows `many-mail-failed-light-1280.png` and
+//! `three-letter-dark-1280.png`.
 //!
 //! `POSTRIDER_MAILS=1000000 cargo test --release --all-features --test clients
-//! page::looks::every_view_is_fit_to_be_seen_with_a_hundred_thousand -- --nocapture` says how long the
-//! first row of so many mails takes, instead of 100,000.
+//! page::looks::every_view_is_fit_to_be_seen_with_a_hundred_thousand -- --nocapture` says how long
+//! the first row of so many mails takes, instead of 100,000.
 
 use serde_json::{Value, json};
 
@@ -30,8 +31,10 @@ const TROUBLES: [(&str, u16, &str); 5] = [
     (
         "long",
         550,
-        "5.7.26 This mail has been blocked because the sender is unauthenticated. Authentication results: \
-        DKIM = did not pass, SPF [example.com] with ip: [192.0.2.44] = did not pass. For instructions on setting up \
+        "5.7.26 This mail has been blocked because the sender is unauthenticated. Authentication \
+         results: \
+        DKIM = did not pass, SPF [example.com] with ip: [192.0.2.44] = did not pass. For \
+        instructions on setting up \
         authentication, go to https://support.example/mail/answer/81126-averyveryverylongpathwithoutanybreakinit",
     ),
     (
@@ -59,7 +62,8 @@ const LETTERS: [(&str, &str); 6] = [
     ("Grüße aus Köln: Ihre Bestellung ist unterwegs", "order"),
     ("ご注文ありがとうございます", "order"),
     (
-        "We have changed our terms, our prices and the colour of our logo, and want to tell you all about it at once",
+        "We have changed our terms, our prices and the colour of our logo, and want to tell you \
+         all about it at once",
         "news",
     ),
 ];
@@ -90,7 +94,8 @@ fn mail(to: &str, letter: usize) -> Value {
 /// The mail that a test of somebody's own program would look at.
 fn captured() -> Value {
     json!({"from": "Shop <shop@example.com>", "to": "ada@example.org", "tags": ["captured"],
-        "subject": "Welcome to the shop", "text": "Your code is 482913: https://shop.example/confirm?t=1",
+        "subject": "Welcome to the shop", "text": "Your code is 482913: \
+            https://shop.example/confirm?t=1",
         "html": "<h1>Welcome, Ada</h1><p>Your code is <b>482913</b>.</p>\
             <p>Or <a href=\"https://shop.example/confirm?t=1\">confirm your address</a>.</p>"})
 }

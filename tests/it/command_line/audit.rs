@@ -8,17 +8,23 @@ use super::{ID, run};
 #[test]
 fn who_did_what_is_a_table_over_all_pages() {
     let first = json!({"entries": [
-        {"seq": 9, "at": "2026-01-31T12:00:00Z", "who": "token:ops", "from": "192.0.2.7", "act": "pause", "count": 1,
+        {"seq": 9, "at": "2026-01-31T12:00:00Z", "who": "token:ops", "from": "192.0.2.7",
+            "act": "pause", "count": 1,
             "relay": "primary"},
-        {"seq": 8, "at": "2026-01-31T11:00:00Z", "who": "local", "act": "purge", "count": 1200, "filter": "state:dead"},
+        {"seq": 8, "at": "2026-01-31T11:00:00Z", "who": "local", "act": "purge", "count": 1200,
+            "filter": "state:dead"},
     ], "next": "8"});
 
     let second = json!({"entries": [
-        {"seq": 3, "at": "2026-01-31T10:00:00Z", "who": "user:a\u{7}b", "from": "192.0.2.8", "act": "login_refused",
+        {"seq": 3, "at": "2026-01-31T10:00:00Z", "who": "user:a\u{7}b", "from": "192.0.2.8",
+            "act": "login_refused",
             "count": 31},
-        {"seq": 2, "at": "2026-01-31T09:00:00Z", "who": "local", "act": "cancel", "count": 1, "mail": ID},
-        {"seq": 1, "at": "2026-01-31T08:00:00Z", "who": "local", "act": "reload", "count": 1, "error": "relays: none"},
-        {"seq": 0, "at": "2026-01-31T07:00:00Z", "who": "local", "act": "suppress", "count": 2, "filter": "2 entries"},
+        {"seq": 2, "at": "2026-01-31T09:00:00Z", "who": "local", "act": "cancel", "count": 1,
+            "mail": ID},
+        {"seq": 1, "at": "2026-01-31T08:00:00Z", "who": "local", "act": "reload", "count": 1,
+            "error": "relays: none"},
+        {"seq": 0, "at": "2026-01-31T07:00:00Z", "who": "local", "act": "suppress", "count": 2,
+            "filter": "2 entries"},
     ]});
 
     let service = Scripted::new([

@@ -435,7 +435,8 @@ async fn tokens_are_asked_for_and_their_scope_holds() {
 async fn sendmail_delivers_what_it_is_given() {
     let service = Service::start(vec![]).await;
     let input =
-        b"To: ada@example.org, Bob <bob@example.org>\nBcc: eve@example.org\nSubject: s\n\n\xe9\n..\n.\nnot this\n";
+        b"To: ada@example.org, Bob <bob@example.org>\nBcc: eve@example.org\nSubject: s\n\n\xe9\n\
+          ..\n.\nnot this\n";
     service
         .run_with(&["sendmail", "-t", "-f", "cron@example.com"], input)
         .well();

@@ -7,15 +7,19 @@ use crate::command_line::scripted::{Scripted, json as answer, problem};
 use crate::command_line::{ID, finish, postrider, run, run_with};
 
 fn relay(name: &str, state: &str, failure: Option<&str>) -> Value {
-    json!({"name": name, "state": state, "breaker": "closed", "connections": 16, "busy": 3, "rate": "100/s",
+    json!({"name": name, "state": state, "breaker": "closed", "connections": 16, "busy": 3,
+        "rate": "100/s",
         "backlog": 12345, "last_failure": failure})
 }
 
 fn stats() -> Value {
     json!({
-        "deliveries": {"queued": 1200, "dead": 3, "deferred": 0}, "pending_by_priority": {"bulk": 1100, "critical": 100},
-        "pending": 1200, "max_pending": 1_000_000, "oldest_queued_seconds": 75.5, "accepted": 5000, "delivered": 3797,
-        "dead": 3, "deferred": 17, "delivered_per_second": 12.34, "quarantined": 1, "spool_bytes": 3_145_728,
+        "deliveries": {"queued": 1200, "dead": 3, "deferred": 0},
+        "pending_by_priority": {"bulk": 1100, "critical": 100},
+        "pending": 1200, "max_pending": 1_000_000, "oldest_queued_seconds": 75.5, "accepted": 5000,
+        "delivered": 3797,
+        "dead": 3, "deferred": 17, "delivered_per_second": 12.34, "quarantined": 1,
+        "spool_bytes": 3_145_728,
         "relays": [relay("primary", "down", Some("connection\u{7} refused"))],
     })
 }

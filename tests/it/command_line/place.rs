@@ -299,7 +299,8 @@ fn a_newcomers_slips_are_told_sensibly() {
 fn a_time_can_be_said_in_words() {
     let service = Scripted::new([answer(
         202,
-        json!({"id": crate::command_line::ID, "state": "scheduled", "duplicate": false, "durability": "synced"}),
+        json!({"id": crate::command_line::ID, "state": "scheduled", "duplicate": false,
+            "durability": "synced"}),
     )]);
 
     let mail = [

@@ -17,14 +17,17 @@ pub fn record(state: &str) -> Value {
         "id": ID, "state": state, "created_at": "2026-01-31T12:00:00.000Z",
         "finished_at": if reason.is_null() { Value::Null } else { json!("2026-01-31T12:00:05.000Z") },
         "expires_at": "2026-02-02T12:00:00.000Z", "return_path": "shop@example.com",
-        "subject": "Your \u{1b}]0;code\u{7}", "message_id": "<1@example.com>", "priority": "critical",
-        "guarantee": "at_least_once", "tags": ["otp", "login"], "idempotency_key": "otp-42", "size": 2048,
+        "subject": "Your \u{1b}]0;code\u{7}", "message_id": "<1@example.com>",
+        "priority": "critical",
+        "guarantee": "at_least_once", "tags": ["otp", "login"], "idempotency_key": "otp-42",
+        "size": 2048,
         "deliveries": [{
             "recipient": "ada@example.org", "state": if state == "partial" { "dead" } else { state }, "reason": reason,
             "relays": ["primary", "backup"],
             "attempts": [{
                 "at": "2026-01-31T12:00:04.000Z", "relay": "primary",
-                "phase": if code == 250 { "final_dot" } else { "rcpt_to" }, "code": code, "enhanced": enhanced, "text": text,
+                "phase": if code == 250 { "final_dot" } else { "rcpt_to" }, "code": code,
+                "enhanced": enhanced, "text": text,
             }],
             "attempts_counted": 1,
             "next_attempt_at": if state == "deferred" { json!("2026-01-31T12:01:04.000Z") } else { Value::Null },
@@ -70,7 +73,8 @@ fn a_mail_is_named_by_other_names_and_its_status_says_why_it_waits() {
 /// What a service says that has looked at a part of all mail.
 fn in_part(mails: Value) -> scripted::Answer {
     let problem = json!({
-        "type": "urn:postrider:problem:not-all-seen", "title": "Not all mail was looked at", "status": 409,
+        "type": "urn:postrider:problem:not-all-seen", "title": "Not all mail was looked at",
+        "status": 409,
         "detail": "there is older mail", "next": "abc", "looked_at": 9000, "mails": mails,
     });
     scripted::problem(409, problem)
@@ -128,7 +132,8 @@ fn what_is_counted_in_parts_is_added_up() {
     let part = |next: Value| {
         answer(
             200,
-            json!({"count": 3, "by_state": {"queued": 2, "dead": 1}, "next": next, "looked_at": 10_000}),
+            json!({"count": 3, "by_state": {"queued": 2, "dead": 1}, "next": next,
+                "looked_at": 10_000}),
         )
     };
     let service = Scripted::new([part(json!("abc")), part(Value::Null)]);
@@ -211,9 +216,12 @@ fn what_is_no_id_is_wrong_usage() {
 #[test]
 fn a_mail_is_shown_with_its_attempts_its_text_and_its_files() {
     let message = "Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\nX-Evil: \u{1b}[2J\r\n\
-        Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nContent-Type: text/plain; charset=utf-8\r\n\
-        Content-Transfer-Encoding: base64\r\n\r\nSGVsbG8gG1syShsK\r\n--b\r\nContent-Type: application/pdf\r\n\
-        Content-Disposition: attachment; filename=\"bill.pdf\"\r\n\r\n12345\r\n--b--\r\n";
+                   Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\
+                   Content-Type: text/plain; charset=utf-8\r\n\
+                   Content-Transfer-Encoding: base64\r\n\r\nSGVsbG8gG1syShsK\r\n--b\r\n\
+                   Content-Type: application/pdf\r\n\
+                   Content-Disposition: attachment; filename=\"bill.pdf\"\r\n\r\n12345\r\n\
+                   --b--\r\n";
     let service = Scripted::new([
         answer(200, record("deferred")),
         other(200, "message/rfc822", message),

@@ -86,7 +86,8 @@ impl Answer {
         } = self;
 
         let head = format!(
-            "HTTP/1.1 {status} Said\r\nContent-Type: {kind}\r\n{length}{extra}Connection: close\r\n\r\n"
+            "HTTP/1.1 {status} Said\r\nContent-Type: {kind}\r\n{length}{extra}Connection: close\r\n\
+             \r\n"
         );
         stream.write_all(head.as_bytes())?;
         stream.write_all(&self.body)

@@ -7,7 +7,8 @@ use crate::common::service::{Service, configured, submit, try_call};
 
 fn configuration(dir: &Path, http: &str, smtp: &str) -> String {
     format!(
-        "[http]\n{http}\n[smtp]\n{smtp}\n[[relays]]\nurl = \"capture://\"\n[spool]\npath = \"{}\"\n",
+        "[http]\n{http}\n[smtp]\n{smtp}\n[[relays]]\nurl = \"capture://\"\n[spool]\n\
+         path = \"{}\"\n",
         dir.join("spool").display()
     )
 }

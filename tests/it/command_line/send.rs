@@ -38,7 +38,8 @@ fn a_mail_is_handed_in_and_its_id_printed() {
     assert_eq!(asked.line, "POST /v1/mails");
 
     let expected = json!({
-        "from": "Shop <shop@example.com>", "to": ["ada@example.org"], "subject": "Hello", "text": "hi",
+        "from": "Shop <shop@example.com>", "to": ["ada@example.org"], "subject": "Hello",
+        "text": "hi",
     });
     assert_eq!(asked.json(), expected);
 }
@@ -97,9 +98,12 @@ fn everything_that_can_be_asked_for_reaches_the_service() {
 
     let expected = json!({
         "from": "a@example.com", "to": ["b@example.org", "c@example.org"], "cc": ["d@example.org"],
-        "bcc": ["e@example.org"], "reply_to": ["f@example.com"], "subject": "s", "text": "t", "html": "<p>t",
-        "attachments": [{"filename": "bill.pdf", "content_type": "application/pdf", "content": "AP8lUERG"}],
-        "headers": {"X-One": "a: b", "X-Two": "c"}, "priority": "critical", "send_at": "2030-01-31T12:00:00.000Z",
+        "bcc": ["e@example.org"], "reply_to": ["f@example.com"], "subject": "s", "text": "t",
+        "html": "<p>t",
+        "attachments": [{"filename": "bill.pdf", "content_type": "application/pdf",
+            "content": "AP8lUERG"}],
+        "headers": {"X-One": "a: b", "X-Two": "c"}, "priority": "critical",
+        "send_at": "2030-01-31T12:00:00.000Z",
         "expires_in": "5m", "idempotency_key": "k", "tags": ["x", "y"], "guarantee": "at_most_once",
     });
 
@@ -159,7 +163,8 @@ fn the_body_can_come_from_standard_input() {
 
 #[test]
 fn a_written_message_goes_to_those_it_names() {
-    let message = b"From: Shop <shop@example.com>\r\nTo: A <a@example.org>\r\nBcc: b@example.org\r\n\r\n\xe9\r\n";
+    let message = b"From: Shop <shop@example.com>\r\nTo: A <a@example.org>\r\n\
+                    Bcc: b@example.org\r\n\r\n\xe9\r\n";
     let service = taking();
     let words = [
         "send",
@@ -303,8 +308,10 @@ fn a_mail_that_was_sent_at_once_is_not_waited_for() {
 
 #[test]
 fn each_bad_field_is_named() {
-    let body = json!({"type": "x", "title": "The request is not valid", "status": 422, "detail": "2 fields",
-        "errors": [{"pointer": "/to/0", "detail": "`x` has no @"}, {"pointer": "/subject", "detail": "has a \u{1b}[2J"}]});
+    let body = json!({"type": "x", "title": "The request is not valid", "status": 422,
+        "detail": "2 fields",
+        "errors": [{"pointer": "/to/0", "detail": "`x` has no @"},
+            {"pointer": "/subject", "detail": "has a \u{1b}[2J"}]});
     let service = Scripted::new([problem(422, body)]);
     let expected =
         "postrider: The request is not valid:\n  --to `x` has no @\n  --subject has a \\u{1b}[2J\n";
@@ -313,7 +320,8 @@ fn each_bad_field_is_named() {
 
 #[test]
 fn one_bad_field_is_one_line() {
-    let body = json!({"type": "x", "title": "The request is not valid", "status": 422, "detail": "/to/0: `x` has no @",
+    let body = json!({"type": "x", "title": "The request is not valid", "status": 422,
+        "detail": "/to/0: `x` has no @",
         "errors": [{"pointer": "/to/0", "detail": "`x` has no @"}]});
     let service = Scripted::new([problem(422, body)]);
     assert_eq!(

@@ -51,8 +51,9 @@ fn recipients_come_from_the_arguments() {
 
 #[test]
 fn recipients_come_from_the_message_with_t() {
-    let message = "From: shop@example.com\nTo: A <a@example.org>,\n b@example.org\nCc: c@example.org\n\
-        Bcc: d@example.org\nSubject: s\n\nTo: not@example.org\n";
+    let message = "From: shop@example.com\nTo: A <a@example.org>,\n b@example.org\n\
+                   Cc: c@example.org\n\
+                   Bcc: d@example.org\nSubject: s\n\nTo: not@example.org\n";
     let asked = sent(&["-t", "-i"], message);
     assert_eq!(
         asked.parameter("to"),
@@ -75,7 +76,8 @@ fn recipients_come_from_the_message_with_t() {
 
 #[test]
 fn every_form_of_an_address_in_the_message_is_read() {
-    let message = "From: \"ada lovelace\"@example.com\nTo: \"bob\"@example.org, (a (nested)\n comment) c@example.org,\n\
+    let message = "From: \"ada lovelace\"@example.com\nTo: \"bob\"@example.org, (a (nested)\n \
+                   comment) c@example.org,\n\
         \x20=?utf-8?q?eve=40evil.example=2C?= <@a.example,@b.example:d@example.org>\n\
         Cc: team: \"e@f\"@example.org, g . h @ example . org;, \"i,j\" <k@[192.0.2.1]>\n\nhi\n";
     let asked = sent(&["-t", "-i"], message);
@@ -174,9 +176,9 @@ fn a_lone_dot_ends_the_message_unless_i_is_given() {
 
 #[test]
 fn bytes_are_left_as_they_are() {
-    let latin1 =
-        b"From: a@example.com\nSubject: 8-bit\nMIME-Version: 1.0\nContent-Type: text/plain; charset=iso-8859-1\n\
-        Content-Transfer-Encoding: 8bit\n\n\xe9\xe8\xff\n";
+    let latin1 = b"From: a@example.com\nSubject: 8-bit\nMIME-Version: 1.0\n\
+                   Content-Type: text/plain; charset=iso-8859-1\n\
+                   Content-Transfer-Encoding: 8bit\n\n\xe9\xe8\xff\n";
     assert_eq!(sent(&["b@example.org"], latin1).body, latin1);
     let mut long = b"From: a@example.com\n\n".to_vec();
     while long.len() < 8 << 20 {
@@ -261,7 +263,8 @@ fn smtp_is_spoken_on_standard_input() {
 
     let no = problem(
         422,
-        json!({"title": "no", "status": 422, "errors": [{"pointer": "/from", "detail": "is wrong"}]}),
+        json!({"title": "no", "status": 422, "errors": [{"pointer": "/from",
+            "detail": "is wrong"}]}),
     );
 
     let out = run_with(
@@ -322,7 +325,8 @@ fn each_refusal_has_its_code() {
     let invalid = |pointer: &str| {
         problem(
             422,
-            json!({"title": "no", "status": 422, "errors": [{"pointer": pointer, "detail": "is wrong"}]}),
+            json!({"title": "no", "status": 422,
+                "errors": [{"pointer": pointer, "detail": "is wrong"}]}),
         )
     };
 

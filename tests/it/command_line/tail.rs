@@ -59,23 +59,39 @@ fn stream(text: impl Into<String>) -> crate::command_line::scripted::Answer {
 
 #[test]
 fn each_event_is_a_line() {
-    let attempt = json!({"at": "2026-01-31T12:00:00.000Z", "relay": "primary", "phase": "rcpt_to", "code": 450,
+    let attempt = json!({"at": "2026-01-31T12:00:00.000Z", "relay": "primary", "phase": "rcpt_to",
+        "code": 450,
         "enhanced": null, "text": "later\u{1b}[2J"});
     let text: String = [
         event(1, "accepted", json!({"mail": ID})),
         event(
             2,
             "attempted",
-            json!({"mail": ID, "recipient": "ada@example.org", "relay": "primary", "attempt": attempt}),
+            json!({"mail": ID, "recipient": "ada@example.org", "relay": "primary",
+                "attempt": attempt}),
         ),
         event(
             3,
             "deferred",
-            json!({"mail": ID, "recipient": "ada@example.org", "next_attempt_at": "2026-01-31T12:01:00Z"}),
+            json!({"mail": ID, "recipient": "ada@example.org",
+                "next_attempt_at": "2026-01-31T12:01:00Z"}),
         ),
-        event(4, "delivered", json!({"mail": ID, "recipient": "ada@example.org", "relay": "primary"})),
-        event(5, "dead", json!({"mail": ID, "recipient": "bob@example.org", "reason": "in_doubt"})),
-        event(6, "relay_down", json!({"relay": "primary", "reason": "connection refused"})),
+        event(
+            4,
+            "delivered",
+            json!({"mail": ID, "recipient": "ada@example.org",
+            "relay": "primary"}),
+        ),
+        event(
+            5,
+            "dead",
+            json!({"mail": ID, "recipient": "bob@example.org", "reason": "in_doubt"}),
+        ),
+        event(
+            6,
+            "relay_down",
+            json!({"relay": "primary", "reason": "connection refused"}),
+        ),
         event(7, "relay_up", json!({"relay": "primary"})),
         event(8, "invented", json!({"x": "\u{1b}"})),
     ]

@@ -117,7 +117,8 @@ fn a_template_is_asked_of_the_service() {
     let expected = json!({"from": "a@example.org", "to": ["b@example.org"], "template": template});
     assert_eq!(service.asked_once().json(), expected);
 
-    let made = json!({"name": "code", "locale": "de", "hash": "00", "subject": "S", "html": "<p>H</p>", "text": "T"});
+    let made = json!({"name": "code", "locale": "de", "hash": "00", "subject": "S",
+        "html": "<p>H</p>", "text": "T"});
     let service = Scripted::new([answer(200, made)]);
     let shown = run(
         &service,

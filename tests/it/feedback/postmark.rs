@@ -25,8 +25,10 @@ async fn started(dir: &std::path::Path, more: &str) -> (Provider, Service) {
     let acts: Vec<Act> = (0..5).map(taken).collect();
     let postmark = Provider::new(acts).await;
     let config = format!(
-        "[http]\nlisten = \"127.0.0.1:0\"\n[smtp]\nlisten = \"127.0.0.1:0\"\n[spool]\npath = \"spool\"\n\
-         [[relays]]\nname = \"api\"\nurl = \"postmark+api://\"\nendpoint = \"{}\"\napi_key = \"k\"\n\
+        "[http]\nlisten = \"127.0.0.1:0\"\n[smtp]\nlisten = \"127.0.0.1:0\"\n[spool]\n\
+         path = \"spool\"\n\
+         [[relays]]\nname = \"api\"\nurl = \"postmark+api://\"\nendpoint = \"{}\"\n\
+         api_key = \"k\"\n\
          {HEARD}{more}",
         postmark.address
     );
@@ -46,7 +48,8 @@ fn events() -> [(&'static str, Value); 4] {
         ),
         (
             "bounced",
-            json!({"RecordType": "Bounce", "Type": "HardBounce", "TypeCode": 1, "Name": "Hard bounce",
+            json!({"RecordType": "Bounce", "Type": "HardBounce", "TypeCode": 1,
+                "Name": "Hard bounce",
                 "ID": 692560173, "Email": "TO", "From": "shop@example.com", "BouncedAt": now,
                 "Description": "The server was unable to deliver your message (ex: unknown user).",
                 "Details": "smtp;550 5.1.1 no such user", "DumpAvailable": true, "Inactive": true,
@@ -56,7 +59,8 @@ fn events() -> [(&'static str, Value); 4] {
             "complained",
             json!({"RecordType": "SpamComplaint", "Type": "SpamComplaint", "TypeCode": 100001,
                 "Name": "Spam complaint", "ID": 42, "Email": "TO", "From": "shop@example.com",
-                "BouncedAt": now, "Description": "The subscriber explicitly marked this message as spam.",
+                "BouncedAt": now, "Description": "The subscriber explicitly marked this message as \
+                                                  spam.",
                 "Details": "Test spam complaint details", "Subject": "Your code"}),
         ),
         (

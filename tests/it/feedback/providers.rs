@@ -347,7 +347,8 @@ fn event(provider: Provider, what: &str, to: &str, id: &str) -> Option<Value> {
                 other => (other, ""),
             };
             json!([{"event": name, "type": kind, "email": to, "smtp-id": id, "timestamp": 1,
-                "sg_event_id": format!("e-{what}"), "sg_message_id": "14c5d75ce93.dfd.64b469.filter",
+                "sg_event_id": format!("e-{what}"),
+                "sg_message_id": "14c5d75ce93.dfd.64b469.filter",
                 "reason": "550 no such user", "status": if kind == "bounce" { "5.1.1" } else { "" }}])
         }
         (Provider::Mailgun, _) => {

@@ -31,7 +31,8 @@ fn events_of_providers_cost_what_their_size_is() {
             "{}]}, \"mail\": {\"headers\": [{\"name\": \"Message-ID\", \"value\": \"<a@b>\"}]}}",
         ),
         (
-            "{\"eventType\": \"Complaint\", \"complaint\": {\"complainedRecipients\": [{\"emailAddress\": \"a@b\"}]}, \"mail\": {\"headers\": [",
+            "{\"eventType\": \"Complaint\", \"complaint\": {\"complainedRecipients\": \
+             [{\"emailAddress\": \"a@b\"}]}, \"mail\": {\"headers\": [",
             "{\"name\": \"X\", \"value\": \"y\"},",
             "{}]}}",
         ),

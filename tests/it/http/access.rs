@@ -352,7 +352,8 @@ async fn two_tenants() -> Service {
 
 fn scheduled(key: &str, text: &str) -> String {
     json!({
-        "from": "a@example.org", "to": "b@example.org", "text": text, "idempotency_key": key, "delay": "1h",
+        "from": "a@example.org", "to": "b@example.org", "text": text, "idempotency_key": key,
+        "delay": "1h",
     })
     .to_string()
 }

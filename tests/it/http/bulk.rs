@@ -231,7 +231,8 @@ async fn what_a_search_finds_is_counted_and_then_cancelled_retried_and_purged() 
     );
 
     let job = ended(&service, &begun.value()).await;
-    let expected = json!({"act": "cancel", "search": "tag:news", "state": "done", "done": 20, "total": 20,
+    let expected = json!({"act": "cancel", "search": "tag:news", "state": "done", "done": 20,
+        "total": 20,
         "skipped": 0, "by": "local"});
     for (name, value) in expected.as_object().unwrap() {
         assert_eq!(&job[name], value, "{name}: {job}");

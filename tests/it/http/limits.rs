@@ -70,7 +70,8 @@ async fn a_body_without_a_length_is_bounded_too() {
     .await;
     let mut stream = TcpStream::connect(service.addr).await.unwrap();
 
-    let head = "POST /v1/mails?from=&to=a@example.org HTTP/1.1\r\nhost: localhost\r\ncontent-type: message/rfc822\r\n\
+    let head = "POST /v1/mails?from=&to=a@example.org HTTP/1.1\r\nhost: localhost\r\n\
+                content-type: message/rfc822\r\n\
                 transfer-encoding: chunked\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
     let (mut reader, mut writer) = stream.into_split();
@@ -131,7 +132,8 @@ async fn a_client_that_is_slow_with_its_body_is_told_so() {
     .await;
     let mut stream = TcpStream::connect(service.addr).await.unwrap();
 
-    let head = "POST /v1/mails HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{";
+    let head = "POST /v1/mails HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+                content-length: 50\r\n\r\n{";
     stream.write_all(head.as_bytes()).await.unwrap();
     let said = rest(&mut stream).await;
     assert!(
@@ -413,7 +415,8 @@ async fn a_closing_door_finishes_what_has_begun_and_takes_nothing_new() {
     let mut begun = TcpStream::connect(service.addr).await.unwrap();
     let body = mail();
     let head = format!(
-        "POST /v1/mails HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nexpect: 100-continue\r\n\
+        "POST /v1/mails HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         expect: 100-continue\r\n\
          content-length: {}\r\n\r\n",
         body.len()
     );

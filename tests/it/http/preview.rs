@@ -12,8 +12,10 @@ fn mail(to: &str, subject: &str) -> Value {
            "text": "Grüße, your code is 482913.\nhttps://shop.example/c?t=1",
            "html": "<p onclick=alert(1)>Hallo <img src=\"cid:logo\"></p><script>alert(1)</script>",
            "attachments": [
-               {"filename": "logo.png", "content_type": "image/png", "content": "AAEC", "inline_id": "logo"},
-               {"filename": "../r\u{202e}echnung.html", "content_type": "text/html", "content": "PGI+"}]})
+               {"filename": "logo.png", "content_type": "image/png", "content": "AAEC",
+                   "inline_id": "logo"},
+               {"filename": "../r\u{202e}echnung.html", "content_type": "text/html",
+                   "content": "PGI+"}]})
 }
 
 #[tokio::test]

@@ -11,7 +11,8 @@ use crate::common::test_spool::durability;
 use crate::http::service::{Service, pointers};
 
 fn simple() -> Value {
-    json!({"from": "Shop <shop@example.com>", "to": "ada@example.org", "subject": "Your code", "text": "123456"})
+    json!({"from": "Shop <shop@example.com>", "to": "ada@example.org", "subject": "Your code",
+        "text": "123456"})
 }
 
 #[tokio::test]
@@ -130,15 +131,20 @@ async fn a_mail_handed_in_as_json_is_accepted_and_arrives() {
 async fn every_field_of_a_mail_has_its_effect() {
     let service = Service::start().await;
     let mail = json!({
-        "from": "Shop <shop@example.com>", "to": ["Ada <ada@example.org>", "bob@example.org"], "cc": "cy@example.org",
-        "bcc": ["dee@example.org"], "reply_to": "help@example.com", "return_path": "bounces@example.com",
+        "from": "Shop <shop@example.com>", "to": ["Ada <ada@example.org>", "bob@example.org"],
+        "cc": "cy@example.org",
+        "bcc": ["dee@example.org"], "reply_to": "help@example.com",
+        "return_path": "bounces@example.com",
         "subject": "Grüße", "text": "plain", "html": "<p>rich <img src=\"cid:logo\"></p>",
         "headers": {"X-Campaign": "spring"},
         "attachments": [
-            {"filename": "a.txt", "content_type": "text/plain", "content": BASE64_STANDARD.encode("attached text")},
-            {"filename": "logo.png", "content_type": "image/png", "content": "iVBORw0KGgo=", "inline_id": "logo"},
+            {"filename": "a.txt", "content_type": "text/plain",
+                "content": BASE64_STANDARD.encode("attached text")},
+            {"filename": "logo.png", "content_type": "image/png", "content": "iVBORw0KGgo=",
+                "inline_id": "logo"},
         ],
-        "priority": "critical", "expires_in": "2h", "idempotency_key": "k-1", "tags": ["spring", "test"],
+        "priority": "critical", "expires_in": "2h", "idempotency_key": "k-1",
+        "tags": ["spring", "test"],
         "guarantee": "at_most_once",
     });
 
@@ -213,13 +219,15 @@ async fn one_answer_names_every_bad_field() {
     let mail = json!({
         "from": "nobody", "to": ["ada@example.org", "at@@example.org", 7], "cc": {"a": 1},
         "bcc": ["x\r\ny@example.org"],
-        "subject": 5, "text": "hi", "headers": {"X-Good": "1", "X-Bad": "a\r\nBcc: eve@example.org", "no/name:": "x"},
+        "subject": 5, "text": "hi", "headers": {"X-Good": "1", "X-Bad": "a\r\nBcc: eve@example.org",
+            "no/name:": "x"},
         "attachments": [
             {"filename": "a.txt", "content": "aGk="},
             {"filename": "b.txt", "content": "not base64!", "size": 3},
             {"content": "aGk=", "content_type": "nonsense"},
         ],
-        "priority": "asap", "send_at": "tomorrow", "delay": -5, "tags": ["ok", ""], "guarantee": "always",
+        "priority": "asap", "send_at": "tomorrow", "delay": -5, "tags": ["ok", ""],
+        "guarantee": "always",
         "attachment": [],
     });
 
@@ -272,7 +280,8 @@ async fn what_is_missing_is_named_too() {
         ["/from", "/to"]
     );
 
-    let both = json!({"from": "a@example.org", "to": [], "text": "x", "send_at": "2199-01-01T00:00:00Z", "delay": "5m"});
+    let both = json!({"from": "a@example.org", "to": [], "text": "x",
+        "send_at": "2199-01-01T00:00:00Z", "delay": "5m"});
     assert_eq!(
         service.json("POST", "/v1/mails", &both).await.pointers(),
         ["/delay", "/to"]
@@ -547,7 +556,8 @@ async fn a_batch_answers_for_each_mail_in_order() {
     let mut keyed = simple();
     keyed["idempotency_key"] = json!("b-1");
 
-    let mails = json!({"mails": [simple(), {"from": "nobody", "to": "x", "text": "t"}, keyed, 5, keyed, simple()]});
+    let mails = json!({"mails": [simple(), {"from": "nobody", "to": "x", "text": "t"}, keyed, 5,
+        keyed, simple()]});
     let answer = service.json("POST", "/v1/mails/batch", &mails).await;
     assert_eq!(answer.status, 202, "{}", answer.text());
 
@@ -637,7 +647,8 @@ async fn a_batch_has_at_most_five_hundred_mails() {
 #[tokio::test]
 async fn a_finished_message_says_what_it_asks_for_in_its_own_fields_too() {
     let service = Service::start().await;
-    let message = "From: shop@example.com\r\nX-Postrider-Priority: bulk\r\nX-Postrider-Key: order-7\r\n\
+    let message = "From: shop@example.com\r\nX-Postrider-Priority: bulk\r\n\
+                   X-Postrider-Key: order-7\r\n\
                    X-Postrider-Tag: a, b\r\nX-Postrider-Expires-In: 5m\r\nSubject: x\r\n\r\nhi\r\n";
     let path = "/v1/mails?from=shop@example.com&to=ada@example.org";
 

@@ -17,7 +17,8 @@ const WELCOME: [(&str, &str); 6] = [
     ),
     (
         "welcome/template.toml",
-        "description = \"the first mail\"\n[defaults]\nshop = \"Shop\"\n[sample]\ncode = 1\nuser = { name = \"Sam\" }",
+        "description = \"the first mail\"\n[defaults]\nshop = \"Shop\"\n[sample]\ncode = 1\n\
+         user = { name = \"Sam\" }",
     ),
     ("welcome/de/subject.txt", "Willkommen, {{ user.name }}"),
     ("welcome/de/body.txt", "Hallo {{ user.name }} {{ code }}"),

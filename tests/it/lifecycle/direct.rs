@@ -90,7 +90,8 @@ async fn send_now_sends_nothing_to_who_is_not_to_get_mail() {
         .iter()
         .find(|(to, _)| to.as_str() == "ada@example.org");
     assert!(
-        matches!(refused, Some((_, Outcome::Rejected(Phase::Local, reply))) if reply.text.contains("suppressed")),
+        matches!(refused, Some((_, Outcome::Rejected(Phase::Local,
+            reply))) if reply.text.contains("suppressed")),
         "{sent:?}"
     );
     let mails = server.mails();
@@ -134,7 +135,8 @@ async fn send_now_takes_the_next_relay_and_says_so_when_there_is_none() {
 
     let sent = only_first.send_now(mail("ada@example.org")).await.unwrap();
     assert!(
-        matches!(&sent.outcomes[0].1, Outcome::Unavailable(Phase::Greeting, reason) if reason.contains("maintenance"))
+        matches!(&sent.outcomes[0].1, Outcome::Unavailable(Phase::Greeting,
+            reason) if reason.contains("maintenance"))
     );
 }
 

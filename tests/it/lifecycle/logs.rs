@@ -1,5 +1,5 @@
-//! The log: INFO delivered, WARN will retry or refused, ERROR gave up, with fields; nothing hostile and no
-//! secret gets in.
+//! The log: INFO delivered, WARN will retry or refused, ERROR gave up, with fields; nothing hostile
+//! and no secret gets in.
 
 use std::io::Write;
 use std::sync::{Arc, OnceLock};

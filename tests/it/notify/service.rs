@@ -12,7 +12,8 @@ const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
 fn hook(name: &str, receiver: &Receiver, more: &str) -> String {
     format!(
-        "[[webhooks]]\nname = \"{name}\"\nurl = \"{}\"\nsecret = \"{SECRET}\"\nallow_private = true\n{more}\n",
+        "[[webhooks]]\nname = \"{name}\"\nurl = \"{}\"\nsecret = \"{SECRET}\"\n\
+         allow_private = true\n{more}\n",
         receiver.url()
     )
 }
@@ -84,7 +85,8 @@ async fn people_look_at_webhooks_try_them_and_have_them_told_again() {
     let receiver = Receiver::start().await;
     std::fs::write(dir.path().join("secret"), format!("{SECRET}\n")).unwrap();
     let more = format!(
-        "[[webhooks]]\nname = \"shop\"\nurl = \"{}?token=hunter2\"\nsecret_file = {:?}\nallow_private = true\n",
+        "[[webhooks]]\nname = \"shop\"\nurl = \"{}?token=hunter2\"\nsecret_file = {:?}\n\
+         allow_private = true\n",
         receiver.url(),
         dir.path().join("secret"),
     );

@@ -10,13 +10,15 @@ use crate::common::{FakeSmtp, TestSpool, mail_to, relay_at, steady, submit};
 
 const EIGHT_BIT: &str = "From: shop@example.com\r\nSubject: x\r\nMIME-Version: 1.0\r\n\
     Content-Type: multipart/mixed; boundary=a\r\n\r\n\
-    --a\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\nGrüße\r\n\
+    --a\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n\
+    Grüße\r\n\
     --a\r\nContent-Type: message/rfc822\r\n\r\nFrom: b@example.org\r\nMIME-Version: 1.0\r\n\
     Content-Type: text/plain; charset=utf-8\r\n\r\ngrößer\r\n--a--\r\n";
 
 const SIGNED: &str = "From: shop@example.com\r\nSubject: x\r\nMIME-Version: 1.0\r\n\
     Content-Type: multipart/signed; boundary=s\r\n\r\n\
-    --s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\nGrüße\r\n\
+    --s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n\
+    Grüße\r\n\
     --s\r\nContent-Type: application/pgp-signature\r\n\r\nxxxx\r\n--s--\r\n";
 
 fn written(to: &[&str], message: impl Into<Vec<u8>>) -> Mail {

@@ -87,7 +87,8 @@ async fn a_critical_mail_overtakes_a_hundred_thousand_bulk_mails() {
         .unwrap();
     let to = vec!["reader@example.org".parse().unwrap()];
     let envelope = Envelope::new(Some("shop@example.com".parse().unwrap()), to).unwrap();
-    let letter = "From: shop@example.com\r\nDate: Mon, 1 Jan 2024 00:00:00 +0000\r\nMessage-ID: <1@example.com>\r\n\r\nHi\r\n";
+    let letter = "From: shop@example.com\r\nDate: Mon, 1 Jan 2024 00:00:00 +0000\r\n\
+                  Message-ID: <1@example.com>\r\n\r\nHi\r\n";
     let options = Options {
         priority: Priority::Bulk,
         ..Options::default()

@@ -74,7 +74,8 @@ fn refusals() -> Vec<Case> {
     ses(
         400,
         "MessageRejected",
-        "Email address is not verified. The following identities failed the check in region EU-WEST-1",
+        "Email address is not verified. The following identities failed the check in region \
+         EU-WEST-1",
         Backup,
     );
 

@@ -124,7 +124,11 @@ async fn an_account_that_is_shut_opens_the_breaker_and_costs_no_mail_anything() 
     for _ in 0..5 {
         ids.push(engine.submit(small("ada@example.org")).await.unwrap().id);
     }
-    told(&engine, |kind| matches!(kind, EventKind::RelayDown { reason, .. } if reason.contains("invalid_api_key"))).await;
+    told(&engine, |kind| {
+        matches!(kind, EventKind::RelayDown { reason,
+        .. } if reason.contains("invalid_api_key"))
+    })
+    .await;
     for id in &ids {
         let status = engine.status(*id).await.unwrap();
         assert_eq!(status.deliveries[0].attempts_counted, 0, "{status:#?}");
@@ -281,8 +285,10 @@ async fn what_was_acknowledged_survives_a_kill_and_arrives_over_an_api() {
     let server = Provider::new(vec![Act::Take]).await;
     let dir = tempfile::tempdir().unwrap();
     let config = format!(
-        "[http]\nlisten = \"127.0.0.1:0\"\n[smtp]\nlisten = \"127.0.0.1:0\"\n[spool]\npath = \"spool\"\n\
-         [[relays]]\nname = \"api\"\nurl = \"postmark+api://\"\nendpoint = \"{}\"\napi_key = \"k\"\n\
+        "[http]\nlisten = \"127.0.0.1:0\"\n[smtp]\nlisten = \"127.0.0.1:0\"\n[spool]\n\
+         path = \"spool\"\n\
+         [[relays]]\nname = \"api\"\nurl = \"postmark+api://\"\nendpoint = \"{}\"\n\
+         api_key = \"k\"\n\
          connections = 4\nrate = \"200/s\"\n",
         server.address
     );

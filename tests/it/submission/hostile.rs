@@ -58,7 +58,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_dialogue_holds(choice in any::<u8>(), hello in any::<bool>(), pieces in prop::collection::vec(piece(), 0..40)) {
+    fn every_dialogue_holds(choice in any::<u8>(), hello in any::<bool>(),
+        pieces in prop::collection::vec(piece(), 0..40)) {
         let mut bytes = vec![choice];
         bytes.extend_from_slice(if hello { b"EHLO x\r\n" } else { b"" });
         bytes.extend(pieces.into_iter().flatten());

@@ -42,7 +42,8 @@ async fn directives_are_obeyed_and_do_not_travel_on() {
     let mut client = door.client().await;
     client.begin().await;
 
-    let directives = "X-Postrider-Priority: critical\r\nX-Postrider-Tag: otp, login\r\nX-Postrider-Expires-In: 5m\r\n";
+    let directives = "X-Postrider-Priority: critical\r\nX-Postrider-Tag: otp, login\r\n\
+                      X-Postrider-Expires-In: 5m\r\n";
     let reply = client.data(format!("{directives}{MESSAGE}")).await;
     let id = reply
         .strip_prefix("250 2.0.0 queued as ")
@@ -197,7 +198,12 @@ async fn a_pipelining_client_is_answered_in_order() {
     let mut client = door.client().await;
     client.send("EHLO x\r\n").await;
     client.reply().await;
-    client.send("MAIL FROM:<shop@example.com>\r\nRCPT TO:<nobody>\r\nRCPT TO:<ada@example.org>\r\nDATA\r\n").await;
+    client
+        .send(
+            "MAIL FROM:<shop@example.com>\r\nRCPT TO:<nobody>\r\nRCPT TO:<ada@example.org>\r\n\
+             DATA\r\n",
+        )
+        .await;
     for code in ["250 2.1.0", "501 5.1.3", "250 2.1.5", "354 "] {
         assert!(client.reply().await.starts_with(code));
     }
@@ -490,7 +496,8 @@ async fn nothing_that_is_smuggled_in_gets_out() {
     client.expect("EHLO x", "250").await;
     for trick in tricks {
         client.envelope().await;
-        let evil = "MAIL FROM:<root@example.com>\r\nRCPT TO:<victim@example.org>\r\nDATA\r\nFrom: root\r\n\r\nevil\r\n";
+        let evil = "MAIL FROM:<root@example.com>\r\nRCPT TO:<victim@example.org>\r\nDATA\r\n\
+                    From: root\r\n\r\nevil\r\n";
         let reply = client.data(format!("{MESSAGE}hi{trick}{evil}")).await;
         assert!(
             reply.starts_with("250 2.0.0 queued as "),

@@ -72,7 +72,8 @@ async fn two_hundred_who_follow_and_take_nothing_cost_little_and_there_is_an_end
     for batch in 0..20 {
         let mail = |n| {
             let to = format!("user{batch}-{n}@example.org");
-            serde_json::json!({"from": "shop@example.com", "to": to, "subject": "Hello", "text": "123456"})
+            serde_json::json!({"from": "shop@example.com", "to": to, "subject": "Hello",
+                "text": "123456"})
         };
         let mails: Vec<_> = (0..500).map(mail).collect();
         let batch = serde_json::json!({ "mails": mails }).to_string();

@@ -137,7 +137,8 @@ async fn guessing_a_providers_password_costs_what_guessing_a_token_does() {
     let service = Service::start(configured(dir.path(), &config));
 
     // A signature that is right and old, however often it comes, is no guess.
-    let old = json!({"signature": {"timestamp": "1529006854", "token": "a8ce0edb2dd8301dee6c2405235584e45aa91d1e9f979f3de0",
+    let old = json!({"signature": {"timestamp": "1529006854",
+        "token": "a8ce0edb2dd8301dee6c2405235584e45aa91d1e9f979f3de0",
         "signature": "SIGNATURE"}, "event-data": {"event": "opened"}});
     let key = hmac::Key::new(hmac::HMAC_SHA256, b"right");
     let signed = "1529006854a8ce0edb2dd8301dee6c2405235584e45aa91d1e9f979f3de0";
@@ -271,7 +272,8 @@ async fn fail2ban_finds_who_guesses_and_nobody_can_have_another_banned() {
         write!(
             &stream,
             "EHLO client.example\r\nAUTH PLAIN {told}\r\nMAIL FROM:<a@example.org>\r\n\
-             RCPT TO:<\"{local}\"@example.org>\r\nDATA\r\nSubject: {text}\r\n\r\nHello.\r\n.\r\nQUIT\r\n"
+             RCPT TO:<\"{local}\"@example.org>\r\nDATA\r\nSubject: {text}\r\n\r\nHello.\r\n.\r\n\
+             QUIT\r\n"
         )
         .unwrap();
         while let Some(Ok(_)) = lines.next() {}

@@ -111,8 +111,10 @@ async fn what_arrives_is_what_was_frozen_to_the_byte() {
     let postrider = running(&server).await;
     let envelope = Envelope::new(None, vec!["ada@example.org".parse().unwrap()]).unwrap();
 
-    let written = "From: a@example.com\nDate: Mon, 1 Jan 2024 00:00:00 +0000\nSubject: x\nMIME-Version: 1.0\n\
-                   Content-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: 8bit\n\n.\n..\nnaïve\n\n.";
+    let written = "From: a@example.com\nDate: Mon, 1 Jan 2024 00:00:00 +0000\nSubject: x\n\
+                   MIME-Version: 1.0\n\
+                   Content-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: 8bit\n\n.\n\
+                   ..\nnaïve\n\n.";
     let mails = [
         minimal()
             .html("<p>123456</p>")

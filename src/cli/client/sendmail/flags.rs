@@ -192,7 +192,8 @@ mod tests {
 
     #[test]
     fn harmless_flags_change_nothing() {
-        let harmless = "-v -N never -R hdrs -V id -O Timeout=1 -oQ/tmp -odb -om -e m -q -h 3 -Am -G -U -n -bm -L x";
+        let harmless = "-v -N never -R hdrs -V id -O Timeout=1 -oQ/tmp -odb -om -e m -q -h 3 -Am \
+                        -G -U -n -bm -L x";
         let expected = Flags {
             recipients: vec!["a@b".into()],
             idle: true,

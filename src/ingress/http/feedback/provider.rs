@@ -268,12 +268,14 @@ impl Reading {
     post, path = "/v1/feedback/{provider}", tag = "feedback",
     params((
         "provider" = String, Path,
-        description = "brevo, sendgrid, mailgun, ses, postmark or resend, as far as `[feedback]` has it",
+        description = "brevo, sendgrid, mailgun, ses, postmark or resend, as far as `[feedback]` \
+                       has it",
     )),
     request_body(content = Value, content_type = "application/json"),
     responses(
         (status = 202, description = "What became of it", body = Taken),
-        (status = 401, description = "It does not prove whose it is, is not of now, or was taken before"),
+        (status = 401, description = "It does not prove whose it is, is not of now, or was taken \
+                                      before"),
         (status = 404, description = "No events of this provider are heard"),
         (status = 429, description = "Too many wrong proofs came from this address"),
     ),

@@ -210,7 +210,8 @@ pub(super) async fn status(
         ("Last-Event-ID" = Option<String>, Header, description = "What was seen last"),
     ),
     responses(
-        (status = 200, description = "Each event's data is a `PublicStatus`", body = String, content_type = "text/event-stream"),
+        (status = 200, description = "Each event's data is a `PublicStatus`", body = String,
+            content_type = "text/event-stream"),
         (status = 204, description = "Nothing has changed, and nothing more is to come"),
     ),
 )]
@@ -293,7 +294,8 @@ impl Watch {
 #[utoipa::path(
     get, path = "/status.js", tag = "status", operation_id = "public_status_script",
     responses(
-        (status = 200, description = "A module of JavaScript", body = String, content_type = "text/javascript"),
+        (status = 200, description = "A module of JavaScript", body = String,
+            content_type = "text/javascript"),
         (status = 404, description = "`[status]` is off"),
     ),
 )]

@@ -193,8 +193,10 @@ fn ehlo_tells_what_is_offered() {
 fn everything_may_be_said_at_once() {
     let mut client = TestClient::open();
     let said = client.say(
-        "EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<bad>\r\nRCPT TO:<b@example.org>\r\nDATA\r\nA: 1\r\n\r\n.\r\n\
-         MAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.org>\r\nBDAT 6\r\nB: 2\r\nBDAT 2 LAST\r\n\r\nQUIT\r\n",
+        "EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<bad>\r\nRCPT TO:<b@example.org>\r\nDATA\r\nA: 1\r\n\r\n\
+         .\r\n\
+         MAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.org>\r\nBDAT 6\r\nB: 2\r\nBDAT 2 LAST\r\n\
+         \r\nQUIT\r\n",
     );
 
     let codes: Vec<&str> = said
@@ -228,7 +230,8 @@ fn nothing_is_smuggled_past_the_end_of_a_mail() {
     ] {
         let mut client = TestClient::open().begun();
         client.expect("DATA", "354");
-        let evil = "MAIL FROM:<root@example.org>\r\nRCPT TO:<v@example.org>\r\nDATA\r\nFrom: root\r\n\r\nevil";
+        let evil = "MAIL FROM:<root@example.org>\r\nRCPT TO:<v@example.org>\r\nDATA\r\n\
+                    From: root\r\n\r\nevil";
         let said = client.say(format!("Subject: x\r\n\r\nhi{trick}{evil}\r\n.\r\n"));
         assert_eq!(said, "250 2.0.0 queued as 1\r\n", "{trick:?}");
         assert!(

@@ -69,7 +69,8 @@ impl JournalState {
             if reader.missed == 0 {
                 tracing::error!(
                     reader = name,
-                    "a reader of the journal is so far behind that events are gone before it read them"
+                    "a reader of the journal is so far behind that events are gone before it read \
+                     them"
                 );
             }
             reader.missed += last - from;
