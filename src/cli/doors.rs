@@ -167,7 +167,7 @@ impl Doors {
     /// Waits until a door ends that nobody closed, and says why. For ever, while all is well.
     pub(super) async fn failed(&mut self) -> Failure {
         match self.open.join_next().await {
-            Some(Ok(())) => Failure::Failed("a door closed by itself".to_owned()),
+            Some(Ok(())) => Failure::Failed("a listener has closed".to_owned()),
             Some(Err(e)) => Failure::Failed(format!("a door was broken off: {e}")),
             None => std::future::pending().await,
         }

@@ -36,7 +36,7 @@ pub enum Failure {
     #[error("{0}")]
     Refused(Box<ServiceRefusal>),
     /// It was told in the log already; this is the exit code.
-    #[error("it was told in the log")]
+    #[error("the reason is in the log")]
     Logged(u8),
     /// The answer cannot be written to standard output.
     #[error("cannot write the output: {0}")]

@@ -73,7 +73,7 @@ impl Identity {
             return Ok(None);
         }
         if !geteuid().is_root() {
-            let reason = "is another user than this one, and only root can become somebody else";
+            let reason = "is another user than this one, and only root can change users";
             return Err(mistake("service.user", reason.to_owned()));
         }
 

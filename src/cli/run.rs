@@ -45,7 +45,7 @@ impl Run {
 /// Runs the service, with everything set up that it needs of this machine.
 fn start(sources: Sources, settings: Settings) -> Result<(), Failure> {
     for warning in settings.warnings() {
-        tracing::warn!(%warning, "the configuration had better be mended");
+        tracing::warn!(%warning, "the configuration should be corrected");
     }
 
     let open_files = descriptors::raise();
@@ -176,7 +176,7 @@ async fn serve(
 async fn broken(dispatcher: &Dispatcher, doors: &mut Doors) -> Failure {
     tokio::select! {
         stopped = dispatcher.stopped() => match stopped {
-            Ok(()) => Failure::Failed("the dispatcher stopped by itself".to_owned()),
+            Ok(()) => Failure::Failed("the dispatcher has stopped, although no stop was requested".to_owned()),
             Err(error) => error.into(),
         },
         failure = doors.failed() => failure,
@@ -300,7 +300,7 @@ fn tell_what_waits_for_a_restart(old: &Settings, new: &Settings) {
 /// Tells systemd, where it started us and wants to know.
 fn tell(state: &[NotifyState<'_>]) {
     if let Err(e) = sd_notify::notify(false, state) {
-        tracing::warn!(error = %e, "systemd could not be told");
+        tracing::warn!(error = %e, "systemd could not be notified");
     }
 }
 

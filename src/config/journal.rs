@@ -33,7 +33,7 @@ impl Default for Journal {
 impl Journal {
     pub(super) fn check(&self, report: &mut Report<'_>) {
         if self.keep.is_zero() {
-            report.add("journal.keep", "is zero, so that nothing could be told");
+            report.add("journal.keep", "is zero, so that no event would be kept");
         }
         if self.max_size < ByteSize::mib(1) {
             report.add("journal.max_size", "must be at least 1MiB");

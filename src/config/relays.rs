@@ -270,7 +270,7 @@ impl Relay {
             if span.is_zero() {
                 report.add(
                     format!("{at}.timeouts.{key}"),
-                    "is zero, so that nothing could ever be in time",
+                    "is zero, so that everything would be too late",
                 );
             }
         }

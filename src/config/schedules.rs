@@ -70,7 +70,7 @@ pub(super) fn check(
             let reason = "is made of the schedule's name and the time; leave it out";
             report.add(format!("{at}.mail.idempotency_key"), reason);
         } else if mail.contains_key("send_at") {
-            let reason = "is one time, and the schedule names many; leave it out";
+            let reason = "is one time, and the schedule has many; leave it out";
             report.add(format!("{at}.mail.send_at"), reason);
         } else if mail.is_empty() {
             report.add(format!("{at}.mail"), "is missing");

@@ -217,7 +217,7 @@ impl Smtp {
         if self.tls_listen != Listen::Off && self.listen == Listen::Off {
             report.add(
                 "smtp.listen",
-                "is off, and smtp.tls_listen is not; let it listen on 127.0.0.1 at least",
+                "is off, and smtp.tls_listen is not; give it at least an address on 127.0.0.1",
             );
         }
 

@@ -162,7 +162,7 @@ impl Spool {
         if max_size.is_some_and(|size| size < SMALLEST) {
             report.add(
                 "spool.max_size",
-                "is below 64KiB, so that next to nothing could be accepted",
+                "is below 64KiB, so that hardly any mail could be accepted",
             );
         }
 

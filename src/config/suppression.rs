@@ -28,7 +28,7 @@ impl Default for Suppression {
 impl Suppression {
     pub(super) fn check(&self, report: &mut Report<'_>) {
         if self.bounces_for.is_zero() {
-            report.add("suppression.bounces_for", "must be longer than no time");
+            report.add("suppression.bounces_for", "must be above zero");
         }
     }
 }

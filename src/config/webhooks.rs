@@ -118,7 +118,7 @@ impl Webhook {
         }
 
         if self.url.0.starts_with("http://") && !self.allow_private {
-            let reason = "is not https: everybody on the way can read what it is told";
+            let reason = "is not https: everybody on the way can read what is sent to it";
             report.warn(format!("{at}.url"), reason);
         }
     }

@@ -121,10 +121,10 @@ pub enum Error {
         state: &'static str,
     },
     /// As many jobs go on as may.
-    #[error("{0} jobs go on, which is the most at once; wait for one to end, or stop one")]
+    #[error("{0} jobs are running, the most at once; wait for one to end, or stop one")]
     TooManyJobs(usize),
     /// The list's cursor is not one that was handed out.
-    #[error("the cursor is not one that a page gave")]
+    #[error("the cursor is not the `next` of an earlier answer")]
     BadCursor,
     /// The dispatcher is configured so that it cannot start.
     #[error("{0}")]

@@ -59,11 +59,11 @@ struct Follower {
     mail: Option<MailId>,
     /// Whether what is known of the mail is yet to be asked for.
     asks: bool,
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<PendingItem>,
 }
 
 /// What a reader has yet to take: events are shared with everybody who follows.
-enum Waiting {
+enum PendingItem {
     Event(Arc<Event>),
     Lagged(u64),
 }
@@ -73,8 +73,8 @@ impl Follower {
         loop {
             if let Some(waiting) = self.waiting.pop_front() {
                 let item = match waiting {
-                    Waiting::Event(event) => EventItem::Event(Event::clone(&event)),
-                    Waiting::Lagged(missed) => EventItem::Lagged(missed),
+                    PendingItem::Event(event) => EventItem::Event(Event::clone(&event)),
+                    PendingItem::Lagged(missed) => EventItem::Lagged(missed),
                 };
                 self.until_told(&item).await;
                 return Some((item, self));
@@ -124,11 +124,11 @@ impl Follower {
     fn take(&mut self, page: JournalPage) {
         self.at = page.last;
         if page.missed > 0 {
-            self.waiting.push_back(Waiting::Lagged(page.missed));
+            self.waiting.push_back(PendingItem::Lagged(page.missed));
         }
         let events = page.events.into_iter();
         let wanted = events.filter(|event| self.mail.is_none() || event.mail == self.mail);
-        self.waiting.extend(wanted.map(Waiting::Event));
+        self.waiting.extend(wanted.map(PendingItem::Event));
     }
 }
 

@@ -76,10 +76,10 @@ pub enum ReportError {
     #[error("the message is neither a delivery report nor a complaint")]
     NoReport,
     /// It leads to no mail of ours.
-    #[error("the report belongs to no mail that is kept here: it bears no return path of ours")]
+    #[error("the report belongs to no mail that is kept here: it has none of its return paths")]
     NotOurs,
     /// It came to an address by which a list is left, and does not say which.
-    #[error("the subject does not bear the token of a list, and the mail is not kept any more")]
+    #[error("the subject has no unsubscribe token, and the mail is not kept any more")]
     NoList,
     /// It could not be kept.
     #[error(transparent)]

@@ -3,7 +3,7 @@
 /// More than this no limit is meant.
 const MOST: usize = 1_000_000;
 const TOO_MANY: &str = "is more than 1,000,000, which no machine has room for";
-const NOBODY: &str = "is zero, so that nobody could come in";
+const NOBODY: &str = "is zero, so that no connection would be accepted";
 
 /// The keys of limits that are out of range, each with what is wrong: of `counts`, what is zero or
 /// more than any machine has room for; of `others`, each of which says whether it is zero, what is.

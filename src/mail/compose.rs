@@ -394,7 +394,7 @@ pub(super) fn check_options(options: &Options) -> Result<(), MailError> {
         return Err(MailError::new(
             "tags",
             format!(
-                "there are {}, and {MAX_TAGS} are the most",
+                "there are {}; at most {MAX_TAGS} are allowed",
                 options.tags.len()
             ),
         ));

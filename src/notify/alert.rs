@@ -128,7 +128,7 @@ impl Alert {
     pub fn mistakes(&self) -> Vec<(&'static str, String)> {
         let mut mistakes = Vec::new();
         if self.to.is_empty() {
-            mistakes.push(("to", "is missing, so that nobody would be told".to_owned()));
+            mistakes.push(("to", "is missing; name at least one recipient".to_owned()));
         }
         if self.name.is_empty() || self.name.len() > LONGEST_NAME || self.name.contains('\0') {
             let reason = format!("must be 1 to {LONGEST_NAME} bytes");
@@ -143,7 +143,7 @@ impl Alert {
         }
 
         if self.filter.events.is_empty() {
-            let reason = "is empty, so that nothing would be told";
+            let reason = "is empty, so that nothing would be reported";
             mistakes.push(("events", reason.to_owned()));
         }
 

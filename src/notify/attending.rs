@@ -41,7 +41,7 @@ pub(super) async fn attend(
                 tracing::warn!(
                     reader = name,
                     %error,
-                    "what is told to the outside cannot go on now"
+                    "webhooks and alerts cannot go on now"
                 );
                 tokio::select! {
                     () = tokio::time::sleep(REST) => {}

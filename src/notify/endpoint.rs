@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::attending::{Closing, attend};
 use super::caller::{CallResult, Caller};
-use super::held::{Held, Shelf, Standing};
+use super::held::{EndpointState, HeldMessage, HeldMessages};
 use super::message::{Message, attempt_of};
 use super::orders::Order;
 use super::webhook::{LastAnswer, Tested, Webhook, WebhookError, WebhookState, WebhookStatus};
@@ -40,10 +40,10 @@ const LOOK_FOR_ORDERS: Duration = Duration::from_millis(500);
 const OBEYS_WITHIN: Duration = Duration::from_secs(2);
 
 /// What others see of an endpoint, and how they reach it.
-pub(super) struct Desk {
+pub(super) struct EndpointHandle {
     webhook: Webhook,
     caller: Caller,
-    shown: Mutex<Shown>,
+    shown: Mutex<EndpointSnapshot>,
     /// Tells of an order that was given here.
     ordered: Notify,
     /// Tells that orders were obeyed here.
@@ -52,9 +52,9 @@ pub(super) struct Desk {
 }
 
 #[derive(Default)]
-struct Shown {
+struct EndpointSnapshot {
     is_elsewhere: bool,
-    standing: Standing,
+    standing: EndpointState,
     waiting: u64,
     given_up: u64,
     next_due: Option<Timestamp>,
@@ -65,8 +65,8 @@ struct Shown {
     failed: u64,
 }
 
-impl Shown {
-    fn take(&mut self, shelf: &Shelf, seen: u64) {
+impl EndpointSnapshot {
+    fn take(&mut self, shelf: &HeldMessages, seen: u64) {
         (self.waiting, self.given_up) = shelf.counts();
         self.standing = shelf.standing.clone();
         self.next_due = shelf.next_due();
@@ -74,12 +74,12 @@ impl Shown {
     }
 }
 
-impl Desk {
+impl EndpointHandle {
     pub(super) fn new(webhook: Webhook) -> Result<Self, WebhookError> {
         if let Some(mistake) = webhook.mistakes().into_iter().next() {
             return Err(mistake);
         }
-        Ok(Desk {
+        Ok(EndpointHandle {
             caller: Caller::new(&webhook)?,
             webhook,
             shown: Mutex::default(),
@@ -166,9 +166,9 @@ impl Desk {
     }
 
     /// What whoever looks after it has noted, and how far that is.
-    async fn noted(&self, journal: &JournalHandle) -> Result<(Shelf, u64), Error> {
+    async fn noted(&self, journal: &JournalHandle) -> Result<(HeldMessages, u64), Error> {
         let reader = journal.reader(&self.reader(), None).await?;
-        Ok((Shelf::read(&reader).await?, reader.done()))
+        Ok((HeldMessages::read(&reader).await?, reader.done()))
     }
 }
 
@@ -182,7 +182,7 @@ fn answered(message: &Message, at: Timestamp, answer: &CallResult) -> LastAnswer
     }
 }
 
-impl Attended for Desk {
+impl Attended for EndpointHandle {
     const READERS: &'static str = "webhook:";
 
     fn name(&self) -> &str {
@@ -199,7 +199,7 @@ impl Attended for Desk {
 }
 
 /// Works until the desk is closed or the spool is.
-async fn run(postrider: Dispatcher, desk: Arc<Desk>) {
+async fn run(postrider: Dispatcher, desk: Arc<EndpointHandle>) {
     let name = desk.reader();
     let shows = |is_elsewhere| desk.shown.lock().is_elsewhere = is_elsewhere;
     let closing = desk.closing.subscribe();
@@ -221,7 +221,7 @@ async fn run(postrider: Dispatcher, desk: Arc<Desk>) {
 }
 
 /// Waits until something may be ordered: of this node at once, of another after a while.
-async fn is_ordered(postrider: &Dispatcher, desk: &Desk) {
+async fn is_ordered(postrider: &Dispatcher, desk: &EndpointHandle) {
     let (journal, reader) = (postrider.journal(), desk.reader());
     let elsewhere = async {
         if !postrider.shares_its_spool() {
@@ -243,12 +243,12 @@ async fn is_ordered(postrider: &Dispatcher, desk: &Desk) {
 
 struct Work<'a> {
     postrider: &'a Dispatcher,
-    desk: &'a Desk,
+    desk: &'a EndpointHandle,
     journal: JournalHandle,
     /// The journal's name, in messages' ids.
     journal_name: String,
     reader: JournalReader,
-    shelf: Shelf,
+    shelf: HeldMessages,
     /// What was read and is not looked at yet, and the number that it ends with.
     page: VecDeque<Arc<Event>>,
     page_end: u64,
@@ -260,22 +260,26 @@ struct Work<'a> {
     /// When it looks again for what it was ordered.
     looks_at: Instant,
     /// What is not shown yet: others see it together with what follows from it.
-    news: News,
+    news: CallResults,
 }
 
 /// What came of calls.
 #[derive(Default)]
-struct News {
+struct CallResults {
     last: Option<LastAnswer>,
     delivered: u64,
     failed: u64,
 }
 
 impl<'a> Work<'a> {
-    async fn open(postrider: &'a Dispatcher, desk: &'a Desk, name: &str) -> Result<Self, Error> {
+    async fn open(
+        postrider: &'a Dispatcher,
+        desk: &'a EndpointHandle,
+        name: &str,
+    ) -> Result<Self, Error> {
         let journal = postrider.journal();
         let reader = journal.reader(name, None).await?;
-        let shelf = Shelf::read(&reader).await?;
+        let shelf = HeldMessages::read(&reader).await?;
 
         let seen = reader.done();
         Ok(Work {
@@ -291,7 +295,7 @@ impl<'a> Work<'a> {
             seen,
             noted_at: Instant::now(),
             looks_at: Instant::now(),
-            news: News::default(),
+            news: CallResults::default(),
         })
     }
 
@@ -352,7 +356,7 @@ impl<'a> Work<'a> {
                     let page = page?;
                     if page.missed > 0 {
                         tracing::error!(webhook = self.desk.name(), missed = page.missed,
-                            "events were gone before a webhook was told of them");
+                            "events were deleted before a webhook had read them");
                     }
                     self.page_end = page.last;
                     self.page.extend(page.events);
@@ -370,7 +374,7 @@ impl<'a> Work<'a> {
     }
 
     /// The next messages of what was read, and the event that they end with.
-    async fn look(&mut self) -> (Vec<Held>, u64) {
+    async fn look(&mut self) -> (Vec<HeldMessage>, u64) {
         let now = self.postrider.clock().now();
         let (mut wanted, mut seen) = (Vec::new(), self.seen);
         while let Some(event) = self.page.pop_front() {
@@ -383,7 +387,7 @@ impl<'a> Work<'a> {
                     None => self.last_attempt(&event).await,
                     tried => tried,
                 };
-                wanted.push(Held {
+                wanted.push(HeldMessage {
                     message: Message::about(&event, tried.as_ref(), &self.journal_name),
                     tries: 0,
                     first: now,
@@ -418,9 +422,9 @@ impl<'a> Work<'a> {
     }
 
     /// Tells these, and notes what came of it, and that everything up to `seen` is done with.
-    async fn tell(&mut self, messages: Vec<Held>, seen: u64) -> Result<(), Error> {
+    async fn tell(&mut self, messages: Vec<HeldMessage>, seen: u64) -> Result<(), Error> {
         let (desk, clock) = (self.desk, self.postrider.clock());
-        let call = |held: Held| async move {
+        let call = |held: HeldMessage| async move {
             let at = clock.now();
             let answer = desk.caller.call(&held.message, at).await;
             (held, at, answer)
@@ -455,7 +459,7 @@ impl<'a> Work<'a> {
     /// What an answer means for its message and for the endpoint.
     fn judge(
         &mut self,
-        mut held: Held,
+        mut held: HeldMessage,
         at: Timestamp,
         answer: &CallResult,
         changes: &mut Vec<ReaderChange>,
@@ -476,9 +480,9 @@ impl<'a> Work<'a> {
                 tracing::info!(webhook = name, "a webhook takes messages again");
             }
             let was_down = standing.failures >= FAILING;
-            *standing = Standing::default();
+            *standing = EndpointState::default();
             if self.shelf.held.remove(&seq).is_some() {
-                changes.push((Held::key(seq), None));
+                changes.push((HeldMessage::key(seq), None));
             }
             // What waited for it to come back waits no longer.
             let waiting = self.shelf.held.values_mut();
@@ -559,7 +563,7 @@ impl<'a> Work<'a> {
                     let Some(message) = Message::again(&self.journal, seq).await? else {
                         continue;
                     };
-                    let held = Held {
+                    let held = HeldMessage {
                         message,
                         tries: 0,
                         first: now,
@@ -571,7 +575,7 @@ impl<'a> Work<'a> {
             }
         }
 
-        self.shelf.standing = Standing::default();
+        self.shelf.standing = EndpointState::default();
         changes.push(self.shelf.standing.change());
         // Whoever ordered it looks once it is noted.
         self.show();

@@ -18,7 +18,7 @@ const MESSAGES: u8 = b'm';
 
 /// How an endpoint is, as it is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Standing {
+pub(super) struct EndpointState {
     /// How many calls have failed since the last success.
     pub failures: u32,
     /// Since when.
@@ -31,7 +31,7 @@ pub(super) struct Standing {
 
 /// A message that failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Held {
+pub(super) struct HeldMessage {
     pub message: Message,
     pub tries: u32,
     /// When it was tried first.
@@ -40,17 +40,20 @@ pub(super) struct Held {
     pub due: Option<Timestamp>,
 }
 
-impl Held {
+impl HeldMessage {
     pub(super) fn key(seq: u64) -> Vec<u8> {
         [&[MESSAGES][..], &seq.to_be_bytes()].concat()
     }
 
     pub(super) fn change(&self) -> ReaderChange {
-        (Held::key(self.message.seq), serde_json::to_vec(self).ok())
+        (
+            HeldMessage::key(self.message.seq),
+            serde_json::to_vec(self).ok(),
+        )
     }
 }
 
-impl Standing {
+impl EndpointState {
     pub(super) fn change(&self) -> ReaderChange {
         (STANDING.to_vec(), serde_json::to_vec(self).ok())
     }
@@ -58,14 +61,14 @@ impl Standing {
 
 /// What is held, in memory as it is in the spool.
 #[derive(Default)]
-pub(super) struct Shelf {
-    pub standing: Standing,
-    pub held: BTreeMap<u64, Held>,
+pub(super) struct HeldMessages {
+    pub standing: EndpointState,
+    pub held: BTreeMap<u64, HeldMessage>,
 }
 
-impl Shelf {
+impl HeldMessages {
     pub(super) async fn read(reader: &JournalReader) -> Result<Self, Error> {
-        let mut shelf = Shelf::default();
+        let mut shelf = HeldMessages::default();
         let (from, to) = (STANDING.to_vec(), [STANDING, &[0]].concat());
         if let Some((_, bytes)) = reader.kept(from, to, 1).await?.first() {
             shelf.standing = serde_json::from_slice(bytes).unwrap_or_default();
@@ -73,7 +76,7 @@ impl Shelf {
 
         let (from, to) = (vec![MESSAGES], vec![MESSAGES + 1]);
         for (_, bytes) in reader.kept(from, to, 2 * MOST_HELD).await? {
-            match serde_json::from_slice::<Held>(&bytes) {
+            match serde_json::from_slice::<HeldMessage>(&bytes) {
                 Ok(held) => _ = shelf.held.insert(held.message.seq, held),
                 Err(error) => tracing::error!(%error, "a message of a webhook cannot be read"),
             }
@@ -83,9 +86,9 @@ impl Shelf {
     }
 
     /// The messages that are due, the one that has been due longest first.
-    pub(super) fn due(&self, now: Timestamp, most: usize) -> Vec<Held> {
-        let is_due = |held: &&Held| held.due.is_some_and(|due| due <= now);
-        let mut due: Vec<&Held> = self.held.values().filter(is_due).collect();
+    pub(super) fn due(&self, now: Timestamp, most: usize) -> Vec<HeldMessage> {
+        let is_due = |held: &&HeldMessage| held.due.is_some_and(|due| due <= now);
+        let mut due: Vec<&HeldMessage> = self.held.values().filter(is_due).collect();
         due.sort_by_key(|held| (held.due, held.message.seq));
         due.into_iter().take(most).cloned().collect()
     }
@@ -115,7 +118,7 @@ impl Shelf {
                 break;
             };
             self.held.remove(&seq);
-            changes.push((Held::key(seq), None));
+            changes.push((HeldMessage::key(seq), None));
         }
         changes
     }

@@ -44,7 +44,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use self::alert::Post;
-use self::endpoint::Desk;
+use self::endpoint::EndpointHandle;
 use self::schedule::Calendar;
 use crate::dispatch::{Dispatcher, Error};
 
@@ -186,7 +186,7 @@ pub struct Notices {
 
 struct Inner {
     postrider: Dispatcher,
-    webhooks: Attendance<Desk>,
+    webhooks: Attendance<EndpointHandle>,
     alerts: Attendance<Post>,
     schedules: Attendance<Calendar>,
 }
@@ -235,7 +235,8 @@ impl Notices {
     /// # Errors
     /// One of them cannot be used: all is as it was.
     pub async fn set_webhooks(&self, webhooks: Vec<Webhook>) -> Result<(), WebhookError> {
-        let desks: Result<Vec<Desk>, _> = webhooks.into_iter().map(Desk::new).collect();
+        let desks: Result<Vec<EndpointHandle>, _> =
+            webhooks.into_iter().map(EndpointHandle::new).collect();
         let Inner {
             postrider,
             webhooks,

@@ -133,12 +133,12 @@ impl Webhook {
         if self.filter.events.is_empty() {
             add(
                 "events",
-                "is empty, so that nothing would be told".to_owned(),
+                "is empty, so that nothing would be reported".to_owned(),
             );
         }
 
         if self.timeout.is_zero() {
-            add("timeout", "must be longer than no time".to_owned());
+            add("timeout", "must be above zero".to_owned());
         }
         if self.connections == 0 || self.connections > MOST_CALLS {
             add("connections", format!("must be 1 to {MOST_CALLS}"));

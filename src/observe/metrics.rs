@@ -206,7 +206,7 @@ impl Metrics {
                 "relay_breaker",
                 "1 for the state that a relay's breaker is in",
             ),
-            relay_paused: made(to, "relay_paused", "1 while somebody has paused the relay"),
+            relay_paused: made(to, "relay_paused", "1 while the relay is paused"),
             max_pending: made(to, "max_pending", "How many deliveries may be pending"),
             stale_settles: made(
                 to,

@@ -77,13 +77,13 @@ pub(super) struct Totals {
     pub kept: Option<Kept>,
     /// How far the times in ids lie from those at which mail was accepted; likewise.
     #[serde(skip)]
-    pub drift: Option<Drift>,
+    pub drift: Option<AcceptDelays>,
 }
 
 /// How long after its id was made a mail was accepted, in milliseconds: the least and the most of
 /// all mail that ever was here, and never more or less than 0. So a time is a range of ids.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Drift {
+pub(super) struct AcceptDelays {
     pub least: i64,
     pub most: i64,
 }
@@ -333,7 +333,7 @@ mod tests {
             ..totals
         };
         let measured = Totals {
-            drift: Some(Drift {
+            drift: Some(AcceptDelays {
                 least: -7,
                 most: 86_400_000,
             }),

@@ -106,10 +106,10 @@ pub enum SpoolError {
     #[error("the idempotency key belongs to mail {0}, which is different")]
     KeyReused(crate::mail::MailId),
     /// The cursor of a list is not one that a page gave.
-    #[error("the cursor is not one that a page gave")]
+    #[error("the cursor is not the `next` of an earlier answer")]
     BadCursor,
     /// A lease is not the current one: somebody else may have the delivery.
-    #[error("the lease is not current: the delivery may be somebody else's")]
+    #[error("the lease is not current: another sender or node may hold the delivery")]
     StaleLease,
     /// It is closed.
     #[error("the spool is closed")]

@@ -114,7 +114,7 @@ struct TokenAnswer {
 }
 
 /// What a token endpoint gave.
-struct Granted {
+struct GrantedToken {
     token: String,
     life: Duration,
     /// A refresh token that takes the place of the one that was used.
@@ -221,7 +221,7 @@ impl Source {
         Ok(granted.token)
     }
 
-    async fn ask(&self, rotated: Option<&SecretString>) -> Result<Granted, TokenFailure> {
+    async fn ask(&self, rotated: Option<&SecretString>) -> Result<GrantedToken, TokenFailure> {
         let post = Post {
             url: self.request.token_url.clone(),
             content_type: "application/x-www-form-urlencoded".into(),
@@ -333,7 +333,7 @@ impl Source {
         Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 
-    fn read(&self, answer: &HttpAnswer) -> Result<Granted, TokenFailure> {
+    fn read(&self, answer: &HttpAnswer) -> Result<GrantedToken, TokenFailure> {
         let url = &self.request.token_url;
         let read: TokenAnswer = serde_json::from_slice(&answer.body).map_err(|_| {
             format!(
@@ -347,7 +347,7 @@ impl Source {
                 serde_json::Value::String(text) => text.parse().ok(),
                 number => number.as_u64(),
             });
-            return Ok(Granted {
+            return Ok(GrantedToken {
                 token,
                 life: life.map_or(DEFAULT_LIFE, Duration::from_secs),
                 rotated: read.refresh_token.map(Into::into),

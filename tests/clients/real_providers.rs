@@ -14,7 +14,7 @@ use postrider::transport::Credentials;
 use postrider::{Dispatcher, Envelope, Mail, MailStatus, Relay};
 use serde_json::Value;
 
-use crate::common::provider::{Act, Asked, Provider};
+use crate::common::provider::{Act, Provider, ReceivedRequest};
 
 fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -92,7 +92,7 @@ const OWN: [&str; 8] = [
 ];
 
 impl Letter {
-    fn of(provider: &str, asked: &Asked) -> Letter {
+    fn of(provider: &str, asked: &ReceivedRequest) -> Letter {
         let mut letter = match provider {
             "brevo" => Letter::of_brevo(&asked.json()),
             "sendgrid" => Letter::of_sendgrid(&asked.json()),
@@ -244,7 +244,7 @@ impl Letter {
     }
 
     /// Anymail says it in the fields of a form; we in a whole message, with its recipients.
-    fn of_mailgun(asked: &Asked) -> Letter {
+    fn of_mailgun(asked: &ReceivedRequest) -> Letter {
         let mut form: Vec<(String, String)> = Vec::new();
         let mut files = Vec::new();
         let kind = asked.header("content-type");

@@ -8,7 +8,7 @@ use postrider::{Dispatcher, Mail, Notices, Relay, Webhook};
 use serde_json::json;
 use tokio::process::Command;
 
-use crate::common::{Called, Receiver, Says};
+use crate::common::{ReceivedCall, Receiver, Says};
 
 const OLD: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 const NEW: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwAAAAAAAA";
@@ -29,7 +29,7 @@ for broken in (given["body"] + " ", given["body"].replace("type", "kind")):
 print(told["type"])
 "#;
 
-async fn verified(secret: &str, call: &Called) -> String {
+async fn verified(secret: &str, call: &ReceivedCall) -> String {
     let headers: serde_json::Map<_, _> = call
         .headers
         .iter()

@@ -40,7 +40,7 @@ pub use faulty_spool::FaultySpool;
 pub use moody_relay::moody_relay;
 pub use names::Names;
 #[cfg(feature = "notify")]
-pub use receiver::{Called, Receiver, Says};
+pub use receiver::{ReceivedCall, Receiver, Says};
 pub use scripted_relay::ScriptedRelay;
 pub use test_spool::TestSpool;
 

@@ -12,13 +12,13 @@ use tokio::sync::Notify;
 
 /// One request as it came.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct ReceivedRequest {
     pub path: String,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
-impl Asked {
+impl ReceivedRequest {
     pub fn header(&self, name: &str) -> &str {
         let found = self.headers.iter().find(|(known, _)| known == name);
         found.map_or("", |(_, value)| value)
@@ -57,7 +57,7 @@ pub enum Act {
 #[derive(Clone)]
 pub struct Provider {
     pub address: String,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    asked: Arc<Mutex<Vec<ReceivedRequest>>>,
     leaves: Arc<Notify>,
     script: Arc<Mutex<VecDeque<Act>>>,
 }
@@ -144,7 +144,7 @@ impl Provider {
             }
             let body = read[head + 4..end].to_vec();
             if path != "/any-token" {
-                self.asked.lock().push(Asked {
+                self.asked.lock().push(ReceivedRequest {
                     path: path.clone(),
                     headers,
                     body,
@@ -178,7 +178,7 @@ impl Provider {
         }
     }
 
-    pub fn asked(&self) -> Vec<Asked> {
+    pub fn asked(&self) -> Vec<ReceivedRequest> {
         self.asked.lock().clone()
     }
 }

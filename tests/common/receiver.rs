@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One call.
 #[derive(Clone, Debug)]
-pub struct Called {
+pub struct ReceivedCall {
     /// The request's first line.
     pub line: String,
     /// Names are in small letters.
@@ -24,7 +24,7 @@ pub struct Called {
     pub body: String,
 }
 
-impl Called {
+impl ReceivedCall {
     pub fn header(&self, name: &str) -> &str {
         let found = self.headers.iter().find(|(given, _)| given == name);
         &found.unwrap_or_else(|| panic!("no {name} in {self:?}")).1
@@ -56,12 +56,12 @@ pub enum Says {
     Drops(&'static str),
 }
 
-type Script = Arc<dyn Fn(&Called, usize) -> Says + Send + Sync>;
+type Script = Arc<dyn Fn(&ReceivedCall, usize) -> Says + Send + Sync>;
 
 /// Listens, and writes down who calls.
 pub struct Receiver {
     pub address: SocketAddr,
-    calls: watch::Sender<Vec<Called>>,
+    calls: watch::Sender<Vec<ReceivedCall>>,
     script: Arc<Mutex<Script>>,
     listening: JoinHandle<()>,
 }
@@ -80,14 +80,14 @@ impl Receiver {
 
     /// One that answers by this, which is given the call and how many there were before it.
     pub async fn answering(
-        script: impl Fn(&Called, usize) -> Says + Send + Sync + 'static,
+        script: impl Fn(&ReceivedCall, usize) -> Says + Send + Sync + 'static,
     ) -> Self {
         Receiver::at(SocketAddr::from(([127, 0, 0, 1], 0)), script).await
     }
 
     pub async fn at(
         address: SocketAddr,
-        script: impl Fn(&Called, usize) -> Says + Send + Sync + 'static,
+        script: impl Fn(&ReceivedCall, usize) -> Says + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let mut receiver = Receiver {
@@ -111,7 +111,7 @@ impl Receiver {
     }
 
     /// Answers by this from now on.
-    pub fn answers(&self, script: impl Fn(&Called, usize) -> Says + Send + Sync + 'static) {
+    pub fn answers(&self, script: impl Fn(&ReceivedCall, usize) -> Says + Send + Sync + 'static) {
         *self.script.lock() = Arc::new(script);
     }
 
@@ -120,17 +120,17 @@ impl Receiver {
     }
 
     /// Who has called so far.
-    pub fn calls(&self) -> Vec<Called> {
+    pub fn calls(&self) -> Vec<ReceivedCall> {
         self.calls.borrow().clone()
     }
 
     /// Those who have called after the first so many.
-    pub fn calls_after(&self, count: usize) -> Vec<Called> {
+    pub fn calls_after(&self, count: usize) -> Vec<ReceivedCall> {
         self.calls.borrow()[count..].to_vec()
     }
 
     /// Waits for so many calls.
-    pub async fn comes_to(&self, count: usize) -> Vec<Called> {
+    pub async fn comes_to(&self, count: usize) -> Vec<ReceivedCall> {
         let mut calls = self.calls.subscribe();
         let come = calls.wait_for(|calls| calls.len() >= count);
         match tokio::time::timeout(PATIENCE, come).await {
@@ -142,7 +142,7 @@ impl Receiver {
 
 async fn serve(
     mut stream: TcpStream,
-    calls: &watch::Sender<Vec<Called>>,
+    calls: &watch::Sender<Vec<ReceivedCall>>,
     script: &Mutex<Script>,
 ) -> std::io::Result<()> {
     let mut read = Vec::new();
@@ -173,7 +173,7 @@ async fn serve(
         let body = String::from_utf8_lossy(&read[head_end + 4..]).into_owned();
         read = rest;
 
-        let called = Called {
+        let called = ReceivedCall {
             line,
             headers,
             body,

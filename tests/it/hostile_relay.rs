@@ -31,7 +31,7 @@ async fn all<F: Future<Output = ()> + Send + 'static>(cases: Vec<F>) {
 
 /// A disposition, as far as the table tells them apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Is {
+enum Expected {
     Delivered,
     Deferred(Phase),
     Rejected(Phase),
@@ -40,14 +40,14 @@ enum Is {
     InDoubt,
 }
 
-fn is(outcome: &Outcome) -> Is {
+fn is(outcome: &Outcome) -> Expected {
     match outcome {
-        Outcome::Delivered(_) => Is::Delivered,
-        Outcome::Deferred(phase, _) => Is::Deferred(*phase),
-        Outcome::Rejected(phase, _) => Is::Rejected(*phase),
-        Outcome::Unavailable(phase, _) => Is::Unavailable(*phase),
-        Outcome::Lost(phase, _) => Is::Lost(*phase),
-        Outcome::InDoubt(_) => Is::InDoubt,
+        Outcome::Delivered(_) => Expected::Delivered,
+        Outcome::Deferred(phase, _) => Expected::Deferred(*phase),
+        Outcome::Rejected(phase, _) => Expected::Rejected(*phase),
+        Outcome::Unavailable(phase, _) => Expected::Unavailable(*phase),
+        Outcome::Lost(phase, _) => Expected::Lost(*phase),
+        Outcome::InDoubt(_) => Expected::InDoubt,
         Outcome::Withdrawn | Outcome::Crashed => {
             panic!("nothing is recalled and nothing crashes here")
         }
@@ -112,42 +112,46 @@ impl Way {
 }
 
 /// What becomes of a mail to one recipient, and whether the connection goes on after it.
-fn expected(step: Step, way: Way, pipelining: bool) -> (Is, bool) {
+fn expected(step: Step, way: Way, pipelining: bool) -> (Expected, bool) {
     let (phase, broken) = match step {
-        Step::Mail | Step::Rset => (Phase::MailFrom, Is::Unavailable(Phase::MailFrom)),
-        Step::Rcpt => (Phase::RcptTo, Is::Lost(Phase::RcptTo)),
-        Step::Data => (Phase::Data, Is::Lost(Phase::Data)),
-        Step::Body => (Phase::Body, Is::Lost(Phase::Body)),
-        Step::FinalDot => (Phase::FinalDot, Is::InDoubt),
+        Step::Mail | Step::Rset => (Phase::MailFrom, Expected::Unavailable(Phase::MailFrom)),
+        Step::Rcpt => (Phase::RcptTo, Expected::Lost(Phase::RcptTo)),
+        Step::Data => (Phase::Data, Expected::Lost(Phase::Data)),
+        Step::Body => (Phase::Body, Expected::Lost(Phase::Body)),
+        Step::FinalDot => (Phase::FinalDot, Expected::InDoubt),
         other => panic!("{other:?} is no step of a transaction"),
     };
 
     match (way, step) {
         // A reply like any other: LF alone ends a line too.
-        (Way::BareLineFeed, Step::Data) => (Is::Deferred(Phase::Data), false),
-        (Way::BareLineFeed, step) if step != Step::Body => (Is::Delivered, true),
+        (Way::BareLineFeed, Step::Data) => (Expected::Deferred(Phase::Data), false),
+        (Way::BareLineFeed, step) if step != Step::Body => (Expected::Delivered, true),
         // RSET is about no mail, so nothing but yes is good enough; one answer too many is noticed
         // later, at DATA or RCPT.
-        (Way::Extra, Step::Rset) if pipelining => (Is::Deferred(Phase::Data), false),
+        (Way::Extra, Step::Rset) if pipelining => (Expected::Deferred(Phase::Data), false),
         (_, Step::Rset) => (broken, false),
         // It spoke about this mail, before it had seen it: not the last word.
         (Way::Says4yz | Way::Says5yz | Way::Says5yzAndCuts, Step::Body) => {
-            (Is::Deferred(phase), false)
+            (Expected::Deferred(phase), false)
         }
-        (Way::Says421, Step::FinalDot) => (Is::Lost(phase), false),
-        (Way::Says4yz, _) => (Is::Deferred(phase), true),
-        (Way::Says5yz, _) => (Is::Rejected(phase), true),
+        (Way::Says421, Step::FinalDot) => (Expected::Lost(phase), false),
+        (Way::Says4yz, _) => (Expected::Deferred(phase), true),
+        (Way::Says5yz, _) => (Expected::Rejected(phase), true),
         // Where more answers are due, their absence is noticed at once; the refusal stands either
         // way.
-        (Way::Says5yzAndCuts, Step::Mail | Step::Rcpt) => (Is::Rejected(phase), !pipelining),
-        (Way::Says5yzAndCuts, _) => (Is::Rejected(phase), true),
-        (Way::WrongClass, Step::Mail | Step::Rcpt | Step::Data) => (Is::Deferred(phase), false),
-        (Way::Extra, Step::Mail | Step::Rcpt) if pipelining => (Is::Deferred(Phase::Data), false),
-        (Way::Extra, Step::Mail) => (Is::Lost(Phase::RcptTo), false),
-        (Way::Extra, Step::Rcpt) => (Is::Lost(Phase::Data), false),
-        (Way::Extra, Step::Data) => (Is::Lost(Phase::Body), false),
+        (Way::Says5yzAndCuts, Step::Mail | Step::Rcpt) => (Expected::Rejected(phase), !pipelining),
+        (Way::Says5yzAndCuts, _) => (Expected::Rejected(phase), true),
+        (Way::WrongClass, Step::Mail | Step::Rcpt | Step::Data) => {
+            (Expected::Deferred(phase), false)
+        }
+        (Way::Extra, Step::Mail | Step::Rcpt) if pipelining => {
+            (Expected::Deferred(Phase::Data), false)
+        }
+        (Way::Extra, Step::Mail) => (Expected::Lost(Phase::RcptTo), false),
+        (Way::Extra, Step::Rcpt) => (Expected::Lost(Phase::Data), false),
+        (Way::Extra, Step::Data) => (Expected::Lost(Phase::Body), false),
         // Seen before anything else is sent over this connection.
-        (Way::Extra, Step::FinalDot) => (Is::Delivered, true),
+        (Way::Extra, Step::FinalDot) => (Expected::Delivered, true),
         _ => (broken, false),
     }
 }
@@ -179,7 +183,7 @@ async fn a_transaction(step: Step, way: Way, pipelining: bool) {
         server.rule(Rule::at(Step::Rcpt).act(Act::reply(550, "5.1.1 no such user")));
         assert_eq!(
             is(&connection.send(&transaction(&["nobody@x.org"]), None).await[0]),
-            Is::Rejected(Phase::RcptTo)
+            Expected::Rejected(Phase::RcptTo)
         );
         server.behave();
     }
@@ -207,13 +211,17 @@ async fn a_transaction(step: Step, way: Way, pipelining: bool) {
         .send(&transaction(&["bob@example.org"]), None)
         .await;
     match is(&after[0]) {
-        Is::Delivered => assert_eq!(server.accepted(), taken_before + 1, "{case}"),
-        Is::Unavailable(Phase::MailFrom) => assert!(!connection.is_usable(), "{case}"),
+        Expected::Delivered => assert_eq!(server.accepted(), taken_before + 1, "{case}"),
+        Expected::Unavailable(Phase::MailFrom) => assert!(!connection.is_usable(), "{case}"),
         other => panic!("{case}, and then {other:?}: {after:?}"),
     }
 
     if way == Way::Extra {
-        assert_eq!(is(&after[0]), Is::Unavailable(Phase::MailFrom), "{case}");
+        assert_eq!(
+            is(&after[0]),
+            Expected::Unavailable(Phase::MailFrom),
+            "{case}"
+        );
     }
     let begun = Instant::now();
 
@@ -266,15 +274,15 @@ async fn two_transactions(way: Way) {
 
     let then = is(&connection.send(&second, None).await[0]);
     let allowed = match way {
-        Way::Says4yz | Way::Says5yz | Way::BareLineFeed => then == Is::Delivered,
-        Way::Extra => then == Is::Deferred(Phase::Data),
-        _ => then == Is::Unavailable(Phase::MailFrom),
+        Way::Says4yz | Way::Says5yz | Way::BareLineFeed => then == Expected::Delivered,
+        Way::Extra => then == Expected::Deferred(Phase::Data),
+        _ => then == Expected::Unavailable(Phase::MailFrom),
     };
 
     assert!(allowed, "{way:?}, and then {then:?}");
     let delivered = [outcome, then]
         .iter()
-        .filter(|is| **is == Is::Delivered)
+        .filter(|is| **is == Expected::Delivered)
         .count();
 
     // What the script answers with bytes of its own is not counted by the server.
@@ -330,7 +338,11 @@ async fn a_connect(step: Step, way: Way) {
         .unwrap_err();
 
     assert!(begun.elapsed() < LIMIT, "{case}: {:?}", begun.elapsed());
-    assert_eq!(is(&refused), Is::Unavailable(phase), "{case}: {refused:?}");
+    assert_eq!(
+        is(&refused),
+        Expected::Unavailable(phase),
+        "{case}: {refused:?}"
+    );
     assert!(!format!("{refused:?}").contains("s3cret"));
     assert!(
         server
@@ -429,7 +441,7 @@ async fn a_server_that_refuses_the_sender_and_hangs_up_has_still_refused_him() {
         .await;
     assert_eq!(
         outcomes.iter().map(is).collect::<Vec<_>>(),
-        [Is::Rejected(Phase::MailFrom); 2]
+        [Expected::Rejected(Phase::MailFrom); 2]
     );
 
     assert!(!connection.is_usable());
@@ -441,11 +453,15 @@ async fn a_recipient_who_was_refused_stays_refused_when_the_connection_breaks() 
         // It broke over bob, and ada is a bystander.
         (
             Step::Rcpt,
-            Is::Lost(Phase::MailFrom),
-            Is::Lost(Phase::RcptTo),
+            Expected::Lost(Phase::MailFrom),
+            Expected::Lost(Phase::RcptTo),
         ),
-        (Step::Data, Is::Lost(Phase::Data), Is::Lost(Phase::Data)),
-        (Step::FinalDot, Is::InDoubt, Is::InDoubt),
+        (
+            Step::Data,
+            Expected::Lost(Phase::Data),
+            Expected::Lost(Phase::Data),
+        ),
+        (Step::FinalDot, Expected::InDoubt, Expected::InDoubt),
     ] {
         let refusal = Rule::at(Step::Rcpt)
             .to("nobody@")
@@ -465,7 +481,7 @@ async fn a_recipient_who_was_refused_stays_refused_when_the_connection_breaks() 
         let outcomes = connection.send(&mail, None).await;
         assert_eq!(
             outcomes.iter().map(is).collect::<Vec<_>>(),
-            [ada, Is::Rejected(Phase::RcptTo), bob]
+            [ada, Expected::Rejected(Phase::RcptTo), bob]
         );
     }
 }
@@ -489,7 +505,7 @@ async fn refusals_that_are_out_of_step_are_nobodys() {
     let outcomes = connection.send(&mail, None).await;
     assert_eq!(
         outcomes.iter().map(is).collect::<Vec<_>>(),
-        [Is::Deferred(Phase::Data); 3]
+        [Expected::Deferred(Phase::Data); 3]
     );
 
     assert!(!connection.is_usable() && server.transactions().is_empty());
@@ -498,11 +514,11 @@ async fn refusals_that_are_out_of_step_are_nobodys() {
 #[tokio::test]
 async fn the_first_digit_decides_what_the_final_dot_was_answered_with() {
     for (code, expected) in [
-        (200, Is::Delivered),
-        (235, Is::Delivered),
-        (251, Is::Delivered),
-        (252, Is::Delivered),
-        (354, Is::InDoubt),
+        (200, Expected::Delivered),
+        (235, Expected::Delivered),
+        (251, Expected::Delivered),
+        (252, Expected::Delivered),
+        (354, Expected::InDoubt),
     ] {
         let server = FakeSmtp::builder()
             .at(Step::FinalDot, Act::reply(code, "so to say"))
@@ -513,7 +529,11 @@ async fn the_first_digit_decides_what_the_final_dot_was_answered_with() {
             .send(&transaction(&["ada@example.org"]), None)
             .await;
         assert_eq!(is(&outcomes[0]), expected, "{code}");
-        assert_eq!(connection.is_usable(), expected == Is::Delivered, "{code}");
+        assert_eq!(
+            connection.is_usable(),
+            expected == Expected::Delivered,
+            "{code}"
+        );
     }
 }
 
@@ -528,7 +548,7 @@ async fn the_first_digit_decides_what_a_greeting_and_an_ehlo_are_answered_with()
         let outcomes = connection
             .send(&transaction(&["ada@example.org"]), None)
             .await;
-        assert_eq!(is(&outcomes[0]), Is::Delivered, "{code} at {step:?}");
+        assert_eq!(is(&outcomes[0]), Expected::Delivered, "{code} at {step:?}");
     }
 }
 
@@ -546,11 +566,11 @@ async fn a_stray_refusal_is_not_the_verdict_on_the_mail_that_was_begun() {
 
     assert_eq!(
         is(&connection.send(&first, Some(&second)).await[0]),
-        Is::Delivered
+        Expected::Delivered
     );
 
     let then = connection.send(&second, None).await;
-    assert_eq!(is(&then[0]), Is::Deferred(Phase::RcptTo), "{then:?}");
+    assert_eq!(is(&then[0]), Expected::Deferred(Phase::RcptTo), "{then:?}");
     assert!(!connection.is_usable());
 }
 
@@ -587,7 +607,7 @@ async fn a_server_that_stops_reading(
 }
 
 /// How a message of this size ends there, with a next mail behind it.
-async fn stalled(size: usize) -> (Is, bool, usize) {
+async fn stalled(size: usize) -> (Expected, bool, usize) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut settings = server_on(listener.local_addr().unwrap());
     settings.timeouts.body = SHORT;
@@ -616,16 +636,18 @@ async fn stalled(size: usize) -> (Is, bool, usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_may_have_come_whole_is_in_doubt_and_one_that_cannot_is_not() {
     let (outcome, dot_came, capacity) = stalled(20 << 20).await;
-    assert_eq!((outcome, dot_came), (Is::Lost(Phase::Body), false));
-    assert_eq!(stalled(1000).await.0, Is::InDoubt);
+    assert_eq!((outcome, dot_came), (Expected::Lost(Phase::Body), false));
+    assert_eq!(stalled(1000).await.0, Expected::InDoubt);
 
     // Around what the sockets hold, the connection stalls before the dot, or behind it among the
     // next mail's commands.
     let cases = (0..12).map(|step| stalled(capacity - step * 5000));
     for (outcome, dot_came, _) in futures::future::join_all(cases).await {
         match outcome {
-            Is::InDoubt => {}
-            Is::Lost(Phase::Body) => assert!(!dot_came, "it was called lost, and it is there"),
+            Expected::InDoubt => {}
+            Expected::Lost(Phase::Body) => {
+                assert!(!dot_came, "it was called lost, and it is there")
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -645,7 +667,7 @@ async fn a_server_that_drops_what_is_written_ahead_costs_one_time_out_once() {
 
     for (index, mail) in mails.iter().enumerate() {
         let mut outcomes = connection.send(mail, mails.get(index + 1)).await;
-        if let Is::Unavailable(phase) = is(&outcomes[0]) {
+        if let Expected::Unavailable(phase) = is(&outcomes[0]) {
             assert_eq!(phase, Phase::MailFrom);
             assert!(begun.elapsed() >= SHORT && !connection.is_usable());
             time_outs += 1;
@@ -653,13 +675,21 @@ async fn a_server_that_drops_what_is_written_ahead_costs_one_time_out_once() {
             connection = transport.connect().await.unwrap();
             outcomes = connection.send(mail, mails.get(index + 1)).await;
         }
-        assert_eq!(is(&outcomes[0]), Is::Delivered, "{index}: {outcomes:?}");
+        assert_eq!(
+            is(&outcomes[0]),
+            Expected::Delivered,
+            "{index}: {outcomes:?}"
+        );
     }
 
     // Those that were open before know it as well.
     for (index, mail) in mails.iter().enumerate() {
         let outcomes = another.send(mail, mails.get(index + 1)).await;
-        assert_eq!(is(&outcomes[0]), Is::Delivered, "{index}: {outcomes:?}");
+        assert_eq!(
+            is(&outcomes[0]),
+            Expected::Delivered,
+            "{index}: {outcomes:?}"
+        );
     }
 
     assert_eq!((time_outs, server.accepted()), (1, 12));
@@ -680,7 +710,11 @@ async fn a_reply_of_many_lines_is_read_to_its_end() {
         .await;
     let mut connection = open(&server).await;
     let refused = connection.send(&transaction(&["ada@x.org"]), None).await;
-    assert_eq!(is(&refused[0]), Is::Rejected(Phase::Local), "{refused:?}");
+    assert_eq!(
+        is(&refused[0]),
+        Expected::Rejected(Phase::Local),
+        "{refused:?}"
+    );
 
     let server = FakeSmtp::builder()
         .at(Step::FinalDot, Act::Raw(lines(550, "5.7.1 never")))
@@ -689,6 +723,6 @@ async fn a_reply_of_many_lines_is_read_to_its_end() {
 
     let mut connection = open(&server).await;
     let refused = connection.send(&transaction(&["ada@x.org"]), None).await;
-    assert_eq!(is(&refused[0]), Is::Rejected(Phase::FinalDot));
+    assert_eq!(is(&refused[0]), Expected::Rejected(Phase::FinalDot));
     assert!(connection.is_usable());
 }

@@ -18,7 +18,7 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 
 use crate::common::TestSpool;
-use crate::common::provider::{Act, Asked, Provider, answer};
+use crate::common::provider::{Act, Provider, ReceivedRequest, answer};
 
 /// A relay at this server, with the credentials that its provider wants.
 fn relay(url: &str, server: &Provider) -> Relay {
@@ -89,7 +89,7 @@ async fn settled(engine: &Dispatcher, mail: Mail) -> MailStatus {
 }
 
 /// What a mail came to, in a word: `delivered`, `backup`, `dead`, or `deferred`.
-async fn comes_to(url: &str, act: Act, mail: Mail) -> (String, MailStatus, Vec<Asked>) {
+async fn comes_to(url: &str, act: Act, mail: Mail) -> (String, MailStatus, Vec<ReceivedRequest>) {
     let server = Provider::new(vec![act]).await;
     let backup = Capture::new(None);
     let engine = engine(relay(url, &server), &backup).await;

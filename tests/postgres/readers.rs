@@ -11,7 +11,7 @@ use postrider::{Dispatcher, Drain, Mail, Relay, seconds};
 use super::common::FakeSmtp;
 use super::common::eventually;
 use super::common::postgres::Server;
-use super::common::receiver::{Called, Receiver, Says};
+use super::common::receiver::{ReceivedCall, Receiver, Says};
 use super::common::service::Service;
 use super::nodes::Cluster;
 
@@ -255,7 +255,7 @@ async fn a_webhook_is_told_again_whichever_node_is_asked() {
 
     again(&nodes[other], r#"{"since": "1h"}"#);
     let calls = receiver.comes_to(6).await;
-    let told = |calls: &[Called]| -> BTreeSet<String> {
+    let told = |calls: &[ReceivedCall]| -> BTreeSet<String> {
         calls.iter().map(|call| call.id().to_owned()).collect()
     };
     assert_eq!(told(&calls[3..]), told(&first), "the same, under their ids");

@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::{Instant, sleep};
 
-use super::common::{Called, Receiver, Says};
+use super::common::{ReceivedCall, Receiver, Says};
 use super::mails;
 
 /// How long the last messages may take after the last mail.
@@ -81,7 +81,7 @@ pub async fn judge(receiver: &Receiver, mails: &[(String, String)]) -> (usize, V
 }
 
 /// The mail that a call is about, and the recipient where it is about one.
-fn what(call: &Called) -> (String, String) {
+fn what(call: &ReceivedCall) -> (String, String) {
     let told = call.json();
     let text = |name: &str| told["data"][name].as_str().unwrap_or_default().to_owned();
     (text("id"), text("recipient"))

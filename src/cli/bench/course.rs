@@ -13,13 +13,13 @@ use crate::dispatch::{Dispatcher, Error};
 const EVERY: Duration = Duration::from_millis(250);
 
 /// Somebody who looks on.
-pub(super) struct Course {
+pub(super) struct ProgressWatch {
     has_ended: Arc<AtomicBool>,
-    looking: JoinHandle<Result<Vec<Seen>, Error>>,
+    looking: JoinHandle<Result<Vec<ProgressSample>, Error>>,
 }
 
 /// What was seen at one moment.
-struct Seen {
+struct ProgressSample {
     at: Instant,
     delivered: u64,
     bytes: u64,
@@ -32,7 +32,7 @@ pub(super) struct Summary {
     pub per_s_by_fifth: Vec<f64>,
 }
 
-impl Course {
+impl ProgressWatch {
     pub(super) fn begin(postrider: &Dispatcher) -> Self {
         let has_ended = Arc::new(AtomicBool::new(false));
         let (ended, postrider) = (Arc::clone(&has_ended), postrider.clone());
@@ -40,7 +40,7 @@ impl Course {
             let mut seen = Vec::new();
             loop {
                 let is_last = ended.load(Ordering::Relaxed);
-                seen.push(Seen {
+                seen.push(ProgressSample {
                     at: Instant::now(),
                     delivered: postrider.delivered(),
                     bytes: postrider.stats().await?.spool_bytes,
@@ -51,7 +51,7 @@ impl Course {
                 tokio::time::sleep(EVERY).await;
             }
         });
-        Course { has_ended, looking }
+        ProgressWatch { has_ended, looking }
     }
 
     pub(super) async fn end(self) -> Result<Summary, Failure> {
@@ -61,8 +61,8 @@ impl Course {
 
         let largest = seen.iter().map(|seen| seen.bytes).max().unwrap_or_default();
         let step = seen.len().div_ceil(5).max(1);
-        let ends: Vec<&Seen> = seen.iter().step_by(step).chain(seen.last()).collect();
-        let rate = |pair: &[&Seen]| {
+        let ends: Vec<&ProgressSample> = seen.iter().step_by(step).chain(seen.last()).collect();
+        let rate = |pair: &[&ProgressSample]| {
             let mails = pair[1].delivered - pair[0].delivered;
             (mails as f64 / (pair[1].at - pair[0].at).as_secs_f64()).round()
         };

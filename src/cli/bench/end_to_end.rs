@@ -8,7 +8,7 @@ use bytesize::ByteSize;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::course::Course;
+use super::course::ProgressWatch;
 use super::machine::{Sink, cpu_seconds, peak_megabytes};
 use super::place::Place;
 use super::readers::Readers;
@@ -59,7 +59,7 @@ pub(super) async fn run(options: &Options, place: &Place) -> Result<Value, Failu
     delivered(&postrider, warm as u64).await;
 
     let following = Readers::start(&postrider, options.readers)?;
-    let course = Course::begin(&postrider);
+    let course = ProgressWatch::begin(&postrider);
     let (started, cpu_before) = (Instant::now(), cpu_seconds());
     let times = submit(&postrider, count, CALLERS).await?;
     let accepted = started.elapsed();

@@ -23,7 +23,7 @@ use crate::mail::{MailId, Timestamp};
         ("relay" = Option<String>, Query, description = "To this relay"),
         ("since" = Option<Timestamp>, Query, description = "At this time or later"),
         ("until" = Option<Timestamp>, Query, description = "Before this time"),
-        ("limit" = Option<usize>, Query, description = "The most acts in one page; 50 unless said",
+        ("limit" = Option<usize>, Query, description = "The most entries in one page; 50 when absent",
             minimum = 1, maximum = 1000),
         ("cursor" = Option<String>, Query, description = "Where the last page ended: its `next`"),
     ),

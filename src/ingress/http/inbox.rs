@@ -110,7 +110,7 @@ impl Wanted {
     responses(
         (status = 200, description = "The mail", body = CapturedMail),
         (
-            status = 404, description = "None came in that time",
+            status = 404, description = "No such mail came in that time",
             body = Problem, content_type = "application/problem+json",
         ),
     ),

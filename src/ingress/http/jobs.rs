@@ -159,7 +159,7 @@ pub(super) struct JobList {
     responses(
         (
             status = 202, description = "The job", body = JobStatus,
-            headers(("Location" = String, description = "Where it is looked at")),
+            headers(("Location" = String, description = "Where to look at it")),
         ),
         (status = 200, description = "With `dry_run`: how many mails", body = BulkCount),
     ),
@@ -179,7 +179,7 @@ pub(super) async fn cancel(
     responses(
         (
             status = 202, description = "The job", body = JobStatus,
-            headers(("Location" = String, description = "Where it is looked at")),
+            headers(("Location" = String, description = "Where to look at it")),
         ),
         (status = 200, description = "With `dry_run`: how many mails", body = BulkCount),
     ),
@@ -199,7 +199,7 @@ pub(super) async fn retry(
     responses(
         (
             status = 202, description = "The job", body = JobStatus,
-            headers(("Location" = String, description = "Where it is looked at")),
+            headers(("Location" = String, description = "Where to look at it")),
         ),
         (status = 200, description = "With `dry_run`: how many mails", body = BulkCount),
     ),

@@ -57,12 +57,12 @@ const WITH_BODY: [(&str, &str); 5] = [
     ),
     tags(
         (name = "mails", description = "Submitting mail, and its status"),
-        (name = "dead letters", description = "What failed for good"),
-        (name = "templates", description = "What mail is made from"),
+        (name = "dead letters", description = "Dead letters"),
+        (name = "templates", description = "Templates"),
         (name = "suppressions", description = "Who is not to get mail"),
         (name = "feedback", description = "What comes back for mail that was sent"),
-        (name = "events", description = "What happens, as it happens"),
-        (name = "status", description = "What an end user may see of a mail; `[status]` lets them"),
+        (name = "events", description = "Events"),
+        (name = "status", description = "The status of a mail for end users; needs `[status]`"),
         (name = "service", description = "Relays, numbers, health"),
     ),
     components(schemas(

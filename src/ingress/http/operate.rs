@@ -125,7 +125,7 @@ impl PauseRequest {
 #[utoipa::path(
     post, path = "/v1/relays/{name}/pause", tag = "service",
     params(("name" = String, Path, description = "The relay")),
-    request_body(content = Option<PauseRequest>, description = "Why, where that is to be told"),
+    request_body(content = Option<PauseRequest>, description = "The reason, to be shown with the relay"),
     responses((status = 200, description = "The relay", body = RelayStatus)),
 )]
 pub(super) async fn pause(

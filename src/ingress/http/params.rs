@@ -342,7 +342,7 @@ pub(super) fn message(
     {
         params.refuse(
             "/idempotency_key",
-            "is not what the header Idempotency-Key says",
+            "differs from the header Idempotency-Key",
         );
     }
 

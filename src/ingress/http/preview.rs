@@ -120,9 +120,9 @@ impl super::Door {
     get, path = "/v1/mails/{id}/preview", tag = "mails",
     params(("id" = MailId, Path, description = "The mail")),
     responses(
-        (status = 200, description = "The mail, taken apart", body = Preview),
+        (status = 200, description = "The mail's text, headers and parts", body = Preview),
         (
-            status = 410, description = "Delivered, and its message is not kept any more",
+            status = 410, description = "The mail was delivered, and its message is not kept any more",
             body = Problem, content_type = "application/problem+json",
         ),
     ),
@@ -151,12 +151,12 @@ pub(super) async fn preview(
     params(
         ("id" = MailId, Path, description = "The mail"),
         ("images" = Option<html::Images>, Query, description = "`remote`: the browser that shows it may load images from elsewhere; `none` when absent"),
-        ("theme" = Option<html::Theme>, Query, description = "As whose colours it is shown; `light` when absent"),
+        ("theme" = Option<html::Theme>, Query, description = "The colours; `light` when absent"),
     ),
     responses(
         (status = 200, description = "The HTML", body = String, content_type = "text/html"),
         (
-            status = 410, description = "Delivered, and its message is not kept any more",
+            status = 410, description = "The mail was delivered, and its message is not kept any more",
             body = Problem, content_type = "application/problem+json",
         ),
     ),
@@ -201,7 +201,7 @@ pub(super) async fn html(
     responses(
         (status = 200, description = "The part", body = String, content_type = "application/octet-stream"),
         (
-            status = 410, description = "Delivered, and its message is not kept any more",
+            status = 410, description = "The mail was delivered, and its message is not kept any more",
             body = Problem, content_type = "application/problem+json",
         ),
     ),

@@ -157,7 +157,7 @@ pub(super) async fn list(
     params(
         ("q" = Option<String>, Query, description = "A search, as `GET /v1/mails` takes it"),
         ("state" = Option<crate::State>, Query, description = "At least one delivery is in this state"),
-        ("cursor" = Option<String>, Query, description = "Go on where an earlier answer ended"),
+        ("cursor" = Option<String>, Query, description = "Continue where an earlier answer ended: its `next`"),
         Filters,
     ),
     responses((status = 200, description = "How many", body = Counted)),
@@ -205,7 +205,7 @@ pub(super) async fn failures(
     get, path = "/v1/mails/{id}", tag = "mails",
     params(
         ("id" = String, Path, description = "The mail: its id, or another name of it"),
-        ("cursor" = Option<String>, Query, description = "Look for it from here on, as an earlier answer said"),
+        ("cursor" = Option<String>, Query, description = "Continue the search from here: the `next` of an earlier answer"),
     ),
     responses(
         (status = 200, description = "The record", body = MailStatus),
@@ -227,7 +227,7 @@ pub(super) async fn record(
     get, path = "/v1/mails/{id}/raw", tag = "mails",
     params(
         ("id" = String, Path, description = "The mail: its id, or another name of it"),
-        ("cursor" = Option<String>, Query, description = "Look for it from here on, as an earlier answer said"),
+        ("cursor" = Option<String>, Query, description = "Continue the search from here: the `next` of an earlier answer"),
     ),
     responses(
         (status = 200, description = "The message", body = String, content_type = "message/rfc822"),
@@ -236,7 +236,7 @@ pub(super) async fn record(
             body = Problem, content_type = "application/problem+json",
         ),
         (
-            status = 410, description = "Delivered, and its message is not kept any more",
+            status = 410, description = "The mail was delivered, and its message is not kept any more",
             body = Problem, content_type = "application/problem+json",
         ),
     ),
@@ -268,7 +268,7 @@ pub(super) async fn raw(
     post, path = "/v1/mails/{id}/cancel", tag = "mails",
     params(
         ("id" = String, Path, description = "The mail: its id, or another name of it"),
-        ("cursor" = Option<String>, Query, description = "Look for it from here on, as an earlier answer said"),
+        ("cursor" = Option<String>, Query, description = "Continue the search from here: the `next` of an earlier answer"),
     ),
     responses(
         (status = 200, description = "The record", body = MailStatus),
@@ -292,7 +292,7 @@ pub(super) async fn cancel(
     post, path = "/v1/mails/{id}/retry", tag = "mails",
     params(
         ("id" = String, Path, description = "The mail: its id, or another name of it"),
-        ("cursor" = Option<String>, Query, description = "Look for it from here on, as an earlier answer said"),
+        ("cursor" = Option<String>, Query, description = "Continue the search from here: the `next` of an earlier answer"),
     ),
     responses(
         (status = 200, description = "The record", body = MailStatus),

@@ -166,7 +166,7 @@ impl MailRequest {
             (Some(field), Some(header)) if field != header => {
                 return Err(Mistake::Mail(MailError::new(
                     "idempotency_key",
-                    "is not what the header Idempotency-Key says",
+                    "differs from the header Idempotency-Key",
                 )));
             }
             (field, header) => field.or_else(|| header.map(str::to_owned)),

@@ -19,7 +19,7 @@ use crate::mail::{Timestamp, parse_span};
     params(
         ("from" = Option<String>, Query, description = "From this time on, or from so long before \
             now, such as 6h; an hour before `to` unless said"),
-        ("to" = Option<String>, Query, description = "Before this time, likewise; now unless said"),
+        ("to" = Option<String>, Query, description = "Before this time, likewise; now when absent"),
         ("step" = Option<String>, Query, description = "How far the points are apart, such as 10s \
             or 1h; made longer where it is not kept so fine, or would be more than 10,000 points"),
         ("relay" = Option<String>, Query, description = "Only of this relay"),

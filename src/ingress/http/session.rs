@@ -177,8 +177,8 @@ fn who(door: &SharedDoor, visitor: Caller) -> Json<WhoAmI> {
 #[utoipa::path(
     post, path = "/v1/session", tag = "service", operation_id = "sign_in",
     responses((
-        status = 200, description = "Who was let in", body = WhoAmI,
-        headers(("Set-Cookie" = String, description = "What signs in")),
+        status = 200, description = "Who is signed in", body = WhoAmI,
+        headers(("Set-Cookie" = String, description = "The credentials")),
     )),
 )]
 pub(super) async fn sign_in(

@@ -185,7 +185,7 @@ pub(super) async fn remove(
 #[utoipa::path(
     post, path = "/v1/suppressions/import", tag = "suppressions",
     request_body(content = String, content_type = "text/csv"),
-    responses((status = 200, description = "What became of it", body = Imported)),
+    responses((status = 200, description = "The result", body = Imported)),
 )]
 pub(super) async fn import(
     State(door): State<SharedDoor>,

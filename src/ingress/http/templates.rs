@@ -61,7 +61,7 @@ pub(super) async fn list(State(door): State<SharedDoor>) -> Json<TemplateList> {
     post, path = "/v1/templates/{name}/render", tag = "templates",
     params(("name" = String, Path, description = "The template")),
     request_body(content = RenderRequest, content_type = "application/json"),
-    responses((status = 200, description = "What it makes", body = Rendered)),
+    responses((status = 200, description = "The rendered mail", body = Rendered)),
 )]
 pub(super) async fn render(
     State(door): State<SharedDoor>,

@@ -158,12 +158,12 @@ impl Body {
 /// start of a line: it stays.
 #[derive(Debug, Default)]
 pub(super) struct DotReader {
-    at: At,
+    at: LastRead,
 }
 
 /// What has been read last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum At {
+enum LastRead {
     /// The DATA command's CRLF, or one in the message.
     #[default]
     LineStart,
@@ -183,29 +183,29 @@ impl DotReader {
     pub fn read(&mut self, input: &mut &[u8], body: &mut Body) -> bool {
         while let [first, rest @ ..] = *input {
             self.at = match (self.at, first) {
-                (At::LineStart, b'.') => {
+                (LastRead::LineStart, b'.') => {
                     *input = rest;
-                    At::Dot
+                    LastRead::Dot
                 }
-                (At::Dot, b'\r') => {
+                (LastRead::Dot, b'\r') => {
                     *input = rest;
-                    At::DotCr
+                    LastRead::DotCr
                 }
-                (At::DotCr, b'\n') => {
+                (LastRead::DotCr, b'\n') => {
                     *input = rest;
                     return true;
                 }
-                (At::DotCr, _) => {
+                (LastRead::DotCr, _) => {
                     body.push(b"\r");
-                    At::Cr
+                    LastRead::Cr
                 }
-                (At::Cr, b'\n') => {
+                (LastRead::Cr, b'\n') => {
                     *input = rest;
                     body.push(b"\n");
-                    At::LineStart
+                    LastRead::LineStart
                 }
-                (At::Line, _) => read_lines(input, body),
-                (At::LineStart | At::Dot | At::Cr, _) => At::Line,
+                (LastRead::Line, _) => read_lines(input, body),
+                (LastRead::LineStart | LastRead::Dot | LastRead::Cr, _) => LastRead::Line,
             };
         }
 
@@ -214,12 +214,12 @@ impl DotReader {
 }
 
 /// Takes everything up to the next line that starts with a dot, or all there is.
-fn read_lines(input: &mut &[u8], body: &mut Body) -> At {
+fn read_lines(input: &mut &[u8], body: &mut Body) -> LastRead {
     let (taken, rest, at) = match memmem::find(input, b"\r\n.") {
-        Some(end) => (&input[..end + 2], &input[end + 2..], At::LineStart),
-        None if input.ends_with(b"\r\n") => (*input, &[][..], At::LineStart),
-        None if input.ends_with(b"\r") => (*input, &[][..], At::Cr),
-        None => (*input, &[][..], At::Line),
+        Some(end) => (&input[..end + 2], &input[end + 2..], LastRead::LineStart),
+        None if input.ends_with(b"\r\n") => (*input, &[][..], LastRead::LineStart),
+        None if input.ends_with(b"\r") => (*input, &[][..], LastRead::Cr),
+        None => (*input, &[][..], LastRead::Line),
     };
     body.push(taken);
     *input = rest;

@@ -86,18 +86,18 @@ pub(super) fn mend(message: Bytes, envelope: &Envelope, intake: Intake<'_>) -> M
     let mut added = String::new();
     let mut encoded = None;
     if !is_signed(&scan) {
-        let said = SaidOnce::of(&scan.fields);
+        let said = OnceFields::of(&scan.fields);
         for (field, place) in scan.fields.iter().zip(&mut header) {
             let (mended, act) = match said.standing(field) {
-                Standing::Repeated => (Vec::new(), "removed, as it stood there twice"),
-                Standing::Joined => (Vec::new(), "joined with the one above"),
-                Standing::First(None) => match fields::mend(field, &context) {
+                FieldRole::Repeated => (Vec::new(), "removed, as it stood there twice"),
+                FieldRole::Joined => (Vec::new(), "joined with the one above"),
+                FieldRole::First(None) => match fields::mend(field, &context) {
                     Some(mended) => mended,
                     None => continue,
                 },
-                Standing::First(Some(whole)) => joined(field, &whole, &context),
+                FieldRole::First(Some(whole)) => joined(field, &whole, &context),
                 // The strict reader refuses them, and names them.
-                Standing::Disputed => continue,
+                FieldRole::Disputed => continue,
             };
             acts.tell(&format!("{}: {act}", shown(field.name)));
             *place = Some(mended);
@@ -123,7 +123,7 @@ const LISTS: [&str; 3] = ["To", "Cc", "Reply-To"];
 
 /// What a field that may stand there once (RFC 5322 §3.6) is to the others of its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Standing {
+enum FieldRole {
     /// The first, and what all of them say together where it is a list and says less than that.
     First(Option<Vec<u8>>),
     /// A later one that says the same.
@@ -136,12 +136,12 @@ enum Standing {
 
 /// What was said first by each field that may stand there once, and whether another says something
 /// else.
-struct SaidOnce<'a> {
+struct OnceFields<'a> {
     fields: &'a [LooseField<'a>],
     first: [Option<(&'a [u8], bool)>; ONCE.len()],
 }
 
-impl<'a> SaidOnce<'a> {
+impl<'a> OnceFields<'a> {
     fn of(fields: &'a [LooseField<'a>]) -> Self {
         let mut first = [None; ONCE.len()];
         for field in fields {
@@ -151,23 +151,23 @@ impl<'a> SaidOnce<'a> {
                 *is_disputed |= said.trim_ascii() != value.trim_ascii();
             }
         }
-        SaidOnce { fields, first }
+        OnceFields { fields, first }
     }
 
-    fn standing(&self, field: &LooseField<'_>) -> Standing {
+    fn standing(&self, field: &LooseField<'_>) -> FieldRole {
         let which = ONCE.iter().position(|name| field.is(name));
         let Some((first, is_disputed)) = which.and_then(|which| self.first[which]) else {
-            return Standing::First(None);
+            return FieldRole::First(None);
         };
 
         let is_first = std::ptr::eq(first, field.value());
         let is_list = LISTS.iter().any(|name| field.is(name));
         match (is_disputed, is_first) {
-            (false, true) => Standing::First(None),
-            (false, false) => Standing::Repeated,
-            (true, _) if !is_list => Standing::Disputed,
-            (true, true) => Standing::First(Some(self.list_of(field.name))),
-            (true, false) => Standing::Joined,
+            (false, true) => FieldRole::First(None),
+            (false, false) => FieldRole::Repeated,
+            (true, _) if !is_list => FieldRole::Disputed,
+            (true, true) => FieldRole::First(Some(self.list_of(field.name))),
+            (true, false) => FieldRole::Joined,
         }
     }
 

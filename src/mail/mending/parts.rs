@@ -14,14 +14,14 @@ pub(super) struct Parts {
     carrier: Carrier,
     /// The boundaries of the part that is read and of those around it.
     boundaries: Vec<String>,
-    at: At,
+    at: WalkPosition,
     out: Vec<u8>,
     has_encoded: bool,
 }
 
 /// Where the walk is.
 #[derive(Clone, Copy)]
-enum At {
+enum WalkPosition {
     /// Before, between or behind parts.
     Outside,
     /// In a part that stays as it is.
@@ -48,7 +48,7 @@ impl Parts {
         Parts {
             carrier,
             boundaries: vec![boundary.to_owned()],
-            at: At::Outside,
+            at: WalkPosition::Outside,
             out: Vec::new(),
             has_encoded: false,
         }
@@ -59,7 +59,7 @@ impl Parts {
         Parts {
             carrier,
             boundaries: Vec::new(),
-            at: At::Header {
+            at: WalkPosition::Header {
                 header: 0,
                 is_message: true,
             },
@@ -90,11 +90,11 @@ impl Parts {
                 self.end_part(text, here);
                 self.out.extend_from_slice(line);
                 self.at = match begins {
-                    true => At::Header {
+                    true => WalkPosition::Header {
                         header: end,
                         is_message: false,
                     },
-                    false => At::Outside,
+                    false => WalkPosition::Outside,
                 };
             } else {
                 self.line(line, end, text);
@@ -128,27 +128,33 @@ impl Parts {
     /// A line that is no delimiter, and ends at `end`.
     fn line(&mut self, line: &[u8], end: usize, text: &[u8]) {
         match self.at {
-            At::Header { header, is_message } if matches!(line, b"\n" | b"\r\n") => {
+            WalkPosition::Header { header, is_message } if matches!(line, b"\n" | b"\r\n") => {
                 self.at = self.begin_body(header, end, is_message, text);
             }
             // Nobody is shown it (RFC 2046 §5.1.1).
-            At::Outside if self.carrier == Carrier::SevenBit => {
+            WalkPosition::Outside if self.carrier == Carrier::SevenBit => {
                 let seven_bit = |byte: &u8| if byte.is_ascii() { *byte } else { b'?' };
                 self.out.extend(line.iter().map(seven_bit));
             }
-            At::Outside | At::Closed => self.out.extend_from_slice(line),
-            At::Header { .. } | At::Body { .. } => {}
+            WalkPosition::Outside | WalkPosition::Closed => self.out.extend_from_slice(line),
+            WalkPosition::Header { .. } | WalkPosition::Body { .. } => {}
         }
     }
 
-    fn begin_body(&mut self, header: usize, body: usize, is_message: bool, text: &[u8]) -> At {
+    fn begin_body(
+        &mut self,
+        header: usize,
+        body: usize,
+        is_message: bool,
+        text: &[u8],
+    ) -> WalkPosition {
         let scan = Scan::of(&text[header..body]);
         let content = Content::of(&scan.fields);
         let is_container = content.kind.starts_with("multipart/") && !content.is_sealed();
 
         let has_message = self.carrier == Carrier::SevenBit && content.is_message();
         if !is_container && !has_message {
-            return At::Body {
+            return WalkPosition::Body {
                 header,
                 body,
                 is_message,
@@ -157,7 +163,7 @@ impl Parts {
 
         self.write_header(&text[header..body], &scan, None);
         if has_message {
-            return At::Header {
+            return WalkPosition::Header {
                 header: body,
                 is_message: true,
             };
@@ -166,21 +172,21 @@ impl Parts {
         match content.boundary.filter(|boundary| !boundary.is_empty()) {
             Some(boundary) if self.boundaries.len() < DEEPEST => {
                 self.boundaries.push(boundary);
-                At::Outside
+                WalkPosition::Outside
             }
-            _ => At::Closed,
+            _ => WalkPosition::Closed,
         }
     }
 
     /// Copies a part that ends at `end`, encoded if it must be.
     fn end_part(&mut self, text: &[u8], end: usize) {
         let (header, body, is_message) = match self.at {
-            At::Outside | At::Closed => return,
-            At::Header { header, .. } => {
+            WalkPosition::Outside | WalkPosition::Closed => return,
+            WalkPosition::Header { header, .. } => {
                 let scan = Scan::of(&text[header..end]);
                 return self.write_header(&text[header..end], &scan, None);
             }
-            At::Body {
+            WalkPosition::Body {
                 header,
                 body,
                 is_message,

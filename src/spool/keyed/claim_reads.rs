@@ -93,16 +93,16 @@ struct Parts {
 }
 
 /// Why a mail that was leased cannot be sent.
-enum Unread {
+enum UnreadableMail {
     /// The store does not give it now.
     ForNow(SpoolError),
     /// It is not as it was written.
     Broken(SpoolError),
 }
 
-impl From<SpoolError> for Unread {
+impl From<SpoolError> for UnreadableMail {
     fn from(error: SpoolError) -> Self {
-        Unread::ForNow(error)
+        UnreadableMail::ForNow(error)
     }
 }
 
@@ -111,12 +111,12 @@ fn read_mail<S: Store>(
     store: &S,
     mail: MailId,
     leases: &[(Lease, QueuePosition)],
-) -> Result<Parts, Unread> {
+) -> Result<Parts, UnreadableMail> {
     let Some(record) = store.get(&keys::manifest(mail))? else {
         let reason = format!("mail {mail} has no manifest");
-        return Err(Unread::Broken(SpoolError::Unreadable(reason)));
+        return Err(UnreadableMail::Broken(SpoolError::Unreadable(reason)));
     };
-    let kept = StoredMail::from_bytes(record).map_err(Unread::Broken)?;
+    let kept = StoredMail::from_bytes(record).map_err(UnreadableMail::Broken)?;
 
     let mut deliveries = Vec::with_capacity(leases.len());
     for (_, place) in leases {
@@ -124,7 +124,9 @@ fn read_mail<S: Store>(
         deliveries.push(changed.or_else(|| kept.as_put(place.index).cloned().map(Ok)));
     }
 
-    let body = body(store, &kept)?.whole().map_err(Unread::Broken)?;
+    let body = body(store, &kept)?
+        .whole()
+        .map_err(UnreadableMail::Broken)?;
     Ok(Parts {
         kept,
         body,
@@ -155,7 +157,7 @@ pub(super) fn claims<S: Store>(
             deliveries: found,
         } = match read {
             Ok(parts) => parts,
-            Err(Unread::Broken(error)) => {
+            Err(UnreadableMail::Broken(error)) => {
                 tracing::error!(mail.id = %mail, %error, "set aside, because it cannot be read");
                 broken.push(BrokenPlaces {
                     queue,
@@ -164,7 +166,7 @@ pub(super) fn claims<S: Store>(
                 });
                 continue;
             }
-            Err(Unread::ForNow(error)) => {
+            Err(UnreadableMail::ForNow(error)) => {
                 tracing::error!(
                     mail.id = %mail,
                     %error,

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use super::keys;
 use super::stored_mail::StoredMail;
 use crate::mail::{MailId, Timestamp};
-use crate::spool::codec::{self, Drift, Kept, Totals};
+use crate::spool::codec::{self, AcceptDelays, Kept, Totals};
 use crate::spool::store::{Store, Walk};
 use crate::spool::{Manifest, SpoolError};
 
@@ -79,7 +79,7 @@ impl Totals {
     }
 }
 
-impl Drift {
+impl AcceptDelays {
     fn widen(&mut self, manifest: &Manifest) {
         let made_at = manifest.id.made_at().as_millis();
         let after = manifest.accepted_at.as_millis().saturating_sub(made_at);
@@ -119,9 +119,9 @@ pub(super) fn totals<S: Store>(store: &S) -> Result<Totals, SpoolError> {
 }
 
 /// Counts what a store keeps, and looks how far the times of its ids are off.
-pub(super) fn count<S: Store>(store: &S) -> Result<(Kept, Drift), SpoolError> {
+pub(super) fn count<S: Store>(store: &S) -> Result<(Kept, AcceptDelays), SpoolError> {
     let mut totals = Totals::default();
-    let mut drift = Drift::default();
+    let mut drift = AcceptDelays::default();
     let (from, to) = keys::starting_with(b"m");
     store.walk(&from, &to, Walk::Up, &mut |_, value| {
         if let Ok(mail) = StoredMail::from_bytes(value.to_vec()) {

@@ -18,10 +18,10 @@ pub(super) const LOOK: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(4);
 
 #[derive(Default)]
-pub(super) struct Horizon(Mutex<Known>);
+pub(super) struct Horizon(Mutex<KnownTransactions>);
 
 #[derive(Default)]
-struct Known {
+struct KnownTransactions {
     /// Who is there since when; named by the number that it holds.
     since: HashMap<String, Instant>,
     oldest: Option<HeldBack>,
@@ -122,7 +122,7 @@ mod tests {
         horizon.seen(holders(&["1:5", "2:7"]), patience);
         assert!(
             horizon.warning().is_none(),
-            "nobody has been there for long"
+            "no transaction has been open for long"
         );
         std::thread::sleep(patience);
 

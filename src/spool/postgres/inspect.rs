@@ -151,14 +151,14 @@ async fn begin(aside: &Aside) -> Result<(), SpoolError> {
 }
 
 /// A mail, as far as it can be read.
-struct Looked {
+struct InspectedMail {
     id: Uuid,
     manifest: Result<Manifest, SpoolError>,
     deliveries: Vec<Result<Delivery, SpoolError>>,
 }
 
 /// The next mails after this one; `None` where there are no more.
-async fn page(aside: &Aside, after: Uuid) -> Result<Option<Vec<Looked>>, SpoolError> {
+async fn page(aside: &Aside, after: Uuid) -> Result<Option<Vec<InspectedMail>>, SpoolError> {
     let failed = |e: Failure| aside.failed(&e);
     let mails = aside
         .on
@@ -180,9 +180,9 @@ async fn page(aside: &Aside, after: Uuid) -> Result<Option<Vec<Looked>>, SpoolEr
         .await
         .map_err(failed)?;
 
-    let mut looked: Vec<Looked> = mails
+    let mut looked: Vec<InspectedMail> = mails
         .iter()
-        .map(|row| Looked {
+        .map(|row| InspectedMail {
             id: row.get("id"),
             manifest: rows::manifest(row),
             deliveries: Vec::new(),
@@ -202,7 +202,12 @@ async fn page(aside: &Aside, after: Uuid) -> Result<Option<Vec<Looked>>, SpoolEr
     Ok(Some(looked))
 }
 
-fn count(mail: &Looked, verified: &mut Verified, totals: &mut Totals, problems: &mut Problems) {
+fn count(
+    mail: &InspectedMail,
+    verified: &mut Verified,
+    totals: &mut Totals,
+    problems: &mut Problems,
+) {
     let id = mail.id;
     let manifest = match &mail.manifest {
         Ok(manifest) => manifest,

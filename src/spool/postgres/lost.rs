@@ -66,7 +66,7 @@ pub(super) async fn give_back(core: &Arc<Core>) -> Result<(), SpoolError> {
     }
     tracing::warn!(
         count = lost.len(),
-        "deliveries that are leased to this node and in nobody's hands are given back"
+        "deliveries that are leased to this node and held by no sender are returned to the queue"
     );
 
     let (in_doubt, unsent): (Vec<LostDelivery>, Vec<LostDelivery>) =

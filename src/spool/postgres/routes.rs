@@ -11,11 +11,11 @@ use crate::delivery::Route;
 /// The routes that are known here. Others may add some; a number never changes its meaning.
 #[derive(Default)]
 pub(super) struct Routes {
-    known: RwLock<Known>,
+    known: RwLock<KnownRoutes>,
 }
 
 #[derive(Default)]
-struct Known {
+struct KnownRoutes {
     ids: HashMap<Route, i32>,
     names: HashMap<i32, Route>,
 }

@@ -11,11 +11,11 @@ use crate::mail::Timestamp;
 const TOLERATED: Duration = Duration::from_secs(5);
 
 #[derive(Default)]
-pub(super) struct Skew(Mutex<Option<Apart>>);
+pub(super) struct Skew(Mutex<Option<ClockSkew>>);
 
 /// A clock that is wrong by too much.
 #[derive(Clone, Copy)]
-struct Apart {
+struct ClockSkew {
     is_ahead: bool,
     by: Duration,
 }
@@ -25,7 +25,7 @@ impl Skew {
     pub(super) fn seen(&self, before: Timestamp, told: Timestamp, after: Timestamp) {
         let (behind, ahead) = (told.since(after), before.since(told));
         let by = behind.max(ahead);
-        let apart = (by > TOLERATED).then_some(Apart {
+        let apart = (by > TOLERATED).then_some(ClockSkew {
             is_ahead: ahead > behind,
             by,
         });
@@ -41,11 +41,11 @@ impl Skew {
 
     /// What is wrong, in a sentence.
     pub(super) fn warning(&self) -> Option<String> {
-        self.0.lock().map(Apart::sentence)
+        self.0.lock().map(ClockSkew::sentence)
     }
 }
 
-impl Apart {
+impl ClockSkew {
     fn sentence(self) -> String {
         let (side, when) = match self.is_ahead {
             true => ("ahead of", "early"),

@@ -34,7 +34,7 @@ pub(super) struct Salvage {
 
 /// A message, by its place in the file.
 #[derive(Clone, Copy)]
-struct Spot {
+struct LogSpan {
     lsn: u64,
     at: u64,
     length: usize,
@@ -42,8 +42,8 @@ struct Spot {
 
 #[derive(Default)]
 struct Page {
-    image: Option<Spot>,
-    changes: Vec<Spot>,
+    image: Option<LogSpan>,
+    changes: Vec<LogSpan>,
 }
 
 /// A page that holds values.
@@ -188,7 +188,7 @@ impl Reader<'_> {
     }
 
     fn replay(&mut self, message: &Message<'_>, base: u64, number: u64) {
-        let spot = Spot {
+        let spot = LogSpan {
             lsn: number * SEGMENT as u64 + message.at as u64,
             at: base + (message.end - message.body.len()) as u64,
             length: message.body.len(),
@@ -313,7 +313,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn body(&self, spot: Spot) -> io::Result<Vec<u8>> {
+    fn body(&self, spot: LogSpan) -> io::Result<Vec<u8>> {
         let mut body = vec![0; spot.length];
         self.file.read_exact_at(&mut body, spot.at)?;
         Ok(body)

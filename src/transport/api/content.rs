@@ -276,7 +276,7 @@ pub(super) fn with_envelope_in_header(mail: &Mail<'_>) -> Result<Vec<u8>, String
 
 fn parse<'a>(mail: &Mail<'a>) -> Result<Message<'a>, String> {
     parsed(&mail.transaction.message[..]).ok_or_else(|| {
-        "the message cannot be taken apart, or too many stand in one another".to_owned()
+        "the message cannot be parsed, or too many messages are nested in it".to_owned()
     })
 }
 

@@ -103,12 +103,12 @@ fn is_of_an_authority(wrong: &CertificateError) -> bool {
 /// Trusts authorities, and each certificate of the same file that a server shows as its own: most
 /// tools make one that signs itself and says that it is an authority, which no server's may be.
 #[derive(Debug)]
-struct Pinned {
+struct PinnedVerifier {
     authorities: Arc<WebPkiServerVerifier>,
     certificates: Vec<CertificateDer<'static>>,
 }
 
-impl ServerCertVerifier for Pinned {
+impl ServerCertVerifier for PinnedVerifier {
     fn verify_server_cert(
         &self,
         shown: &CertificateDer<'_>,
@@ -189,7 +189,7 @@ pub(in crate::transport) fn client_config(
     let authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
         .build()
         .map_err(|e| unusable(&e))?;
-    let verifier = Arc::new(Pinned {
+    let verifier = Arc::new(PinnedVerifier {
         authorities,
         certificates,
     });

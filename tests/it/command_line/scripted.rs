@@ -15,12 +15,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A service that gives these answers, one a request, and then closes its door.
 pub struct Scripted {
     address: String,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    asked: Arc<Mutex<Vec<ReceivedRequest>>>,
 }
 
 /// One request.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct ReceivedRequest {
     pub line: String,
     headers: Vec<(String, String)>,
     pub body: Vec<u8>,
@@ -132,20 +132,20 @@ impl Scripted {
     }
 
     /// Everything that was asked.
-    pub fn asked(&self) -> Vec<Asked> {
+    pub fn asked(&self) -> Vec<ReceivedRequest> {
         self.asked.lock().unwrap().clone()
     }
 
     /// The only thing that was asked.
     #[track_caller]
-    pub fn asked_once(&self) -> Asked {
+    pub fn asked_once(&self) -> ReceivedRequest {
         let asked = self.asked();
         assert_eq!(asked.len(), 1, "{asked:?}");
         asked.into_iter().next().unwrap()
     }
 }
 
-fn read(stream: &TcpStream) -> Option<Asked> {
+fn read(stream: &TcpStream) -> Option<ReceivedRequest> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader
@@ -163,7 +163,7 @@ fn read(stream: &TcpStream) -> Option<Asked> {
         headers.push((name.to_lowercase(), value.trim().to_owned()));
     }
 
-    let mut asked = Asked {
+    let mut asked = ReceivedRequest {
         line: line.trim().trim_end_matches(" HTTP/1.1").to_owned(),
         headers,
         body: Vec::new(),
@@ -178,7 +178,7 @@ fn read(stream: &TcpStream) -> Option<Asked> {
     Some(asked)
 }
 
-impl Asked {
+impl ReceivedRequest {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()

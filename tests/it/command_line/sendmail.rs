@@ -4,7 +4,9 @@ use std::os::unix::process::CommandExt;
 
 use serde_json::json;
 
-use crate::command_line::scripted::{Answer, Asked, Scripted, json as answer, other, problem};
+use crate::command_line::scripted::{
+    Answer, ReceivedRequest, Scripted, json as answer, other, problem,
+};
 use crate::command_line::{Done, ID, finish, postrider, run_with};
 
 fn accepted() -> Answer {
@@ -16,7 +18,7 @@ fn accepted() -> Answer {
 
 /// Sends `input` with these words, and returns what the service was asked.
 #[track_caller]
-fn sent(words: &[&str], input: impl AsRef<[u8]>) -> Asked {
+fn sent(words: &[&str], input: impl AsRef<[u8]>) -> ReceivedRequest {
     let service = Scripted::new([accepted()]);
     let out = run_with(&service, &[&["sendmail"], words].concat(), input.as_ref()).well();
     assert_eq!(out, "", "a sendmail says nothing when all is well");

@@ -59,7 +59,7 @@ async fn what_was_committed_before_a_kill_is_told_after_it_under_the_same_id() {
     eventually("all are told", async || {
         let calls = receiver.calls();
         let told = |id: &String, kind: &str| {
-            let of_it = |call: &&crate::common::Called| {
+            let of_it = |call: &&crate::common::ReceivedCall| {
                 call.kind() == kind && call.json()["data"]["id"] == id.as_str()
             };
             calls[1..].iter().filter(of_it).count()

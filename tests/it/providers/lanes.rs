@@ -171,7 +171,7 @@ async fn a_rate_holds_over_an_api_as_over_smtp() {
 }
 
 /// Who gets a request.
-fn recipients(asked: &Asked) -> Vec<String> {
+fn recipients(asked: &ReceivedRequest) -> Vec<String> {
     let body = asked.json();
     let lists = [
         body["Destination"]["ToAddresses"].clone(),

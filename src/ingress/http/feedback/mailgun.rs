@@ -4,12 +4,12 @@
 use ring::hmac;
 use serde_json::Value;
 
-use super::proof::{Claimed, ProofError, Stamp};
+use super::proof::{ProofError, ProviderRequest, Stamp};
 use super::provider::{Reading, given, text};
 use crate::FeedbackKind;
 use crate::dispatch::ProviderEvent;
 
-pub(super) fn prove(claimed: Claimed<'_>, key: &str) -> Result<Stamp, ProofError> {
+pub(super) fn prove(claimed: ProviderRequest<'_>, key: &str) -> Result<Stamp, ProofError> {
     let body: Value = serde_json::from_slice(claimed.body).map_err(|_| ProofError::Missing)?;
     let said = |name: &str| given(&body["signature"][name]).ok_or(ProofError::Missing);
     let (time, token) = (said("timestamp")?, said("token")?);

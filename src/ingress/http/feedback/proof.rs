@@ -23,13 +23,13 @@ const REMEMBERED: usize = 250_000;
 
 /// A request that claims to be a provider's.
 #[derive(Clone, Copy)]
-pub(super) struct Claimed<'a> {
+pub(super) struct ProviderRequest<'a> {
     pub headers: &'a HeaderMap,
     /// The body, byte for byte.
     pub body: &'a [u8],
 }
 
-impl<'a> Claimed<'a> {
+impl<'a> ProviderRequest<'a> {
     /// A header that the proof needs.
     pub fn header(&self, name: &str) -> Result<&'a str, ProofError> {
         let value = self.headers.get(name);
@@ -90,22 +90,22 @@ impl Stamp {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ProofError {
     /// It shows nothing that could be checked.
-    #[error("bears no proof of where it is from")]
+    #[error("has no password or signature")]
     Missing,
     /// What it shows is not right.
-    #[error("bears a wrong proof of where it is from")]
+    #[error("has a wrong password or signature")]
     Wrong,
     /// It comes from elsewhere.
-    #[error("comes from an address that `networks` of its section does not have")]
+    #[error("comes from an address that is not in the `networks` of its section")]
     Network,
     /// It is of a topic that is not ours.
     #[error("is of a topic that `feedback.ses.topics` does not name")]
     Topic,
     /// It was made long ago, or is ahead of our clock.
-    #[error("is not of now: `max_age` of its section says how old it may be")]
+    #[error("is too old or in the future: `max_age` of its section says how old it may be")]
     NotOfNow,
     /// The very same was taken.
-    #[error("was taken before")]
+    #[error("was accepted before")]
     TakenBefore,
     /// It cannot be checked at this moment.
     #[error("cannot be checked now; try again later")]

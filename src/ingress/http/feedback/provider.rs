@@ -16,7 +16,7 @@ use parking_lot::RwLock;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
-use super::proof::{Claimed, ProofError, SeenProofs, Stamp};
+use super::proof::{ProofError, ProviderRequest, SeenProofs, Stamp};
 use super::sns::{Certificates, SnsMessage, Topic};
 use super::{Taken, brevo, mailgun, postmark, resend, sendgrid, ses};
 use crate::dispatch::ProviderEvent;
@@ -164,9 +164,9 @@ impl ProviderSettings {
 /// The providers whose events are heard. Clones share them, so that they can be replaced while the
 /// door runs; what was taken stays known.
 #[derive(Clone)]
-pub struct Providers(Arc<Hearing>);
+pub struct Providers(Arc<ProviderRegistry>);
 
-struct Hearing {
+struct ProviderRegistry {
     heard: RwLock<HashMap<Provider, Arc<ProviderSettings>>>,
     seen: SeenProofs,
     certificates: Certificates,
@@ -196,7 +196,7 @@ impl Providers {
     }
 
     fn made(web: Option<Arc<dyn Fetch>>) -> Self {
-        Providers(Arc::new(Hearing {
+        Providers(Arc::new(ProviderRegistry {
             heard: RwLock::default(),
             seen: SeenProofs::default(),
             certificates: Certificates::new(web),
@@ -219,7 +219,7 @@ impl Providers {
     async fn prove(
         &self,
         settings: &ProviderSettings,
-        claimed: Claimed<'_>,
+        claimed: ProviderRequest<'_>,
         message: Option<&SnsMessage>,
         now: Timestamp,
     ) -> Result<Option<Stamp>, ProofError> {
@@ -273,11 +273,11 @@ impl Reading {
     )),
     request_body(content = Value, content_type = "application/json"),
     responses(
-        (status = 202, description = "What became of it", body = Taken),
+        (status = 202, description = "The result", body = Taken),
         (status = 401, description = "It does not prove whose it is, is not of now, or was taken \
                                       before"),
-        (status = 404, description = "No events of this provider are heard"),
-        (status = 429, description = "Too many wrong proofs came from this address"),
+        (status = 404, description = "This provider has no section in `[feedback]`"),
+        (status = 429, description = "Too many wrong passwords or signatures came from this address"),
     ),
 )]
 pub(in crate::ingress::http) async fn take(
@@ -293,7 +293,7 @@ pub(in crate::ingress::http) async fn take(
     let (parts, body) = request.into_parts();
     Params::of(parts.uri.query()).finish()?;
     let held = door.collect(body, MAX_BODY).await?;
-    let claimed = Claimed {
+    let claimed = ProviderRequest {
         headers: &parts.headers,
         body: &held.bytes,
     };
@@ -303,22 +303,22 @@ pub(in crate::ingress::http) async fn take(
 
     match heard {
         Ok(taken) => Ok((StatusCode::ACCEPTED, Json(taken))),
-        Err(Unheard::Refused(refusal)) => Err(refused(&door, &name, &caller, refusal).await),
-        Err(Unheard::Problem(problem)) => Err(problem),
+        Err(EventRefusal::Refused(refusal)) => Err(refused(&door, &name, &caller, refusal).await),
+        Err(EventRefusal::Problem(problem)) => Err(problem),
     }
 }
 
 /// Why nothing came of a request.
-enum Unheard {
+enum EventRefusal {
     /// It is not believed.
     Refused(ProofError),
     /// It is believed.
     Problem(Problem),
 }
 
-impl From<ProofError> for Unheard {
+impl From<ProofError> for EventRefusal {
     fn from(refusal: ProofError) -> Self {
-        Unheard::Refused(refusal)
+        EventRefusal::Refused(refusal)
     }
 }
 
@@ -348,8 +348,8 @@ async fn hear(
     door: &SharedDoor,
     settings: &ProviderSettings,
     caller: &Caller,
-    claimed: Claimed<'_>,
-) -> Result<Taken, Unheard> {
+    claimed: ProviderRequest<'_>,
+) -> Result<Taken, EventRefusal> {
     let is_from_there = |peer| settings.networks.contain(peer);
     if !settings.networks.is_empty() && !caller.peer.is_some_and(is_from_there) {
         return Err(ProofError::Network.into());
@@ -386,14 +386,14 @@ async fn hear(
         None => {
             let said: Value = serde_json::from_slice(claimed.body).map_err(|error| {
                 let detail = format!("the body is not JSON: {error}");
-                Unheard::Problem(Problem::new(Kind::Malformed, detail))
+                EventRefusal::Problem(Problem::new(Kind::Malformed, detail))
             })?;
             read(door, settings.provider, &said)
         }
     };
 
     let taken = feedback.take_events(name, events).await;
-    let receipts = taken.map_err(|error| Unheard::Problem(error.into()))?;
+    let receipts = taken.map_err(|error| EventRefusal::Problem(error.into()))?;
     if let Some(taking) = taking {
         taking.keep();
     }
@@ -446,7 +446,7 @@ fn read(door: &SharedDoor, provider: Provider, said: &Value) -> Vec<ProviderEven
 #[cfg(feature = "testing")]
 pub(in crate::ingress::http) fn exercise(body: &[u8]) {
     let headers = axum::http::HeaderMap::new();
-    let claimed = Claimed {
+    let claimed = ProviderRequest {
         headers: &headers,
         body,
     };

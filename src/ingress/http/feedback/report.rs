@@ -31,7 +31,7 @@ pub(in crate::ingress::http) struct Arrival {
     post, path = "/v1/feedback/report", tag = "feedback", params(Arrival),
     request_body(content = String, content_type = "message/rfc822"),
     responses(
-        (status = 202, description = "What became of it", body = Taken),
+        (status = 202, description = "The result", body = Taken),
         (status = 422, description = "It is not a report, or is about no mail that is kept here"),
     ),
 )]

@@ -6,7 +6,7 @@ use base64::prelude::BASE64_STANDARD;
 use ring::hmac;
 use serde_json::Value;
 
-use super::proof::{Claimed, ProofError, Stamp};
+use super::proof::{ProofError, ProviderRequest, Stamp};
 use super::provider::{Reading, given, text};
 use super::ses::is_of_the_address;
 use crate::FeedbackKind;
@@ -15,7 +15,7 @@ use crate::dispatch::ProviderEvent;
 /// How many signatures of one request are looked at: there are two while a secret is replaced.
 const SIGNATURES: usize = 10;
 
-pub(super) fn prove(claimed: Claimed<'_>, secret: &str) -> Result<Stamp, ProofError> {
+pub(super) fn prove(claimed: ProviderRequest<'_>, secret: &str) -> Result<Stamp, ProofError> {
     let field = |name: &str| {
         let named = claimed.header(&format!("svix-{name}"));
         named.or_else(|_| claimed.header(&format!("webhook-{name}")))

@@ -5,12 +5,12 @@ use base64::prelude::BASE64_STANDARD;
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use serde_json::Value;
 
-use super::proof::{Claimed, ProofError, Stamp};
+use super::proof::{ProofError, ProviderRequest, Stamp};
 use super::provider::{Reading, given, text};
 use crate::FeedbackKind;
 use crate::dispatch::ProviderEvent;
 
-pub(super) fn prove(claimed: Claimed<'_>, key: &str) -> Result<Stamp, ProofError> {
+pub(super) fn prove(claimed: ProviderRequest<'_>, key: &str) -> Result<Stamp, ProofError> {
     let time = claimed.header("x-twilio-email-event-webhook-timestamp")?;
     let signature = claimed.header("x-twilio-email-event-webhook-signature")?;
     let signature = BASE64_STANDARD.decode(signature);

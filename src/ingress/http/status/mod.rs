@@ -192,7 +192,7 @@ async fn look(dispatcher: &Dispatcher, id: MailId) -> Result<PublicStatus, Probl
 #[utoipa::path(
     get, path = "/status/{token}", tag = "status", operation_id = "public_status",
     params(("token" = String, Path, description = "The token, as `status_url` has it")),
-    responses((status = 200, description = "How far it is", body = PublicStatus)),
+    responses((status = 200, description = "Its progress", body = PublicStatus)),
 )]
 pub(super) async fn status(
     State(door): State<SharedDoor>,
@@ -212,7 +212,7 @@ pub(super) async fn status(
     responses(
         (status = 200, description = "Each event's data is a `PublicStatus`", body = String,
             content_type = "text/event-stream"),
-        (status = 204, description = "Nothing has changed, and nothing more is to come"),
+        (status = 204, description = "Nothing has changed, and nothing will"),
     ),
 )]
 pub(super) async fn events(

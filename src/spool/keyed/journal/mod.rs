@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use self::entry::{Head, PendingEntries};
-use self::shelf::Shelf;
+use self::shelf::RecordCache;
 pub(crate) use self::wholeness::Reach;
 use super::keys;
 use crate::delivery::Event;
@@ -149,7 +149,7 @@ pub(super) struct JournalState {
     is_early: bool,
     state: Mutex<State>,
     recent: Mutex<RecentRecords>,
-    shelf: Shelf,
+    shelf: RecordCache,
     last: watch::Sender<u64>,
     /// When something may have become too old, in milliseconds.
     pub due: AtomicI64,
@@ -206,7 +206,7 @@ impl JournalState {
             held_until: AtomicI64::new(i64::MIN),
             state: Mutex::new(state),
             recent: Mutex::default(),
-            shelf: Shelf::default(),
+            shelf: RecordCache::default(),
             last: watch::channel(last).0,
         };
 

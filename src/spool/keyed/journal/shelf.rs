@@ -16,16 +16,16 @@ const BYTES: usize = 512 * 1024;
 type Events = Arc<[Arc<Event>]>;
 
 #[derive(Default)]
-pub(super) struct Shelf(Mutex<Shelved>);
+pub(super) struct RecordCache(Mutex<CachedRecords>);
 
 #[derive(Default)]
-struct Shelved {
+struct CachedRecords {
     /// By the numbers of their first events and their lengths, the one that was read last behind.
     records: VecDeque<(u64, usize, Events)>,
     bytes: usize,
 }
 
-impl Shelf {
+impl RecordCache {
     /// The events of a record; `None` where it cannot be read.
     pub(super) fn events(&self, first: u64, value: &[u8]) -> Option<Events> {
         let is_it =
