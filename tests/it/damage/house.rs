@@ -26,7 +26,7 @@ pub struct Kept {
 
 /// What a spool keeps besides mail.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct SideFiles {
+pub struct Beside {
     /// The journal's events by their numbers.
     pub events: BTreeMap<u64, String>,
     /// How many events the journal says are gone.
@@ -43,7 +43,7 @@ pub struct SideFiles {
 pub struct House {
     pub path: PathBuf,
     pub kept: BTreeMap<MailId, Kept>,
-    pub beside: SideFiles,
+    pub beside: Beside,
     /// Mail with an idempotency key, as it was submitted, some of it purged since.
     pub keyed: Vec<Manifest>,
 }
@@ -77,7 +77,7 @@ impl House {
         let mut random = StdRng::seed_from_u64(seed);
         let live = path.with_extension("live");
 
-        let (mut kept, mut beside) = (BTreeMap::new(), SideFiles::default());
+        let (mut kept, mut beside) = (BTreeMap::new(), Beside::default());
         let mut keyed = Vec::new();
         for sitting in 0..2 {
             let spool = open(&live).await.unwrap();
@@ -233,9 +233,9 @@ async fn work(spool: &dyn Spool, random: &mut StdRng) {
 }
 
 /// All that is in a spool besides mail.
-pub async fn look_beside(spool: &dyn Spool) -> Result<SideFiles, String> {
+pub async fn look_beside(spool: &dyn Spool) -> Result<Beside, String> {
     let failed = |error: SpoolError| error.to_string();
-    let mut beside = SideFiles::default();
+    let mut beside = Beside::default();
     let query = SuppressionQuery {
         limit: 1000,
         ..SuppressionQuery::default()
