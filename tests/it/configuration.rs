@@ -799,7 +799,10 @@ fn a_webhook_that_could_not_be_told_is_a_mistake() {
             "webhooks[0].connections: must be 1 to 64",
         ),
         ("retry = []", "webhooks[0].retry: must be delays"),
-        ("timeout = \"0s\"", "webhooks[0].timeout: must be above zero"),
+        (
+            "timeout = \"0s\"",
+            "webhooks[0].timeout: must be above zero",
+        ),
         ("filter = []", "webhooks[0].filter: is not a key"),
     ] {
         the_only_mistake(&hook(more), expected);
