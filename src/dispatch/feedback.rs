@@ -44,6 +44,9 @@ pub struct ProviderEvent {
     pub text: String,
     /// To whom the mail went.
     pub recipient: String,
+    /// Whether it is this recipient's doing. Where a provider tells of a mail as a whole, it is
+    /// taken only if the mail reached nobody else.
+    pub names_recipient: bool,
     /// The mail's Message-ID, as far as the provider knows it.
     pub message_id: Option<String>,
     /// The provider's own name for the mail, which its answer told.
@@ -174,7 +177,10 @@ impl FeedbackHandle<'_> {
     ) -> Result<Vec<FeedbackReceipt>, Error> {
         let mut found = Vec::new();
         for event in events {
-            let Some((record, index)) = self.of_event(&event).await? else {
+            let found_delivery = self.of_event(&event).await?;
+            let Some((record, index)) =
+                found_delivery.filter(|(record, index)| is_said_of(&event, record, *index))
+            else {
                 self.engine().metrics.fed_back(by, "unknown");
                 continue;
             };
@@ -521,6 +527,24 @@ impl FeedbackHandle<'_> {
 
         Ok(results)
     }
+}
+
+/// Whether an event is about this delivery and can be about no other. The provider's name for a
+/// mail stands in the answer to each delivery that it took together.
+fn is_said_of(event: &ProviderEvent, record: &Record, index: u16) -> bool {
+    if event.names_recipient || record.deliveries.len() == 1 {
+        return true;
+    }
+
+    let Some(id) = event.provider_id.as_deref().filter(|id| id.len() >= 8) else {
+        return false;
+    };
+    let is_reached = |at: usize| {
+        let attempts = &record.deliveries[at].attempts;
+        attempts.iter().any(|attempt| attempt.text.contains(id))
+    };
+    let mut reached = (0..record.deliveries.len()).filter(|at| is_reached(*at));
+    reached.next() == Some(usize::from(index)) && reached.next().is_none()
 }
 
 /// The place of the recipient that is meant.

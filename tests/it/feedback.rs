@@ -6,3 +6,4 @@ mod leaving;
 mod postmark;
 mod providers;
 mod reports;
+mod resend;

@@ -6,6 +6,8 @@ mod audit;
 mod bounded;
 mod bulk;
 mod events;
+mod every_route;
+mod inbox;
 mod limits;
 mod lists;
 mod lookups;

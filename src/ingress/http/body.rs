@@ -1,5 +1,7 @@
 //! Takes a request's body in: bounded in size, in time, and in what all of them hold at once.
 
+use std::time::Duration;
+
 use axum::body::{Body, HttpBody};
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
@@ -91,13 +93,7 @@ impl Door {
         }
         match tokio::time::timeout(self.limits.body_timeout, self.read(body, max)).await {
             Ok(read) => read,
-            Err(_) => {
-                let seconds = self.limits.body_timeout.as_secs();
-                Err(Problem::new(
-                    Kind::TimedOut,
-                    format!("the body did not arrive within {seconds} seconds"),
-                ))
-            }
+            Err(_) => Err(late(self.limits.body_timeout)),
         }
     }
 
@@ -169,7 +165,15 @@ impl Door {
     }
 }
 
-fn too_large(max: usize) -> Problem {
+pub(super) fn late(allowed: Duration) -> Problem {
+    let seconds = allowed.as_secs();
+    Problem::new(
+        Kind::TimedOut,
+        format!("the body did not arrive within {seconds} seconds"),
+    )
+}
+
+pub(super) fn too_large(max: usize) -> Problem {
     Problem::new(
         Kind::TooLarge,
         format!("the body has more than {max} bytes, which are the most that is taken here"),

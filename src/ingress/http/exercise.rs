@@ -34,7 +34,7 @@ pub fn suppression_file(file: &[u8]) -> usize {
             line.note.clone().unwrap_or_default(),
         ]
     });
-    let again: Vec<Line> = lines(&written(rows))
+    let again: Vec<Line> = lines(written(rows).as_slice())
         .map_while(Result::ok)
         .flatten()
         .collect();

@@ -14,6 +14,7 @@
 mod access;
 mod audit;
 mod body;
+mod body_stream;
 mod data;
 mod events;
 #[cfg(feature = "testing")]

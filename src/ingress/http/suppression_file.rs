@@ -1,5 +1,9 @@
 //! Who is not to get mail, as a CSV file: how it is read, line by line, and written.
 
+use std::cell::Cell;
+use std::io::{self, Cursor, Read};
+use std::rc::Rc;
+
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -9,6 +13,8 @@ use crate::mail::{Address, Timestamp};
 /// The longest list's name and note that are taken.
 const MAX_LIST: usize = 100;
 const MAX_NOTE: usize = 500;
+/// The longest line, in bytes: far more than all fields together may have.
+const MAX_LINE: usize = 64 * 1024;
 /// The columns of a file, in the order in which they are written.
 pub(super) const COLUMNS: [&str; 6] = ["address", "reason", "list", "since", "until", "note"];
 
@@ -33,20 +39,41 @@ pub(super) struct WrongLine {
 /// What stands on each line of a file that holds anything, or why it is not understood. An error
 /// where the file is no CSV from there on.
 pub(super) fn lines(
-    file: &[u8],
+    file: impl Read,
 ) -> impl Iterator<Item = Result<Result<Line, WrongLine>, csv::Error>> {
-    let file = file.strip_prefix(b"\xef\xbb\xbf").unwrap_or(file);
+    let unended = Rc::new(Cell::new(0));
+    let mut file = BoundedLines {
+        file,
+        unended: unended.clone(),
+    };
+
+    // What it looks like is told by its first line.
+    let mut first = Vec::new();
+    let mut is_read = Ok(());
+    while is_read.is_ok() && !first.ends_with(b"\n") {
+        let mut byte = [0];
+        match file.read(&mut byte) {
+            Ok(0) => break,
+            Ok(_) => first.push(byte[0]),
+            Err(error) => is_read = Err(error),
+        }
+    }
+
+    let skipped = first.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&first);
     // Where lines end in CRLF the reader is one behind with the number of each after the first.
-    let behind = u64::from(memchr::memmem::find(file, b"\r\n").is_some());
+    let behind = u64::from(skipped.ends_with(b"\r\n"));
     let reader = csv::ReaderBuilder::new()
         .has_headers(false)
-        .delimiter(delimiter(file))
+        .delimiter(delimiter(skipped))
         .flexible(true)
         .trim(csv::Trim::All)
-        .from_reader(file);
+        .from_reader(Cursor::new(skipped.to_vec()).chain(file));
 
     let mut columns: Option<Vec<String>> = None;
-    reader.into_records().filter_map(move |record| {
+    let broken = is_read.err().map(|error| Err(csv::Error::from(error)));
+    let records = broken.into_iter().chain(reader.into_records());
+    records.filter_map(move |record| {
+        unended.set(0);
         let record = match record {
             Ok(record) => record,
             Err(error) => return Some(Err(error)),
@@ -80,11 +107,31 @@ pub(super) fn lines(
     })
 }
 
-/// What stands between the fields: where people write numbers with commas, spreadsheets write
-/// semicolons, or tabs, instead.
-fn delimiter(file: &[u8]) -> u8 {
-    let end = memchr::memchr(b'\n', file).unwrap_or(file.len());
-    let has = |byte| memchr::memchr(byte, &file[..end]).is_some();
+/// A file of which no line fills the memory.
+struct BoundedLines<R> {
+    file: R,
+    /// How much was read since a line last ended.
+    unended: Rc<Cell<usize>>,
+}
+
+impl<R: Read> Read for BoundedLines<R> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let length = self.file.read(to)?;
+        let unended = self.unended.get() + length;
+        self.unended.set(unended);
+        match unended > MAX_LINE {
+            true => Err(io::Error::other(format!(
+                "a line has more than {MAX_LINE} bytes; is a quotation mark not closed?"
+            ))),
+            false => Ok(length),
+        }
+    }
+}
+
+/// What stands between the fields, by the first line: where people write numbers with commas,
+/// spreadsheets write semicolons, or tabs, instead.
+fn delimiter(line: &[u8]) -> u8 {
+    let has = |byte| memchr::memchr(byte, line).is_some();
     match (has(b','), has(b';'), has(b'\t')) {
         (false, true, _) => b';',
         (false, false, true) => b'\t',

@@ -8,11 +8,13 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::stream;
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
 use utoipa::{IntoParams, ToSchema};
 
 use super::SharedDoor;
 use super::access::Caller;
 use super::body::MediaType;
+use super::body_stream::{self, BodyReader};
 use super::params::Params;
 use super::problem::{FieldError, Kind, Problem, malformed, misshapen};
 use super::suppression_file::{COLUMNS, WrongLine, check, lines, written};
@@ -181,7 +183,9 @@ pub(super) async fn remove(
 /// Adds the entries of a CSV file.
 ///
 /// The first line may name the columns: `address`, `reason`, `list`, `since`, `until`, `note`, in
-/// any order. Without one there is an address on each line, and a reason may follow.
+/// any order. Without one there is an address on each line, and a reason may follow. The file is
+/// read as it comes: where it breaks off, entries before that may have been added, and the same file
+/// can be brought again.
 #[utoipa::path(
     post, path = "/v1/suppressions/import", tag = "suppressions",
     request_body(content = String, content_type = "text/csv"),
@@ -201,9 +205,17 @@ pub(super) async fn import(
         let detail = "a file of entries is taken as text/csv";
         return Err(Problem::new(Kind::MediaType, detail));
     }
-    let held = door.collect(body, MAX_FILE).await?;
+
+    let (pieces, file) = body_stream::channel();
     let dispatcher = caller.acts_on(&door.dispatcher);
-    Ok(Json(take_file(&dispatcher, &held.bytes).await?))
+    let engine = Handle::current();
+    let taken = tokio::task::spawn_blocking(move || take_file(&engine, &dispatcher, file));
+    // A body that breaks off ends the reading, too.
+    let passed = door.pass_on(body, MAX_FILE, pieces).await;
+    let taken = taken.await;
+    passed?;
+    let lost = |_| Problem::new(Kind::Internal, "the file could not be read");
+    taken.map_err(lost)?.map(Json)
 }
 
 /// All entries as CSV, as `import` takes them.
@@ -275,7 +287,11 @@ async fn next_page(
     Ok((text.into(), rest))
 }
 
-async fn take_file(dispatcher: &Dispatcher, file: &[u8]) -> Result<Imported, Problem> {
+fn take_file(
+    engine: &Handle,
+    dispatcher: &Dispatcher,
+    file: BodyReader,
+) -> Result<Imported, Problem> {
     let suppressions = dispatcher.suppressions();
     let mut imported = Imported::default();
     let mut entries = Vec::new();
@@ -303,12 +319,12 @@ async fn take_file(dispatcher: &Dispatcher, file: &[u8]) -> Result<Imported, Pro
         }
         if entries.len() == TOGETHER {
             imported.imported += entries.len();
-            suppressions.add(std::mem::take(&mut entries)).await?;
+            engine.block_on(suppressions.add(std::mem::take(&mut entries)))?;
         }
     }
 
     imported.imported += entries.len();
-    suppressions.add(entries).await?;
+    engine.block_on(suppressions.add(entries))?;
     Ok(imported)
 }
 

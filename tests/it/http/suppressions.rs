@@ -3,6 +3,8 @@
 use postrider::ingress::http::Limits;
 use postrider::{Clock, days};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::service::Service;
 
@@ -318,4 +320,55 @@ async fn what_is_changed_is_in_the_audit_trail_with_how_much() {
         of("unsuppress"),
         (json!(1), json!("address=ada@example.org"))
     );
+}
+
+/// A file is read as it comes: it may be larger than what all requests may hold together.
+#[tokio::test]
+async fn a_file_larger_than_the_memory_for_requests_comes_in() {
+    let limits = Limits {
+        held_bytes: 100_000,
+        ..Limits::default()
+    };
+    let service = Service::with(Vec::new(), limits, |builder| builder).await;
+    let csv = [("content-type", "text/csv")];
+    let line = |n| format!("gone{n}@example.org,bounce,,,,\"said:\r\nno such user, {n}\"\r\n");
+    let file: String = (0..12_001).map(line).collect();
+    assert!(file.len() > 500_000);
+
+    let answer = service.send("POST", "/v1/suppressions/import", &csv, file);
+    let answer = answer.await.value();
+    assert_eq!(answer["imported"], 12_001, "{answer}");
+    let last = service.call("GET", "/v1/suppressions?address=gone12000@example.org");
+    let last = last.await.value();
+    let note = "said:\r\nno such user, 12000";
+    assert_eq!(last["suppressions"][0]["note"], note, "{last}");
+}
+
+#[tokio::test]
+async fn a_file_that_breaks_off_or_has_a_line_without_end_is_refused() {
+    let service = Service::start().await;
+    let csv = [("content-type", "text/csv")];
+    let head = "POST /v1/suppressions/import HTTP/1.1\r\nhost: localhost\r\n\
+                content-type: text/csv\r\ncontent-length: 1000\r\n\r\n";
+    let mut stream = TcpStream::connect(service.addr).await.unwrap();
+    let sent = format!("{head}ada@example.org\nben@example.or");
+    stream.write_all(sent.as_bytes()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut said = Vec::new();
+    let _ = stream.read_to_end(&mut said).await;
+    let said = String::from_utf8_lossy(&said);
+    assert!(!said.contains(" 200 "), "{said}");
+
+    let unclosed = format!("a@example.org,,,,,\"{}", "x,".repeat(100_000));
+    let answer = service.send("POST", "/v1/suppressions/import", &csv, unclosed);
+    let problem = answer.await.problem(400, "malformed");
+    assert!(
+        problem["detail"]
+            .as_str()
+            .unwrap()
+            .contains("quotation mark")
+    );
+
+    let kept = service.call("GET", "/v1/suppressions").await.value();
+    assert_eq!(kept["suppressions"], json!([]), "{kept}");
 }

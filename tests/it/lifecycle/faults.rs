@@ -348,6 +348,7 @@ async fn comes_back(day: &str, postrider: &Dispatcher, mail: MailId) {
         status: Some("4.2.2".to_owned()),
         text: "mailbox full".to_owned(),
         recipient: "keyed@example.org".to_owned(),
+        names_recipient: true,
         message_id: Some(format!("<{mail}@example.com>")),
         provider_id: None,
         raw: Vec::new(),

@@ -31,6 +31,7 @@ pub(super) fn read(event: &Value) -> Reading {
         status: None,
         text: given(&event["reason"]).unwrap_or_else(|| name.to_owned()),
         recipient: text(&event["email"]),
+        names_recipient: true,
         message_id: given(&event["message-id"]),
         provider_id: given(&event["message-id"]),
         raw: Vec::new(),

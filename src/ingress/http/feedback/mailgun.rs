@@ -73,6 +73,7 @@ pub(super) fn read(body: &Value) -> Reading {
         status: given(&status["enhanced-code"]).filter(|_| kind == FeedbackKind::Bounced),
         text: said,
         recipient: text(&event["recipient"]),
+        names_recipient: true,
         message_id: given(&event["message"]["headers"]["message-id"]),
         provider_id: given(&event["message"]["headers"]["message-id"]),
         raw: Vec::new(),

@@ -64,6 +64,7 @@ pub(super) fn read(event: &Value) -> Reading {
             .find_map(given)
             .unwrap_or_else(|| name.to_owned()),
         recipient: given(&event["Email"]).unwrap_or_else(|| text(&event["Recipient"])),
+        names_recipient: true,
         message_id: None,
         provider_id: own,
         raw: Vec::new(),

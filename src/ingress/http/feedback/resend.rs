@@ -70,11 +70,14 @@ pub(super) fn read(event: &Value) -> Reading {
         Value::Array(all) => all.iter().map(text).collect(),
         one => vec![text(one)],
     };
-    // Where a mail went to several, it is not said whose it is: nobody else is to suffer for it.
-    let is_of_one = recipients.len() == 1;
-    if recipients.is_empty() || (!is_of_one && kind == FeedbackKind::Complained) {
+    if recipients.is_empty() {
         return Reading::Unknown;
     }
+
+    // What one of several recipients does is told of the whole mail, and those in Cc and Bcc are
+    // not named (<https://github.com/resend/resend-python/issues/68>). Nobody is to suffer for
+    // another. What was never sent, was sent to none of them.
+    let names_recipient = name == "email.failed";
 
     let texts = [
         &bounce["message"],
@@ -89,10 +92,11 @@ pub(super) fn read(event: &Value) -> Reading {
     let of_one = |recipient: String| ProviderEvent {
         id: format!("{} {name}", own.as_deref().unwrap_or_default()),
         kind,
-        permanent: permanent && is_of_one,
+        permanent,
         status: None,
         text: said.clone(),
         recipient,
+        names_recipient,
         message_id: given(&data["message_id"]),
         provider_id: own.clone(),
         raw: Vec::new(),

@@ -63,6 +63,7 @@ pub(super) fn read(event: &Value) -> Reading {
             .find_map(given)
             .unwrap_or_else(|| name.to_owned()),
         recipient: text(&event["email"]),
+        names_recipient: true,
         message_id: given(&event["smtp-id"]),
         // Its answer told the part before the first dot.
         provider_id: own.map(|own| own.split('.').next().unwrap_or_default().to_owned()),

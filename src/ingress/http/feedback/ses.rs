@@ -135,6 +135,7 @@ fn about(event: &Value, recipient: String, id: String) -> ProviderEvent {
         status: None,
         text: String::new(),
         recipient,
+        names_recipient: true,
         message_id: in_header.or_else(|| given(&mail["commonHeaders"]["messageId"])),
         provider_id: given(&mail["messageId"]),
         raw: Vec::new(),

@@ -1,0 +1,94 @@
+//! A body that is read as it comes, by code that blocks: what waits between the two is bounded,
+//! and so the whole may be large.
+
+use std::io::{self, Read};
+use std::time::Instant;
+
+use axum::body::{Body, HttpBody};
+use bytes::{Buf, Bytes};
+use http_body_util::BodyExt;
+use tokio::sync::mpsc;
+
+use super::Door;
+use super::body::{late, too_large};
+use super::problem::{Kind, Problem};
+
+/// How many pieces wait to be read.
+const WAITING: usize = 2;
+
+/// Where the pieces of a body are put, and whoever reads them.
+pub(super) fn channel() -> (mpsc::Sender<Bytes>, BodyReader) {
+    let (sender, pieces) = mpsc::channel(WAITING);
+    let begun = Bytes::new();
+    (sender, BodyReader { pieces, begun })
+}
+
+/// Reads a body. It may wait, and must not be read on a thread that others need.
+///
+/// An empty piece is the end. Without one the body was cut off, and what came of its last line is
+/// not to be taken for the whole of it.
+pub(super) struct BodyReader {
+    pieces: mpsc::Receiver<Bytes>,
+    /// What was begun of a piece.
+    begun: Bytes,
+}
+
+impl Read for BodyReader {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        if self.begun.is_empty() {
+            let cut_off = || io::Error::from(io::ErrorKind::UnexpectedEof);
+            self.begun = self.pieces.blocking_recv().ok_or_else(cut_off)?;
+        }
+
+        let length = self.begun.len().min(to.len());
+        self.begun.copy_to_slice(&mut to[..length]);
+        Ok(length)
+    }
+}
+
+impl Door {
+    /// Passes a body of at most `max` bytes on, until its end or until nobody reads it any more.
+    ///
+    /// # Errors
+    /// It is larger, the client let us wait too long, or it went away.
+    pub(super) async fn pass_on(
+        &self,
+        mut body: Body,
+        max: usize,
+        to: mpsc::Sender<Bytes>,
+    ) -> Result<(), Problem> {
+        if body.size_hint().lower() > max as u64 {
+            return Err(too_large(max));
+        }
+
+        let mut length = 0;
+        // Only what the client takes is counted: it may not be able to send while we write.
+        let mut patience = self.limits.body_timeout;
+        loop {
+            let asked = Instant::now();
+            let frame = tokio::time::timeout(patience, body.frame()).await;
+            let frame = frame.map_err(|_| late(self.limits.body_timeout))?;
+            patience = patience.saturating_sub(asked.elapsed());
+
+            let data = match frame.map(|frame| frame.map(hyper::body::Frame::into_data)) {
+                None => Bytes::new(),
+                Some(Ok(Ok(data))) if data.is_empty() => continue,
+                Some(Ok(Ok(data))) => data,
+                Some(Ok(Err(_))) => continue,
+                Some(Err(_)) => {
+                    let detail = "the body ended before it was complete";
+                    return Err(Problem::new(Kind::Malformed, detail));
+                }
+            };
+
+            length += data.len();
+            if length > max {
+                return Err(too_large(max));
+            }
+            let is_end = data.is_empty();
+            if to.send(data).await.is_err() || is_end {
+                return Ok(());
+            }
+        }
+    }
+}
