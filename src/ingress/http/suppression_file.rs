@@ -15,6 +15,8 @@ const MAX_LIST: usize = 100;
 const MAX_NOTE: usize = 500;
 /// The longest line, in bytes: far more than all fields together may have.
 const MAX_LINE: usize = 64 * 1024;
+/// How a cell begins that a spreadsheet would compute, or that begins with the mark of such a one.
+const COMPUTED: [char; 5] = ['=', '+', '-', '@', '\''];
 /// The columns of a file, in the order in which they are written.
 pub(super) const COLUMNS: [&str; 6] = ["address", "reason", "list", "since", "until", "note"];
 
@@ -144,7 +146,13 @@ fn line(columns: &[String], record: &csv::StringRecord) -> Result<Line, String> 
         let place = columns
             .iter()
             .position(|name| names.contains(&name.as_str()))?;
-        record.get(place).filter(|text| !text.is_empty())
+        let text = record.get(place).filter(|text| !text.is_empty())?;
+        // As `written` marks what a spreadsheet would compute.
+        Some(
+            text.strip_prefix('\'')
+                .filter(|rest| rest.starts_with(COMPUTED))
+                .unwrap_or(text),
+        )
     };
 
     let address = given(&["address", "email"]).ok_or("has no address")?;
@@ -194,10 +202,15 @@ pub(super) fn check(list: Option<&str>, note: Option<&str>) -> Result<(), (&'sta
     }
 }
 
-/// These lines, as a file has them.
+/// These lines, as a file has them. What others wrote is marked, so that no spreadsheet takes it for
+/// a formula.
 pub(super) fn written<const N: usize>(lines: impl IntoIterator<Item = [String; N]>) -> Vec<u8> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     for line in lines {
+        let line = line.map(|text| match text.starts_with(COMPUTED) {
+            true => format!("'{text}"),
+            false => text,
+        });
         // Nothing but memory is written to, and all lines have as many fields.
         let _ = writer.write_record(line);
     }

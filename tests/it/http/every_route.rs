@@ -266,6 +266,7 @@ async fn a_cookie_opens_no_route_to_the_web_pages_of_others() {
     }
 
     let own = ("sec-fetch-site", "same-origin");
-    let counted = service.send("GET", "/v1/mails/count", &[cookie, own], "");
-    assert_eq!(counted.await.value()["count"], 0, "still signed in");
+    let headers = [cookie, own];
+    let counted = service.send("GET", "/v1/mails/count", &headers, "").await;
+    assert_eq!(counted.value()["count"], 0, "still signed in");
 }

@@ -372,3 +372,39 @@ async fn a_file_that_breaks_off_or_has_a_line_without_end_is_refused() {
     let kept = service.call("GET", "/v1/suppressions").await.value();
     assert_eq!(kept["suppressions"], json!([]), "{kept}");
 }
+
+#[tokio::test]
+async fn no_spreadsheet_computes_what_stands_in_an_exported_file() {
+    let service = Service::start().await;
+    let notes = [
+        "=HYPERLINK(\"http://evil.example\")",
+        "+1",
+        "-1",
+        "@SUM(1)",
+        "'=1",
+        "'",
+        "it's",
+    ];
+    for (n, note) in notes.iter().enumerate() {
+        let address = format!(
+            "{}@example.org",
+            ["=1+1", "+a", "-a", "'a", "''", "a", "b'"][n]
+        );
+        add(&service, json!({"address": address, "note": note})).await;
+    }
+
+    let exported = service.call("GET", "/v1/suppressions/export").await.text();
+    for line in exported.lines().skip(1) {
+        let cells = line.split([',', '"']);
+        let computed = |cell: &str| cell.starts_with(['=', '+', '-', '@']);
+        assert!(!cells.clone().any(computed), "{line}");
+    }
+
+    // What was exported comes in as it was.
+    let other = Service::start().await;
+    let csv = [("content-type", "text/csv")];
+    let answer = other.send("POST", "/v1/suppressions/import", &csv, exported.clone());
+    assert_eq!(answer.await.value()["imported"], 7);
+    let all = async |service: &Service| service.call("GET", "/v1/suppressions").await.value();
+    assert_eq!(all(&other).await, all(&service).await);
+}
