@@ -29,7 +29,7 @@ async fn each_of_several_waiters_gets_what_it_asked_for() {
         ("to=ADA&subject=code&wait=30s", "a"),
         ("subject=READY&wait=30s", "b"),
         ("to=carl@example.org&wait=30s", "b"),
-        ("to=@example.net&subject=your&wait=30s", "c"),
+        ("to=example.net&subject=your&wait=30s", "c"),
     ];
     let waiting = join_all(queries.map(|(query, _)| latest(&service, query)));
     let coming = async {
