@@ -19,8 +19,12 @@ const WAITING: usize = 2;
 /// Where the pieces of a body are put, and whoever reads them.
 pub(super) fn channel() -> (mpsc::Sender<Bytes>, BodyReader) {
     let (sender, pieces) = mpsc::channel(WAITING);
-    let begun = Bytes::new();
-    (sender, BodyReader { pieces, begun })
+    let reader = BodyReader {
+        pieces,
+        begun: Bytes::new(),
+        is_over: false,
+    };
+    (sender, reader)
 }
 
 /// Reads a body. It may wait, and must not be read on a thread that others need.
@@ -31,13 +35,16 @@ pub(super) struct BodyReader {
     pieces: mpsc::Receiver<Bytes>,
     /// What was begun of a piece.
     begun: Bytes,
+    /// Whether it has come to its end, which who reads may ask for again.
+    is_over: bool,
 }
 
 impl Read for BodyReader {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        if self.begun.is_empty() {
+        if self.begun.is_empty() && !self.is_over {
             let cut_off = || io::Error::from(io::ErrorKind::UnexpectedEof);
             self.begun = self.pieces.blocking_recv().ok_or_else(cut_off)?;
+            self.is_over = self.begun.is_empty();
         }
 
         let length = self.begun.len().min(to.len());

@@ -408,3 +408,23 @@ async fn no_spreadsheet_computes_what_stands_in_an_exported_file() {
     let all = async |service: &Service| service.call("GET", "/v1/suppressions").await.value();
     assert_eq!(all(&other).await, all(&service).await);
 }
+
+#[tokio::test]
+async fn a_file_may_be_empty_or_end_without_a_line_end() {
+    let service = Service::start().await;
+    let kind = [("content-type", "text/csv")];
+    for (file, imported) in [
+        ("", 0),
+        ("\u{feff}", 0),
+        ("\n", 0),
+        ("address", 0),
+        ("ada@example.org", 1),
+        ("address,reason\nben@example.org,bounce", 1),
+        ("\u{feff}carl@example.org\r\ndora@example.org", 2),
+    ] {
+        let path = "/v1/suppressions/import";
+        let answer = service.send("POST", path, &kind, file).await;
+        assert_eq!(answer.status, 200, "{file:?}: {}", answer.text());
+        assert_eq!(answer.value()["imported"], imported, "{file:?}");
+    }
+}
