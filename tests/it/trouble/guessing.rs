@@ -152,7 +152,7 @@ async fn guessing_a_providers_password_costs_what_guessing_a_token_does() {
     for _ in 0..10 {
         let answer = bring(&service, "mailgun", "", &old);
         assert!(
-            answer.0 == 401 && answer.1.contains("is not of now"),
+            answer.0 == 401 && answer.1.contains("is too old or in the future"),
             "{answer:?}"
         );
     }
