@@ -221,6 +221,7 @@ impl HttpDoor {
                 std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8)),
             )),
             followers: Arc::new(Semaphore::new(MOST_FOLLOWERS)),
+            files: Arc::new(Semaphore::new(MOST_FILES)),
             run: format!("{:08x}", rand::random::<u32>()),
             journal: dispatcher.journal().name(),
             notices: self.notices.unwrap_or_else(|| Notices::of(&dispatcher)),
@@ -317,6 +318,10 @@ pub fn read_mail(json: &[u8]) -> Result<Mail, Problem> {
 /// of what it has not taken yet.
 const MOST_FOLLOWERS: usize = 512;
 
+/// So many files may come in at once: each keeps a thread for as long as its client takes to send it,
+/// of the 512 that Tokio has for everything that blocks.
+const MOST_FILES: usize = 8;
+
 /// What every request can reach.
 struct Door {
     dispatcher: Dispatcher,
@@ -343,6 +348,8 @@ struct Door {
     readers: Arc<Semaphore>,
     /// How many more may follow what happens.
     followers: Arc<Semaphore>,
+    /// How many more files may come in.
+    files: Arc<Semaphore>,
     /// Names this run of the service.
     run: String,
     /// Names the journal, in which events are counted.

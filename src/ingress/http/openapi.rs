@@ -40,7 +40,8 @@ const EVERYWHERE: [(&str, &str); 4] = [
 const WITH_BODY: [(&str, &str); 5] = [
     (
         "429",
-        "The token has used up what is allowed; `Retry-After` says when to try again",
+        "The token has used up what is allowed, or too many ask for this at once; `Retry-After` \
+         says when to try again",
     ),
     ("400", "The body cannot be read"),
     ("408", "The body took too long to arrive"),

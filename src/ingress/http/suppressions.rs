@@ -1,5 +1,7 @@
 //! Who is not to get mail: looked at, added, taken off, and moved in and out as CSV.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Extension, RawQuery, Request, State};
@@ -206,10 +208,19 @@ pub(super) async fn import(
         return Err(Problem::new(Kind::MediaType, detail));
     }
 
+    let place = Arc::clone(&door.files).try_acquire_owned();
+    let place = place.map_err(|_| {
+        let detail = "as many files come in as may; come back later";
+        Problem::new(Kind::TooMany, detail)
+    })?;
+
     let (pieces, file) = body_stream::channel();
     let dispatcher = caller.acts_on(&door.dispatcher);
     let engine = Handle::current();
-    let taken = tokio::task::spawn_blocking(move || take_file(&engine, &dispatcher, file));
+    let taken = tokio::task::spawn_blocking(move || {
+        let _place = place;
+        take_file(&engine, &dispatcher, file)
+    });
     // A body that breaks off ends the reading, too.
     let passed = door.pass_on(body, MAX_FILE, pieces).await;
     let taken = taken.await;

@@ -1,5 +1,7 @@
 //! Who is not to get mail, over HTTP.
 
+use std::time::Duration;
+
 use postrider::ingress::http::Limits;
 use postrider::{Clock, days};
 use serde_json::{Value, json};
@@ -427,4 +429,60 @@ async fn a_file_may_be_empty_or_end_without_a_line_end() {
         assert_eq!(answer.status, 200, "{file:?}: {}", answer.text());
         assert_eq!(answer.value()["imported"], imported, "{file:?}");
     }
+}
+
+/// Files that come slowly leave the threads to those who hand in mail.
+#[test]
+fn many_slow_files_keep_no_mail_out() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(32).build();
+    runtime.unwrap().block_on(async {
+        let service = Service::start().await;
+        let head = "POST /v1/suppressions/import HTTP/1.1\r\nhost: localhost\r\n\
+                    content-type: text/csv\r\ncontent-length: 1000\r\n\r\nada@example.org\n";
+        let mut slow = Vec::new();
+        for _ in 0..64 {
+            let mut stream = TcpStream::connect(service.addr).await.unwrap();
+            stream.write_all(head.as_bytes()).await.unwrap();
+            slow.push(stream);
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+
+        // A large one is read on a thread of its own.
+        let mut large = mail(json!("ben@example.org"));
+        large["text"] = "a line\n".repeat(100_000).into();
+        let accepted = tokio::time::timeout(Duration::from_secs(10), service.accept(&large));
+        accepted.await.expect("it is taken while they come");
+
+        // Whoever is one too many is told at once.
+        let told = async |stream: &mut TcpStream| {
+            let mut said = [0; 12];
+            let wait = Duration::from_millis(100);
+            let read = tokio::time::timeout(wait, stream.read_exact(&mut said)).await;
+            read.is_ok()
+                .then(|| String::from_utf8_lossy(&said).into_owned())
+        };
+        let mut refused = 0;
+        for stream in &mut slow {
+            if let Some(said) = told(stream).await {
+                assert_eq!(said, "HTTP/1.1 429");
+                refused += 1;
+            }
+        }
+        assert_eq!(refused, 64 - 8);
+
+        // And when they have gone, there is room again.
+        drop(slow);
+        let csv = [("content-type", "text/csv")];
+        for _ in 0..50 {
+            let path = "/v1/suppressions/import";
+            let answer = service.send("POST", path, &csv, "carl@example.org").await;
+            if answer.status == 200 {
+                return;
+            }
+            answer.problem(429, "too-many");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("nobody else can bring a file");
+    });
 }
