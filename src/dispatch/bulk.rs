@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::pages::Pages;
 use super::{Dispatcher, Error};
-use crate::delivery::{MailState, State};
+use crate::delivery::State;
 use crate::mail::{MailId, Timestamp};
 use crate::spool::{OperationResult, Query, Record};
 
@@ -57,30 +57,24 @@ impl Act {
         mails: &'a [Record],
     ) -> impl Stream<Item = Result<bool, Error>> + 'a {
         let ids = stream::iter(mails.iter().map(|record| record.manifest.id));
-        let acts = ids.map(move |id| self.on(postrider, id));
-        acts.buffered(STEP).map(|result| match result {
-            Ok(()) => Ok(true),
-            Err(Error::TooLate { .. } | Error::UnknownMail(_)) => Ok(false),
-            Err(error) => Err(error),
-        })
+        ids.map(move |id| self.on(postrider, id)).buffered(STEP)
     }
 
-    async fn on(self, postrider: &Dispatcher, id: MailId) -> Result<(), Error> {
-        match self {
-            Act::Cancel => postrider.cancel(id).await.map(drop),
-            Act::Retry => postrider.retry(id).await.map(drop),
+    async fn on(self, postrider: &Dispatcher, id: MailId) -> Result<bool, Error> {
+        let acted_on = match self {
+            Act::Cancel => postrider.cancel(id).await,
+            Act::Retry => postrider.retry(id).await,
             Act::Purge => {
                 let engine = &postrider.inner.engine;
                 let (by, now) = (postrider.by(), engine.clock.now());
-                match engine.spool.purge_by(&by, id, now).await? {
-                    OperationResult::Done(_) => Ok(()),
-                    OperationResult::Unknown => Err(Error::UnknownMail(id)),
-                    OperationResult::TooLate => Err(Error::TooLate {
-                        id,
-                        state: MailState::Sending.as_str(),
-                    }),
-                }
+                let purged = engine.spool.purge_by(&by, id, now).await?;
+                return Ok(matches!(purged, OperationResult::Done(_)));
             }
+        };
+        match acted_on {
+            Ok(_) => Ok(true),
+            Err(Error::TooLate { .. } | Error::UnknownMail(_)) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 }

@@ -63,6 +63,19 @@ pub struct Provider {
 }
 
 impl Provider {
+    /// The configuration of a service that sends over this API, which is of this kind; `more`
+    /// follows it.
+    pub fn configuration(&self, kind: &str, more: &str) -> String {
+        format!(
+            "[http]\nlisten = \"127.0.0.1:0\"\n[smtp]\nlisten = \"127.0.0.1:0\"\n[spool]\n\
+             path = \"spool\"\n\
+             [[relays]]\nname = \"api\"\nurl = \"{kind}+api://\"\nendpoint = \"{}\"\n\
+             api_key = \"k\"\n\
+             {more}",
+            self.address
+        )
+    }
+
     pub async fn new(script: Vec<Act>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         Provider::on(listener, script)

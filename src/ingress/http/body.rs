@@ -116,13 +116,7 @@ impl Door {
         let mut length = 0;
 
         let mut room: Room = None;
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| {
-                Problem::new(Kind::Malformed, "the body ended before it was complete")
-            })?;
-            let Ok(data) = frame.into_data() else {
-                continue;
-            };
+        while let Some(data) = piece(&mut body).await? {
             length += data.len();
             if length > max {
                 return Err(too_large(max));
@@ -163,6 +157,24 @@ impl Door {
 
         Ok(HeldBody { bytes, room })
     }
+}
+
+/// The next bytes of a body; `None` at its end. Trailers are passed over.
+///
+/// # Errors
+/// The client went away.
+pub(super) async fn piece(body: &mut Body) -> Result<Option<Bytes>, Problem> {
+    while let Some(frame) = body.frame().await {
+        let frame = frame
+            .map_err(|_| Problem::new(Kind::Malformed, "the body ended before it was complete"))?;
+        if let Ok(data) = frame.into_data()
+            && !data.is_empty()
+        {
+            return Ok(Some(data));
+        }
+    }
+
+    Ok(None)
 }
 
 pub(super) fn late(allowed: Duration) -> Problem {

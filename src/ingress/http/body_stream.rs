@@ -6,12 +6,11 @@ use std::time::Instant;
 
 use axum::body::{Body, HttpBody};
 use bytes::{Buf, Bytes};
-use http_body_util::BodyExt;
 use tokio::sync::mpsc;
 
 use super::Door;
-use super::body::{late, too_large};
-use super::problem::{Kind, Problem};
+use super::body::{late, piece, too_large};
+use super::problem::Problem;
 
 /// How many pieces wait to be read.
 const WAITING: usize = 2;
@@ -73,26 +72,16 @@ impl Door {
         let mut patience = self.limits.body_timeout;
         loop {
             let asked = Instant::now();
-            let frame = tokio::time::timeout(patience, body.frame()).await;
-            let frame = frame.map_err(|_| late(self.limits.body_timeout))?;
+            let piece = tokio::time::timeout(patience, piece(&mut body)).await;
+            let piece = piece.map_err(|_| late(self.limits.body_timeout))??;
             patience = patience.saturating_sub(asked.elapsed());
 
-            let data = match frame.map(|frame| frame.map(hyper::body::Frame::into_data)) {
-                None => Bytes::new(),
-                Some(Ok(Ok(data))) if data.is_empty() => continue,
-                Some(Ok(Ok(data))) => data,
-                Some(Ok(Err(_))) => continue,
-                Some(Err(_)) => {
-                    let detail = "the body ended before it was complete";
-                    return Err(Problem::new(Kind::Malformed, detail));
-                }
-            };
-
+            let is_end = piece.is_none();
+            let data = piece.unwrap_or_default();
             length += data.len();
             if length > max {
                 return Err(too_large(max));
             }
-            let is_end = data.is_empty();
             if to.send(data).await.is_err() || is_end {
                 return Ok(());
             }

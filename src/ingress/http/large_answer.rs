@@ -33,7 +33,7 @@ pub(super) fn held(response: Response, room: &Arc<Semaphore>) -> Response {
     let permits = u32::try_from(size).unwrap_or(u32::MAX);
     match room.clone().try_acquire_many_owned(permits) {
         Ok(room) => response.map(|whole| {
-            Body::new(HeldBody {
+            Body::new(HeldAnswer {
                 whole,
                 unsent: Bytes::new(),
                 _room: room,
@@ -48,14 +48,14 @@ pub(super) fn held(response: Response, room: &Arc<Semaphore>) -> Response {
 }
 
 /// A body that is handed over in pieces, and the room that it takes until the last of them.
-struct HeldBody {
+struct HeldAnswer {
     whole: Body,
     /// What was begun of it and is not handed over.
     unsent: Bytes,
     _room: OwnedSemaphorePermit,
 }
 
-impl HttpBody for HeldBody {
+impl HttpBody for HeldAnswer {
     type Data = Bytes;
     type Error = axum::Error;
 

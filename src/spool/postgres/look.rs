@@ -66,8 +66,7 @@ pub(super) async fn run(core: Weak<Core>) {
             }
         }
 
-        let is_first = core.orders.borrow().share.0 == 0;
-        if is_first && last_vacuum.elapsed() >= VACUUM && vacuuming.is_over() {
+        if core.is_first_node() && last_vacuum.elapsed() >= VACUUM && vacuuming.is_over() {
             last_vacuum = Instant::now();
             vacuuming.begin(vacuum(Arc::clone(&core)));
         }
@@ -154,9 +153,8 @@ async fn look(core: &Arc<Core>, anyway: bool) -> Result<(), SpoolError> {
         return Ok(());
     };
     if let Some(first) = row.get(3) {
-        let is_first_node = core.orders.borrow().share.0 == 0;
         let now = Timestamp::from_millis(row.get(4));
-        core.drafts.found(first, is_first_node, now);
+        core.drafts.found(first, core.is_first_node(), now);
     }
 
     let committed = Committed {

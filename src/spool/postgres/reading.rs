@@ -1,7 +1,7 @@
 //! Looking things up: records, bodies, pages of them, and numbers. Each record is read by one
 //! statement, so that no delivery is seen twice or not at all while it moves.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -208,55 +208,60 @@ async fn page(
     let size = query.page_size();
     let mut page = Page::default();
     let (mut read, mut passed, mut deliveries) = (0, 0, 0);
+    let mut places = Places::default();
     loop {
-        let most = (size - page.mails.len() + 1).clamp(64, 1000);
-        let places = match waits {
-            true => waiting(core, on, query.state, now, cursor, most).await?,
-            // Places in which no mail is read are passed over faster and faster.
-            false => newest(on, query, cursor, most.max(passed).min(10_000)).await?,
-        };
-        let Places { found, is_last } = places;
-        let count = found.len();
-        for (at, some) in found.chunks(READ_AT_ONCE).enumerate() {
-            let wanted = some.iter().filter(|(_, fits)| *fits);
-            let mut ids: Vec<Uuid> = wanted.map(|(place, _)| place.mail()).collect();
-            ids.dedup();
-            let records = records(core, on, &ids).await?;
-            for (n, &(place, fits)) in some.iter().enumerate() {
-                cursor = Some(place);
-                page.looked_at += 1;
-                let is_end = is_last && at * READ_AT_ONCE + n + 1 == count;
-                if !fits {
-                    passed += 1;
-                    if passed >= PASSED_OVER && !is_end {
-                        page.next = cursor.map(Cursor::text);
-                        return Ok(page);
-                    }
-                    continue;
-                }
-                read += 1;
-                let id = rows::mail_id(place.mail());
-                let record = match records.get(&id) {
-                    Some(Ok(record)) => record,
-                    Some(Err(error)) => {
-                        tracing::error!(mail.id = %id, %error, "a mail cannot be listed");
-                        continue;
-                    }
-                    None => continue,
-                };
-                if belongs(query, record, place, now) {
-                    deliveries += record.deliveries.len();
-                    page.mails.push(record.clone());
-                }
-                let is_full = page.mails.len() >= size || deliveries >= DELIVERIES_PER_PAGE;
-                if (is_full || read >= READ) && !is_end {
+        if places.found.is_empty() {
+            if places.is_last {
+                return Ok(page);
+            }
+            let most = (size - page.mails.len() + 1).clamp(64, 1000);
+            places = match waits {
+                true => waiting(core, on, query.state, now, cursor, most).await?,
+                // Places in which no mail is read are passed over faster and faster.
+                false => newest(on, query, cursor, most.max(passed).min(10_000)).await?,
+            };
+        }
+
+        let some = places.found.len().min(READ_AT_ONCE);
+        let some: Vec<(Cursor, bool)> = places.found.drain(..some).collect();
+        let is_last = places.is_last && places.found.is_empty();
+        let wanted = some.iter().filter(|(_, fits)| *fits);
+        let mut ids: Vec<Uuid> = wanted.map(|(place, _)| place.mail()).collect();
+        ids.dedup();
+
+        let records = records(core, on, &ids).await?;
+        let count = some.len();
+        for (n, (place, fits)) in some.into_iter().enumerate() {
+            cursor = Some(place);
+            page.looked_at += 1;
+            let is_end = is_last && n + 1 == count;
+            if !fits {
+                passed += 1;
+                if passed >= PASSED_OVER && !is_end {
                     page.next = cursor.map(Cursor::text);
                     return Ok(page);
                 }
+                continue;
             }
-        }
-        if is_last {
-            return Ok(page);
+            read += 1;
+            let id = rows::mail_id(place.mail());
+            let record = match records.get(&id) {
+                Some(Ok(record)) => record,
+                Some(Err(error)) => {
+                    tracing::error!(mail.id = %id, %error, "a mail cannot be listed");
+                    continue;
+                }
+                None => continue,
+            };
+            if belongs(query, record, place, now) {
+                deliveries += record.deliveries.len();
+                page.mails.push(record.clone());
+            }
+            let is_full = page.mails.len() >= size || deliveries >= DELIVERIES_PER_PAGE;
+            if (is_full || read >= READ) && !is_end {
+                page.next = cursor.map(Cursor::text);
+                return Ok(page);
+            }
         }
     }
 }
@@ -296,8 +301,9 @@ fn belongs(query: &Query, record: &Record, place: Cursor, now: Timestamp) -> boo
 
 /// The next places where mail may stand that is asked for, and whether it may be; and whether
 /// there are no further ones.
+#[derive(Default)]
 struct Places {
-    found: Vec<(Cursor, bool)>,
+    found: VecDeque<(Cursor, bool)>,
     is_last: bool,
 }
 
@@ -335,7 +341,7 @@ async fn newest(
 
     let params: [Param<'_>; 7] = [&below, &limit, &priority, &since, &until, &first, &last];
     let rows = on.query(&sql, &params).await?;
-    let found: Vec<(Cursor, bool)> = rows
+    let found: VecDeque<(Cursor, bool)> = rows
         .iter()
         .map(|row| (Cursor::Newest(row.get(0)), row.get(1)))
         .collect();
@@ -386,7 +392,7 @@ async fn waiting(
     let rows = on
         .query(&sql, &[&routes, &due, &mail, &limit, &now.as_millis()])
         .await?;
-    let found: Vec<(Cursor, bool)> = rows
+    let found: VecDeque<(Cursor, bool)> = rows
         .iter()
         .map(|row| (Cursor::Due(row.get(0), row.get(1)), true))
         .collect();

@@ -166,6 +166,11 @@ impl Core {
         link.get().await.inspect_err(|error| self.note_down(error))
     }
 
+    /// Whether this is the oldest of the nodes, which does what one does for all.
+    pub(super) fn is_first_node(&self) -> bool {
+        self.orders.borrow().share.0 == 0
+    }
+
     /// What a statement's failure means; where the connection is gone, that is known at once.
     pub(super) fn failed(&self, error: &tokio_postgres::Error) -> SpoolError {
         let error_kind = judge(error);

@@ -24,14 +24,7 @@ async fn started(dir: &std::path::Path, more: &str) -> (Provider, Service) {
     };
     let acts: Vec<Act> = (0..5).map(taken).collect();
     let postmark = Provider::new(acts).await;
-    let config = format!(
-        "[http]\nlisten = \"127.0.0.1:0\"\n[smtp]\nlisten = \"127.0.0.1:0\"\n[spool]\n\
-         path = \"spool\"\n\
-         [[relays]]\nname = \"api\"\nurl = \"postmark+api://\"\nendpoint = \"{}\"\n\
-         api_key = \"k\"\n\
-         {HEARD}{more}",
-        postmark.address
-    );
+    let config = postmark.configuration("postmark", &format!("{HEARD}{more}"));
     let service = Service::start(configured(dir, &config));
     (postmark, service)
 }

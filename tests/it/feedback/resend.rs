@@ -20,17 +20,13 @@ async fn started(dir: &std::path::Path) -> (Provider, Service) {
     let taken = |n| answer(200, json!({"id": id(n)}));
     let acts: Vec<Act> = (0..9).map(taken).collect();
     let resend = Provider::new(acts).await;
-    let config = format!(
-        "[http]\nlisten = \"127.0.0.1:0\"\n[smtp]\nlisten = \"127.0.0.1:0\"\n[spool]\n\
-         path = \"spool\"\n\
-         [[relays]]\nname = \"api\"\nurl = \"resend+api://\"\nendpoint = \"{}\"\n\
-         api_key = \"k\"\n\
-         [unsubscribe]\nbase_url = \"https://mail.example.com\"\n\
+    let more = format!(
+        "[unsubscribe]\nbase_url = \"https://mail.example.com\"\n\
          secret = \"0123456789abcdef0123456789abcdef\"\n\
          [feedback.resend]\nsecret = \"whsec_{}\"\n",
-        resend.address,
         BASE64_STANDARD.encode(KEY)
     );
+    let config = resend.configuration("resend", &more);
     let service = Service::start(configured(dir, &config));
     (resend, service)
 }

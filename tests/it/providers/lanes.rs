@@ -284,14 +284,7 @@ async fn once_the_account_is_shut_the_other_requests_of_a_mail_are_not_made() {
 async fn what_was_acknowledged_survives_a_kill_and_arrives_over_an_api() {
     let server = Provider::new(vec![Act::Take]).await;
     let dir = tempfile::tempdir().unwrap();
-    let config = format!(
-        "[http]\nlisten = \"127.0.0.1:0\"\n[smtp]\nlisten = \"127.0.0.1:0\"\n[spool]\n\
-         path = \"spool\"\n\
-         [[relays]]\nname = \"api\"\nurl = \"postmark+api://\"\nendpoint = \"{}\"\n\
-         api_key = \"k\"\n\
-         connections = 4\nrate = \"200/s\"\n",
-        server.address
-    );
+    let config = server.configuration("postmark", "connections = 4\nrate = \"200/s\"\n");
 
     let asked = server.clone();
     let work = tokio::task::spawn_blocking(move || {

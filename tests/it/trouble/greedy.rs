@@ -4,9 +4,8 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::common::FakeSmtp;
-use crate::common::service::{Service, call, configuration, configured};
-use crate::trouble::house::eventually;
+use crate::common::service::call;
+use crate::trouble::house::{House, eventually};
 
 const MIB: usize = 1024 * 1024;
 
@@ -22,10 +21,8 @@ fn full_of(before: &str, entry: &str, after: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_takes_much_more_than_its_own_size() {
-    let dir = tempfile::tempdir().unwrap();
-    let relay = FakeSmtp::start().await;
-    let config = configuration(&dir.path().join("spool"), &relay.url(), "");
-    let service = Service::start(configured(dir.path(), &config));
+    let house = House::start("").await;
+    let service = &house.service;
     let before = service.peak_memory();
 
     let mail = r#"{"from":"a@example.org","to":"nobody","text":"x","#;
@@ -80,10 +77,8 @@ async fn no_request_takes_much_more_than_its_own_size() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn several_requests_at_once_share_the_memory_that_there_is_for_them() {
-    let dir = tempfile::tempdir().unwrap();
-    let relay = FakeSmtp::start().await;
-    let config = configuration(&dir.path().join("spool"), &relay.url(), "");
-    let service = Service::start(configured(dir.path(), &config));
+    let house = House::start("").await;
+    let service = &house.service;
     let before = service.peak_memory();
 
     let mail = r#"{"from":"a@example.org","to":"nobody","text":"x","#;
@@ -130,11 +125,8 @@ fn ask_and_wait(http: SocketAddr, path: &str) -> (TcpStream, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_does_not_take_a_large_answer_takes_no_more_memory_than_there_is_for_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let relay = FakeSmtp::start().await;
-    let config = configuration(&dir.path().join("spool"), &relay.url(), "");
-    let config = config.replace("[http]\n", "[http]\nmax_memory = \"40MiB\"\n");
-    let service = Service::start(configured(dir.path(), &config));
+    let house = House::start("max_memory = \"40MiB\"\n").await;
+    let service = &house.service;
     service.post("/v1/relays/primary/pause", "");
 
     let content = "A".repeat(4 * MIB);
@@ -179,10 +171,8 @@ async fn who_does_not_take_a_large_answer_takes_no_more_memory_than_there_is_for
 async fn mail_to_ten_thousand_takes_little_more_memory_than_its_addresses() {
     const RECIPIENTS: usize = 10_000;
     let mails = std::env::var("MAILS_TO_MANY").map_or(20, |mails| mails.parse().unwrap());
-    let dir = tempfile::tempdir().unwrap();
-    let relay = FakeSmtp::start().await;
-    let config = configuration(&dir.path().join("spool"), &relay.url(), "");
-    let service = Service::start(configured(dir.path(), &config));
+    let house = House::start("").await;
+    let service = &house.service;
     service.post("/v1/relays/primary/pause", "");
     let before = service.peak_memory();
 

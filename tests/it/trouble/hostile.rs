@@ -5,8 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::common::FakeSmtp;
-use crate::common::service::{Service, configuration, configured};
+use crate::trouble::house::House;
 
 /// How large each message is.
 const SIZE: usize = 2 * 1024 * 1024;
@@ -74,10 +73,8 @@ fn say(door: SocketAddr, key: usize, message: &str) -> std::io::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_says_what_takes_long_to_read_keeps_nobody_waiting() {
-    let dir = tempfile::tempdir().unwrap();
-    let relay = FakeSmtp::start().await;
-    let config = configuration(&dir.path().join("spool"), &relay.url(), "");
-    let service = Service::start(configured(dir.path(), &config));
+    let house = House::start("").await;
+    let service = &house.service;
     let (messages, over, said) = (messages(), AtomicBool::new(false), AtomicUsize::new(0));
 
     let longest = std::thread::scope(|scope| {

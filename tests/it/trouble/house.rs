@@ -1,13 +1,37 @@
-//! A service whose spool is on a small disk, and what is asked of it there.
+//! A service in a directory of its own or on a small disk, and what is asked of it there.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use tempfile::TempDir;
+
 use crate::common::FakeSmtp;
 use crate::common::service::{Service, configuration, configured};
 use crate::trouble::disk::Disk;
+
+/// A service in a directory of its own, and the relay that it sends over.
+pub struct House {
+    pub service: Service,
+    _relay: FakeSmtp,
+    _dir: TempDir,
+}
+
+impl House {
+    /// One whose section `http` says this as well.
+    pub async fn start(http: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let relay = FakeSmtp::start().await;
+        let config = configuration(&dir.path().join("spool"), &relay.url(), "");
+        let config = config.replace("[http]\n", &format!("[http]\n{http}"));
+        House {
+            service: Service::start(configured(dir.path(), &config)),
+            _relay: relay,
+            _dir: dir,
+        }
+    }
+}
 
 /// A service whose spool is on this disk.
 pub fn start(disk: &Disk, relay: &FakeSmtp) -> Service {
