@@ -20,6 +20,7 @@ mod feedback;
 mod logged;
 mod settle;
 mod state;
+pub(crate) mod transaction;
 
 pub(crate) use attempt::printable;
 pub use attempt::{Attempt, AttemptClass, Outcome, Phase, Reply, TlsUse};

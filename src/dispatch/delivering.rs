@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::sender::{OpenConnection, Panic, State};
-use crate::delivery::{Circumstances, Fault, Outcome, Phase};
+use crate::delivery::{Fault, Outcome, Phase, transaction};
 use crate::transport::Transaction;
 
 /// How many recipients of one mail may each end a connection. After that the remaining ones are
@@ -77,7 +77,7 @@ impl State {
             }
 
             // If the connection ended at one recipient, the others stay in `left` for the next round.
-            let mut accepted = outcomes.iter().filter(|one| was_accepted(one)).count();
+            let mut accepted = transaction::accepted(&outcomes);
             let mut is_limit = false;
             if outcomes.iter().any(Outcome::is_bystanders) {
                 accepted = accepted_before_hang_up(&outcomes);
@@ -96,7 +96,7 @@ impl State {
             let mut faults = self.judge(&transaction, &outcomes, carried, accepted);
             if is_limit {
                 let pairs = outcomes.iter().zip(&mut faults);
-                let causes = pairs.filter(|(one, _)| is_cause_of_hang_up(one));
+                let causes = pairs.filter(|(one, _)| one.is_cause_of_hang_up());
                 causes.for_each(|(_, fault)| *fault = Fault::Transaction);
             }
 
@@ -177,23 +177,13 @@ impl State {
         carried: u32,
         accepted: usize,
     ) -> Vec<Fault> {
-        let mut before = 0;
-        let mut faults = Vec::with_capacity(outcomes.len());
-        for (outcome, to) in outcomes.iter().zip(&mail.recipients) {
-            let has_accepted = match is_of_all(outcome) {
-                true => accepted > 1,
-                false if is_cause_of_hang_up(outcome) => accepted > 0,
-                false => before > 0,
-            };
-            let circumstances = Circumstances {
-                has_carried_mail: carried > 0,
-                has_accepted,
-                ..Circumstances::default()
-            };
-            faults.push(self.memory.judge(outcome, circumstances, to, mail.mail));
-            before += usize::from(was_accepted(outcome));
-        }
-        faults
+        let circumstances = transaction::circumstances(outcomes, carried, accepted);
+        outcomes
+            .iter()
+            .zip(&mail.recipients)
+            .zip(circumstances)
+            .map(|((outcome, to), here)| self.memory.judge(outcome, here, to, mail.mail))
+            .collect()
     }
 
     /// One transaction over the open connection or a new one. A reused connection that the relay has
@@ -304,11 +294,6 @@ impl RepeatCount {
     }
 }
 
-/// Whether the connection ended at this recipient.
-fn is_cause_of_hang_up(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Lost(Phase::RcptTo, _))
-}
-
 /// How many recipients had been accepted when the connection ended at another.
 fn accepted_before_hang_up(outcomes: &[Outcome]) -> usize {
     let over = outcomes.iter().rposition(|one| !one.is_bystanders());
@@ -327,27 +312,9 @@ fn observed_limit(outcomes: &[Outcome], faults: &[Fault], accepted: usize) -> Op
     let mut full = full.map(|(outcome, _)| outcome).peekable();
     full.peek()?;
 
-    if full.clone().any(is_of_all) {
+    if full.clone().any(Outcome::is_of_all) {
         return Some(accepted / 2);
     }
     full.any(|one| one.refused_at() != Some(Phase::Local))
         .then_some(accepted)
-}
-
-/// Whether this answer concerns all recipients that the server had accepted.
-fn is_of_all(outcome: &Outcome) -> bool {
-    outcome
-        .refused_at()
-        .is_some_and(|at| (Phase::Data..=Phase::FinalDot).contains(&at))
-}
-
-/// Whether the server accepted this recipient, whatever became of the message afterwards.
-fn was_accepted(outcome: &Outcome) -> bool {
-    match outcome {
-        Outcome::Delivered(_) | Outcome::InDoubt(_) => true,
-        Outcome::Deferred(phase, _) | Outcome::Rejected(phase, _) | Outcome::Lost(phase, _) => {
-            (Phase::Data..=Phase::FinalDot).contains(phase)
-        }
-        _ => false,
-    }
 }

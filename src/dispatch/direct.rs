@@ -6,10 +6,10 @@ use super::engine::Engine;
 use super::suppressions::AddressedMail;
 use super::topology::Topology;
 use super::{Error, OnSpoolFailure, Receipt, SentNow};
-use crate::delivery::{Circumstances, Fault, Outcome, Phase, Reply, Route};
+use crate::delivery::{Circumstances, Fault, Outcome, Phase, Reply, Route, transaction};
 use crate::mail::{Address, Guarantee, Mail};
 use crate::spool::Durability;
-use crate::transport::{Recall, Transaction};
+use crate::transport::{Connection, Recall, Transaction, Transport};
 
 /// Whether a mail that the spool did not take can be sent at once instead: not where it might go
 /// out twice, or early. A mail with an idempotency key is one that nobody would remember, and one
@@ -173,14 +173,7 @@ impl Direct {
             };
             let to = left.iter().map(|at| transaction.recipients[*at].clone());
             let part = transaction.clone().for_recipients(to.collect());
-            let learned = match plan.transport.connect().await {
-                Ok(mut connection) => {
-                    let learned = connection.send(&part, None).await;
-                    connection.close().await;
-                    learned
-                }
-                Err(outcome) => vec![outcome; left.len()],
-            };
+            let learned = send_to_all(&*plan.transport, &part).await;
             for (at, outcome) in left.iter().zip(learned) {
                 outcomes[*at] = outcome;
             }
@@ -192,6 +185,65 @@ impl Direct {
 
         outcomes
     }
+}
+
+/// Sends a mail in as many transactions as the relay's limits require, and over a new connection
+/// where only the old one was used up.
+///
+/// *Invariant:* each further transaction has fewer recipients than the one before, or a new
+/// connection, so that the loop ends.
+async fn send_to_all(transport: &dyn Transport, mail: &Transaction) -> Vec<Outcome> {
+    let untried = Outcome::Unavailable(Phase::Connect, "the relay failed before it".into());
+    let mut outcomes = vec![untried; mail.recipients.len()];
+    let mut left: Vec<usize> = (0..outcomes.len()).collect();
+    let mut open: Option<(Box<dyn Connection>, u32)> = None;
+
+    while !left.is_empty() {
+        let (mut connection, carried) = match open.take() {
+            Some(open) => open,
+            None => match transport.connect().await {
+                Ok(connection) => (connection, 0),
+                Err(outcome) => {
+                    left.iter().for_each(|at| outcomes[*at] = outcome.clone());
+                    return outcomes;
+                }
+            },
+        };
+
+        let to = left.iter().map(|at| mail.recipients[*at].clone());
+        let part = mail.clone().for_recipients(to.collect());
+        let learned = connection.send(&part, None).await;
+        let accepted = transaction::accepted(&learned);
+        let faults: Vec<Fault> = learned
+            .iter()
+            .zip(transaction::circumstances(&learned, carried, accepted))
+            .map(|(outcome, here)| outcome.judge(here).fault)
+            .collect();
+
+        // It was closed meanwhile, before it was asked for anything.
+        let is_stale = carried > 0
+            && learned
+                .iter()
+                .all(|outcome| matches!(outcome, Outcome::Unavailable(..)));
+
+        let mut again = Vec::new();
+        for ((at, outcome), fault) in left.iter().zip(learned).zip(&faults) {
+            outcomes[*at] = outcome;
+            if is_stale || matches!(fault, Fault::Session | Fault::Transaction) {
+                again.push(*at);
+            }
+        }
+
+        let has_new_session = !connection.is_usable() || faults.contains(&Fault::Session);
+        let goes_on = again.len() < left.len() || (has_new_session && carried > 0);
+        left = if goes_on { again } else { Vec::new() };
+        match has_new_session || left.is_empty() {
+            true => connection.close().await,
+            false => open = Some((connection, carried + 1)),
+        }
+    }
+
+    outcomes
 }
 
 /// Whether another relay of the route may take what this one did not: it refused us and not the

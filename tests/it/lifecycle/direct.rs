@@ -71,6 +71,58 @@ async fn send_now_says_what_the_relay_said_and_keeps_nothing() {
 }
 
 #[tokio::test]
+async fn send_now_sends_in_as_many_transactions_and_sessions_as_the_relay_wants() {
+    let too_many = |act: Act| {
+        Rule::at(Step::Rcpt)
+            .when(|moment| moment.recipients.len() >= 10)
+            .act(act)
+    };
+    let third_mail = Rule::at(Step::Mail)
+        .when(|moment| moment.transaction >= 2)
+        .act(Act::reply(
+            452,
+            "4.4.5 Maximum number of messages per session exceeded",
+        ));
+    let servers = [
+        (FakeSmtp::builder().capabilities(["LIMITS RCPTMAX=10"]), 1),
+        (
+            FakeSmtp::builder().capabilities(["LIMITS RCPTMAX=10 MAILMAX=2"]),
+            2,
+        ),
+        (
+            FakeSmtp::builder().rule(too_many(Act::reply(452, "4.5.3 Too many recipients"))),
+            1,
+        ),
+        (
+            FakeSmtp::builder()
+                .rule(too_many(Act::reply(452, "4.5.3 Too many recipients")))
+                .rule(third_mail),
+            2,
+        ),
+    ];
+
+    for (place, (server, sessions)) in servers.into_iter().enumerate() {
+        let server = server.start().await;
+        let postrider = engine(relay_at(&server), &Clock::fake())
+            .start()
+            .await
+            .unwrap();
+        let mut mail = mail_to("to0@example.org");
+        for n in 1..35 {
+            mail = mail.to(format!("to{n}@example.org"));
+        }
+
+        let sent = postrider.send_now(mail.build().unwrap()).await.unwrap();
+
+        assert!(sent.all_delivered(), "{place}: {sent:?}");
+        let mails = server.mails();
+        let counts: Vec<usize> = mails.iter().map(|mail| mail.recipients.len()).collect();
+        assert_eq!(counts, [10, 10, 10, 5], "{place}");
+        assert_eq!(server.connections(), sessions, "{place}");
+    }
+}
+
+#[tokio::test]
 async fn send_now_sends_nothing_to_who_is_not_to_get_mail() {
     let server = FakeSmtp::builder().start().await;
     let postrider = engine(relay_at(&server), &Clock::fake())

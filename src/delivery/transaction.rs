@@ -1,0 +1,57 @@
+//! The outcomes of one transaction, seen together: what a server says of one recipient means more
+//! beside what it said of the others.
+
+use super::{Circumstances, Outcome, Phase};
+
+/// Under which circumstances each of these outcomes of one transaction came about. `carried`: how
+/// many mails the connection had carried before; `accepted`: how many recipients the server
+/// accepted.
+pub(crate) fn circumstances(
+    outcomes: &[Outcome],
+    carried: u32,
+    accepted: usize,
+) -> impl Iterator<Item = Circumstances> {
+    let mut before = 0;
+    outcomes.iter().map(move |outcome| {
+        let has_accepted = match outcome {
+            outcome if outcome.is_of_all() => accepted > 1,
+            outcome if outcome.is_cause_of_hang_up() => accepted > 0,
+            _ => before > 0,
+        };
+        before += usize::from(outcome.was_accepted());
+        Circumstances {
+            has_carried_mail: carried > 0,
+            has_accepted,
+            ..Circumstances::default()
+        }
+    })
+}
+
+/// How many recipients the server accepted.
+pub(crate) fn accepted(outcomes: &[Outcome]) -> usize {
+    outcomes.iter().filter(|one| one.was_accepted()).count()
+}
+
+impl Outcome {
+    /// Whether the connection ended at this recipient.
+    pub(crate) fn is_cause_of_hang_up(&self) -> bool {
+        matches!(self, Outcome::Lost(Phase::RcptTo, _))
+    }
+
+    /// Whether this answer concerns all recipients that the server had accepted.
+    pub(crate) fn is_of_all(&self) -> bool {
+        self.refused_at()
+            .is_some_and(|at| (Phase::Data..=Phase::FinalDot).contains(&at))
+    }
+
+    /// Whether the server accepted this recipient, whatever became of the message afterwards.
+    fn was_accepted(&self) -> bool {
+        match self {
+            Outcome::Delivered(_) | Outcome::InDoubt(_) => true,
+            Outcome::Deferred(phase, _) | Outcome::Rejected(phase, _) | Outcome::Lost(phase, _) => {
+                (Phase::Data..=Phase::FinalDot).contains(phase)
+            }
+            _ => false,
+        }
+    }
+}
