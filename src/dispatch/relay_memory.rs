@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use crate::delivery::{Circumstances, Fault, Outcome, Phase};
 use crate::mail::{Address, MailId};
 use crate::policy::{Admission, Limits, RestingDomain, Rests, Streak};
+use crate::transport::AnnouncedLimits;
 
 /// So many domains in a row that cannot be reached, and none that can: that is the relay.
 const DOMAINS_IN_A_ROW: usize = 5;
@@ -38,6 +39,7 @@ impl Drop for ConnectionCount {
 #[derive(Default)]
 struct RelayState {
     limits: Limits,
+    announced: AnnouncedLimits,
     rests: Rests,
     streak: Streak,
     /// The domains that could not be reached since a mail was last taken.
@@ -82,7 +84,26 @@ impl RelayMemory {
         ConnectionCount(Arc::clone(&self.open))
     }
 
-    /// How many mails one session carries, as far as is known.
+    /// What the server said beforehand on the newest connection; connections keep to it themselves.
+    pub(super) fn announced(&self, limits: AnnouncedLimits) {
+        self.state.lock().announced = limits;
+    }
+
+    /// How many mails the relay takes in one session, and how many recipients in one transaction,
+    /// announced or learned.
+    pub(super) fn known_limits(&self, now: Duration) -> (Option<u32>, Option<u32>) {
+        let RelayState {
+            limits, announced, ..
+        } = &*self.state.lock();
+        let mails = limits.session(now).map(|lesson| lesson.count);
+        let recipients = limits.transaction(now).map(|lesson| lesson.count);
+        (
+            mails.into_iter().chain(announced.mails).min(),
+            recipients.into_iter().chain(announced.recipients).min(),
+        )
+    }
+
+    /// How many mails one session carries, as far as was learned.
     pub(super) fn session_limit(&self, now: Duration) -> Option<u32> {
         self.state
             .lock()
@@ -91,7 +112,7 @@ impl RelayMemory {
             .map(|lesson| lesson.count)
     }
 
-    /// How many recipients one transaction takes, as far as is known.
+    /// How many recipients one transaction takes, as far as was learned.
     pub(super) fn transaction_limit(&self, now: Duration) -> Option<usize> {
         let limit = self.state.lock().limits.transaction(now);
         limit.map(|lesson| lesson.count as usize)

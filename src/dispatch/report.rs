@@ -319,10 +319,10 @@ pub struct RelayStatus {
     /// The domains that cannot be reached over it now.
     #[serde(default)]
     pub resting_domains: Vec<RestingStatus>,
-    /// How many mails it takes in one session, where it has shown that.
+    /// How many mails it takes in one session, where it has said (RFC 9422) or shown that.
     #[serde(default)]
     pub messages_per_session: Option<u32>,
-    /// How many recipients it takes in one transaction, where it has shown that.
+    /// How many recipients it takes in one transaction, where it has said or shown that.
     #[serde(default)]
     pub recipients_per_transaction: Option<usize>,
     /// What became of its mail in the last ten minutes; absent where there was none, and in

@@ -449,6 +449,7 @@ impl State {
                 let span = now.saturating_sub(since).as_millis();
                 Timestamp::from_millis(at - i64::try_from(span).unwrap_or(0))
             };
+            let (mails, recipients) = memory.known_limits(now);
             let resting = memory.resting().into_iter().map(|rest| RestingStatus {
                 since: Some(ago(rest.since)),
                 domain: rest.domain,
@@ -468,8 +469,8 @@ impl State {
                 last_failure: lane.last_failure.clone(),
                 since: lane.down_since.filter(|_| breaker != BreakerState::Closed),
                 resting_domains: resting.collect(),
-                messages_per_session: memory.session_limit(now),
-                recipients_per_transaction: memory.transaction_limit(now),
+                messages_per_session: mails,
+                recipients_per_transaction: recipients.map(|count| count as usize),
                 recent: None,
             }
         };

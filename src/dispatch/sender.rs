@@ -415,6 +415,7 @@ impl State {
         let connecting = self.transport.connect().instrument(span.clone());
         let connection = connecting.await?;
         self.tls = connection.tls();
+        self.memory.announced(connection.announced());
         tracing::debug!(parent: &span, tls = ?self.tls, "connected");
         self.connection = Some(OpenConnection {
             connection,

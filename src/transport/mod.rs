@@ -114,6 +114,17 @@ impl fmt::Debug for Recall {
     }
 }
 
+/// What a server takes, as it says beforehand (LIMITS, RFC 9422 §4); `None` where it does not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AnnouncedLimits {
+    /// Transactions in one session.
+    pub mails: Option<u32>,
+    /// Recipients in one transaction.
+    pub recipients: Option<u32>,
+    /// Domains of the recipients in one transaction.
+    pub domains: Option<u32>,
+}
+
 /// A way to reach one relay.
 #[async_trait]
 pub trait Transport: Send + Sync + 'static {
@@ -148,6 +159,11 @@ pub trait Connection: Send {
     /// How it is secured; `None` where it is not, or where that is not known.
     fn tls(&self) -> Option<TlsUse> {
         None
+    }
+
+    /// What the server said beforehand that it takes.
+    fn announced(&self) -> AnnouncedLimits {
+        AnnouncedLimits::default()
     }
 
     /// Whether another mail may be sent over it. False after an error, after 421, and once

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use super::{Dkim, Rewriting};
 use crate::delivery::{Outcome, TlsUse};
 use crate::mail::Timestamp;
-use crate::transport::{Connection, Transaction, Transport};
+use crate::transport::{AnnouncedLimits, Connection, Transaction, Transport};
 
 /// Signs what goes over another transport.
 pub(crate) struct Signing {
@@ -105,6 +105,10 @@ impl Connection for SigningConnection {
 
     fn tls(&self) -> Option<TlsUse> {
         self.inner.tls()
+    }
+
+    fn announced(&self) -> AnnouncedLimits {
+        self.inner.announced()
     }
 
     fn is_usable(&self) -> bool {

@@ -15,7 +15,7 @@ use super::reply::{ServerReply, nonsense};
 use super::wire::{Unwritten, Wire};
 use crate::delivery::{Circumstances, Fault, Outcome, Phase, TlsUse};
 use crate::mail::{Address, MailId, ascii_header, seven_bit};
-use crate::transport::{Connection, TimeOuts, Transaction};
+use crate::transport::{AnnouncedLimits, Connection, TimeOuts, Transaction};
 
 /// How long a farewell may take.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -222,6 +222,10 @@ impl Connection for SmtpConnection {
 
     fn tls(&self) -> Option<TlsUse> {
         self.wire.tls()
+    }
+
+    fn announced(&self) -> AnnouncedLimits {
+        self.extensions.limits
     }
 
     fn is_usable(&self) -> bool {

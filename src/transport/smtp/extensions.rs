@@ -3,7 +3,7 @@
 
 use crate::delivery::{Outcome, Phase, Reply};
 use crate::mail::Address;
-use crate::transport::Transaction;
+use crate::transport::{AnnouncedLimits, Transaction};
 
 /// The extensions that matter to us.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,17 +24,6 @@ pub(super) struct Extensions {
     pub limits: AnnouncedLimits,
 }
 
-/// What a server takes, as it says beforehand (RFC 9422 §4); `None` where it does not.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct AnnouncedLimits {
-    /// Transactions in one session.
-    pub mails: Option<u32>,
-    /// Recipients in one transaction.
-    pub recipients: Option<u32>,
-    /// Domains of the recipients in one transaction.
-    pub domains: Option<u32>,
-}
-
 impl AnnouncedLimits {
     /// Reads one `NAME=VALUE`. A limit of nothing cannot be meant.
     fn add(&mut self, limit: &str) {
@@ -51,7 +40,7 @@ impl AnnouncedLimits {
     }
 
     /// Which of these recipients may go in one transaction; `None` where all may.
-    pub fn part(&self, recipients: &[Address]) -> Option<Vec<bool>> {
+    pub(super) fn part(&self, recipients: &[Address]) -> Option<Vec<bool>> {
         let (most, most_domains) = (self.recipients, self.domains);
         let most = most.map_or(usize::MAX, |most| most as usize);
         let most_domains = most_domains.map_or(usize::MAX, |most| most as usize);

@@ -79,10 +79,16 @@ async fn what_is_too_much_at_whatever_step_goes_in_further_transactions() {
 
 #[tokio::test]
 async fn what_a_server_says_beforehand_that_it_takes_is_kept_to() {
-    for (limits, most, most_domains, most_mails) in [
-        ("LIMITS RCPTMAX=7", 7, 4, usize::MAX),
-        ("LIMITS RCPTDOMAINMAX=1", RECIPIENTS, 1, usize::MAX),
-        ("limits mailmax=2 rcptmax=9", 9, 4, 2),
+    for (limits, most, most_domains, most_mails, shown) in [
+        ("LIMITS RCPTMAX=7", 7, 4, usize::MAX, (None, Some(7))),
+        (
+            "LIMITS RCPTDOMAINMAX=1",
+            RECIPIENTS,
+            1,
+            usize::MAX,
+            (None, None),
+        ),
+        ("limits mailmax=2 rcptmax=9", 9, 4, 2, (Some(2), Some(9))),
     ] {
         let server = FakeSmtp::builder()
             .capabilities(["PIPELINING", "8BITMIME", limits])
@@ -110,6 +116,10 @@ async fn what_a_server_says_beforehand_that_it_takes_is_kept_to() {
         assert_eq!(refused.count(), 0, "nothing was tried in vain");
         let carried = server.mails().len().div_ceil(server.connections());
         assert!(carried <= most_mails, "{limits}: {carried}");
+
+        let relay = &postrider.relays().await.unwrap()[0];
+        let known = (relay.messages_per_session, relay.recipients_per_transaction);
+        assert_eq!(known, shown, "{limits}");
     }
 }
 

@@ -81,8 +81,8 @@ export function Relay({ name, parameters, may }) {
       <div><dt>success, 10 min</dt><dd>${success(recent) ? html`<${Link} to=${listOf(`relay:"${name}" after:10m`)}>${success(recent)}<//>` : "nothing tried"}</dd></div>
       <div><dt>latency, 10 min</dt><dd>${recent?.p50 == null ? "nothing delivered" : html`${latency(recent.p50)} <span class="faint">half</span> · ${latency(recent.p99)} <span class="faint">99 of 100</span>`}</dd></div>
       <div><dt>backlog</dt><dd><${Link} to=${listOf(`relay:"${name}" ${waits}`)}>${number(relay.backlog)}<//></dd></div>
-      ${relay.messages_per_session && html`<div><dt>mails a session, learned</dt><dd>${relay.messages_per_session}</dd></div>`}
-      ${relay.recipients_per_transaction && html`<div><dt>recipients a mail, learned</dt><dd>${relay.recipients_per_transaction}</dd></div>`}
+      ${relay.messages_per_session && html`<div><dt>most mails a session</dt><dd>${relay.messages_per_session}</dd></div>`}
+      ${relay.recipients_per_transaction && html`<div><dt>most recipients a transaction</dt><dd>${relay.recipients_per_transaction}</dd></div>`}
     </dl>
     <div class="heading"><h2>What happened</h2><${Ranges} range=${range} base=${`/relays/${named}`} /></div>
     <div class="plots"><${Plot} points=${points} title="Deliveries" lines=${[["delivered"], ["deferred"], ["dead"]]} />
