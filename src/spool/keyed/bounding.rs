@@ -3,8 +3,8 @@
 //! steps, right before mail is taken that would not fit.
 //!
 //! A log that is written at its end holds more than what is kept: what was removed takes its room
-//! until its segment is cleaned. So the files are watched as well, and the fuller they are, the
-//! less is kept.
+//! until its segment is cleaned. So the files are watched as well: the fuller they are, the less is
+//! kept, and where they are almost full, writing waits for the cleaning.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -45,9 +45,16 @@ pub(super) struct Bounding {
     removed: u64,
     /// When all mail was looked at in vain.
     in_vain: Option<Instant>,
-    /// When the files are looked at again.
-    measured_until: Option<Instant>,
+    /// How large the files were when they were looked at, and until when that is taken for true.
+    measured: Option<(u64, Instant)>,
 }
+
+/// How many bytes may be written in a second where the files have a tenth of `max` to spare.
+const FASTEST: u64 = 64 * 1024 * 1024;
+/// How many at least, however full they are.
+const SLOWEST: u64 = 512 * 1024;
+/// By what part of `max` the files grow until writing is half as fast.
+const HALVES: u64 = 64;
 
 /// Down to how many bytes what has ended goes while the files are of this size, so that these stay
 /// below `max`: all may stay while they have a fifth to spare, then four bytes less for each that
@@ -55,6 +62,18 @@ pub(super) struct Bounding {
 fn bounded(max: u64, files: u64) -> u64 {
     let excess = files.saturating_sub(max - max / 5);
     max.saturating_sub(excess.saturating_mul(4)).max(max / 4)
+}
+
+/// How many bytes may be written in a second while so much is kept in files of this size, if there
+/// is a bound. A log is cleaned where half of a segment is dead: it comes down to twice of what is
+/// kept, and waiting is of use only where that fits.
+fn pace(max: u64, files: u64, kept: u64) -> Option<u64> {
+    let full = max - max / 10;
+    if files <= full || kept > max / 2 {
+        return None;
+    }
+    let halvings = (files - full) / (max / HALVES).max(1);
+    Some((FASTEST >> halvings.min(63)).max(SLOWEST))
 }
 
 impl<S: Store> SpoolState<S> {
@@ -153,23 +172,40 @@ impl<S: Store> Writer<'_, S> {
         self.totals.finished.iter().flatten().sum()
     }
 
-    /// How many bytes may be kept now. The files are looked at now and then; and not where next to
-    /// nothing has ended, which would be looked for in vain among what waits.
+    /// How many bytes may be kept now. The files do not count where next to nothing has ended, which
+    /// would be looked for in vain among what waits.
     fn limit(&mut self, max: u64) -> u64 {
-        let begun = Instant::now();
-        let is_known = self
-            .bounding
-            .measured_until
-            .is_some_and(|until| begun < until);
         let pending: u64 = self.totals.pending.iter().sum();
-        if is_known || self.ended() < pending / 4 {
+        if self.ended() < pending / 4 {
             return max;
         }
+        bounded(max, self.files())
+    }
 
+    /// How large the files are, or were a moment ago.
+    fn files(&mut self) -> u64 {
+        let begun = Instant::now();
+        if let Some((files, until)) = self.bounding.measured
+            && begun < until
+        {
+            return files;
+        }
         let files = self.shared.store.grown_bytes();
         let rest = MEASURED_EVERY.max(begun.elapsed() * LOOK_SHARE);
-        self.bounding.measured_until = Some(begun + rest);
-        bounded(max, files)
+        self.bounding.measured = Some((files, begun + rest));
+        files
+    }
+
+    /// Waits after so many bytes were written, as long as the cleaning of almost full files needs.
+    pub(super) fn keep_pace(&mut self, written: usize) {
+        let Some(max) = self.shared.options.max_size else {
+            return;
+        };
+        let files = self.files();
+        let kept = self.shared.kept_bytes(&self.totals);
+        if let Some(pace) = pace(max, files, kept) {
+            std::thread::sleep(Duration::from_secs_f64(written as f64 / pace as f64));
+        }
     }
 
     /// One step: removes about so many bytes of what has ended.
@@ -258,6 +294,27 @@ mod tests {
             (u64::MAX, 250),
         ] {
             assert_eq!(bounded(1000, files), kept, "{files}");
+        }
+    }
+
+    #[test]
+    fn writing_waits_where_cleaning_can_make_room_and_nowhere_else() {
+        const MIB: u64 = 1024 * 1024;
+        for (files, kept, mib) in [
+            (0, 0, None),
+            (900, 0, None),
+            (910, 250, Some(64.0)),
+            (932, 250, Some(16.0)),
+            (1000, 250, Some(1.0)),
+            (5000, 250, Some(0.5)),
+            (1000, 501, None),
+        ] {
+            let pace = pace(1000 * MIB, files * MIB, kept * MIB);
+            assert_eq!(
+                pace.map(|bytes| bytes as f64 / MIB as f64),
+                mib,
+                "{files} {kept}"
+            );
         }
     }
 }

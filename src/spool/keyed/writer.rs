@@ -198,8 +198,10 @@ impl<S: Store> Writer<'_, S> {
         }
 
         let is_alone = group.commands == 1 && is_last;
+        let written = group.changes.weight();
         self.commit(group, is_alone);
         self.queue_large_mails();
+        self.keep_pace(written);
     }
 
     /// Syncs everything to disk and refuses further commands.
