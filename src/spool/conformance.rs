@@ -121,6 +121,7 @@ const CHECKS: &[Check] = checks! {
         the_newest_mails_are_listed_first,
         mails_are_found_by_what_is_asked,
         pending_mails_are_listed_as_they_are_due,
+        what_waits_for_its_time_is_found_beside_very_much_that_is_due,
         mail_to_thousands_fills_a_page_sooner,
         every_mail_is_on_exactly_one_page_while_others_arrive,
         a_cursor_that_makes_no_sense_is_an_error,

@@ -279,6 +279,71 @@ pub async fn pending_mails_are_listed_as_they_are_due(bench: &dyn Bench) {
     }
 }
 
+/// However much there is of the one, it is not looked through for the other.
+pub async fn what_waits_for_its_time_is_found_beside_very_much_that_is_due(bench: &dyn Bench) {
+    let spool = open(bench, "list-beside").await;
+    let now = start() + minutes(10);
+    let due_at = |minute: u64, priority, to: Vec<(String, &'static str)>| {
+        Draft {
+            due: start() + minutes(minute),
+            priority,
+            to,
+            ..draft()
+        }
+        .new_mail()
+    };
+
+    // The first of the two recipients of one of them is tried, and waits; the other is due.
+    let half = due_at(0, Priority::Default, crowd(2, "primary"));
+    let half_id = half.manifest.id;
+    put_all(&*spool, vec![half]).await;
+    let mut claims = claim(&*spool, request(1, start())).await;
+    claims[0].deliveries.truncate(1);
+    let due = start() + minutes(15);
+    settle(&*spool, claims, start(), Stage::Pending { due }).await;
+
+    let priorities = [Priority::Critical, Priority::Default, Priority::Bulk];
+    let routes = ["primary", "backup"];
+    let (mut many, mut few) = (Vec::new(), Vec::new());
+    for n in 0..600 {
+        let to = crowd(1, routes[n % 2]);
+        many.push(due_at(5, priorities[n % 3], to));
+    }
+    for n in 0..6 {
+        let to = crowd(1, routes[n % 2]);
+        few.push(due_at(20, priorities[n / 2], to));
+    }
+
+    put_all(&*spool, many).await;
+    let few: BTreeSet<MailId> = put_all(&*spool, few).await.into_iter().collect();
+    let asked = async |state, now| {
+        let query = Query {
+            state: Some(state),
+            limit: 1000,
+            ..Query::default()
+        };
+        let page = spool.list(query, now).await.expect("readable");
+        assert_eq!(page.next, None);
+        let found: BTreeSet<MailId> = ids_of(&page.mails).into_iter().collect();
+        assert_eq!(found.len(), page.mails.len(), "each once");
+        (found, page.looked_at)
+    };
+
+    let (scheduled, looked_at) = asked(State::Scheduled, now).await;
+    assert_eq!(scheduled, few);
+    assert!(looked_at <= 7, "{looked_at} were looked at");
+    let (deferred, looked_at) = asked(State::Deferred, now).await;
+    assert_eq!(deferred, BTreeSet::from([half_id]));
+    assert!(looked_at <= 7, "{looked_at} were looked at");
+
+    let (queued, _) = asked(State::Queued, now).await;
+    assert_eq!(queued.len(), 601);
+    assert!(queued.contains(&half_id) && queued.is_disjoint(&few));
+    let (queued, looked_at) = asked(State::Queued, start()).await;
+    assert_eq!(queued, BTreeSet::from([half_id]));
+    assert!(looked_at <= 2, "{looked_at} were looked at");
+}
+
 pub async fn every_mail_is_on_exactly_one_page_while_others_arrive(bench: &dyn Bench) {
     let spool = open(bench, "pages").await;
     let new_mails = (0..230).map(|n| {

@@ -2,9 +2,10 @@
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use super::SpoolState;
-use super::keys::{self, QueuePosition};
+use super::keys::{self, QueueKey, QueuePosition};
 use super::reader::record;
 use crate::delivery::State;
 use crate::mail::{MailId, Timestamp};
@@ -61,50 +62,69 @@ pub(super) fn list<S: Store>(
     let (mut work, mut deliveries) = (0, 0);
     let mut broken = Ok(());
 
+    let dues = Dues::of(query.state, now);
     let mut full = false;
-    shared.store.walk(&from, &to, way, &mut |key, _| {
-        let mail = match prefix {
-            b"m" => keys::mail_of(key),
-            b"u" => keys::read_queue(key).map(|read| read.place.mail),
-            _ => keys::mail_of(&key[1..]),
-        };
-        let Some(mail) = mail else {
-            return ControlFlow::Continue(());
-        };
-        // In an index of one delivery a key, a page ends between two mails. Not so in the queues:
-        // there a mail is told at its first place, whatever page the others are on.
-        let is_same = last.as_ref().is_some_and(|(_, last)| *last == mail);
-        let may_end = prefix == b"u" || !is_same;
-        let is_full = page.mails.len() >= query.page_size() || deliveries >= DELIVERIES_PER_PAGE;
-        if may_end && (is_full || work >= LOOKED_AT) {
-            full = true;
-            return ControlFlow::Break(());
-        }
-        last = Some((key.to_vec(), mail));
-        work += 1;
-        if !seen.insert(mail) {
-            return ControlFlow::Continue(());
-        }
-        page.looked_at += 1;
-        match record(shared, mail) {
-            Ok(Some(record)) => {
-                work += MAIL_WORK + record.deliveries.len();
-                let in_state = query
-                    .state
-                    .is_none_or(|state| record.states(now).any(|s| s == state));
-                let first = prefix != b"u" || is_first_place(shared, &record, key);
-                if in_state && first && query.admits(&record) {
-                    deliveries += record.deliveries.len();
-                    page.mails.push(record);
-                }
+    loop {
+        let mut elsewhere = None;
+        shared.store.walk(&from, &to, way, &mut |key, _| {
+            let mail = match prefix {
+                b"m" => keys::mail_of(key),
+                b"u" => match keys::read_queue(key) {
+                    Some(read) => {
+                        elsewhere = dues.after(&read);
+                        if elsewhere.is_some() {
+                            return ControlFlow::Break(());
+                        }
+                        Some(read.place.mail)
+                    }
+                    None => None,
+                },
+                _ => keys::mail_of(&key[1..]),
+            };
+            let Some(mail) = mail else {
+                return ControlFlow::Continue(());
+            };
+            // In an index of one delivery a key, a page ends between two mails. Not so in the queues:
+            // there a mail is told at its first place, whatever page the others are on.
+            let is_same = last.as_ref().is_some_and(|(_, last)| *last == mail);
+            let may_end = prefix == b"u" || !is_same;
+            let is_full =
+                page.mails.len() >= query.page_size() || deliveries >= DELIVERIES_PER_PAGE;
+            if may_end && (is_full || work >= LOOKED_AT) {
+                full = true;
+                return ControlFlow::Break(());
             }
-            Ok(None) => {}
-            // A manifest that cannot be read hides one mail, not the list.
-            Err(SpoolError::Unreadable(_)) => {}
-            Err(error) => broken = Err(error),
+            last = Some((key.to_vec(), mail));
+            work += 1;
+            if !seen.insert(mail) {
+                return ControlFlow::Continue(());
+            }
+            page.looked_at += 1;
+            match record(shared, mail) {
+                Ok(Some(record)) => {
+                    work += MAIL_WORK + record.deliveries.len();
+                    let in_state = query
+                        .state
+                        .is_none_or(|state| record.states(now).any(|s| s == state));
+                    let first = prefix != b"u" || is_first_place(shared, &record, &dues, key);
+                    if in_state && first && query.admits(&record) {
+                        deliveries += record.deliveries.len();
+                        page.mails.push(record);
+                    }
+                }
+                Ok(None) => {}
+                // A manifest that cannot be read hides one mail, not the list.
+                Err(SpoolError::Unreadable(_)) => {}
+                Err(error) => broken = Err(error),
+            }
+            ControlFlow::Continue(())
+        })?;
+
+        match elsewhere {
+            Some(place) => from = place,
+            None => break,
         }
-        ControlFlow::Continue(())
-    })?;
+    }
 
     broken?;
     if full {
@@ -124,16 +144,63 @@ fn ids<S>(shared: &SpoolState<S>, query: &Query) -> Option<(MailId, MailId)> {
     (first <= last).then_some((first, last))
 }
 
+/// When the deliveries of a state are due. Each queue is sorted by that, so that what is due at
+/// another time is passed over at once, however much it is.
+struct Dues {
+    /// From this time on.
+    from: Option<Timestamp>,
+    /// Until then.
+    until: Option<Timestamp>,
+}
+
+impl Dues {
+    fn of(state: Option<State>, now: Timestamp) -> Self {
+        let (from, until) = match state {
+            Some(State::Queued) => (None, Some(now)),
+            Some(State::Scheduled | State::Deferred) => {
+                (Some(now + Duration::from_millis(1)), None)
+            }
+            _ => (None, None),
+        };
+        Dues { from, until }
+    }
+
+    fn contain(&self, due: Timestamp) -> bool {
+        self.from.is_none_or(|from| from <= due) && self.until.is_none_or(|until| due <= until)
+    }
+
+    /// Where to go on after a place that is due at another time; `None` at any other place.
+    fn after(&self, found: &QueueKey) -> Option<Vec<u8>> {
+        let QueueKey {
+            id,
+            priority,
+            place,
+        } = found;
+        match self.from {
+            _ if self.contain(place.due) => None,
+            Some(from) if place.due < from => {
+                let first = QueuePosition {
+                    due: from,
+                    mail: MailId::from_bytes([0; 16]),
+                    index: 0,
+                };
+                Some(keys::queue(*id, *priority, &first))
+            }
+            _ => Some(keys::starting_with(&keys::queue_prefix(*id, *priority)).1),
+        }
+    }
+}
+
 /// A mail with several pending deliveries stands in the queues several times: it is listed at the
-/// first.
-fn is_first_place<S>(shared: &SpoolState<S>, record: &Record, key: &[u8]) -> bool {
+/// first of those that are walked.
+fn is_first_place<S>(shared: &SpoolState<S>, record: &Record, dues: &Dues, key: &[u8]) -> bool {
     let manifest = &record.manifest;
     let ids = shared.ids.read();
     let places = (0u16..)
         .zip(&record.deliveries)
         .filter_map(|(index, delivery)| {
             let place = QueuePosition {
-                due: delivery.stage.due()?,
+                due: delivery.stage.due().filter(|due| dues.contain(*due))?,
                 mail: manifest.id,
                 index,
             };
