@@ -496,7 +496,7 @@ fn text_from_standard_input() -> Result<String, Failure> {
         .map_err(|_| Failure::Failed("standard input is not text in UTF-8".into()))
 }
 
-fn unreadable(file: &Path, error: &io::Error) -> Failure {
+pub(super) fn unreadable(file: &Path, error: &io::Error) -> Failure {
     Failure::Failed(format!(
         "cannot read {}: {error}",
         escaped(&file.to_string_lossy())

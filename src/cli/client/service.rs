@@ -1,8 +1,10 @@
 //! The running service, as the commands reach it: blocking HTTP, with every refusal told as one
 //! message.
 
+use std::cell::Cell;
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +12,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use ureq::http::{Method, Request, Response, header};
 use ureq::tls::{RootCerts, TlsConfig};
-use ureq::{Agent, Body, Proxy};
+use ureq::{Agent, Body, Proxy, SendBody};
 use url::Url;
 
 use super::place::{Service, ServiceAddress};
@@ -57,8 +59,6 @@ pub enum Payload {
     Json(serde_json::Value),
     /// A message as RFC 5322 writes it.
     Message(Vec<u8>),
-    /// A table as CSV.
-    Csv(Vec<u8>),
 }
 
 /// Parameters behind the question mark of a URL.
@@ -135,6 +135,42 @@ impl Client {
         self.call(Method::DELETE, path, &vec![], payload)
     }
 
+    /// Sends a table as it is read, however long it is.
+    pub fn upload(
+        &self,
+        path: &[&str],
+        table: impl io::Read + 'static,
+    ) -> Result<ServiceAnswer, Failure> {
+        let unread = Rc::new(Cell::new(None));
+        let table = WatchedFile {
+            file: table,
+            error: unread.clone(),
+        };
+
+        let request = self
+            .request(Method::POST, path, &vec![])
+            .header(header::CONTENT_TYPE, "text/csv")
+            // Who may not do it learns that before all is sent.
+            .header(header::EXPECT, "100-continue")
+            .body(SendBody::from_owned_reader(table))
+            .map_err(|error| self.trouble(error.into()))?;
+        let sent = self.agent.run(
+            self.agent
+                .configure_request(request)
+                .timeout_per_write(Some(self.timeout))
+                .timeout_recv_response(Some(self.timeout))
+                .build(),
+        );
+        if let Some(error) = unread.take() {
+            return Err(Failure::Failed(format!("the file cannot be read: {error}")));
+        }
+
+        let mut response = self.granted(sent)?;
+        Ok(ServiceAnswer {
+            body: self.body_of(&mut response)?,
+        })
+    }
+
     fn call(
         &self,
         method: Method,
@@ -148,10 +184,6 @@ impl Client {
             Payload::Json(value) => {
                 request = request.header(header::CONTENT_TYPE, "application/json");
                 value.to_string().into_bytes()
-            }
-            Payload::Csv(table) => {
-                request = request.header(header::CONTENT_TYPE, "text/csv");
-                table
             }
             Payload::Message(bytes) => {
                 request = request.header(header::CONTENT_TYPE, "message/rfc822");
@@ -356,6 +388,21 @@ impl Client {
                 escaped(&other.to_string())
             )),
         }
+    }
+}
+
+/// A file that is sent: where it cannot be read, that is no trouble with the service.
+struct WatchedFile<R> {
+    file: R,
+    error: Rc<Cell<Option<String>>>,
+}
+
+impl<R: io::Read> io::Read for WatchedFile<R> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        self.file.read(to).inspect_err(|error| match error.kind() {
+            ErrorKind::Interrupted => {}
+            _ => self.error.set(Some(error.to_string())),
+        })
     }
 }
 

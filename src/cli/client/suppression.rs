@@ -1,5 +1,7 @@
 //! `postrider suppression`: who is not to get mail.
 
+use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -229,11 +231,16 @@ impl Remove {
 
 impl Import {
     fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
-        let file = send::read(&self.file)?;
         let client = self.asking.service.client()?;
-
         let path = ["v1", "suppressions", "import"];
-        let answer = client.post(&path, &vec![], Payload::Csv(file))?;
+        let answer = match self.file.as_os_str() == "-" {
+            true => client.upload(&path, io::stdin())?,
+            false => {
+                let file = File::open(&self.file);
+                let file = file.map_err(|error| send::unreadable(&self.file, &error))?;
+                client.upload(&path, file)?
+            }
+        };
         let done: Imported = answer.decode()?;
         if self.asking.json {
             screen.json(&answer.body)?;
@@ -258,8 +265,8 @@ impl Export {
     fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         let parameters = self.which.parameters(None);
         let client = self.asking.service.client()?;
-        let answer = client.get(&["v1", "suppressions", "export"], &parameters)?;
-        screen.message(&answer.body)?;
+        let stream = client.stream(&["v1", "suppressions", "export"], &parameters)?;
+        screen.copy(stream)?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -88,6 +88,8 @@ impl Door {
     /// It is larger, it did not arrive in time, or the client went away; or all bodies together
     /// take too much room.
     pub(super) async fn collect(&self, body: Body, max: usize) -> Result<HeldBody, Problem> {
+        // There will never be room for more than for all.
+        let max = max.min(self.limits.permits());
         if body.size_hint().lower() > max as u64 {
             return Err(too_large(max));
         }

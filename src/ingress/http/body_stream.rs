@@ -14,6 +14,8 @@ use super::problem::Problem;
 
 /// How many pieces wait to be read.
 const WAITING: usize = 2;
+/// So much of a body may take as long as a whole one may elsewhere.
+const STRETCH: usize = 1024 * 1024;
 
 /// Where the pieces of a body are put, and whoever reads them.
 pub(super) fn channel() -> (mpsc::Sender<Bytes>, BodyReader) {
@@ -53,7 +55,8 @@ impl Read for BodyReader {
 }
 
 impl Door {
-    /// Passes a body of at most `max` bytes on, until its end or until nobody reads it any more.
+    /// Passes a body of at most `max` bytes on, until its end. What nobody reads any more is taken
+    /// and dropped: who sends it learns why once all is sent, as not every client looks before.
     ///
     /// # Errors
     /// It is larger, the client let us wait too long, or it went away.
@@ -78,11 +81,17 @@ impl Door {
 
             let is_end = piece.is_none();
             let data = piece.unwrap_or_default();
+            let stretches = length / STRETCH;
             length += data.len();
             if length > max {
                 return Err(too_large(max));
             }
-            if to.send(data).await.is_err() || is_end {
+            if length / STRETCH > stretches {
+                patience = self.limits.body_timeout;
+            }
+
+            let _ = to.send(data).await;
+            if is_end {
                 return Ok(());
             }
         }

@@ -2,15 +2,15 @@
 //! bounded, as what requests hold is.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use axum::body::{Body, HttpBody};
 use axum::response::{IntoResponse, Response};
 use bytes::{Buf, Bytes};
 use hyper::body::{Frame, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 
+use super::Door;
 use super::problem::{Kind, Problem};
 
 /// Smaller answers are not counted: a connection holds as much by itself.
@@ -21,7 +21,7 @@ const LARGE: u64 = 256 * 1024;
 const PIECE: usize = 64 * 1024;
 
 /// The answer, if there is room for it until it is taken; else one that says so.
-pub(super) fn held(response: Response, room: &Arc<Semaphore>) -> Response {
+pub(super) fn held(response: Response, door: &Door) -> Response {
     // What is streamed has no size, and takes none.
     let Some(size) = response.body().size_hint().exact() else {
         return response;
@@ -30,8 +30,10 @@ pub(super) fn held(response: Response, room: &Arc<Semaphore>) -> Response {
         return response;
     }
 
-    let permits = u32::try_from(size).unwrap_or(u32::MAX);
-    match room.clone().try_acquire_many_owned(permits) {
+    // One that is larger than all the room takes all of it: alone, it is taken.
+    let size = usize::try_from(size).unwrap_or(usize::MAX);
+    let permits = u32::try_from(size.min(door.limits.permits())).unwrap_or(u32::MAX);
+    match door.answers.clone().try_acquire_many_owned(permits) {
         Ok(room) => response.map(|whole| {
             Body::new(HeldAnswer {
                 whole,

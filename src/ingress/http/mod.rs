@@ -34,6 +34,7 @@ mod page;
 mod params;
 mod preview;
 mod problem;
+mod progress;
 mod reading;
 mod records;
 mod request;
@@ -202,7 +203,7 @@ impl HttpDoor {
     /// Serves until `shutdown` holds true; then takes no more, finishes what has begun, and
     /// returns.
     pub async fn serve(self, dispatcher: Dispatcher, shutdown: watch::Receiver<bool>) {
-        let held_bytes = self.limits.held_bytes.min(Semaphore::MAX_PERMITS);
+        let held_bytes = self.limits.permits();
         let door = Arc::new(Door {
             dispatcher: dispatcher.for_door("http"),
             tokens: self.tokens,

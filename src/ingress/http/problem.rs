@@ -277,6 +277,14 @@ impl Problem {
         }
     }
 
+    /// The same, of which more is said.
+    pub(super) fn and(self, more: &str) -> Self {
+        Problem {
+            detail: format!("{}; {more}", self.detail),
+            ..self
+        }
+    }
+
     /// The fields that are not valid; never none.
     pub(super) fn invalid(errors: Vec<FieldError>) -> Self {
         let cut_off = |error: FieldError| FieldError {

@@ -23,6 +23,7 @@ use tracing::Instrument;
 
 use super::access::{AccessRefusal, TOO_MANY_FAILED};
 use super::problem::{Kind, PROBLEM_JSON, Problem};
+use super::progress::Progress;
 use super::{Limits, SharedDoor, large_answer};
 use crate::ingress::admission::ConnectionPlace;
 
@@ -209,17 +210,20 @@ async fn answer(
         Err(refusal) => refused(&door, peer.ip(), refusal).await.into_response(),
         Ok(mut visitor) => {
             visitor.peer = Some(peer.ip());
+            let progress = Progress::default();
             let answered = async {
                 let path = request.uri().path();
                 if let Err(problem) = door.check_own(&visitor, path).await {
                     return Ok(problem.into_response());
                 }
                 request.extensions_mut().insert(visitor);
+                request.extensions_mut().insert(progress.clone());
                 router.call(request.map(Body::new)).await
             };
-            match tokio::time::timeout(door.limits.answer_timeout, answered).await {
-                Ok(Ok(response)) => response,
-                Err(_) => Problem::new(
+            let span = door.limits.answer_timeout;
+            match progress.wait_for(answered, span).await {
+                Some(Ok(response)) => response,
+                None => Problem::new(
                     Kind::AnswerTimedOut,
                     "the answer took too long; mail that was submitted may have been accepted: repeat it with the \
                      same idempotency key",
@@ -229,7 +233,7 @@ async fn answer(
         }
     };
 
-    let mut response = as_problem(large_answer::held(response, &door.answers));
+    let mut response = as_problem(large_answer::held(response, &door));
     let headers = response.headers_mut();
     headers.insert(
         header::X_CONTENT_TYPE_OPTIONS,

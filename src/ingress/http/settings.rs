@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 use super::token::{MAX_SECRET, Token};
@@ -135,6 +136,11 @@ pub(super) fn token_mistakes(
 }
 
 impl Limits {
+    /// `held_bytes` as the permits of a semaphore.
+    pub(super) fn permits(&self) -> usize {
+        self.held_bytes.min(Semaphore::MAX_PERMITS)
+    }
+
     fn mistakes(&self) -> impl Iterator<Item = HttpError> {
         let counts = [
             ("max_connections", self.connections),

@@ -19,6 +19,7 @@ use super::body::MediaType;
 use super::body_stream::{self, BodyReader};
 use super::params::Params;
 use super::problem::{FieldError, Kind, Problem, malformed, misshapen};
+use super::progress::Progress;
 use super::suppression_file::{COLUMNS, WrongLine, check, lines, written};
 use crate::dispatch::{Dispatcher, Error};
 use crate::mail::{Address, Timestamp};
@@ -186,8 +187,8 @@ pub(super) async fn remove(
 ///
 /// The first line may name the columns: `address`, `reason`, `list`, `since`, `until`, `note`, in
 /// any order. Without one there is an address on each line, and a reason may follow. The file is
-/// read as it comes: where it breaks off, entries before that may have been added, and the same file
-/// can be brought again.
+/// read as it comes, for as long as that takes: where it breaks off, entries before that may have
+/// been added, and the same file can be brought again.
 #[utoipa::path(
     post, path = "/v1/suppressions/import", tag = "suppressions",
     request_body(content = String, content_type = "text/csv"),
@@ -196,6 +197,7 @@ pub(super) async fn remove(
 pub(super) async fn import(
     State(door): State<SharedDoor>,
     Extension(caller): Extension<Caller>,
+    Extension(progress): Extension<Progress>,
     request: Request,
 ) -> Result<Json<Imported>, Problem> {
     let (parts, body) = request.into_parts();
@@ -219,14 +221,22 @@ pub(super) async fn import(
     let engine = Handle::current();
     let taken = tokio::task::spawn_blocking(move || {
         let _place = place;
-        take_file(&engine, &dispatcher, file)
+        let mut imported = Imported::default();
+        let read = take_file(&engine, &dispatcher, file, &mut imported, &progress);
+        (imported, read)
     });
     // A body that breaks off ends the reading, too.
     let passed = door.pass_on(body, MAX_FILE, pieces).await;
-    let taken = taken.await;
-    passed?;
     let lost = |_| Problem::new(Kind::Internal, "the file could not be read");
-    taken.map_err(lost)?.map(Json)
+    let (imported, read) = taken.await.map_err(lost)?;
+
+    match passed.and(read) {
+        Ok(()) => Ok(Json(imported)),
+        Err(problem) => {
+            let count = imported.imported;
+            Err(problem.and(&format!("entries before that were added: {count}")))
+        }
+    }
 }
 
 /// All entries as CSV, as `import` takes them.
@@ -302,9 +312,10 @@ fn take_file(
     engine: &Handle,
     dispatcher: &Dispatcher,
     file: BodyReader,
-) -> Result<Imported, Problem> {
+    imported: &mut Imported,
+    progress: &Progress,
+) -> Result<(), Problem> {
     let suppressions = dispatcher.suppressions();
-    let mut imported = Imported::default();
     let mut entries = Vec::new();
     for line in lines(file) {
         let line = line.map_err(|error| {
@@ -329,14 +340,16 @@ fn take_file(
             }
         }
         if entries.len() == TOGETHER {
-            imported.imported += entries.len();
             engine.block_on(suppressions.add(std::mem::take(&mut entries)))?;
+            imported.imported += TOGETHER;
+            progress.made();
         }
     }
 
-    imported.imported += entries.len();
+    let rest = entries.len();
     engine.block_on(suppressions.add(entries))?;
-    Ok(imported)
+    imported.imported += rest;
+    Ok(())
 }
 
 fn query(raw: Option<&str>, with_page: bool) -> Result<SuppressionQuery, Problem> {

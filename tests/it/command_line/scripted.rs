@@ -169,6 +169,20 @@ fn read(stream: &TcpStream) -> Option<ReceivedRequest> {
         body: Vec::new(),
     };
 
+    if asked.header("transfer-encoding") == Some("chunked") {
+        loop {
+            let mut size = String::new();
+            reader.read_line(&mut size).ok()?;
+            let size = u64::from_str_radix(size.trim(), 16).ok()?;
+            let mut piece = (&mut reader).take(size + 2);
+            piece.read_to_end(&mut asked.body).ok()?;
+            asked.body.truncate(asked.body.len() - 2);
+            if size == 0 {
+                return Some(asked);
+            }
+        }
+    }
+
     let length = asked
         .header("content-length")
         .and_then(|length| length.parse().ok())

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use postrider::Mail;
 use postrider::ingress::http::Limits;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -309,7 +310,7 @@ async fn bodies_cannot_fill_the_memory() {
     service
         .send("POST", "/v1/mails", &json, large)
         .await
-        .problem(503, "full");
+        .problem(413, "too-large");
 
     for _ in 0..3 {
         let fits =
@@ -321,6 +322,38 @@ async fn bodies_cannot_fill_the_memory() {
             "room is given back"
         );
     }
+}
+
+/// Alone, it takes all the room that there is; another one waits for it.
+#[tokio::test]
+async fn an_answer_larger_than_the_memory_for_all_of_them_is_given_when_there_is_no_other() {
+    let service = small(Limits {
+        held_bytes: 300_000,
+        ..Limits::default()
+    })
+    .await;
+
+    let mail = Mail::builder()
+        .from("a@example.org")
+        .to("b@example.org")
+        .text("a line\n".repeat(2_000_000))
+        .build();
+    let receipt = service.dispatcher.submit(mail.unwrap()).await.unwrap();
+    let path = format!("/v1/mails/{}/raw", receipt.id);
+    let answer = service.call("GET", &path).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let whole = service.dispatcher.raw(receipt.id).await.unwrap();
+    assert!(answer.body.len() > 14_000_000 && answer.body == whole);
+
+    let (status, _, untaken) = service.open("GET", &path, &[], "").await;
+    assert_eq!(status, 200);
+    service.call("GET", &path).await.problem(503, "full");
+
+    drop(untaken);
+    let again = async { while service.call("GET", &path).await.status != 200 {} };
+    timeout(SOON, again)
+        .await
+        .expect("its room never came back");
 }
 
 #[tokio::test]

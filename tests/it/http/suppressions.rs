@@ -431,6 +431,81 @@ async fn a_file_may_be_empty_or_end_without_a_line_end() {
     }
 }
 
+/// A file of five thousand lines with a note of some length.
+fn part(n: usize) -> String {
+    let note = "x".repeat(220);
+    let line = |m| format!("gone{n}-{m}@example.org,bounce,,,,{note}\n");
+    (0..5000).map(line).collect()
+}
+
+/// What a file may take is no time for all of it, but one in which nothing more of it was done.
+#[tokio::test]
+async fn a_file_that_takes_longer_than_any_answer_may_is_taken_as_long_as_it_gets_on() {
+    let span = Duration::from_millis(1500);
+    let limits = Limits {
+        answer_timeout: span,
+        body_timeout: span,
+        ..Limits::default()
+    };
+    let service = Service::with(Vec::new(), limits, |builder| builder).await;
+
+    let length: usize = (0..8).map(|n| part(n).len()).sum();
+    let head = format!(
+        "POST /v1/suppressions/import HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/csv\r\n\
+         connection: close\r\ncontent-length: {length}\r\n\r\n"
+    );
+    let bring = async |parts: usize| {
+        let mut stream = TcpStream::connect(service.addr).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        for n in 0..parts {
+            stream.write_all(part(n).as_bytes()).await.unwrap();
+            tokio::time::sleep(span / 3).await;
+        }
+        let mut said = String::new();
+        let read = stream.read_to_string(&mut said);
+        let read = tokio::time::timeout(Duration::from_secs(20), read).await;
+        read.expect("it is answered").unwrap();
+        said
+    };
+
+    let begun = std::time::Instant::now();
+    let said = bring(8).await;
+    assert!(begun.elapsed() > span * 2, "{:?}", begun.elapsed());
+    assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+    assert!(said.contains("\"imported\":40000"), "{said}");
+
+    // One that does not get on any more is given up.
+    let said = bring(2).await;
+    assert!(
+        said.starts_with("HTTP/1.1 504") || said.starts_with("HTTP/1.1 408"),
+        "{said}"
+    );
+}
+
+/// Whoever has sent all of a file learns what is wrong with it, and how much of it is there.
+#[tokio::test]
+async fn a_file_that_is_no_csv_from_some_line_on_says_how_much_of_it_was_added() {
+    let service = Service::start().await;
+    let csv = [("content-type", "text/csv")];
+    let file = [
+        part(0).as_bytes(),
+        b"caf\xe9@example.org\n",
+        &part(1).into_bytes(),
+    ]
+    .concat();
+    let answer = service.send("POST", "/v1/suppressions/import", &csv, file);
+    let problem = answer.await.problem(400, "malformed");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("UTF-8"), "{detail}");
+    assert!(
+        detail.ends_with("entries before that were added: 5000"),
+        "{detail}"
+    );
+    let kept = service.call("GET", "/v1/suppressions?address=gone0-4999@example.org");
+    let kept = kept.await.value();
+    assert_eq!(kept["suppressions"].as_array().unwrap().len(), 1, "{kept}");
+}
+
 /// Files that come slowly leave the threads to those who hand in mail.
 #[test]
 fn many_slow_files_keep_no_mail_out() {
