@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::io;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Value;
+use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{
-    AutoEscape, Environment, Error, ErrorKind, Output, UndefinedBehavior, escape_formatter,
+    AutoEscape, Environment, Error, ErrorKind, Output, State, UndefinedBehavior, escape_formatter,
 };
 
 use super::mistake::TemplateError;
@@ -21,6 +21,8 @@ const FUEL: u64 = 1_000_000;
 const DEEPEST: usize = 100;
 /// The most bytes that one part of a mail can become.
 pub(super) const MAX_OUTPUT: usize = 4 * 1024 * 1024;
+/// The most bytes that one render makes of JSON, whether it writes them or not.
+const MOST_JSON: usize = 16 * MAX_OUTPUT;
 
 /// What is rendered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +122,8 @@ fn environment(escape: AutoEscape) -> Environment<'static> {
     environment.set_recursion_limit(DEEPEST);
     environment.set_syntax(syntax());
 
+    environment.add_filter("tojson", to_json);
+
     // Only with it an error knows which variable is meant.
     environment.set_debug(true);
     environment.set_formatter(|out, state, value| match value {
@@ -132,6 +136,61 @@ fn environment(escape: AutoEscape) -> Environment<'static> {
     });
 
     environment
+}
+
+/// How many bytes of JSON one render has made.
+#[derive(Default)]
+struct JsonMade(usize);
+
+/// The language's own filter, which lays lines out as far as it is told, and counts that after it
+/// has done it: here it is bounded before.
+fn to_json(
+    state: &mut State,
+    value: &Value,
+    indent: Option<Value>,
+    args: Kwargs,
+) -> Result<Value, Error> {
+    let asked: Option<Value> = indent.clone().or_else(|| args.peek("indent").ok());
+    let width = asked.and_then(|width| usize::try_from(width).ok());
+    let mut room = MAX_OUTPUT;
+    if let Some(width) = width
+        && !has_room(value, width, 1, &mut room)?
+    {
+        let detail = format!("an indentation of {width} makes more than {MAX_OUTPUT} bytes");
+        return Err(Error::new(ErrorKind::InvalidOperation, detail));
+    }
+
+    let json = minijinja::filters::tojson(value, indent, args)?;
+    let made = state.get_or_insert_extension(JsonMade::default());
+    made.0 += json.as_str().map_or(0, str::len);
+    match made.0 > MOST_JSON {
+        true => Err(ErrorKind::OutOfFuel.into()),
+        false => Ok(json),
+    }
+}
+
+/// Whether there is room for the white space before each line of a value.
+fn has_room(value: &Value, width: usize, depth: usize, room: &mut usize) -> Result<bool, Error> {
+    if !matches!(
+        value.kind(),
+        ValueKind::Seq | ValueKind::Map | ValueKind::Iterable
+    ) {
+        return Ok(true);
+    }
+    for item in value.try_iter()? {
+        let Some(left) = room.checked_sub(width.saturating_mul(depth)) else {
+            return Ok(false);
+        };
+        *room = left;
+        let within = match value.kind() {
+            ValueKind::Map => value.get_item(&item)?,
+            _ => item,
+        };
+        if !has_room(&within, width, depth + 1, room)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Writes text so that it stays text in HTML and within a quoted attribute of it. A `/` is left as

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use super::engine::{Engine, Kind};
 use super::folder::{Folder, Html, Sources, Variant};
 use super::mistake::{TemplateError, TemplateMistake, TemplateMistakes};
-use super::{document, locale};
+use super::{document, locale, places};
 use crate::mail::{Content, Mail, MailBuilder, TemplateUse};
 
 /// The most bytes of the data of one mail, as JSON.
@@ -213,6 +213,21 @@ impl Compiled {
                         reason: format!("there is no {name} in the folder of templates"),
                     });
                 }
+            }
+        }
+
+        let is_html = |file: &str| {
+            [".html", ".htm", ".mjml"]
+                .iter()
+                .any(|end| file.ends_with(end))
+        };
+        for (file, source) in folder.files.iter().filter(|(file, _)| is_html(file)) {
+            for (line, reason) in places::unheld(source) {
+                mistakes.push(TemplateMistake {
+                    file: root.join(file),
+                    line: Some(line),
+                    reason,
+                });
             }
         }
 

@@ -7,6 +7,7 @@ mod bounded;
 mod bulk;
 mod events;
 mod every_route;
+mod hostile_data;
 mod inbox;
 mod limits;
 mod lists;
