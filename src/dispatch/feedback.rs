@@ -52,7 +52,7 @@ pub struct ProviderEvent {
     /// The provider's own name for the mail, which its answer told.
     pub provider_id: Option<String>,
     /// The event as it came: a token of ours may stand in it.
-    pub raw: Vec<u8>,
+    pub raw: Bytes,
 }
 
 /// What came of one thing that came back.

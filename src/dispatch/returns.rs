@@ -106,9 +106,9 @@ impl Returns {
     }
 
     /// The first token that was made here and stands somewhere in these contents.
-    pub(super) fn find(&self, contents: &[Vec<u8>]) -> Option<Returned> {
+    pub(super) fn find(&self, contents: &[impl AsRef<[u8]>]) -> Option<Returned> {
         let mut looked_at = 0;
-        for content in contents {
+        for content in contents.iter().map(AsRef::as_ref) {
             for dash in memchr::memchr_iter(b'-', content) {
                 let start = dash.checked_sub(1);
                 let token = start.and_then(|start| content.get(start..start + PREFIX.len() + HEX));

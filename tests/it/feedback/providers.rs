@@ -1,7 +1,7 @@
 //! Events of providers, as they come in over HTTP: each proves whose it is, and finds its mail.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -55,10 +55,16 @@ struct Sns {
     web: Arc<Web>,
 }
 
+/// Its key, which takes a while to be made.
+static KEY: LazyLock<rsa::RsaPrivateKey> = LazyLock::new(|| {
+    let key = rsa::RsaPrivateKey::new(&mut rsa::rand_core::OsRng, 2048).unwrap();
+    assert_eq!(key.n().bits(), 2048);
+    key
+});
+
 impl Sns {
     fn new() -> Self {
-        let key = rsa::RsaPrivateKey::new(&mut rsa::rand_core::OsRng, 2048).unwrap();
-        assert_eq!(key.n().bits(), 2048);
+        let key = KEY.clone();
         let pem = key.to_pkcs8_pem(rsa::pkcs8::LineEnding::LF).unwrap();
         let pair = rcgen::KeyPair::from_pem_and_sign_algo(&pem, &rcgen::PKCS_RSA_SHA256).unwrap();
         let params = rcgen::CertificateParams::new(vec!["sns.amazonaws.com".to_owned()]).unwrap();
@@ -775,4 +781,326 @@ async fn sns_is_believed_by_its_certificate_alone_and_confirmed_where_its_topic_
         "{asked:?}"
     );
     assert!(asked[1].ends_with("&Token=2336412f37"), "{asked:?}");
+}
+
+/// A world with a mail of its own, since each wrong proof costs its address time; and what a
+/// provider says of it.
+async fn told_of_one(provider: Provider) -> (World, MailId, Value) {
+    let world = World::new().await;
+    let mail = world.send("ada@example.org", None).await;
+    let id = message_id(&world, mail).await;
+    let said = event(provider, "bounced", "ada@example.org", &id).unwrap();
+    (world, mail, said)
+}
+
+/// One provider's proof proves nothing to another, nor of another body than it was made for, however
+/// alike the two are to a reader of JSON.
+#[tokio::test]
+async fn a_proof_holds_for_its_provider_and_its_bytes_alone() {
+    let now = Timestamp::now();
+    for provider in Provider::ALL {
+        let name = provider.as_str();
+        let others = Provider::ALL.into_iter().filter(|other| *other != provider);
+        for other in others {
+            let (world, mail, said) = told_of_one(other).await;
+            let answer = world.bring(provider, &world.sign(other, &said, now)).await;
+            // These two have the same password here; what Postmark says is nothing to Brevo.
+            let alike = (other, provider) == (Provider::Postmark, Provider::Brevo);
+            let status = answer.status.as_u16();
+            assert_eq!(status, if alike { 202 } else { 401 }, "{other:?} to {name}");
+            assert!(world.told(mail).await.is_empty(), "{other:?} to {name}");
+        }
+
+        let dated = match provider {
+            Provider::Sendgrid => "x-twilio-email-event-webhook-timestamp",
+            Provider::Resend => "svix-timestamp",
+            _ => continue,
+        };
+
+        // The same JSON in other bytes.
+        for n in 0..3 {
+            let (world, mail, said) = told_of_one(provider).await;
+            let mut again = world.sign(provider, &said, now);
+            again.body = match n {
+                0 => serde_json::to_string_pretty(&said).unwrap(),
+                1 => format!(" {}", again.body),
+                _ => format!("{}\n", again.body),
+            };
+            let answer = world.bring(provider, &again).await;
+            assert_eq!(answer.status, 401, "{name}: {}", answer.text());
+            assert!(world.told(mail).await.is_empty(), "{name}");
+        }
+
+        // A time that is none, is absent, or is changed without the signature.
+        let huge = u64::MAX.to_string();
+        let max = i64::MAX.to_string();
+        for time in [
+            None,
+            Some(""),
+            Some("-1"),
+            Some("now"),
+            Some("1e9"),
+            Some(&huge),
+            Some(&max),
+        ] {
+            let (world, mail, said) = told_of_one(provider).await;
+            let mut wrong = world.sign(provider, &said, now);
+            wrong.headers.retain(|(name, _)| *name != dated);
+            wrong
+                .headers
+                .extend(time.map(|time| (dated, time.to_owned())));
+            let answer = world.bring(provider, &wrong).await;
+            assert_eq!(answer.status, 401, "{name} {time:?}: {}", answer.text());
+            assert!(world.told(mail).await.is_empty(), "{name} {time:?}");
+        }
+    }
+}
+
+/// The same event once more, under another id and another signature, says nothing new.
+#[tokio::test]
+async fn what_is_said_again_under_another_id_is_kept_once_for_its_kind() {
+    let world = World::new().await;
+    for provider in Provider::ALL
+        .into_iter()
+        .filter(|one| *one != Provider::Postmark)
+    {
+        let to = format!("ada@{}.example", provider.as_str());
+        let mail = world.send(&to, None).await;
+        let id = message_id(&world, mail).await;
+        let said = event(provider, "bounced", &to, &id).unwrap();
+        for n in 0..30_u64 {
+            let mut again = said.to_string();
+            for own in ["e-bounced", "id-bounced", "f-bounced", "56761188-7520-42d8"] {
+                again = again.replace(own, &format!("{own}-{n}"));
+            }
+            let again: Value = serde_json::from_str(&again).unwrap();
+            let at = Timestamp::now() + std::time::Duration::from_secs(n);
+            let answer = world
+                .bring(provider, &world.sign(provider, &again, at))
+                .await;
+            assert_eq!(answer.status, 202, "{provider:?}: {}", answer.text());
+        }
+        let told = world.told(mail).await.len();
+        assert!((1..=20).contains(&told), "{provider:?}: {told} are kept");
+        let suppressed = world.suppressed().await;
+        let of_it = suppressed.iter().filter(|one| one.starts_with(&to));
+        assert_eq!(of_it.count(), 1, "{suppressed:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_header_that_comes_twice_and_bytes_of_another_set_are_refused() {
+    let world = World::new().await;
+    let mail = world.send("ada@example.org", None).await;
+    let id = message_id(&world, mail).await;
+    let now = Timestamp::now();
+    for provider in [Provider::Sendgrid, Provider::Resend, Provider::Brevo] {
+        let said = event(provider, "complained", "ada@example.org", &id).unwrap();
+        let good = world.sign(provider, &said, now);
+        for at in 0..good.headers.len() {
+            let (name, value) = good.headers[at].clone();
+            let other = match name {
+                "authorization" => "Bearer another".to_owned(),
+                _ => format!("{value}0"),
+            };
+            for place in [0, good.headers.len()] {
+                let mut twice = good.clone();
+                twice.headers.insert(place, (name, other.clone()));
+                let answer = world.bring(provider, &twice).await;
+                let status = answer.status.as_u16();
+                assert!([400, 401].contains(&status), "{name}: {}", answer.text());
+            }
+        }
+    }
+    assert!(world.told(mail).await.is_empty());
+
+    // Bytes that are no UTF-8, and JSON of two bytes a letter, by whoever has the password.
+    let said = event(Provider::Brevo, "complained", "ada@example.org", &id).unwrap();
+    let wide: Vec<u8> = said
+        .to_string()
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    let broken = [
+        b"{\"event\": \"spam\", \"email\": \"\xff\xfe",
+        &wide[..8],
+        b"\"}",
+    ]
+    .concat();
+    let marked = [&b"\xef\xbb\xbf"[..], said.to_string().as_bytes()].concat();
+    let bearer = format!("Bearer {PASSWORD}");
+    for (kind, body, statuses) in [
+        ("application/json; charset=utf-16le", wide, [400, 400]),
+        ("application/json; charset=iso-8859-1", broken, [400, 400]),
+        ("text/plain", marked, [202, 400]),
+    ] {
+        let headers = [
+            ("host", "mail.example.com"),
+            ("authorization", bearer.as_str()),
+            ("content-type", kind),
+        ];
+        let answer = world
+            .service
+            .send("POST", "/v1/feedback/brevo", &headers, body);
+        let answer = answer.await;
+        let status = answer.status.as_u16();
+        assert!(statuses.contains(&status), "{kind}: {}", answer.text());
+    }
+}
+
+/// Lists that are long for no reason: of events, and of the recipients of one.
+#[tokio::test]
+async fn huge_lists_of_events_and_recipients_take_neither_time_nor_memory_without_bounds() {
+    let world = World::new().await;
+    let mail = world.send("ada@example.org", None).await;
+    let id = message_id(&world, mail).await;
+    let now = Timestamp::now();
+    let begun = std::time::Instant::now();
+
+    // What is counted is counted each time.
+    let unknown = Value::Array(vec![json!({}); 100_000]);
+    let signed = world.sign(Provider::Sendgrid, &unknown, now);
+    let answer = world.bring(Provider::Sendgrid, &signed).await;
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    let metrics = world.service.dispatcher.metrics().await.unwrap();
+    let line = "postrider_feedback_total{by=\"sendgrid\",result=\"ignored\"} 100000";
+    assert!(metrics.contains(line), "{metrics}");
+
+    let mut bounced = event(Provider::Sendgrid, "bounced", "ada@example.org", &id).unwrap();
+    let one = bounced[0].clone();
+    bounced.as_array_mut().unwrap().extend(vec![one; 500]);
+    let signed = world.sign(Provider::Sendgrid, &bounced, now);
+    let answer = world.bring(Provider::Sendgrid, &signed).await;
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    assert_eq!(world.told(mail).await.len(), 1);
+
+    let everybody = vec![json!("nobody@example.net"); 100_000];
+    let mut resend = event(Provider::Resend, "delivered", "x", "x").unwrap();
+    resend["data"]["to"] = everybody.clone().into();
+    let mut ses = event(Provider::Ses, "delivered", "x", "x").unwrap();
+    ses["delivery"]["recipients"] = everybody.into();
+    for (provider, said) in [(Provider::Resend, resend), (Provider::Ses, ses)] {
+        let answer = world
+            .bring(provider, &world.sign(provider, &said, now))
+            .await;
+        assert_eq!(answer.status, 202, "{}", answer.text());
+    }
+
+    let large = json!([{"event": "x".repeat(4 * 1024 * 1024)}]);
+    let answer = world
+        .bring(
+            Provider::Sendgrid,
+            &world.sign(Provider::Sendgrid, &large, now),
+        )
+        .await;
+    assert_eq!(answer.status, 413, "{}", answer.text());
+    assert!(begun.elapsed().as_secs() < 100, "{:?}", begun.elapsed());
+}
+
+/// Hosts and addresses that only look like those of SNS are not asked.
+#[tokio::test]
+async fn nothing_is_fetched_from_where_only_looks_like_sns() {
+    let now = Timestamp::now();
+    let hosts = [
+        "https://sns.eu-west-1.amazonaws.com.evil.example",
+        "https://sns.eu-west-1.amazonaws.com@evil.example",
+        "https://sns.eu-west-1.amazonaws.com:443@evil.example",
+        "https://evil.example/sns.eu-west-1.amazonaws.com",
+        "https://evil.example#sns.eu-west-1.amazonaws.com",
+        "https://evil.example\\sns.eu-west-1.amazonaws.com",
+        "https://evil-sns.eu-west-1.amazonaws.com",
+        "https://sns.eu-west-1.amazonaws.com.cn",
+        "https://sns.eu-west-1.amazonaws.com.",
+        "https://sns.eu-west-1.amazonaws.com:8443",
+        "https://sns.eu-west-1.amazonaws.com:443",
+        "https://user@sns.eu-west-1.amazonaws.com",
+        "https://sns.eu-west-1.amaz\u{43e}naws.com",
+        "https://s3.eu-west-1.amazonaws.com",
+        "https://sns.eu-west-1%2eamazonaws.com",
+        "http://sns.eu-west-1.amazonaws.com",
+        "HTTPS://SNS.EU-WEST-1.AMAZONAWS.COM",
+        "ftp://sns.eu-west-1.amazonaws.com",
+        "//sns.eu-west-1.amazonaws.com",
+        "https://[::1]",
+        "https://127.0.0.1",
+    ];
+    let paths = [
+        "/../SimpleNotificationService-0123456789abcdef.pem",
+        "/x/SimpleNotificationService-0123456789abcdef.pem",
+        "/SimpleNotificationService-0123456789abcdef.pem?x=y",
+        "/SimpleNotificationService-0123456789abcdef.pem#x",
+        "/SimpleNotificationService-..%2f..%2fx.pem",
+        "/SimpleNotificationService-0123456789abcdef.pem/../x.pem",
+        "/SimpleNotificationService-.pem",
+        "/bucket/SimpleNotificationService-0123456789abcdef.pem",
+    ];
+    let own = "/SimpleNotificationService-0123456789abcdef.pem";
+    let all = hosts.iter().map(|host| format!("{host}{own}"));
+    let all = all.chain(
+        paths
+            .iter()
+            .map(|path| format!("https://sns.eu-west-1.amazonaws.com{path}")),
+    );
+    // A few at a time: each costs its address time.
+    for some in all.collect::<Vec<_>>().chunks(4) {
+        let world = World::new().await;
+        let mail = world.send("ada@example.org", None).await;
+        let id = message_id(&world, mail).await;
+        let said = event(Provider::Ses, "bounced", "ada@example.org", &id).unwrap();
+        let good = world.sns.notification(&said.to_string(), now, "2");
+        for url in some {
+            let mut wrong: Value = serde_json::from_str(&good.body).unwrap();
+            wrong["SigningCertURL"] = url.as_str().into();
+            let signed = Signed {
+                headers: Vec::new(),
+                body: wrong.to_string(),
+            };
+            let answer = world.bring(Provider::Ses, &signed).await;
+            assert_eq!(answer.status, 401, "{url}: {}", answer.text());
+            assert_eq!(*world.sns.web.asked.lock().unwrap(), [""; 0], "{url}");
+        }
+        assert!(world.told(mail).await.is_empty());
+    }
+
+    // What a confirmation names is never asked, and its token leads nowhere else.
+    for token in [
+        "x&TopicArn=arn:aws:sns:eu-west-1:666:other",
+        "x#",
+        "../x",
+        "x y\r\nHost: evil.example",
+        "",
+    ] {
+        let world = World::new().await;
+        let confirmation = json!({
+            "Type": "SubscriptionConfirmation",
+            "MessageId": "165545c9-2a5c-472c-8df2-7ff2be2b3b1b",
+            "Token": token,
+            "TopicArn": TOPIC,
+            "Message": "You have chosen to subscribe",
+            "SubscribeURL": "https://evil.example/?Action=ConfirmSubscription",
+            "Timestamp": now.to_string(),
+        });
+        let signed = Signed {
+            headers: Vec::new(),
+            body: world.sns.message(confirmation, "2").to_string(),
+        };
+        let answer = world.bring(Provider::Ses, &signed).await;
+        let status = answer.status.as_u16();
+        assert!([202, 401].contains(&status), "{token:?}: {}", answer.text());
+        for url in &world.sns.web.asked.lock().unwrap()[1..] {
+            let read: url::Url = url.parse().unwrap();
+            assert_eq!(
+                read.host_str(),
+                Some("sns.eu-west-1.amazonaws.com"),
+                "{url}"
+            );
+            let topics: Vec<String> = read
+                .query_pairs()
+                .filter(|(name, _)| name == "TopicArn")
+                .map(|(_, value)| value.into_owned())
+                .collect();
+            assert_eq!(topics, [TOPIC], "{url}");
+            assert!(!url.contains(['\r', '\n', ' ', '#']), "{url}");
+        }
+    }
 }

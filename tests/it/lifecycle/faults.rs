@@ -351,7 +351,7 @@ async fn comes_back(day: &str, postrider: &Dispatcher, mail: MailId) {
         names_recipient: true,
         message_id: Some(format!("<{mail}@example.com>")),
         provider_id: None,
-        raw: Vec::new(),
+        raw: bytes::Bytes::new(),
     };
     let taken = async || {
         let events = vec![bounce.clone()];

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::common::service::call;
+use crate::common::service::{Service, call, configuration, configured};
 use crate::trouble::house::{House, eventually};
 
 const MIB: usize = 1024 * 1024;
@@ -106,6 +106,53 @@ async fn several_requests_at_once_share_the_memory_that_there_is_for_them() {
     let grown = (service.peak_memory() - before) as usize * 1024;
     println!("four at once: {} MiB", grown / MIB);
     assert!(grown < 400 * MIB, "{} MiB", grown / MIB);
+}
+
+/// What claims to be a provider's is read before it is known whose it is, and after.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_providers_take_little_more_memory_than_they_have() {
+    let dir = tempfile::tempdir().unwrap();
+    let heard = "[feedback.mailgun]\nsecret = \"right\"\n[feedback.brevo]\nsecret = \"right\"\n\
+                 [feedback.ses]\ntopics = [\"arn:aws:sns:eu-west-1:123456789012:mail\"]\n";
+    let config = configuration(&dir.path().join("spool"), "capture://", heard);
+    let service = Service::start(configured(dir.path(), &config));
+    let before = service.peak_memory();
+
+    let dense = |before: &str, entry: &str, after: &str| {
+        let entries = entry.repeat((4 * MIB - 1024 - before.len()) / entry.len());
+        format!("{before}{}{after}", entries.trim_end_matches(','))
+    };
+    let signature = r#"{"signature":{"timestamp":"1","token":"x","signature":"00"},"x":["#;
+    let bearer = "Authorization: Bearer right\r\n";
+    for (path, field, body, status) in [
+        ("mailgun", "", dense(signature, r#"{"a":0},"#, "]}"), 401),
+        ("mailgun", "", dense(r#"{"x":["#, r#"{"a":0},"#, "]}"), 401),
+        ("ses", "", dense(r#"{"x":["#, r#"{"a":0},"#, "]}"), 401),
+        ("brevo", "", dense("[", r#"{"a":0},"#, "]"), 401),
+        ("brevo", bearer, dense("[", r#"{"a":0},"#, "]"), 202),
+        ("brevo", bearer, dense("[", "{},", "]"), 202),
+        ("brevo", bearer, dense("[", "[],", "]"), 202),
+        ("brevo", bearer, dense("[", "0,", "]"), 202),
+    ] {
+        let mut stream = TcpStream::connect(service.http).unwrap();
+        let head = format!(
+            "POST /v1/feedback/{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{field}\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(body.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(
+            answer[9..].starts_with(&status.to_string()),
+            "{path}: {answer}"
+        );
+
+        let grown = (service.peak_memory() - before) as usize / 1024;
+        println!("{path} {}: {grown} MiB at the most", &body[..20]);
+        assert!(grown < 80, "{path} {}: {grown} MiB", &body[..20]);
+    }
 }
 
 /// Asks for a message, and takes no more of it than the answer's first bytes.

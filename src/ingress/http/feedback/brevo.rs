@@ -1,6 +1,7 @@
 //! Brevo's events: one object each, or a list of them. They prove themselves by what Brevo was told
 //! to show, `Authorization` with a password or a token.
 
+use bytes::Bytes;
 use serde_json::Value;
 
 use super::provider::{Reading, given, text};
@@ -34,6 +35,6 @@ pub(super) fn read(event: &Value) -> Reading {
         names_recipient: true,
         message_id: given(&event["message-id"]),
         provider_id: given(&event["message-id"]),
-        raw: Vec::new(),
+        raw: Bytes::new(),
     })
 }

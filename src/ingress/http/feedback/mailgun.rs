@@ -1,7 +1,9 @@
 //! Mailgun's events: one object each, beside its signature (HMAC-SHA256). That is over a time and
 //! a token; the event itself is not covered, so that a token counts once.
 
+use bytes::Bytes;
 use ring::hmac;
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::proof::{ProofError, ProviderRequest, Stamp};
@@ -9,11 +11,27 @@ use super::provider::{Reading, given, text};
 use crate::FeedbackKind;
 use crate::dispatch::ProviderEvent;
 
+/// What is signed, and nothing else of a body of which nobody knows yet whose it is.
+#[derive(Deserialize)]
+struct Signed {
+    signature: Signature,
+}
+
+#[derive(Deserialize)]
+struct Signature {
+    timestamp: Value,
+    token: Value,
+    signature: Value,
+}
+
 pub(super) fn prove(claimed: ProviderRequest<'_>, key: &str) -> Result<Stamp, ProofError> {
-    let body: Value = serde_json::from_slice(claimed.body).map_err(|_| ProofError::Missing)?;
-    let said = |name: &str| given(&body["signature"][name]).ok_or(ProofError::Missing);
-    let (time, token) = (said("timestamp")?, said("token")?);
-    let signature = hex(&said("signature")?).ok_or(ProofError::Wrong)?;
+    let body: Signed = serde_json::from_slice(claimed.body).map_err(|_| ProofError::Missing)?;
+    let said = |value: &Value| given(value).ok_or(ProofError::Missing);
+    let (time, token) = (
+        said(&body.signature.timestamp)?,
+        said(&body.signature.token)?,
+    );
+    let signature = hex(&said(&body.signature.signature)?).ok_or(ProofError::Wrong)?;
 
     let key = hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes());
     let signed = format!("{time}{token}");
@@ -76,6 +94,6 @@ pub(super) fn read(body: &Value) -> Reading {
         names_recipient: true,
         message_id: given(&event["message"]["headers"]["message-id"]),
         provider_id: given(&event["message"]["headers"]["message-id"]),
-        raw: Vec::new(),
+        raw: Bytes::new(),
     })
 }

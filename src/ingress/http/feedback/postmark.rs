@@ -1,6 +1,7 @@
 //! Postmark's events: one object each. They prove themselves by the password that Postmark was told
 //! to show.
 
+use bytes::Bytes;
 use serde_json::Value;
 
 use super::provider::{Reading, given, text};
@@ -67,6 +68,6 @@ pub(super) fn read(event: &Value) -> Reading {
         names_recipient: true,
         message_id: None,
         provider_id: own,
-        raw: Vec::new(),
+        raw: Bytes::new(),
     })
 }

@@ -30,12 +30,13 @@ pub(super) struct ProviderRequest<'a> {
 }
 
 impl<'a> ProviderRequest<'a> {
-    /// A header that the proof needs.
+    /// A header that the proof needs. One that comes twice says two things, and proves none.
     pub fn header(&self, name: &str) -> Result<&'a str, ProofError> {
-        let value = self.headers.get(name);
-        value
-            .and_then(|value| value.to_str().ok())
-            .ok_or(ProofError::Missing)
+        let mut values = self.headers.get_all(name).iter();
+        match (values.next(), values.next()) {
+            (Some(value), None) => value.to_str().map_err(|_| ProofError::Missing),
+            _ => Err(ProofError::Missing),
+        }
     }
 
     /// Whether `Authorization` shows a secret (RFC 7617, RFC 6750): as a bearer's token, or as a

@@ -12,9 +12,11 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{Extension, Path, Request, State};
 use axum::http::StatusCode;
+use bytes::Bytes;
 use parking_lot::RwLock;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::proof::{ProofError, ProviderRequest, SeenProofs, Stamp};
 use super::sns::{Certificates, SnsMessage, Topic};
@@ -31,6 +33,8 @@ use crate::{Fetch, PublicPages};
 
 /// The largest body that is looked at.
 const MAX_BODY: usize = 4 * 1024 * 1024;
+/// The most recipients of one event that are looked at: no provider takes a mail to as many.
+pub(super) const MOST_RECIPIENTS: usize = 1000;
 
 /// A provider whose events are heard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -376,20 +380,17 @@ async fn hear(
             Vec::new()
         }
         // What tells that a topic was connected is no JSON.
-        Some(message) => match serde_json::from_str(&message.message) {
-            Ok(said) => read(door, settings.provider, &said),
+        Some(message) => match read(door, settings.provider, message.message.as_bytes()) {
+            Ok(events) => events,
             Err(_) => {
                 feedback.count_unknown(name, "ignored");
                 Vec::new()
             }
         },
-        None => {
-            let said: Value = serde_json::from_slice(claimed.body).map_err(|error| {
-                let detail = format!("the body is not JSON: {error}");
-                EventRefusal::Problem(Problem::new(Kind::Malformed, detail))
-            })?;
-            read(door, settings.provider, &said)
-        }
+        None => read(door, settings.provider, claimed.body).map_err(|error| {
+            let detail = format!("the body is not JSON: {error}");
+            EventRefusal::Problem(Problem::new(Kind::Malformed, detail))
+        })?,
     };
 
     let taken = feedback.take_events(name, events).await;
@@ -400,8 +401,17 @@ async fn hear(
     Ok(Taken::of(receipts))
 }
 
-/// What each event of a body says, one event or a list of them, and its text.
-fn readings(provider: Provider, said: &Value) -> impl Iterator<Item = (Reading, &Value)> {
+/// The events of a body, one or a list of them, as they were written. Each is read by itself, so
+/// that what is made of them takes no more memory than one does.
+fn listed(body: &[u8]) -> Result<Vec<&RawValue>, serde_json::Error> {
+    match body.trim_ascii_start().first() {
+        Some(b'[') => serde_json::from_slice(body),
+        _ => serde_json::from_slice(body).map(|one| vec![one]),
+    }
+}
+
+/// What an event says.
+fn reading(provider: Provider, event: &RawValue) -> Reading {
     let read: fn(&Value) -> Reading = match provider {
         Provider::Brevo => brevo::read,
         Provider::Sendgrid => sendgrid::read,
@@ -410,25 +420,29 @@ fn readings(provider: Provider, said: &Value) -> impl Iterator<Item = (Reading, 
         Provider::Postmark => postmark::read,
         Provider::Resend => resend::read,
     };
-    let all = match said {
-        Value::Array(all) => all.as_slice(),
-        one => std::slice::from_ref(one),
-    };
-    all.iter().map(move |one| (read(one), one))
+    match serde_json::from_str(event.get()).map(|said| read(&said)) {
+        Ok(Reading::Events(of_nobody)) if of_nobody.is_empty() => Reading::Unknown,
+        Ok(reading) => reading,
+        Err(_) => Reading::Unknown,
+    }
 }
 
 /// What a body says. Events that nothing follows from are counted.
-fn read(door: &SharedDoor, provider: Provider, said: &Value) -> Vec<ProviderEvent> {
+fn read(
+    door: &SharedDoor,
+    provider: Provider,
+    body: &[u8],
+) -> Result<Vec<ProviderEvent>, serde_json::Error> {
     let count = |what| {
         door.dispatcher
             .feedback()
             .count_unknown(provider.as_str(), what)
     };
     let mut events = Vec::new();
-    for (reading, one) in readings(provider, said) {
-        match reading {
+    for one in listed(body)? {
+        match reading(provider, one) {
             Reading::Events(of_one) => {
-                let raw = one.to_string().into_bytes();
+                let raw = Bytes::copy_from_slice(one.get().as_bytes());
                 events.extend(of_one.into_iter().map(|event| ProviderEvent {
                     raw: raw.clone(),
                     ..event
@@ -439,7 +453,7 @@ fn read(door: &SharedDoor, provider: Provider, said: &Value) -> Vec<ProviderEven
         }
     }
 
-    events
+    Ok(events)
 }
 
 /// Checks and reads a body as each provider's, whosever it is. For tests that feed it rubbish.
@@ -453,17 +467,15 @@ pub(in crate::ingress::http) fn exercise(body: &[u8]) {
     let _ = mailgun::prove(claimed, "key");
     if let Ok(message) = SnsMessage::read(body) {
         let _ = message.signed();
-        if let Ok(said) = serde_json::from_str(&message.message) {
-            readings(Provider::Ses, &said).for_each(drop);
+        let events = listed(message.message.as_bytes()).unwrap_or_default();
+        for event in events {
+            reading(Provider::Ses, event);
         }
     }
-    let Ok(said) = serde_json::from_slice(body) else {
-        return;
-    };
-    for provider in Provider::ALL {
-        for (reading, _) in readings(provider, &said) {
-            if let Reading::Events(events) = reading {
-                assert!(!events.is_empty(), "{said}");
+    for event in listed(body).unwrap_or_default() {
+        for provider in Provider::ALL {
+            if let Reading::Events(events) = reading(provider, event) {
+                assert!(!events.is_empty(), "{event}");
             }
         }
     }

@@ -3,11 +3,12 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
 use ring::hmac;
 use serde_json::Value;
 
 use super::proof::{ProofError, ProviderRequest, Stamp};
-use super::provider::{Reading, given, text};
+use super::provider::{MOST_RECIPIENTS, Reading, given, text};
 use super::ses::is_of_the_address;
 use crate::FeedbackKind;
 use crate::dispatch::ProviderEvent;
@@ -67,12 +68,9 @@ pub(super) fn read(event: &Value) -> Reading {
     };
 
     let recipients: Vec<String> = match &data["to"] {
-        Value::Array(all) => all.iter().map(text).collect(),
+        Value::Array(all) => all.iter().take(MOST_RECIPIENTS).map(text).collect(),
         one => vec![text(one)],
     };
-    if recipients.is_empty() {
-        return Reading::Unknown;
-    }
 
     // What one of several recipients does is told of the whole mail, and those in Cc and Bcc are
     // not named (<https://github.com/resend/resend-python/issues/68>). Nobody is to suffer for
@@ -99,7 +97,7 @@ pub(super) fn read(event: &Value) -> Reading {
         names_recipient,
         message_id: given(&data["message_id"]),
         provider_id: own.clone(),
-        raw: Vec::new(),
+        raw: Bytes::new(),
     };
     Reading::Events(recipients.into_iter().map(of_one).collect())
 }

@@ -2,6 +2,7 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use serde_json::Value;
 
@@ -67,6 +68,6 @@ pub(super) fn read(event: &Value) -> Reading {
         message_id: given(&event["smtp-id"]),
         // Its answer told the part before the first dot.
         provider_id: own.map(|own| own.split('.').next().unwrap_or_default().to_owned()),
-        raw: Vec::new(),
+        raw: Bytes::new(),
     })
 }

@@ -1,9 +1,10 @@
 //! Amazon SES's events, as they come within a message of SNS: one object each, which may name
 //! several recipients.
 
+use bytes::Bytes;
 use serde_json::Value;
 
-use super::provider::{Reading, given, text};
+use super::provider::{MOST_RECIPIENTS, Reading, given, text};
 use crate::FeedbackKind;
 use crate::dispatch::ProviderEvent;
 
@@ -138,10 +139,11 @@ fn about(event: &Value, recipient: String, id: String) -> ProviderEvent {
         names_recipient: true,
         message_id: in_header.or_else(|| given(&mail["commonHeaders"]["messageId"])),
         provider_id: given(&mail["messageId"]),
-        raw: Vec::new(),
+        raw: Bytes::new(),
     }
 }
 
 fn list(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
+    let all = value.as_array().map_or(&[][..], Vec::as_slice);
+    &all[..all.len().min(MOST_RECIPIENTS)]
 }
