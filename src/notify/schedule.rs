@@ -2,6 +2,7 @@
 //! a key made of the schedule's name and of the time, so that however many nodes and restarts there
 //! are it is sent once.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::str::FromStr;
@@ -31,6 +32,8 @@ const LATE: Duration = seconds(60);
 const LONGEST_GAP: i32 = 2 * 60 * 60;
 /// How many jumps of a clock are looked through: a hundred years of summer time.
 const JUMPS: usize = 200;
+/// So many of the last times that were due are remembered, for a clock that is set back.
+const REMEMBERED: usize = 64;
 /// Where it is kept how far it is.
 const PLACE: &[u8] = b"place";
 /// The longest name.
@@ -213,6 +216,9 @@ struct ScheduleProgress {
     last: Option<Timestamp>,
     /// Its mail.
     mail: Option<MailId>,
+    /// The last times that were due: none of them is due again, though the clock comes to it again.
+    #[serde(default)]
+    handled: VecDeque<Timestamp>,
 }
 
 /// A schedule that is being attended to.
@@ -322,6 +328,7 @@ impl<'a> Work<'a> {
                 done: now,
                 last: None,
                 mail: None,
+                handled: VecDeque::new(),
             });
 
         let mut work = Work {
@@ -331,6 +338,13 @@ impl<'a> Work<'a> {
             place,
             since: now,
         };
+
+        if work.place.done > now {
+            // A clock that was ahead, for a year perhaps, would else keep all mail until then.
+            let (schedule, ahead) = (&schedule.name, work.place.done);
+            tracing::warn!(schedule, %ahead, "the clock was ahead, and was set back since");
+            work.place.done = now;
+        }
 
         if !is_known {
             work.note().await?;
@@ -388,6 +402,11 @@ impl<'a> Work<'a> {
     /// Sends the mail of this time, or leaves it out where it was missed.
     async fn send(&mut self, due: Timestamp, now: Timestamp) -> Result<(), Error> {
         let schedule = &self.calendar.schedule;
+        if self.place.handled.contains(&due) {
+            self.place.done = due;
+            return self.note().await;
+        }
+
         let was_tried = self.calendar.shown.lock().1.is_some();
         let is_missed = due <= self.since || (now.since(due) > LATE && !was_tried);
         let mail = if is_missed && schedule.missed == Missed::Skip {
@@ -403,6 +422,10 @@ impl<'a> Work<'a> {
 
         self.place.done = due;
         (self.place.last, self.place.mail) = (Some(due), mail);
+        self.place.handled.push_back(due);
+        if self.place.handled.len() > REMEMBERED {
+            self.place.handled.pop_front();
+        }
         self.note().await?;
         self.show(None);
         Ok(())

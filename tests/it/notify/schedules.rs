@@ -146,10 +146,10 @@ async fn several_that_share_a_schedule_send_it_once() {
     }
 }
 
-/// Sends daily at 2:30 in Berlin over the next change of the clock in this direction; the times of
+/// Sends daily at this time over the next change of the zone's clock in this direction; the times of
 /// day at which mail went out on the day before, that day, and the day after.
-async fn over_a_change(ahead: bool) -> Vec<String> {
-    let zone = TimeZone::get("Europe/Berlin").unwrap();
+async fn over_a_change(name: &str, cron: &str, ahead: bool) -> Vec<String> {
+    let zone = TimeZone::get(name).unwrap();
     let (clock, scripted) = (Clock::fake(), ScriptedRelay::free());
     let postrider = engine(scripted.relay(), &clock).start().await.unwrap();
     let now = jiff::Timestamp::from_millisecond(clock.now().as_millis()).unwrap();
@@ -160,7 +160,11 @@ async fn over_a_change(ahead: bool) -> Vec<String> {
 
     let from = stamp(change.timestamp());
     clock.advance(from.since(clock.now()) - hours(36));
-    let _notices = scheduled(&postrider, schedule("30 2 * * *", Missed::Once)).await;
+    let daily = Schedule {
+        timezone: name.to_owned(),
+        ..schedule(cron, Missed::Once)
+    };
+    let _notices = scheduled(&postrider, daily).await;
     for _ in 0..(72 * 4) {
         clock.advance(minutes(15));
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -178,12 +182,95 @@ async fn over_a_change(ahead: bool) -> Vec<String> {
 
 #[tokio::test]
 async fn on_the_day_on_which_its_hour_is_left_out_it_is_sent_right_after() {
-    assert_eq!(over_a_change(true).await, ["02:30", "03:00", "02:30"]);
+    for (zone, cron, that_day, else_at) in [
+        ("Europe/Berlin", "30 2 * * *", "03:00", "02:30"),
+        ("America/New_York", "15 2 * * *", "03:00", "02:15"),
+        // Half an hour, and an hour from a quarter to.
+        ("Australia/Lord_Howe", "15 2 * * *", "02:30", "02:15"),
+        ("Pacific/Chatham", "0 3 * * *", "03:45", "03:00"),
+        // At midnight: the day begins at one.
+        ("America/Havana", "0 0 * * *", "01:00", "00:00"),
+        ("Asia/Beirut", "30 0 * * *", "01:00", "00:30"),
+        ("America/Santiago", "0 0 * * *", "01:00", "00:00"),
+    ] {
+        let sent = over_a_change(zone, cron, true).await;
+        assert_eq!(sent, [else_at, that_day, else_at], "{cron} in {zone}");
+    }
 }
 
 #[tokio::test]
 async fn on_the_day_on_which_its_hour_comes_twice_it_is_sent_once() {
-    assert_eq!(over_a_change(false).await, ["02:30", "02:30", "02:30"]);
+    for (zone, cron, at) in [
+        ("Europe/Berlin", "30 2 * * *", "02:30"),
+        ("America/New_York", "15 1 * * *", "01:15"),
+        ("Australia/Lord_Howe", "45 1 * * *", "01:45"),
+        ("Pacific/Chatham", "0 3 * * *", "03:00"),
+        // The last hour of the day, and its first.
+        ("Asia/Beirut", "30 23 * * *", "23:30"),
+        ("America/Havana", "30 0 * * *", "00:30"),
+        ("America/Santiago", "30 23 * * *", "23:30"),
+    ] {
+        let sent = over_a_change(zone, cron, false).await;
+        assert_eq!(sent, [at, at, at], "{cron} in {zone}");
+    }
+}
+
+/// A clock that is a year ahead for an hour, as where a battery is empty, and is right again.
+#[tokio::test]
+async fn a_clock_that_was_ahead_holds_no_mail_back_and_sends_none_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let scripted = ScriptedRelay::free();
+    let life = async |begins: Timestamp, hours_on: u64| {
+        let clock = Clock::fake_at(begins);
+        let builder = engine(scripted.relay(), &clock).test_spool_in(dir.path());
+        let postrider = builder.start().await.unwrap();
+        let notices = scheduled(&postrider, schedule("0 * * * *", Missed::Once)).await;
+        for _ in 0..hours_on {
+            let next = notices.schedules()[0].next.unwrap();
+            clock.advance(next.since(clock.now()));
+            a_moment().await;
+        }
+        a_moment().await;
+        notices.close(seconds(5)).await;
+        drop(notices);
+        postrider.shutdown(Drain::within(seconds(5))).await.unwrap();
+        sent(&scripted)
+    };
+
+    let begins: Timestamp = "2030-03-04T11:50:00Z".parse().unwrap();
+    let noon = begins + minutes(10);
+    assert_eq!(life(begins, 1).await, [noon]);
+
+    let ahead = begins + hours(24 * 400);
+    assert_eq!(life(ahead, 0).await.len(), 2, "one for all that was missed");
+
+    // Noon comes again, and is over.
+    let all = life(begins, 3).await;
+    assert_eq!(all[2..], [noon + hours(1), noon + hours(2)]);
+    let all = life(begins + hours(2), 2).await;
+    assert_eq!(all[4..], [noon + hours(3)]);
+}
+
+/// Day by day for two years: the 31st comes seven times in a year, and no other day for it.
+#[tokio::test]
+async fn what_is_for_the_31st_is_left_out_where_there_is_none() {
+    let (clock, scripted) = (Clock::fake(), ScriptedRelay::free());
+    let postrider = engine(scripted.relay(), &clock).start().await.unwrap();
+    let notices = scheduled(&postrider, schedule("0 12 31 * *", Missed::Once)).await;
+    let mut days = Vec::new();
+    for n in 1..=14 {
+        let next = notices.schedules()[0].next.unwrap();
+        let at = jiff::Timestamp::from_millisecond(next.as_millis()).unwrap();
+        days.push(at.to_zoned(TimeZone::UTC).strftime("%m-%d").to_string());
+        clock.advance(next.since(clock.now()));
+        eventually("it is sent", async || sent(&scripted).len() == n).await;
+    }
+    days.sort();
+    days.dedup();
+    let long = [
+        "01-31", "03-31", "05-31", "07-31", "08-31", "10-31", "12-31",
+    ];
+    assert_eq!(days, long);
 }
 
 #[tokio::test]
