@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use url::Url;
 
 use super::message::Message;
 use super::secrets::Secrets;
@@ -80,7 +81,8 @@ impl Caller {
         Ok(Caller {
             client,
             secrets,
-            url: webhook.url.clone(),
+            // As it was read and checked: an address has more than one way to be written.
+            url: Url::parse(&webhook.url).map_or_else(|_| webhook.url.clone(), String::from),
             timeout: webhook.timeout,
         })
     }

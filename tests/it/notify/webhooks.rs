@@ -1,12 +1,15 @@
 //! Webhooks, as a receiver meets them and as the engine's public door shows them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use postrider::{
     Clock, Dispatcher, Drain, NoticeError, Notices, Redeliver, Webhook, WebhookState, hours,
     minutes, seconds,
 };
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::common::test_spool::is_postgres;
 use crate::common::{
@@ -500,6 +503,24 @@ async fn private_addresses_are_not_called_however_they_are_named() {
         "0.0.0.0",
         "2130706433",
         "127.1",
+        "127.0.0.1.",
+        "LOCALHOST",
+        "0x7f000001",
+        "0x7f.1",
+        "017700000001",
+        "0177.0.0.01",
+        "[::1]",
+        "[::]",
+        "[0:0:0:0:0:ffff:7f00:1]",
+        "[::127.0.0.1]",
+        "[64:ff9b::7f00:1]",
+        "①②⑦.⓪.⓪.①",
+        "127。0。0。1",
+        "%31%32%37.0.0.1",
+        "ｌｏｃａｌｈｏｓｔ",
+        "169.254.169.254",
+        "2852039166",
+        "[fd00:ec2::254]",
     ] {
         let mut hook = webhook("shop", &receiver, &["delivered"]);
         hook.url = format!("http://{host}:{port}/hooks/mail");
@@ -511,7 +532,168 @@ async fn private_addresses_are_not_called_however_they_are_named() {
         assert!(error.contains("private"), "{host}: {error}");
     }
 
+    // A login in it is refused, and what only looks like another host is the host that it is.
+    let refused = |url: String| {
+        let mut hook = webhook("shop", &receiver, &["delivered"]);
+        hook.url = url;
+        hook.mistakes()
+    };
+    for login in ["user@", "user:secret@", "shop.example.com@", ":x@"] {
+        let wrong = refused(format!("http://{login}127.0.0.1:{port}/"));
+        assert_eq!(wrong[0].key, "url", "{login}");
+        assert!(wrong[0].reason.contains("login"), "{login}: {wrong:?}");
+    }
+    for url in [
+        "file:///etc/passwd",
+        "gopher://127.0.0.1/",
+        "//127.0.0.1/",
+        "http://",
+        "javascript:x",
+    ] {
+        assert_eq!(refused(url.to_owned())[0].key, "url", "{url}");
+    }
+    for slashes in [
+        "http:\\\\127.0.0.1",
+        "http:/127.0.0.1",
+        "http:///127.0.0.1",
+        "http://127.0.0.1\\@shop.example.com",
+    ] {
+        let mut hook = webhook("shop", &receiver, &["delivered"]);
+        hook.url = slashes.replace("127.0.0.1", &format!("127.0.0.1:{port}"));
+        hook.allow_private = false;
+        let notices = notices(&postrider, vec![hook]).await;
+        let error = notices.test("shop").await.unwrap().answer.error.unwrap();
+        assert!(error.contains("private"), "{slashes}: {error}");
+    }
+
     assert_eq!(receiver.calls().len(), 0);
+}
+
+/// Somebody who answers each call with this, over and over, until the caller has enough; how much
+/// they took.
+async fn pouring(head: &'static [u8], more: Vec<u8>) -> (std::net::SocketAddr, Arc<AtomicUsize>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let poured = Arc::new(AtomicUsize::new(0));
+    let counted = poured.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (more, counted) = (more.clone(), counted.clone());
+            tokio::spawn(async move {
+                let mut request = [0; 4096];
+                let _ = stream.read(&mut request).await;
+                let mut next = stream.write_all(head).await;
+                while next.is_ok() {
+                    next = stream.write_all(&more).await;
+                    counted.fetch_add(more.len(), Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    (address, poured)
+}
+
+#[tokio::test]
+async fn an_answer_without_end_of_any_kind_is_cut_off() {
+    let (postrider, _clock) = started().await;
+    let receiver = Receiver::start().await;
+    let zeros = vec![0_u8; 64 * 1024];
+    for (what, head, more, is_taken) in [
+        (
+            "a body",
+            &b"HTTP/1.1 200 OK\r\n\r\n"[..],
+            zeros.clone(),
+            true,
+        ),
+        (
+            "a length beyond all",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 9223372036854775807\r\n\r\n",
+            zeros.clone(),
+            true,
+        ),
+        (
+            "what is packed",
+            b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip, br, gzip\r\n\r\n\x1f\x8b\x08",
+            zeros.clone(),
+            true,
+        ),
+        (
+            "pieces",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"1;x=y\r\na\r\n".repeat(1000),
+            true,
+        ),
+        (
+            "a piece beyond all",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffff\r\n",
+            zeros.clone(),
+            true,
+        ),
+        (
+            "a field",
+            b"HTTP/1.1 200 OK\r\nX: ",
+            vec![b'x'; 64 * 1024],
+            false,
+        ),
+        (
+            "fields",
+            b"HTTP/1.1 200 OK\r\n",
+            b"X: y\r\n".repeat(5000),
+            false,
+        ),
+        ("a status", b"HTTP/1.1 200 ", vec![b'x'; 64 * 1024], false),
+        (
+            "news",
+            b"",
+            b"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(1000),
+            false,
+        ),
+        ("what is no HTTP", b"", zeros.clone(), false),
+    ] {
+        let (address, poured) = pouring(head, more).await;
+        let mut hook = webhook("shop", &receiver, &["delivered"]);
+        hook.url = format!("http://{address}/");
+        hook.timeout = seconds(2);
+        let notices = notices(&postrider, vec![hook]).await;
+        let begun = Instant::now();
+        let tested = notices.test("shop").await.unwrap();
+        assert_eq!(tested.delivered, is_taken, "{what}: {tested:?}");
+        assert!(
+            begun.elapsed() < seconds(10),
+            "{what}: {:?}",
+            begun.elapsed()
+        );
+
+        // What is between the two is full soon.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let before = poured.load(Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(poured.load(Ordering::Relaxed), before, "{what} goes on");
+    }
+}
+
+#[tokio::test]
+async fn no_redirect_leads_anywhere() {
+    let (postrider, _clock) = started().await;
+    let inner = Receiver::start().await;
+    for status in [300, 301, 302, 303, 304, 305, 307, 308, 399] {
+        for target in [
+            inner.url(),
+            "http://169.254.169.254/latest/meta-data".to_owned(),
+            "//localhost/".to_owned(),
+            "file:///etc/passwd".to_owned(),
+        ] {
+            let line = format!("Location: {target}\r\nRefresh: 0;url={target}");
+            let outer = Receiver::answering(move |_, _| Says::With(status, line.clone())).await;
+            let hook = webhook("shop", &outer, &["delivered"]);
+            let notices = notices(&postrider, vec![hook]).await;
+            let tested = notices.test("shop").await.unwrap();
+            let error = tested.answer.error.unwrap();
+            assert!(error.contains("redirect"), "{status}: {error}");
+            assert_eq!(outer.calls().len(), 1, "{status}");
+        }
+    }
+    assert_eq!(inner.calls().len(), 0);
 }
 
 #[tokio::test]
