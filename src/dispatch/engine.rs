@@ -25,6 +25,7 @@ use super::relay_memory::RelayMemory;
 use super::returns::Returns;
 use super::spool_rest::SpoolRest;
 use super::stock::Stocks;
+use super::suppressions::Leaving;
 use super::topology::Topology;
 use super::waiters::Waiters;
 use super::{Clock, Error};
@@ -51,6 +52,7 @@ pub(super) struct Engine {
     pub returns: Option<Returns>,
     /// How long an address that bounced gets no mail.
     pub suppress_bounces_for: Duration,
+    pub leaving: Leaving,
     pub life: Life,
     pub recalls: Arc<Recalls>,
     /// What each token and user may submit.
@@ -103,6 +105,7 @@ impl Engine {
             unsubscribing: None,
             returns: None,
             suppress_bounces_for: crate::mail::days(90),
+            leaving: Leaving::default(),
             life: Life::new(),
             recalls: Arc::default(),
             accounts: Accounts::default(),

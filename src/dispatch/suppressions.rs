@@ -1,7 +1,10 @@
 //! Who is not to get mail: kept by hand and by what comes back, asked when a mail is accepted and
 //! again before it is sent.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
+
+use tokio::sync::MutexGuard;
 
 use super::engine::Engine;
 use super::lists::Unsubscription;
@@ -21,6 +24,31 @@ const UNSUPPRESS: &str = "unsuppress";
 #[derive(Clone, Copy)]
 pub struct SuppressionHandle<'a> {
     postrider: &'a Dispatcher,
+}
+
+/// How many addresses may leave a list at once.
+const TURNS: usize = 64;
+
+/// Has each address leave one list after the other.
+pub(super) struct Leaving {
+    turns: [tokio::sync::Mutex<()>; TURNS],
+    hashing: RandomState,
+}
+
+impl Default for Leaving {
+    fn default() -> Self {
+        Leaving {
+            turns: std::array::from_fn(|_| tokio::sync::Mutex::default()),
+            hashing: RandomState::new(),
+        }
+    }
+}
+
+impl Leaving {
+    async fn turn(&self, address: &Address) -> MutexGuard<'_, ()> {
+        let hash = self.hashing.hash_one(address) as usize;
+        self.turns[hash % TURNS].lock().await
+    }
 }
 
 /// A mail as far as suppression asks for it.
@@ -151,7 +179,9 @@ impl Dispatcher {
             ..entry
         };
 
-        // Whoever clicks twice has left once.
+        // Whoever clicks twice has left once, both at the same moment too.
+        let engine = &self.inner.engine;
+        let _turn = engine.leaving.turn(address).await;
         let known = suppressions.kept()?.of(vec![address.clone()]).await?;
         let is_it = |one: &Suppression| {
             (one.reason, &one.list) == (entry.reason, &entry.list) && one.is_in_force(entry.since)
@@ -162,7 +192,7 @@ impl Dispatcher {
 
         // Before: where it is told and not kept, nobody was answered, and it is asked for again.
         let event = self.unsubscribed(said).await?;
-        if let Some(journal) = self.inner.engine.spool.journal() {
+        if let Some(journal) = engine.spool.journal() {
             journal.note(vec![event]).await?;
         }
         suppressions.add(vec![entry]).await?;

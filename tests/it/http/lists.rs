@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use futures::StreamExt;
-use postrider::ingress::http::{Limits, Scope, Token};
+use postrider::ingress::http::{Limits, Scope, StatusSettings, Token};
 use postrider::transport::Captured;
-use postrider::{EventItem, EventKind, Mail, Unsubscribing};
+use postrider::{EventItem, EventKind, Mail, Returns, Unsubscribing};
 use serde_json::{Value, json};
 
 use super::service::Service;
@@ -64,6 +66,7 @@ fn link(sent: &Captured) -> String {
     let uri = line
         .strip_prefix("List-Unsubscribe: <")
         .unwrap()
+        .trim_end_matches(',')
         .strip_suffix('>')
         .unwrap();
 
@@ -247,5 +250,217 @@ async fn the_page_runs_nothing_and_loads_nothing() {
         assert!(!policy.contains("unsafe"), "{policy}");
         assert!(!page.text().contains("<script"), "{}", page.text());
         assert!(page.text().contains("color-scheme"), "{}", page.text());
+    }
+}
+
+/// What a link's path looks like where it was made by somebody else.
+fn forged(link: &str) -> Vec<String> {
+    let token = link.strip_prefix("/u/").unwrap();
+    let bytes = BASE64_URL_SAFE_NO_PAD.decode(token).unwrap();
+    let with = |from: &str, to: &str| {
+        let at = bytes
+            .windows(from.len())
+            .position(|part| part == from.as_bytes());
+        let at = at.unwrap_or_else(|| panic!("no {from} in it"));
+        let other = [&bytes[..at], to.as_bytes(), &bytes[at + from.len()..]].concat();
+        BASE64_URL_SAFE_NO_PAD.encode(other)
+    };
+    let swapped = |c: char| match c.is_ascii_lowercase() {
+        true => c.to_ascii_uppercase(),
+        false => c.to_ascii_lowercase(),
+    };
+    let mut other_mail = bytes.clone();
+    other_mail[5] ^= 1;
+    let mut tokens = vec![
+        // Another list, none, and another's address.
+        with("news", "sale"),
+        with("news", ""),
+        with("ada@", "ben@"),
+        with("ada@", "Ada@"),
+        with("\0ada@", "\0x\0ada@"),
+        BASE64_URL_SAFE_NO_PAD.encode(other_mail),
+        BASE64_URL_SAFE_NO_PAD.encode(&bytes[..bytes.len() - 16]),
+        BASE64_URL_SAFE_NO_PAD.encode([&bytes[..], &bytes[..]].concat()),
+        // Written in another way.
+        token.chars().map(swapped).collect(),
+        token.to_uppercase(),
+        token.chars().rev().collect(),
+        format!("{token}="),
+        format!("{token}%00"),
+        format!("%20{token}"),
+        format!("{token}.html"),
+        token.repeat(2),
+        "A".repeat(10_000),
+        "%ff%fe".to_owned(),
+        "..".to_owned(),
+    ];
+    tokens.extend(
+        (1..token.len())
+            .step_by(7)
+            .map(|end| token[..end].to_owned()),
+    );
+    tokens.extend(
+        (1..token.len())
+            .step_by(7)
+            .map(|start| token[start..].to_owned()),
+    );
+    tokens
+        .into_iter()
+        .map(|token| format!("/u/{token}"))
+        .collect()
+}
+
+async fn left(service: &Service) -> Value {
+    let listed = service.send("GET", "/v1/suppressions", &BEARER, "").await;
+    listed.value()["suppressions"].clone()
+}
+
+#[tokio::test]
+async fn nothing_but_the_whole_link_of_ones_own_unsubscribes() {
+    let status = StatusSettings {
+        secret: "0123456789abcdef".to_owned().into(),
+        base_url: Some("https://mail.example.com".to_owned()),
+    };
+    let returns = Returns::new("bounces.example.com", b"0123456789abcdef").unwrap();
+    let unsubscribing = Unsubscribing::new("https://mail.example.com", b"0123456789abcdef");
+    let token = Token {
+        name: "app".into(),
+        secret: "s3cret".into(),
+        scope: Scope::Admin,
+    };
+    // All of them have the same secret.
+    let service = Service::behind(
+        vec![token],
+        Limits::default(),
+        |engine| {
+            engine
+                .unsubscribing(unsubscribing.unwrap())
+                .returns(returns)
+        },
+        |door| door.with_status(&status),
+    )
+    .await;
+    let accepted = hand_in(&service, json!("ada@example.org"), Some("news")).await;
+    let sent = service.capture.captured();
+    let link = link(&sent[0]);
+
+    let mut tokens = forged(&link);
+    let of_status = accepted["status_url"].as_str().unwrap();
+    let of_status = of_status.rsplit('/').next().unwrap().to_owned();
+    let path = sent[0].return_path.as_ref().unwrap().to_string();
+    let (local, _) = path.split_once('@').unwrap();
+    let raw: Vec<u8> = (2..local.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&local[at..at + 2], 16).unwrap())
+        .collect();
+    for other in [
+        of_status.clone(),
+        local.to_owned(),
+        path.clone(),
+        BASE64_URL_SAFE_NO_PAD.encode(raw),
+        accepted["id"].as_str().unwrap().to_owned(),
+        "s3cret".to_owned(),
+    ] {
+        tokens.push(format!("/u/{other}"));
+    }
+    for wrong in &tokens {
+        for method in ["GET", "POST"] {
+            let answer = service
+                .send(method, wrong, &[], "List-Unsubscribe=One-Click")
+                .await;
+            let status = answer.status.as_u16();
+            assert!(
+                [400, 401, 404].contains(&status),
+                "{method} {wrong}: {status}"
+            );
+            assert!(!answer.text().contains("ada@"), "{wrong} tells whose it is");
+        }
+    }
+    assert_eq!(left(&service).await, json!([]));
+
+    // Nor is it a token of the status.
+    let token = link.strip_prefix("/u/").unwrap();
+    let answer = service.call("GET", &format!("/status/{token}")).await;
+    assert_eq!(answer.status, 404);
+    let answer = service.call("GET", &format!("/status/{of_status}")).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+#[tokio::test]
+async fn scanners_of_links_unsubscribe_nobody_whatever_they_ask_with() {
+    let service = service().await;
+    hand_in(&service, json!("ada@example.org"), Some("news")).await;
+    let link = link(&service.capture.captured()[0]);
+    let asked = format!("{link}?List-Unsubscribe=One-Click&method=POST&_method=POST");
+    let posing = [
+        ("x-http-method-override", "POST"),
+        ("x-method-override", "POST"),
+        ("content-type", "application/x-www-form-urlencoded"),
+        ("purpose", "prefetch"),
+    ];
+    for path in [&link, &asked] {
+        for method in [
+            "GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "PROPFIND", "get", "post",
+        ] {
+            let answer = service
+                .send(method, path, &posing, "List-Unsubscribe=One-Click")
+                .await;
+            let status = answer.status.as_u16();
+            match method {
+                "GET" | "HEAD" => assert_eq!(status, 200, "{method}"),
+                _ => assert!((400..500).contains(&status), "{method}: {status}"),
+            }
+            let allows = answer.headers.get("access-control-allow-origin");
+            assert_eq!(allows, None, "{method}");
+        }
+    }
+    assert_eq!(left(&service).await, json!([]));
+
+    // Too much is refused, and changes nothing.
+    let large = "List-Unsubscribe=One-Click&x=".to_owned() + &"x".repeat(20_000);
+    service
+        .send("POST", &link, &[], large)
+        .await
+        .problem(413, "too-large");
+    assert_eq!(left(&service).await, json!([]));
+}
+
+/// Programs differ in what they send (RFC 8058 §3.2 has two forms), and send it more than once.
+#[tokio::test]
+async fn a_post_unsubscribes_once_in_whatever_form_it_comes() {
+    for (kind, body) in [
+        (
+            "application/x-www-form-urlencoded",
+            "List-Unsubscribe=One-Click",
+        ),
+        (
+            "multipart/form-data; boundary=b",
+            "--b\r\nContent-Disposition: form-data; name=\"List-Unsubscribe\"\r\n\r\nOne-Click\r\n--b--\r\n",
+        ),
+        ("application/json", "{"),
+        (
+            "text/plain; charset=utf-16",
+            "\u{feff}List-Unsubscribe=One-Click",
+        ),
+        ("", ""),
+    ] {
+        let service = service().await;
+        hand_in(&service, json!("ada@example.org"), Some("news")).await;
+        let link = link(&service.capture.captured()[0]);
+        let head: Vec<(&str, &str)> = match kind {
+            "" => Vec::new(),
+            kind => vec![("content-type", kind)],
+        };
+        let posts = (0..8).map(|_| service.send("POST", &link, &head, body));
+        for answer in futures::future::join_all(posts).await {
+            assert_eq!(answer.status, 200, "{kind}: {}", answer.text());
+        }
+        let left = left(&service).await;
+        assert_eq!(left.as_array().unwrap().len(), 1, "{kind}: {left}");
+        let audit = service
+            .send("GET", "/v1/audit?act=suppress", &BEARER, "")
+            .await;
+        let acts = audit.value()["entries"].as_array().unwrap().len();
+        assert_eq!(acts, 1, "{kind}: whoever posts eight times has left once");
     }
 }
