@@ -82,7 +82,10 @@ async fn service(dir: &std::path::Path) -> (FakeSmtp, Service) {
          [[routes]]\nmatch = { tag = [\"abroad\"] }\nrelays = [\"backup\"]\n\
          [[routes]]\nrelays = [\"primary\"]\n";
     let config = configuration(&dir.join("spool"), &relay.url(), more);
-    (relay, Service::start(configured(dir, &config)))
+    let mut command = configured(dir, &config);
+    // A million and some may wait.
+    command.env("POSTRIDER_SPOOL__MAX_PENDING", "2000000");
+    (relay, Service::start(command))
 }
 
 fn mail(to: &str, letter: usize) -> Value {

@@ -59,8 +59,18 @@ async function views(request) {
 function cut() {
   const isCut = (one) => one.scrollWidth > one.clientWidth + 1 && getComputedStyle(one).display !== "inline";
   const isFolded = (one) => one.matches("button, .button, .state, kbd, .big") && one.getBoundingClientRect().height > 2 * parseFloat(getComputedStyle(one).lineHeight);
+  const isInRows = (one) => new Set([...one.children].map((tab) => tab.offsetTop)).size > 1;
+  const rows = [...document.querySelectorAll(".list .tabs")].filter(isInRows).map(() => "the states stand in more than one row");
   const all = [...document.querySelectorAll("button, .button, h1, h2, .state, kbd, .tabs > *, .card > *, dialog")];
-  return all.filter((one) => one.checkVisibility() && (isCut(one) || isFolded(one))).map((one) => one.outerHTML.slice(0, 120));
+  return all.filter((one) => one.checkVisibility() && (isCut(one) || isFolded(one))).map((one) => one.outerHTML.slice(0, 120)).concat(rows);
+}
+
+/** Whether the name of the view that is shown is not seen whole in the row of their names. To be run in the page. */
+function isOutside() {
+  const row = document.querySelector("nav");
+  const { left, right } = row.querySelector("[aria-current]").getBoundingClientRect();
+  const { left: from, right: to } = row.getBoundingClientRect();
+  return left < Math.max(from, 0) - 1 || right > Math.min(to, innerWidth) + 1;
 }
 
 /** What README.md shows, and how much of it from the top. */
@@ -85,6 +95,7 @@ run(async (browser, watch, troubles) => {
       await quiet(page);
       const beside = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
       if (beside > 0) troubles.push(`${view} is ${beside} pixels wider than ${width}`);
+      if (await page.evaluate(isOutside)) troubles.push(`${view} ${theme} ${width}: the name of the view is beside the row of names`);
       for (const what of await page.evaluate(cut)) troubles.push(`${view} ${theme} ${width}: cut: ${what}`);
       const picture = `${name}-${view}-${theme}-${width}`;
       const clip = SHOWN[picture] && { x: 0, y: 0, width, height: SHOWN[picture] };

@@ -86,7 +86,7 @@ function Page() {
   const title = views.find(([address]) => address === open)?.[1];
   document.title = `${inbox.unread ? `(${inbox.unread}) ` : ""}${title} · Postrider`;
   // On a phone the views are a row that is wider than the screen.
-  useEffect(() => document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" }), [open, inbox.relays.length, Boolean(who)]);
+  useEffect(() => document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" }), [open, inbox.relays.length, Boolean(inbox.unread), Boolean(who)]);
   if (!who) return html`<main class="alone">${error && error.status !== 401 ? html`<${Problem} error=${error} />` : error ? html`<${SignIn} done=${whoAmI} ended=${wasIn.current} />` : ""}</main>`;
   if (!may.read) return html`<main class="alone"><h1>This token may submit mail, and sees nothing here</h1><${About} who=${who} /></main>`;
   const offered = views.filter(([address]) => address !== "/inbox" || inbox.relays.length);
