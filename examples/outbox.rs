@@ -17,7 +17,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .execute(order, &[&42, &"ada@example.org"])
         .await?;
 
-    let mail = r#"{"from": "Shop <shop@example.com>", "to": "ada@example.org", "subject": "Your order 42",
+    let mail = r#"{"from": "Shop <shop@example.com>", "to": "ada@example.org",
+        "subject": "Your order 42",
         "text": "Thank you.", "idempotency_key": "order-42"}"#;
     let enqueue = "SELECT postrider.enqueue($1::text::jsonb)::text";
     let id: String = transaction.query_one(enqueue, &[&mail]).await?.get(0);

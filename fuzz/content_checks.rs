@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use postrider::feedback::{self, Reading};
+use postrider::feedback::{self, ReportReading};
 use postrider::ingress::http::exercise;
 use postrider::transport::dkim::{Dkim, Rewriting, Signer, SigningKey};
 use postrider::{Templates, Timestamp};
@@ -14,7 +14,7 @@ use serde_json::Value;
 
 /// A report is read, or is none; what it says can be kept and shown.
 pub fn report(message: &[u8]) {
-    if let Reading::Report(report) = feedback::read(message) {
+    if let ReportReading::Report(report) = feedback::read(message) {
         assert!(!report.findings.is_empty());
         for finding in &report.findings {
             assert!(!finding.text.chars().any(char::is_control), "{finding:?}");

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use child::Orders;
 use common::agreement::{everything, journal_agrees};
-use common::{FakeSmtp, moody_relay};
+use common::{FakeSmtp, erratic_relay};
 use ledger::Ledger;
 use parking_lot::Mutex;
 use postrider::spool::{SpoolError, SpoolOptions, sled};
@@ -33,7 +33,7 @@ use rand::{RngExt, SeedableRng};
 
 const NAME: &str = "nothing_acknowledged_is_lost_however_often_the_engine_is_killed";
 /// How long a child may take to open its spool, and the last one to deliver everything.
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_LIMIT: Duration = Duration::from_secs(60);
 
 /// One life of the engine, as seen from outside.
 struct Life {
@@ -81,7 +81,7 @@ impl Life {
     /// Waits until this holds of it. It must not end meanwhile.
     async fn until(&mut self, holds: impl Fn() -> bool) {
         while !holds() && self.process.try_wait().unwrap().is_none() {
-            assert!(self.began.elapsed() < PATIENCE, "it takes too long");
+            assert!(self.began.elapsed() < WAIT_LIMIT, "it takes too long");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
@@ -154,7 +154,7 @@ async fn nothing_acknowledged_is_lost_however_often_the_engine_is_killed() {
     let mut choices = StdRng::seed_from_u64(seed);
     let dir = tempfile::tempdir().unwrap();
     let spool = dir.path().join("spool");
-    let relay = moody_relay(seed).await;
+    let relay = erratic_relay(seed).await;
 
     let ledger = Arc::new(Mutex::new(Ledger::new()));
     for kill in 1..=kills {

@@ -1,4 +1,5 @@
-//! What the documents name is there: files, and tests that prove an invariant.
+//! What the documents name is there: files, and tests that prove an invariant. And what is read by
+//! people fits on their screen.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -72,6 +73,28 @@ fn every_invariant_is_proved_by_tests_that_are_there() {
         }
         assert!(!named.is_empty(), "no test fails without it: {promise}");
     }
+}
+
+/// Names of tests are sentences, and the table of keys is read as a table.
+#[test]
+fn no_line_of_the_sources_is_longer_than_100_columns() {
+    let mut long = Vec::new();
+    for path in sources() {
+        let is_rust = path.extension().is_some_and(|ending| ending == "rs");
+        if !is_rust || path.components().any(|part| part.as_os_str() == "target") {
+            continue;
+        }
+
+        let text = fs::read_to_string(&path).unwrap();
+        for (number, line) in (1..).zip(text.lines()) {
+            let is_name = line.contains("fn ") && line.ends_with("()");
+            if line.chars().count() > 100 && !is_name && !line.starts_with("//! | ") {
+                long.push(format!("{}:{number}", path.display()));
+            }
+        }
+    }
+
+    assert!(long.is_empty(), "wrap these lines: {}", long.join(", "));
 }
 
 fn is_numbered(line: &str) -> bool {

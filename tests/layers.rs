@@ -1,4 +1,4 @@
-//! The layers of the house: imports point down only, outside crates stay in their rooms, and doors
+//! The layers of the crate: imports point down only, outside crates stay in their rooms, and doors
 //! see only what is theirs.
 //!
 //! Every path in the sources counts, wherever it stands: in a `use`, in an expression, in a macro's
@@ -66,7 +66,7 @@ const OPEN_TO_DOORS: &str = "mail";
 
 /// A path of a source file that leads into the crate or out of it.
 #[derive(Debug, PartialEq, Eq)]
-struct Found {
+struct FoundPath {
     /// From the crate's root for paths of our own: `["spool", "Query"]`. Of other paths, the first
     /// name.
     path: Vec<String>,
@@ -78,11 +78,11 @@ struct Found {
 struct Reader {
     /// The module that is being read, from the crate's root.
     module: Vec<String>,
-    found: Vec<Found>,
+    found: Vec<FoundPath>,
 }
 
 impl Reader {
-    fn read(source: &str, module: Vec<String>) -> Vec<Found> {
+    fn read(source: &str, module: Vec<String>) -> Vec<FoundPath> {
         let mut reader = Reader {
             module,
             found: Vec::new(),
@@ -133,7 +133,7 @@ impl Reader {
             }
             "self" => at,
             word if imported || begins_separator(tokens, at + 1) => {
-                self.found.push(Found {
+                self.found.push(FoundPath {
                     path: vec![word.to_owned()],
                     ours: false,
                     line,
@@ -176,7 +176,7 @@ impl Reader {
             at += 3;
         }
 
-        self.found.push(Found {
+        self.found.push(FoundPath {
             path,
             ours: true,
             line,
@@ -206,7 +206,7 @@ fn is_separator(before: &[TokenTree]) -> bool {
 }
 
 /// All that is wrong with one file.
-struct Judge<'a> {
+struct FileCheck<'a> {
     /// The file, as problems name it.
     file: &'a str,
     room: &'a str,
@@ -214,9 +214,9 @@ struct Judge<'a> {
     handed_out: &'a BTreeMap<String, String>,
 }
 
-impl Judge<'_> {
-    fn problems(&self, found: &[Found]) -> Vec<String> {
-        let told = |found: &Found| {
+impl FileCheck<'_> {
+    fn problems(&self, found: &[FoundPath]) -> Vec<String> {
+        let told = |found: &FoundPath| {
             let problem = if found.ours {
                 self.inner_path(&found.path)
             } else {
@@ -312,7 +312,7 @@ fn module_of(file: &str) -> Vec<String> {
 fn problems_of(file: &str, source: &str, handed_out: &BTreeMap<String, String>) -> Vec<String> {
     let module = module_of(file);
     let room = module[0].clone();
-    Judge {
+    FileCheck {
         file,
         room: &room,
         handed_out,
@@ -321,7 +321,7 @@ fn problems_of(file: &str, source: &str, handed_out: &BTreeMap<String, String>) 
 }
 
 #[test]
-fn the_layers_of_the_house_hold() {
+fn the_layers_of_the_crate_hold() {
     let mut files = Vec::new();
     sources(
         &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),

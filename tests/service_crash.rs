@@ -31,42 +31,47 @@ mod told;
 use std::env;
 use std::time::{Duration, Instant};
 
-use common::moody_relay;
+use common::erratic_relay;
 use http::{Batches, Http};
 use ledger::Book;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use service::House;
+use service::ServiceFiles;
 use smtp::Smtp;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 
 /// How often something is looked at again that tells of no change.
-const A_MOMENT: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Clients at every door; each has keys of its own.
-fn send_clients(house: &House, book: &Book, stop: &watch::Sender<bool>, seed: u64) -> JoinSet<()> {
+fn send_clients(
+    files: &ServiceFiles,
+    book: &Book,
+    stop: &watch::Sender<bool>,
+    seed: u64,
+) -> JoinSet<()> {
     let mut clients = JoinSet::new();
     for n in 0..14 {
         let seed = seed.wrapping_add(n);
         let name = |door: &str| format!("{door}{n}");
         clients.spawn(client::work(
             name("http"),
-            Http::to(house.http),
+            Http::to(files.http),
             book.clone(),
             stop.subscribe(),
             seed,
         ));
         clients.spawn(client::work(
             name("smtp"),
-            Smtp::to(house.smtp),
+            Smtp::to(files.smtp),
             book.clone(),
             stop.subscribe(),
             !seed,
         ));
         if n < 4 {
-            let door = Batches(Http::to(house.http));
+            let door = Batches(Http::to(files.http));
             clients.spawn(client::work(
                 name("batch"),
                 door,
@@ -81,15 +86,15 @@ fn send_clients(house: &House, book: &Book, stop: &watch::Sender<bool>, seed: u6
 }
 
 /// Writes down each delivery that the service tells of, until it is dead.
-fn follow(house: &House, book: &Book, mut dead: watch::Receiver<bool>) -> JoinHandle<()> {
-    let (address, book) = (house.http, book.clone());
+fn follow(files: &ServiceFiles, book: &Book, mut dead: watch::Receiver<bool>) -> JoinHandle<()> {
+    let (address, book) = (files.http, book.clone());
     tokio::spawn(async move {
         // Once it listens, all is heard that was said before the end.
         while !*dead.borrow_and_update() {
             let _ = Http::to(address)
                 .follow(|id, recipient| book.delivered(id, recipient))
                 .await;
-            sleep(A_MOMENT).await;
+            sleep(POLL_INTERVAL).await;
         }
     })
 }
@@ -105,18 +110,18 @@ async fn nothing_acknowledged_is_lost_however_often_the_service_is_killed() {
     let most_receipts = if kills < 100 { 150 } else { 700 };
     let began = Instant::now();
     let mut choices = StdRng::seed_from_u64(seed);
-    let relay = moody_relay(seed).await;
+    let relay = erratic_relay(seed).await;
     let hook = told::receiver(seed).await;
     let more = format!("webhooks = [{}]", told::configured(&hook));
-    let house = House::new(&relay.url(), &more);
+    let files = ServiceFiles::new(&relay.url(), &more);
     let book = Book::new();
     let stop = watch::Sender::new(false);
-    let mut clients = send_clients(&house, &book, &stop, seed);
+    let mut clients = send_clients(&files, &book, &stop, seed);
 
     for kill in 1..=kills {
         let dead = watch::Sender::new(false);
-        let mut service = house.start();
-        let follower = follow(&house, &book, dead.subscribe());
+        let mut service = files.start();
+        let follower = follow(&files, &book, dead.subscribe());
         // Some are killed while they open the spool, most in the middle of their work.
         let moment = if choices.random_bool(0.15) {
             let moment = Duration::from_millis(choices.random_range(0..500));
@@ -137,7 +142,7 @@ async fn nothing_acknowledged_is_lost_however_often_the_service_is_killed() {
         assert_eq!(book.problems(), Vec::<String>::new());
         if kill % 10 == 0 {
             let acknowledged = book.count();
-            let found = house.verify().await;
+            let found = files.verify().await;
             assert!(
                 found["mails"].as_u64().unwrap() >= acknowledged as u64,
                 "{found} of {acknowledged}"
@@ -145,15 +150,15 @@ async fn nothing_acknowledged_is_lost_however_often_the_service_is_killed() {
         }
     }
 
-    let mut service = house.start();
+    let mut service = files.start();
     stop.send_replace(true);
     let drained = async {
         while let Some(ended) = clients.join_next().await {
             ended.unwrap();
         }
-        let mut door = Http::to(house.http);
+        let mut door = Http::to(files.http);
         while !matches!(door.pending().await, Ok(0)) {
-            sleep(A_MOMENT).await;
+            sleep(POLL_INTERVAL).await;
         }
     };
 
@@ -161,15 +166,15 @@ async fn nothing_acknowledged_is_lost_however_often_the_service_is_killed() {
     let (again, untold) = service.lives_until(told::judge(&hook, &book.mails())).await;
     println!("webhook: {again} messages came more than once");
     assert_eq!(untold, Vec::<String>::new());
-    assert!(service.stop().await.success(), "{}", house.log());
+    assert!(service.stop().await.success(), "{}", files.log());
     relay.open_connections_fall_to(0).await;
 
     let (figures, mut problems) = book
         .close()
-        .judge(&relay.transactions(), &house.verify().await);
+        .judge(&relay.transactions(), &files.verify().await);
     print!("{figures}");
     println!("{}", figures.json(kills, seed, began.elapsed()));
-    problems.extend(house.log().lines().map(str::to_owned));
+    problems.extend(files.log().lines().map(str::to_owned));
 
     assert_eq!(problems, Vec::<String>::new());
     assert!(

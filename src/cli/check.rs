@@ -11,7 +11,7 @@ use super::{ConfigFile, Failure};
 use crate::config::{self, Listen, Mistake, Settings};
 use crate::delivery::{Outcome, Phase, TlsUse, printable};
 use crate::dispatch::Error;
-use crate::spool::postgres::Unreached;
+use crate::spool::postgres::DatabaseProblem;
 use crate::transport::Transport;
 
 #[derive(clap::Args)]
@@ -144,17 +144,21 @@ async fn reach(settings: &Settings) -> Result<(), (Mistake, bool)> {
     let Some(database) = settings.spool.database() else {
         return Ok(());
     };
-    let Err(reason) = database.reach().await else {
+    let Err(reason) = database.probe().await else {
         return Ok(());
     };
 
     let key = match reason {
-        Unreached::Login(_) if settings.spool.password_file.is_some() => "spool.password_file",
-        Unreached::Login(_) if settings.spool.password.is_some() => "spool.password",
-        Unreached::Schema(_) => "spool.schema",
-        Unreached::Login(_) | Unreached::Name(_) | Unreached::Server(_) => "spool.url",
+        DatabaseProblem::Login(_) if settings.spool.password_file.is_some() => {
+            "spool.password_file"
+        }
+        DatabaseProblem::Login(_) if settings.spool.password.is_some() => "spool.password",
+        DatabaseProblem::Schema(_) => "spool.schema",
+        DatabaseProblem::Login(_) | DatabaseProblem::Name(_) | DatabaseProblem::Server(_) => {
+            "spool.url"
+        }
     };
-    let passes = matches!(reason, Unreached::Server(_));
+    let passes = matches!(reason, DatabaseProblem::Server(_));
     Err((
         settings.mistake(key, printable(&reason.to_string())),
         passes,

@@ -1,15 +1,15 @@
-//! File descriptors: as many as the system gives, and some of them kept from the doors, so that
-//! those who connect can stop neither delivery nor the spool.
+//! File descriptors: raises the limit as far as the system allows, and keeps some from the doors,
+//! so that clients can stop neither delivery nor the spool.
 
 use crate::config::Settings;
 use crate::ingress::{http, smtp};
 
 /// What the process itself has open: the spool, the log, the listeners, and what passes, such as
 /// looking up a name.
-const OWN: usize = 64;
+const PROCESS_DESCRIPTORS: usize = 64;
 
 /// What a door has at the least, however few there are.
-const LEAST: usize = 4;
+const MIN_CONNECTIONS: usize = 4;
 
 /// Raises the soft limit to the hard one; the number that may be open from now on, where the system
 /// has such a limit.
@@ -41,7 +41,7 @@ pub(super) fn share(
     smtp: Option<&mut smtp::Limits>,
 ) {
     let relays = settings.relays.iter().map(|relay| relay.connections);
-    let kept = OWN + relays.sum::<usize>();
+    let kept = PROCESS_DESCRIPTORS + relays.sum::<usize>();
     let left = all.saturating_sub(kept);
 
     let mut wanted: Vec<&mut usize> = Vec::new();
@@ -63,7 +63,7 @@ pub(super) fn share(
 
     for connections in wanted {
         let fair = (*connections as u128 * left as u128 / sum as u128) as usize;
-        *connections = fair.max(LEAST).min(*connections);
+        *connections = fair.max(MIN_CONNECTIONS).min(*connections);
     }
 }
 
@@ -89,7 +89,7 @@ mod tests {
 
         assert_eq!(shared(100_000, 8192, 2000), (8192, 2000));
         let (http, smtp) = shared(1024, 8192, 2000);
-        assert!(http > 4 * smtp / 2 && smtp > 100 && http + smtp <= 1024 - OWN);
-        assert_eq!(shared(10, 8192, 2), (LEAST, 2));
+        assert!(http > 4 * smtp / 2 && smtp > 100 && http + smtp <= 1024 - PROCESS_DESCRIPTORS);
+        assert_eq!(shared(10, 8192, 2), (MIN_CONNECTIONS, 2));
     }
 }

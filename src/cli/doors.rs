@@ -1,5 +1,5 @@
-//! The doors of the running service: which ones are open, what they are given anew, and how they
-//! are closed together.
+//! The doors of the running service: which ones are open, what a reload changes in them, and how
+//! they are closed together.
 
 use std::time::Duration;
 

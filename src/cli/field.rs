@@ -1,5 +1,5 @@
-//! What is wrong with one field of what was asked, told by the flag that says it: whoever types a
-//! command line has never seen the JSON that is made of it.
+//! An error of one field of a request, named by the flag that sets it: whoever types a command line
+//! has never seen the JSON that is made of it.
 
 use std::fmt;
 

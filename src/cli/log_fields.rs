@@ -8,7 +8,7 @@ use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::Writer;
 
-use crate::delivery::{Logged, escape, without_fields};
+use crate::delivery::{LogValue, escape, without_fields};
 use crate::mail::is_harmless;
 
 /// Writes fields.
@@ -66,7 +66,7 @@ impl Visit for Line<'_> {
         } else if is_sound(&text) {
             self.write(field, format_args!("{}", without_fields(&text)));
         } else {
-            self.write(field, format_args!("{}", Logged(&text)));
+            self.write(field, format_args!("{}", LogValue(&text)));
         }
     }
 }

@@ -30,7 +30,7 @@ pub(super) fn start(log: &Log) -> Result<(), Failure> {
         && std::env::var_os("NO_COLOR").is_none();
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(move || Harmless(stderr(), colours));
+        .with_writer(move || SanitizedWriter(stderr(), colours));
     let started = match log.format {
         LogFormat::Json => lines.json().flatten_event(true).finish().try_init(),
         LogFormat::Text => lines
@@ -60,9 +60,9 @@ fn directives(level: &str) -> String {
 /// Writes lines in which no character moves the cursor, ends the line or turns the reading around,
 /// whatever part of a line it came in and in whatever format. Where there are colours, which begin
 /// with ESC, that one passes: values have it escaped already.
-struct Harmless<W>(W, bool);
+struct SanitizedWriter<W>(W, bool);
 
-impl<W: Write> Write for Harmless<W> {
+impl<W: Write> Write for SanitizedWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
         let passes = |c: char| c == '\n' || is_harmless(c) || (self.1 && c == '\u{1b}');
@@ -122,7 +122,7 @@ mod tests {
     fn no_line_has_a_character_that_a_terminal_obeys() {
         let written = |text: &str, colours| {
             let mut line = Vec::new();
-            Harmless(&mut line, colours)
+            SanitizedWriter(&mut line, colours)
                 .write_all(text.as_bytes())
                 .unwrap();
             String::from_utf8(line).unwrap()

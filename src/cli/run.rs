@@ -176,7 +176,9 @@ async fn serve(
 async fn broken(dispatcher: &Dispatcher, doors: &mut Doors) -> Failure {
     tokio::select! {
         stopped = dispatcher.stopped() => match stopped {
-            Ok(()) => Failure::Failed("the dispatcher has stopped, although no stop was requested".to_owned()),
+            Ok(()) => Failure::Failed(
+                "the dispatcher has stopped, although no stop was requested".to_owned(),
+            ),
             Err(error) => error.into(),
         },
         failure = doors.failed() => failure,

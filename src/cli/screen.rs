@@ -83,9 +83,9 @@ pub enum ColumnFit {
 }
 
 /// What is left free between two columns.
-const GAP: u16 = 2;
+const COLUMN_GAP: u16 = 2;
 /// No column gives way further than to this width.
-const NARROWEST: u16 = 8;
+const MIN_COLUMN_WIDTH: u16 = 8;
 
 /// Standard output or standard error: a terminal with colours, or a plain stream.
 pub struct Screen {
@@ -247,7 +247,11 @@ impl Screen {
 
         for (index, width) in fitting.into_iter().enumerate() {
             // Nothing follows the last column.
-            let gap = if index + 1 < natural.len() { GAP } else { 0 };
+            let gap = if index + 1 < natural.len() {
+                COLUMN_GAP
+            } else {
+                0
+            };
             if let Some(column) = table.column_mut(index) {
                 column
                     .set_padding((0, gap))
@@ -324,15 +328,15 @@ fn fitted(natural: &[u16], terminal: u16, fit: ColumnFit) -> Vec<u16> {
     };
     let others: u16 = (0..last)
         .filter(|column| *column != widest)
-        .map(|column| natural[column] + GAP)
+        .map(|column| natural[column] + COLUMN_GAP)
         .sum();
 
-    let room = terminal.saturating_sub(others + GAP);
+    let room = terminal.saturating_sub(others + COLUMN_GAP);
     let share = (room / 2)
         .max(room.saturating_sub(natural[last]))
-        .max(NARROWEST);
+        .max(MIN_COLUMN_WIDTH);
     widths[widest] = natural[widest].min(share);
-    widths[last] = natural[last].min(room.saturating_sub(widths[widest]).max(NARROWEST));
+    widths[last] = natural[last].min(room.saturating_sub(widths[widest]).max(MIN_COLUMN_WIDTH));
 
     widths
 }
@@ -462,7 +466,8 @@ mod tests {
 
     #[test]
     fn a_table_fits_its_terminal_and_keeps_its_first_column() {
-        let total = |widths: &[u16]| widths.iter().sum::<u16>() + GAP * (widths.len() as u16 - 1);
+        let total =
+            |widths: &[u16]| widths.iter().sum::<u16>() + COLUMN_GAP * (widths.len() as u16 - 1);
         let natural = [36, 9, 6, 30, 60];
         assert_eq!(fitted(&natural, 200, ColumnFit::Cut), natural);
         for terminal in [80, 100, 120] {

@@ -89,7 +89,7 @@ pub(super) struct ReportArgs {
 
 /// What a migration did.
 #[derive(Serialize)]
-struct Migrated {
+struct MigrationReport {
     before: usize,
     after: usize,
 }
@@ -162,7 +162,12 @@ impl Spool {
                     true => format!("{}: version {after} already", database.name()),
                     false => format!("{}: version {before} is now {after}", database.name()),
                 };
-                tell(report.json, &Migrated { before, after }, &sums, screen)?;
+                tell(
+                    report.json,
+                    &MigrationReport { before, after },
+                    &sums,
+                    screen,
+                )?;
                 Ok(ExitCode::SUCCESS)
             }
             Spool::Salvage { from, to, json } => {

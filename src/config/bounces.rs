@@ -1,4 +1,4 @@
-//! `[bounces]`: where mail comes back to.
+//! `[bounces]`: the domain that bounces come back to.
 
 use std::path::PathBuf;
 
@@ -39,6 +39,7 @@ impl Bounces {
     pub(super) fn check(&mut self, report: &mut Report<'_>) {
         let file = self.secret_file.as_deref();
         secret::settle(&mut self.secret, file, ("bounces", "secret"), report);
+
         match (&self.domain, &self.secret) {
             (Some(_), None) if self.secret_file.is_none() => {
                 report.add("bounces.secret_file", "is missing beside the domain");

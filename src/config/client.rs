@@ -1,4 +1,4 @@
-//! The file of those who use a service: where it is, and what opens its door.
+//! The file of those who use a service: its address, and the token for it.
 
 use std::env;
 use std::fs;

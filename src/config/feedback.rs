@@ -17,23 +17,23 @@ use crate::ingress::http::{Provider, ProviderSettings};
 #[serde(default, deny_unknown_fields)]
 pub struct Feedback {
     /// Brevo.
-    pub brevo: Option<Shown>,
+    pub brevo: Option<ProviderSecret>,
     /// SendGrid.
-    pub sendgrid: Option<Signed>,
+    pub sendgrid: Option<SigningSecret>,
     /// Mailgun.
-    pub mailgun: Option<Signed>,
+    pub mailgun: Option<SigningSecret>,
     /// Amazon SES.
     pub ses: Option<Ses>,
     /// Postmark.
-    pub postmark: Option<Shown>,
+    pub postmark: Option<ProviderSecret>,
     /// Resend.
-    pub resend: Option<Signed>,
+    pub resend: Option<SigningSecret>,
 }
 
 /// What a provider shows as it is.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Shown {
+pub struct ProviderSecret {
     /// The file that its password or token is in.
     pub secret_file: Option<PathBuf>,
     /// Itself, instead of a file.
@@ -45,7 +45,7 @@ pub struct Shown {
 /// What a provider signs with.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Signed {
+pub struct SigningSecret {
     /// The file that it is in.
     pub secret_file: Option<PathBuf>,
     /// Itself, instead of a file.
@@ -55,9 +55,9 @@ pub struct Signed {
     pub max_age: Duration,
 }
 
-impl Default for Signed {
+impl Default for SigningSecret {
     fn default() -> Self {
-        Signed {
+        SigningSecret {
             secret_file: None,
             secret: None,
             max_age: ProviderSettings::new(Provider::Resend).max_age,
@@ -85,7 +85,7 @@ impl Default for Ses {
     }
 }
 
-impl Shown {
+impl ProviderSecret {
     fn settings(&self, provider: Provider) -> ProviderSettings {
         ProviderSettings {
             secret: self.secret.clone(),
@@ -95,7 +95,7 @@ impl Shown {
     }
 }
 
-impl Signed {
+impl SigningSecret {
     fn settings(&self, provider: Provider) -> ProviderSettings {
         ProviderSettings {
             secret: self.secret.clone(),

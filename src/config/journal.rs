@@ -1,4 +1,4 @@
-//! `[journal]`: how long what happened is kept, and how much of it.
+//! `[journal]`: how long events are kept, and how many.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
-//! Whether this machine can do what the settings say: what `check` tries and `run` needs.
+//! Whether this machine can do what the settings ask for: checked by `check`, needed by `run`.
 //!
-//! Only what a hand must mend is a mistake here. A port that somebody has, a spool that another
-//! process has open and a disk that is full pass by themselves.
+//! Only problems that a person must solve are mistakes here. A port in use, a spool that another
+//! process has open and a full disk may pass by themselves.
 
 use std::fs::{self, OpenOptions};
 use std::io::{Error, ErrorKind};

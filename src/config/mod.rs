@@ -20,7 +20,6 @@ mod client;
 mod dkim;
 mod engine;
 mod feedback;
-mod given;
 mod http;
 mod journal;
 mod layers;
@@ -38,6 +37,7 @@ mod routes;
 mod schedules;
 mod secret;
 mod service;
+mod shown_settings;
 mod smtp;
 mod spool;
 mod status;
@@ -52,7 +52,7 @@ pub use bounces::Bounces;
 pub use client::ClientFile;
 pub use dkim::DkimKey;
 pub use engine::{builder, quotas, reload};
-pub use feedback::{Feedback, Ses, Shown, Signed};
+pub use feedback::{Feedback, ProviderSecret, Ses, SigningSecret};
 pub use http::{Http, Token};
 pub use journal::Journal;
 pub use layers::{Sources, default_file};
@@ -77,9 +77,9 @@ use std::fmt::Display;
 
 use serde::Deserialize;
 
-use given::Given;
 use layers::Origins;
 use mistake::Report;
+use shown_settings::ShownSettings;
 
 /// The file that `postrider init` writes: every key with its default and a comment.
 pub const TEMPLATE: &str = include_str!("../../config/postrider.toml");
@@ -133,7 +133,7 @@ pub struct Settings {
     origins: Origins,
     /// What was set, without secrets.
     #[serde(skip)]
-    given: Given,
+    shown: ShownSettings,
     /// What had better be mended.
     #[serde(skip)]
     warnings: Vec<Mistake>,
@@ -152,7 +152,7 @@ impl Settings {
         settings.check(&mut report);
         settings.warnings = report.take_warnings();
         report.finish()?;
-        settings.given = Given::of(&layers.tree);
+        settings.shown = ShownSettings::of(&layers.tree);
         settings.origins = layers.origins;
         Ok(settings)
     }
@@ -203,7 +203,7 @@ impl Settings {
 
     /// What the file and the environment set, without any secret.
     pub fn given(&self) -> &serde_json::Value {
-        self.given.shown()
+        self.shown.shown()
     }
 
     /// What turned out to be wrong with this key, told as everything else is.

@@ -9,7 +9,7 @@ use super::layers::Layers;
 use super::mistake::Report;
 
 /// Keys whose values are never shown, not even when they are wrong.
-const SECRETS: [&str; 7] = [
+const SECRET_KEYS: [&str; 7] = [
     "password",
     "token",
     "url",
@@ -126,7 +126,7 @@ fn reason(error: &str, path: &str) -> String {
         );
     }
 
-    if SECRETS.iter().any(|secret| path.ends_with(secret)) {
+    if SECRET_KEYS.iter().any(|secret| path.ends_with(secret)) {
         return "must be text in quotes".to_owned();
     }
     ["expected u64", "expected u32", "expected usize"]

@@ -37,7 +37,7 @@ pub(super) fn settle(
             if let Some(file) = report.file_of(&key)
                 && private::is_readable_by_all(file)
             {
-                let reason = format!("{} {READABLE}", file.display());
+                let reason = format!("{} {READABLE_BY_OTHERS}", file.display());
                 report.warn(key, reason);
             }
         }
@@ -48,11 +48,14 @@ pub(super) fn settle(
 /// Warns where a file that holds a secret can be read by everybody.
 pub(super) fn keep(key: &str, file: &Path, report: &mut Report<'_>) {
     if private::is_readable_by_all(file) {
-        report.warn(key, format!("the file {} {READABLE}", file.display()));
+        report.warn(
+            key,
+            format!("the file {} {READABLE_BY_OTHERS}", file.display()),
+        );
     }
 }
 
-const READABLE: &str =
+const READABLE_BY_OTHERS: &str =
     "holds a secret and can be read by every user of this machine; `chmod 600` it";
 
 fn is_empty(secret: &Option<SecretString>) -> bool {

@@ -13,7 +13,7 @@ use crate::mail::{days, seconds};
 use crate::spool::postgres::{self, PostgresSpool};
 
 /// The smallest bound of what is kept, in bytes.
-const SMALLEST: u64 = 64 * 1024;
+const SMALLEST_BOUND: u64 = 64 * 1024;
 
 /// Where accepted mail is kept, and how much of it.
 #[derive(Clone, Debug, Deserialize)]
@@ -159,7 +159,7 @@ impl Spool {
         }
 
         let max_size = self.max_size.map(|size| size.as_u64());
-        if max_size.is_some_and(|size| size < SMALLEST) {
+        if max_size.is_some_and(|size| size < SMALLEST_BOUND) {
             report.add(
                 "spool.max_size",
                 "is below 64KiB, so that hardly any mail could be accepted",

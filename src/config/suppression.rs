@@ -1,4 +1,4 @@
-//! `[suppression]`: how long who is not to get mail.
+//! `[suppression]`: for how long addresses get no mail.
 
 use std::time::Duration;
 

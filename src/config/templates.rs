@@ -1,4 +1,4 @@
-//! `[templates]`: where the templates are that mail is made from.
+//! `[templates]`: the folder of the templates that mail is made from.
 
 use std::path::PathBuf;
 

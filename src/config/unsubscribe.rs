@@ -1,4 +1,4 @@
-//! `[unsubscribe]`: where recipients leave lists.
+//! `[unsubscribe]`: the page on which recipients leave lists.
 
 use std::path::PathBuf;
 
@@ -38,6 +38,7 @@ impl Unsubscribe {
     pub(super) fn check(&mut self, report: &mut Report<'_>) {
         let file = self.secret_file.as_deref();
         secret::settle(&mut self.secret, file, ("unsubscribe", "secret"), report);
+
         match (&self.base_url, &self.secret) {
             (Some(_), None) if self.secret_file.is_none() => {
                 report.add("unsubscribe.secret_file", "is missing beside base_url")

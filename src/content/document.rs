@@ -8,7 +8,7 @@ use mrml::prelude::render::RenderOptions;
 use super::engine::MAX_OUTPUT;
 
 /// The longest line of a text part that is made from HTML (RFC 5322 §2.1.1 recommends 78).
-const WIDTH: usize = 76;
+const TEXT_WIDTH: usize = 76;
 
 /// What stands for `&lt;` and `&gt;` while HTML is read and written again: a reader makes `<` and
 /// `>` of them, and not every writer takes that back within an attribute. Of these characters of
@@ -74,7 +74,7 @@ pub(super) fn as_text(html: &str) -> Result<String, String> {
         .no_link_wrapping()
         .allow_width_overflow();
     let text = reader
-        .string_from_read(html.as_bytes(), WIDTH)
+        .string_from_read(html.as_bytes(), TEXT_WIDTH)
         .map_err(|error| error.to_string())?;
     let mut tidy = String::with_capacity(text.len());
 

@@ -18,7 +18,7 @@ use super::mistake::TemplateError;
 /// How much one render may do: about so many instructions, and at most 64 bytes of memory for each.
 const FUEL: u64 = 1_000_000;
 /// How deep includes and macros may nest.
-const DEEPEST: usize = 100;
+const MAX_NESTING: usize = 100;
 /// The most bytes that one part of a mail can become.
 pub(super) const MAX_OUTPUT: usize = 4 * 1024 * 1024;
 /// The most bytes that one render makes of JSON, whether it writes them or not.
@@ -26,7 +26,7 @@ const MOST_JSON: usize = 16 * MAX_OUTPUT;
 
 /// What is rendered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum OutputKind {
     /// HTML, or MJML, which becomes HTML.
     Html,
     /// The subject, or plain text.
@@ -61,10 +61,15 @@ impl Engine {
     }
 
     /// Renders a file.
-    pub fn render(&self, file: &str, kind: Kind, data: &Value) -> Result<String, TemplateError> {
+    pub fn render(
+        &self,
+        file: &str,
+        kind: OutputKind,
+        data: &Value,
+    ) -> Result<String, TemplateError> {
         let environment = match kind {
-            Kind::Html => &self.html,
-            Kind::Text => &self.text,
+            OutputKind::Html => &self.html,
+            OutputKind::Text => &self.text,
         };
 
         let mut out = BoundedWriter(Vec::new());
@@ -119,7 +124,7 @@ fn environment(escape: AutoEscape) -> Environment<'static> {
     // `{% if nickname %}` is how a template asks; printing what is not there is a mistake.
     environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
     environment.set_fuel(Some(FUEL));
-    environment.set_recursion_limit(DEEPEST);
+    environment.set_recursion_limit(MAX_NESTING);
     environment.set_syntax(syntax());
 
     environment.add_filter("tojson", to_json);

@@ -12,11 +12,11 @@ use super::locale;
 use super::mistake::TemplateMistake;
 
 /// The largest file of a template.
-const LARGEST: u64 = 1024 * 1024;
+const LARGEST_FILE: u64 = 1024 * 1024;
 /// How deep folders below `layouts` and `partials` may lie.
-const DEEPEST: usize = 8;
+const DEEPEST_FOLDER: usize = 8;
 /// The folders that are no templates.
-const SHARED: [&str; 2] = ["layouts", "partials"];
+const SHARED_FOLDERS: [&str; 2] = ["layouts", "partials"];
 /// The longest name of a template.
 const LONGEST_NAME: usize = 100;
 
@@ -83,7 +83,7 @@ impl Folder {
             if !entry.path.is_dir() {
                 continue;
             }
-            if SHARED.contains(&entry.name.as_str()) {
+            if SHARED_FOLDERS.contains(&entry.name.as_str()) {
                 folder.read_shared(&entry.path, &entry.name, 0);
             } else if is_name(&entry.name) {
                 folder.read_template(&entry);
@@ -205,7 +205,7 @@ impl Folder {
             let below = format!("{place}/{}", entry.name);
             if !entry.path.is_dir() {
                 self.take(&entry.path, &below);
-            } else if depth < DEEPEST {
+            } else if depth < DEEPEST_FOLDER {
                 self.read_shared(&entry.path, &below, depth + 1);
             } else {
                 self.wrong(&entry.path, "lies too deep");
@@ -228,9 +228,9 @@ impl Folder {
         let read = fs::metadata(path).and_then(|found| match found.len() {
             // A pipe or a device may never end.
             _ if !found.is_file() => Err(std::io::Error::other("is no file")),
-            0..=LARGEST => fs::read(path),
+            0..=LARGEST_FILE => fs::read(path),
             _ => Err(std::io::Error::other(format!(
-                "has more than {LARGEST} bytes"
+                "has more than {LARGEST_FILE} bytes"
             ))),
         });
 

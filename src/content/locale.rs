@@ -1,7 +1,7 @@
 //! Languages, and which one stands in for which.
 
 /// The longest locale that is taken.
-const LONGEST: usize = 35;
+const LONGEST_LOCALE: usize = 35;
 
 /// A locale in the form that all are compared in: `pt_BR` → `pt-br`. `None` for what is none
 /// (RFC 5646 §2.1, without its rarer forms).
@@ -12,7 +12,7 @@ pub(super) fn normal(given: &str) -> Option<String> {
     let is_language =
         (2..=3).contains(&language.len()) && language.bytes().all(|b| b.is_ascii_alphabetic());
     let is_locale = is_language
-        && locale.len() <= LONGEST
+        && locale.len() <= LONGEST_LOCALE
         && parts.all(|part| {
             (1..=8).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_alphanumeric())
         });

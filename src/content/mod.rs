@@ -13,6 +13,7 @@ mod folder;
 mod locale;
 mod mistake;
 mod places;
+mod template_set;
 mod templates;
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! One try: what was said, in which phase, and what it amounts to.
+//! One attempt: the reply, in which phase it came, and the outcome that follows from it.
 
 use std::fmt;
 
@@ -359,6 +359,7 @@ mod tests {
             (reply.enhanced.as_deref(), reply.text.as_str()),
             (Some("5.1.1"), "No such user here")
         );
+
         assert_eq!(Reply::new(550, "4.1.1 odd").enhanced, None);
         let marked = |text| Reply::new(550, text).enhanced;
         assert_eq!(marked("#5.1.0 Address rejected.").as_deref(), Some("5.1.0"));
@@ -379,6 +380,7 @@ mod tests {
         // What a server quotes is not what it says.
         let quoted = "421 4.4.1 the next one said: the server refused: 550 5.1.1 no such user";
         assert_eq!(code(quoted), Some(421));
+
         for ours in [
             "the connection broke: 550 bytes were left",
             "the server was silent for 60s",

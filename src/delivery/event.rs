@@ -1,5 +1,5 @@
-//! What happened: to a mail, to a delivery, to a relay, to the service; and who did it where a
-//! person or a program did. The journal of the spool keeps it, in the commit that made it so.
+//! What happened to a mail, a delivery, a relay or the service, and which person or program did it,
+//! if one did. The spool's journal stores it in the commit of the change itself.
 
 use serde::{Deserialize, Serialize};
 
@@ -82,7 +82,7 @@ impl Event {
     }
 
     /// The same, done by this one.
-    pub fn by(self, by: &By) -> Self {
+    pub fn by(self, by: &Requester) -> Self {
         Event {
             who: by.who.clone(),
             from: by.from.clone(),
@@ -247,7 +247,7 @@ impl EventKind {
 
 /// Who does something, and from where.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct By {
+pub struct Requester {
     /// Who; `None` for the program itself.
     pub who: Option<Submitter>,
     /// The address it came from.

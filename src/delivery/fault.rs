@@ -242,29 +242,29 @@ const ALL: &[Phase] = &[MailFrom, RcptTo, Data, Body, FinalDot];
 /// The message and its verdict.
 const MESSAGE: &[Phase] = &[Data, Body, FinalDot];
 /// From the recipients on.
-const LATER: &[Phase] = &[RcptTo, Data, Body, FinalDot];
+const AFTER_MAIL_FROM: &[Phase] = &[RcptTo, Data, Body, FinalDot];
 /// A login or TLS is missing, refused or out of order (RFC 4954 §6, RFC 3207 §4, RFC 5321 §4.2).
-const LOGIN: &[u16] = &[432, 454, 525, 530, 534, 535, 538];
+const LOGIN_CODES: &[u16] = &[432, 454, 525, 530, 534, 535, 538];
 /// The server knows no such command, or not here (RFC 5321 §4.2.4).
-const SEQUENCE: &[u16] = &[500, 502, 503];
+const SEQUENCE_CODES: &[u16] = &[500, 502, 503];
 /// "Too many recipients" (RFC 5321 §4.5.3.1.10): 452, and 552 from older servers.
-const STORAGE: &[u16] = &[452, 552];
+const STORAGE_CODES: &[u16] = &[452, 552];
 /// About one mailbox, one address or one message (RFC 3463 §3.2, §3.3, §3.7), or about the sender's
 /// domain (RFC 7372 §3).
-const MAILS_OWN: &[&str] = &[
+const MAIL_CODES: &[&str] = &[
     "x.1.x", "x.2.x", "x.3.3", "x.3.4", "x.5.2", "x.5.4", "x.6.x", "x.7.20", "x.7.21", "x.7.22",
     "x.7.23", "x.7.24", "x.7.26", "x.7.27", "x.7.60",
 ];
 /// About our address, our login or our account (RFC 4954 §6, RFC 7372 §3, and what Microsoft 365
 /// says of a tenant and its addresses).
-const OURS: &[&str] = &[
+const OUR_CODES: &[&str] = &[
     "x.7.8", "x.7.11", "x.7.25", "x.7.29", "x.7.57", "x.7.500", "x.7.501", "x.7.508", "x.7.511",
     "x.7.705", "x.7.708", "x.7.750",
 ];
 /// About the system (RFC 3463 §3.4).
-const SYSTEM: &[&str] = &["x.3.x"];
+const SYSTEM_CODES: &[&str] = &["x.3.x"];
 /// About the network (RFC 3463 §3.5).
-const NETWORK: &[&str] = &["x.4.x"];
+const NETWORK_CODES: &[&str] = &["x.4.x"];
 
 /// The table. The first row that matches decides.
 const ROWS: &[FaultRule] = &[
@@ -296,10 +296,16 @@ const ROWS: &[FaultRule] = &[
         F::Transaction,
     )
     .accepted(),
-    row(&[RcptTo], H::Codes(STORAGE), S::Absent, F::Transaction).accepted(),
     row(
         &[RcptTo],
-        H::Codes(STORAGE),
+        H::Codes(STORAGE_CODES),
+        S::Absent,
+        F::Transaction,
+    )
+    .accepted(),
+    row(
+        &[RcptTo],
+        H::Codes(STORAGE_CODES),
         S::Like(&["x.3.1", "x.3.0"]),
         F::Transaction,
     )
@@ -322,7 +328,7 @@ const ROWS: &[FaultRule] = &[
     // Said in plain words, it is about us or about the system, at whatever step. A server that lets
     // one domain's mail wait with 421 speaks of our rate there, and not of us elsewhere.
     row(&[RcptTo], H::Code(421), S::Words(Words::System), F::Relay),
-    row(&[RcptTo], H::Code(421), S::Like(SYSTEM), F::Relay),
+    row(&[RcptTo], H::Code(421), S::Like(SYSTEM_CODES), F::Relay),
     row(&[RcptTo], H::Code(421), S::Any, F::Destination),
     row(ALL, H::Refusal, S::Like(&["x.1.90"]), F::Relay),
     row(ALL, H::Refusal, S::Plain(Words::Account), F::Relay),
@@ -336,7 +342,7 @@ const ROWS: &[FaultRule] = &[
     // About this mail, whatever the connection has done before.
     row(&[RcptTo], H::Transient, S::Like(&["x.1.2"]), F::Destination),
     row(MESSAGE, H::Code(421), S::Like(&["x.2.x"]), F::Mail).repeated(F::Relay),
-    row(ALL, H::Refusal, S::Like(MAILS_OWN), F::Mail),
+    row(ALL, H::Refusal, S::Like(MAIL_CODES), F::Mail),
     row(&[MailFrom], H::Refusal, S::Words(Words::Sender), F::Mail),
     row(ENVELOPE, H::Codes(&[501, 504, 555]), S::Any, F::Mail),
     row(
@@ -347,7 +353,12 @@ const ROWS: &[FaultRule] = &[
     ),
     row(&[MailFrom], H::Code(553), S::Any, F::Mail),
     row(ALL, H::Code(552), S::Absent, F::Mail),
-    row(LATER, H::Refusal, S::Words(Words::Greylisting), F::Mail),
+    row(
+        AFTER_MAIL_FROM,
+        H::Refusal,
+        S::Words(Words::Greylisting),
+        F::Mail,
+    ),
     // What a fresh connection may be spared: what it says as well is not the session's.
     row(&[MailFrom, Data], H::Transient, S::Any, F::Session).used(),
     row(
@@ -368,14 +379,14 @@ const ROWS: &[FaultRule] = &[
     // About the system, our login or our account.
     row(
         &[FinalDot],
-        H::Codes(SEQUENCE),
+        H::Codes(SEQUENCE_CODES),
         S::Words(Words::Content),
         F::Mail,
     ),
-    row(ALL, H::Codes(LOGIN), S::Any, F::Relay),
-    row(ALL, H::Codes(SEQUENCE), S::Any, F::Relay),
+    row(ALL, H::Codes(LOGIN_CODES), S::Any, F::Relay),
+    row(ALL, H::Codes(SEQUENCE_CODES), S::Any, F::Relay),
     row(ALL, H::Refusal, S::Like(&["x.3.2", "x.3.5"]), F::Relay),
-    row(ALL, H::Refusal, S::Like(OURS), F::Relay),
+    row(ALL, H::Refusal, S::Like(OUR_CODES), F::Relay),
     row(
         ENVELOPE,
         H::Refusal,
@@ -392,10 +403,10 @@ const ROWS: &[FaultRule] = &[
         S::Words(Words::ShutAccount),
         F::Relay,
     ),
-    row(&[MailFrom], H::Transient, S::Like(SYSTEM), F::Relay),
-    row(&[MailFrom], H::Transient, S::Like(NETWORK), F::Relay),
+    row(&[MailFrom], H::Transient, S::Like(SYSTEM_CODES), F::Relay),
+    row(&[MailFrom], H::Transient, S::Like(NETWORK_CODES), F::Relay),
     row(&[MailFrom], H::Transient, S::Like(&["x.5.x"]), F::Relay),
-    row(&[MailFrom], H::Permanent, S::Like(NETWORK), F::Relay),
+    row(&[MailFrom], H::Permanent, S::Like(NETWORK_CODES), F::Relay),
     row(&[MailFrom], H::Code(452), S::Absent, F::Relay),
     row(&[MailFrom], H::Refusal, S::Words(Words::Doubt), F::Unclear).repeated(F::Relay),
     row(&[MailFrom], H::Transient, S::Absent, F::Unclear).repeated(F::Relay),
@@ -405,8 +416,18 @@ const ROWS: &[FaultRule] = &[
     // About the domain: what lies behind the relay.
     row(&[RcptTo], H::HangUp, S::Any, F::Destination),
     row(&[RcptTo], H::Silence, S::Any, F::Destination),
-    row(&[RcptTo], H::Transient, S::Like(NETWORK), F::Destination),
-    row(&[RcptTo], H::Transient, S::Like(SYSTEM), F::Destination),
+    row(
+        &[RcptTo],
+        H::Transient,
+        S::Like(NETWORK_CODES),
+        F::Destination,
+    ),
+    row(
+        &[RcptTo],
+        H::Transient,
+        S::Like(SYSTEM_CODES),
+        F::Destination,
+    ),
     row(&[RcptTo], H::Transient, S::Like(&["x.5.3"]), F::Destination),
     row(&[RcptTo], H::Transient, S::Like(&["x.7.x"]), F::Mail).repeated(F::Destination),
     row(&[RcptTo], H::Transient, S::Absent, F::Mail).repeated(F::Destination),
@@ -441,8 +462,20 @@ const ROWS: &[FaultRule] = &[
     row(MESSAGE, H::Refusal, S::Words(Words::Doubt), F::Unclear).repeated(F::Relay),
     // Before the message was seen, a mail whose envelope was taken has given no reason.
     row(&[Data], H::Permanent, S::Absent, F::Unclear).repeated(F::Relay),
-    row(&[Data, FinalDot], H::Transient, S::Like(SYSTEM), F::Mail).repeated(F::Relay),
-    row(&[Data, FinalDot], H::Transient, S::Like(NETWORK), F::Mail).repeated(F::Relay),
+    row(
+        &[Data, FinalDot],
+        H::Transient,
+        S::Like(SYSTEM_CODES),
+        F::Mail,
+    )
+    .repeated(F::Relay),
+    row(
+        &[Data, FinalDot],
+        H::Transient,
+        S::Like(NETWORK_CODES),
+        F::Mail,
+    )
+    .repeated(F::Relay),
     row(&[Data, FinalDot], H::Transient, S::Absent, F::Mail).repeated(F::Unclear),
     row(&[FinalDot], H::Transient, S::Like(&["x.7.x"]), F::Mail).repeated(F::Unclear),
     row(&[Data], H::Transient, S::Any, F::Mail).repeated(F::Unclear),

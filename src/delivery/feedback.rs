@@ -1,5 +1,5 @@
-//! What comes back after a relay has taken a mail: that it bounced after all, that its recipient
-//! complained, that it arrived.
+//! What is reported after a relay has accepted a mail: that it bounced after all, that its
+//! recipient complained, that it arrived.
 
 use std::fmt;
 

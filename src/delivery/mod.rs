@@ -17,20 +17,20 @@ mod attempt;
 mod event;
 mod fault;
 mod feedback;
-mod logged;
+mod log_value;
 mod settle;
 mod state;
 pub(crate) mod transaction;
 
 pub(crate) use attempt::printable;
 pub use attempt::{Attempt, AttemptClass, Outcome, Phase, Reply, TlsUse};
-pub use event::{By, Event, EventKind};
+pub use event::{Event, EventKind, Requester};
 pub use fault::{Circumstances, Fault, Judgement};
 pub use feedback::{Feedback, FeedbackKind, KEPT_FEEDBACK, ends_an_address};
-pub(crate) use logged::Logged;
+pub(crate) use log_value::LogValue;
 #[cfg(feature = "server")]
-pub(crate) use logged::{escape, without_fields};
-pub use settle::{MayGo, Rules, Settled};
+pub(crate) use log_value::{escape, without_fields};
+pub use settle::{SendPermission, SettleRules, Settlement};
 pub use state::{DeadReason, MailState, Stage, State};
 
 use std::fmt;

@@ -9,12 +9,12 @@ use crate::mail::{Guarantee, Timestamp};
 
 /// After this many crashes of a sender over one mail, the delivery is dead as `poisoned`.
 const MAX_CRASHES: u32 = 2;
-/// How long a relay that recognizes repetitions of a mail is trusted to do so: somewhat less than the
-/// day that providers promise.
+/// How long a relay that recognizes repetitions of a mail is trusted to do so: somewhat less than
+/// the day that providers promise.
 const RECOGNIZED_FOR: Duration = Duration::from_secs(20 * 60 * 60);
 
 /// What the next state depends on, besides the delivery and the outcome.
-pub struct Rules<'a> {
+pub struct SettleRules<'a> {
     /// The time of the outcome.
     pub now: Timestamp,
     /// The relay that was tried.
@@ -32,7 +32,7 @@ pub struct Rules<'a> {
 
 /// What an outcome does to a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Settled {
+pub enum Settlement {
     /// Nothing was learned about it: it returns to the queue unchanged.
     Untouched,
     /// This is its new state, which must be recorded.
@@ -41,7 +41,7 @@ pub enum Settled {
 
 /// Whether an at-most-once delivery may be sent to a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MayGo {
+pub enum SendPermission {
     /// Yes.
     Yes,
     /// Only to another relay, which may have it already.
@@ -52,13 +52,13 @@ pub enum MayGo {
 
 impl Delivery {
     /// The next state of this delivery after `outcome`, for which `fault` says whose fault it was.
-    pub fn settle(&self, outcome: &Outcome, fault: Fault, rules: &Rules<'_>) -> Settled {
+    pub fn settle(&self, outcome: &Outcome, fault: Fault, rules: &SettleRules<'_>) -> Settlement {
         if says_nothing(outcome, fault) {
             return match self.stage {
-                // The relay was asked and refused. This mail may be the cause, and would be tried first
-                // forever: it goes behind the others that wait.
+                // The relay was asked and refused. This mail may be the cause, and would be tried
+                // first forever: it goes behind the others that wait.
                 Stage::Pending { due } | Stage::Committing { due } if was_put(outcome) => {
-                    Settled::Changed(Delivery {
+                    Settlement::Changed(Delivery {
                         stage: Stage::Pending {
                             due: due.max(rules.now),
                         },
@@ -66,11 +66,11 @@ impl Delivery {
                     })
                 }
                 // The mark that it may have been sent turned out to be needless.
-                Stage::Committing { due } => Settled::Changed(Delivery {
+                Stage::Committing { due } => Settlement::Changed(Delivery {
                     stage: Stage::Pending { due },
                     ..self.clone()
                 }),
-                _ => Settled::Untouched,
+                _ => Settlement::Untouched,
             };
         }
 
@@ -78,30 +78,30 @@ impl Delivery {
         next.tries = next.tries.saturating_add(1);
         next.remember(Attempt::new(rules.now, rules.relay, rules.tls, outcome));
         next.stage = next.stage_after(outcome, fault, rules);
-        Settled::Changed(next)
+        Settlement::Changed(next)
     }
 
-    /// Whether at-most-once mail may go to this relay. If a relay that recognizes repetitions may have
-    /// taken it, only that one may be asked again, and only for a while.
-    pub fn may_go_once(&self, relay: &str, now: Timestamp) -> MayGo {
+    /// Whether at-most-once mail may go to this relay. If a relay that recognizes repetitions may
+    /// have taken it, only that one may be asked again, and only for a while.
+    pub fn may_go_once(&self, relay: &str, now: Timestamp) -> SendPermission {
         let mut since_queued = self.attempts.iter().rev().take(self.tries as usize);
         let is_doubtful =
             |attempt: &&Attempt| attempt.phase == Phase::FinalDot && attempt.code.is_none();
         let Some(first) = since_queued.rfind(is_doubtful) else {
-            return MayGo::Yes;
+            return SendPermission::Yes;
         };
 
         let is_forgotten = self.tries as usize > REMEMBERED_ATTEMPTS;
         if is_forgotten || now >= first.at + RECOGNIZED_FOR {
-            MayGo::Never
+            SendPermission::Never
         } else if first.relay == relay {
-            MayGo::Yes
+            SendPermission::Yes
         } else {
-            MayGo::Elsewhere
+            SendPermission::Elsewhere
         }
     }
 
-    fn stage_after(&mut self, outcome: &Outcome, fault: Fault, rules: &Rules<'_>) -> Stage {
+    fn stage_after(&mut self, outcome: &Outcome, fault: Fault, rules: &SettleRules<'_>) -> Stage {
         let at = rules.now;
         match (outcome, fault) {
             (Outcome::Delivered(_), _) => Stage::Delivered { at },
@@ -148,9 +148,9 @@ impl Delivery {
         }
     }
 
-    /// This relay announces limits that the message exceeds. Another relay of the route may take it;
-    /// once all have been asked, that is final.
-    fn ask_the_next_relay(&mut self, rules: &Rules<'_>) -> Stage {
+    /// This relay announces limits that the message exceeds. Another relay of the route may take
+    /// it; once all have been asked, that is final.
+    fn ask_the_next_relay(&mut self, rules: &SettleRules<'_>) -> Stage {
         let since_queued = self.tries as usize;
         let refused: Vec<&str> = self
             .attempts
@@ -186,7 +186,7 @@ impl Delivery {
 
     /// This relay seems to refuse all our mail: the route's next relay is asked at once. After the
     /// last one the delivery waits, and no attempt is counted.
-    fn take_the_next_relay(&mut self, rules: &Rules<'_>) -> Stage {
+    fn take_the_next_relay(&mut self, rules: &SettleRules<'_>) -> Stage {
         match self.route.behind(rules.relay) {
             Some(rest) => {
                 self.route = rest;
@@ -221,7 +221,7 @@ impl Delivery {
         held
     }
 
-    fn try_again(&mut self, rules: &Rules<'_>) -> Stage {
+    fn try_again(&mut self, rules: &SettleRules<'_>) -> Stage {
         let at = rules.now;
         let is_refused_here =
             |attempt: &Attempt| attempt.phase == Phase::Local && attempt.code.is_some();
@@ -289,13 +289,14 @@ mod tests {
         Timestamp::from_millis(1_000_000)
     }
 
-    fn settle(delivery: &Delivery, outcome: &Outcome, guarantee: Guarantee) -> Settled {
+    fn settle(delivery: &Delivery, outcome: &Outcome, guarantee: Guarantee) -> Settlement {
         let retry_after = |_: u32, counted: u32| (counted < 3).then_some(Duration::from_secs(60));
         let fault = outcome.judge(Circumstances::default()).fault;
+
         delivery.settle(
             outcome,
             fault,
-            &Rules {
+            &SettleRules {
                 now: now(),
                 relay: "primary",
                 tls: None,
@@ -306,8 +307,8 @@ mod tests {
         )
     }
 
-    fn rules(retry_after: &dyn Fn(u32, u32) -> Option<Duration>) -> Rules<'_> {
-        Rules {
+    fn rules(retry_after: &dyn Fn(u32, u32) -> Option<Duration>) -> SettleRules<'_> {
+        SettleRules {
             now: now(),
             relay: "primary",
             tls: None,
@@ -317,10 +318,10 @@ mod tests {
         }
     }
 
-    fn changed(settled: Settled) -> Delivery {
+    fn changed(settled: Settlement) -> Delivery {
         match settled {
-            Settled::Changed(delivery) => delivery,
-            Settled::Untouched => panic!("expected a change"),
+            Settlement::Changed(delivery) => delivery,
+            Settlement::Untouched => panic!("expected a change"),
         }
     }
 
@@ -329,7 +330,7 @@ mod tests {
         let outcome = Outcome::Unavailable(Phase::Connect, "connection refused".into());
         assert_eq!(
             settle(&delivery(), &outcome, Guarantee::AtLeastOnce),
-            Settled::Untouched
+            Settlement::Untouched
         );
 
         let due = Timestamp::from_millis(0);
@@ -404,7 +405,7 @@ mod tests {
         ));
 
         assert_eq!(cancelled.stage, Stage::Cancelled { at: now() });
-        let rules = Rules {
+        let rules = SettleRules {
             now: now(),
             relay: "primary",
             tls: None,
@@ -445,7 +446,7 @@ mod tests {
     #[test]
     fn a_retry_that_would_come_too_late_is_an_expiry_now() {
         let retry_after = |_: u32, _: u32| Some(Duration::from_secs(60));
-        let rules = Rules {
+        let rules = SettleRules {
             now: now(),
             relay: "primary",
             tls: None,
@@ -510,7 +511,7 @@ mod tests {
             ("primary", "primary,second,third>second"),
             ("third", "primary,second,third"),
         ] {
-            let rules = Rules {
+            let rules = SettleRules {
                 relay,
                 ..rules(&retry_after)
             };
@@ -519,7 +520,7 @@ mod tests {
             assert_eq!(at.counted, 0);
         }
 
-        let rules = Rules {
+        let rules = SettleRules {
             relay: "second",
             ..rules(&retry_after)
         };
@@ -562,21 +563,24 @@ mod tests {
         let doubt = Outcome::Lost(Phase::FinalDot, "no answer".into());
         let first = changed(settle(&delivery(), &doubt, Guarantee::AtMostOnce));
         assert!(matches!(first.stage, Stage::Pending { .. }));
-        assert_eq!(first.may_go_once("primary", now()), MayGo::Yes);
-        assert_eq!(first.may_go_once("backup", now()), MayGo::Elsewhere);
+        assert_eq!(first.may_go_once("primary", now()), SendPermission::Yes);
+        assert_eq!(
+            first.may_go_once("backup", now()),
+            SendPermission::Elsewhere
+        );
 
         let later = now() + RECOGNIZED_FOR;
-        assert_eq!(first.may_go_once("primary", later), MayGo::Never);
+        assert_eq!(first.may_go_once("primary", later), SendPermission::Never);
 
         // A user who wants it sent again takes that upon himself.
         let again = Delivery {
             tries: 0,
             ..first.clone()
         };
-        assert_eq!(again.may_go_once("backup", later), MayGo::Yes);
+        assert_eq!(again.may_go_once("backup", later), SendPermission::Yes);
 
         let refused = Outcome::Deferred(Phase::FinalDot, Reply::new(451, "not now"));
         let free = changed(settle(&delivery(), &refused, Guarantee::AtMostOnce));
-        assert_eq!(free.may_go_once("backup", now()), MayGo::Yes);
+        assert_eq!(free.may_go_once("backup", now()), SendPermission::Yes);
     }
 }

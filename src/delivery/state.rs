@@ -202,6 +202,7 @@ impl MailState {
         let states: Vec<State> = states.into_iter().collect();
         let any = |wanted: State| states.contains(&wanted);
         let all = |wanted: State| states.iter().all(|state| *state == wanted);
+
         if any(State::Sending) {
             MailState::Sending
         } else if any(State::Queued) {

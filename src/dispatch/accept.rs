@@ -15,7 +15,7 @@ use crate::mail::{Address, Mail, MailError, MailId, Priority, Submitter, Timesta
 use crate::spool::{Manifest, NewMail, PutResult};
 
 /// Why a mail is refused whose sending time is too late to be represented.
-const TOO_FAR: &str = "is too far in the future: the last day is 9999-12-29";
+const SEND_TIME_TOO_FAR: &str = "is too far in the future: the last day is 9999-12-29";
 
 /// The limits within which mail is accepted.
 pub(super) struct Accept {
@@ -26,8 +26,8 @@ pub(super) struct Accept {
     pub accept_timeout: Duration,
 }
 
-/// Deliveries that are being accepted. They count as pending until this is dropped; by then they are
-/// in the spool, which counts them, or refused.
+/// Deliveries that are being accepted. They count as pending until this is dropped; by then they
+/// are in the spool, which counts them, or refused.
 struct PendingCount<'a> {
     engine: &'a Engine,
     submitter: &'a Submitter,
@@ -223,8 +223,8 @@ impl Accept {
         if due >= expires_at {
             let reason = "is not after the time at which it is to be sent";
             return Err(match (options.expires, options.send) {
-                (None, Some(When::In(_))) => MailError::new("delay", TOO_FAR),
-                (None, _) => MailError::new("send_at", TOO_FAR),
+                (None, Some(When::In(_))) => MailError::new("delay", SEND_TIME_TOO_FAR),
+                (None, _) => MailError::new("send_at", SEND_TIME_TOO_FAR),
                 (expires, _) => MailError::new(expiry_field(expires), reason),
             }
             .into());
@@ -364,7 +364,10 @@ impl AcceptedLine {
         let key = key.unwrap_or_default();
         tracing::info!(
             target: "postrider::accepted",
-            { mail.id = %id, door, who = ?submitter.to_string(), key = ?key, tags = ?tags, size, recipients },
+            {
+                mail.id = %id, door, who = ?submitter.to_string(), key = ?key, tags = ?tags, size,
+                recipients
+            },
             "accepted"
         );
     }

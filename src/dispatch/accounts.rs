@@ -19,10 +19,10 @@ use crate::policy::{Pace, Quota, Rate};
 /// How many times in a minute a key that was used for something else is told without delay.
 const FREE_CONFLICTS: f64 = 10.0;
 /// By how much each further one slows the answer, and at most.
-const SLOWED_BY: Duration = Duration::from_millis(50);
-const SLOWEST: Duration = Duration::from_secs(5);
+const CONFLICT_DELAY: Duration = Duration::from_millis(50);
+const LONGEST_CONFLICT_DELAY: Duration = Duration::from_secs(5);
 /// When somebody is asked to come back whose mail must be sent first.
-const COME_BACK: Duration = Duration::from_secs(30);
+const QUOTA_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 /// Those who submit mail, besides the programs that need to show nothing.
 #[derive(Default)]
@@ -97,7 +97,7 @@ impl Accounts {
         if let Some(max) = self.share(&quota, max_pending) {
             let pending = engine.spool.pending_of(who) + state.in_flight;
             if pending + count > max {
-                return refuse(QuotaLimit::Pending { pending, max }, COME_BACK);
+                return refuse(QuotaLimit::Pending { pending, max }, QUOTA_RETRY_AFTER);
             }
         }
 
@@ -119,7 +119,7 @@ impl Accounts {
             if allowed.mails == 0 {
                 return refuse(
                     QuotaLimit::Rate(rate),
-                    allowed.again_in.unwrap_or(COME_BACK),
+                    allowed.again_in.unwrap_or(QUOTA_RETRY_AFTER),
                 );
             }
         }
@@ -156,7 +156,7 @@ impl Accounts {
         state.counted_at = now;
         state.conflicts = state.conflicts * 0.5_f64.powf(minutes) + conflicts as f64;
         let too_many = (state.conflicts - FREE_CONFLICTS).clamp(0.0, 1e6);
-        SLOWED_BY.mul_f64(too_many).min(SLOWEST)
+        CONFLICT_DELAY.mul_f64(too_many).min(LONGEST_CONFLICT_DELAY)
     }
 }
 

@@ -1,4 +1,4 @@
-//! What people and programs do through a handle: noted in the journal with who it was and from
+//! Acts of people and programs through a handle: recorded in the journal with who did it and from
 //! where, logged, and counted.
 
 use std::net::IpAddr;
@@ -7,14 +7,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::Dispatcher;
-use crate::delivery::{By, Event, EventKind};
+use crate::delivery::{Event, EventKind, Requester};
 use crate::mail::{MailId, Submitter};
 
-/// How many refused logins the journal tells of in a minute one by one; what comes beyond is told
-/// as a number, so that nobody who guesses passwords fills it.
-const TOLD_IN_A_MINUTE: u32 = 30;
+/// How many refused logins the journal records one by one in a minute. More are recorded as a
+/// number, so that nobody can fill the journal by guessing passwords.
+const LOGINS_PER_MINUTE: u32 = 30;
 
-/// The logins that were refused, and are told together.
+/// Refused logins that are recorded together.
 #[derive(Default)]
 pub(super) struct RefusedLogins(Mutex<LogBudget>);
 
@@ -26,7 +26,7 @@ struct LogBudget {
 }
 
 impl RefusedLogins {
-    /// Takes one more up; returns how many are to be told of now.
+    /// Counts one more; returns how many are to be recorded now.
     fn take(&self, now: Duration) -> Option<u64> {
         let mut minute = self.0.lock();
         let is_over = |begun| now >= begun + Duration::from_secs(60);
@@ -34,7 +34,7 @@ impl RefusedLogins {
             minute.begun = Some(now);
             minute.told = 0;
         }
-        if minute.told >= TOLD_IN_A_MINUTE {
+        if minute.told >= LOGINS_PER_MINUTE {
             minute.untold += 1;
             return None;
         }
@@ -44,7 +44,7 @@ impl RefusedLogins {
 }
 
 impl Dispatcher {
-    /// The same dispatcher; what is done through this handle is noted as done from this address.
+    /// The same dispatcher; acts through this handle are recorded as coming from this address.
     pub fn from_address(&self, address: IpAddr) -> Dispatcher {
         Dispatcher {
             from: Some(address),
@@ -52,16 +52,16 @@ impl Dispatcher {
         }
     }
 
-    /// Who does what is done through this handle.
-    pub(super) fn by(&self) -> By {
-        By {
+    /// Who acts through this handle.
+    pub(super) fn by(&self) -> Requester {
+        Requester {
             who: Some(self.submitter.clone()),
             from: self.from.map(|address| address.to_string()),
             is_part: self.is_part,
         }
     }
 
-    /// The same dispatcher; what is done through this handle is part of something larger.
+    /// The same dispatcher; acts through this handle are part of a larger act.
     pub(super) fn in_part(&self) -> Dispatcher {
         Dispatcher {
             is_part: true,
@@ -69,31 +69,31 @@ impl Dispatcher {
         }
     }
 
-    /// Notes in the journal that the service has started, in this version.
+    /// Records in the journal that the service has started, in this version.
     pub async fn note_start(&self, version: &str) {
         let version = version.to_owned();
         self.note(EventKind::Started { version }, |event| event)
             .await;
     }
 
-    /// Notes in the journal that the service stops.
+    /// Records in the journal that the service stops.
     pub async fn note_stop(&self) {
         self.note(EventKind::Stopped, |event| event).await;
     }
 
-    /// Notes in the journal that the configuration was read anew, or why it could not be used.
+    /// Records in the journal that the configuration was read again, or why it could not be used.
     pub async fn note_reload(&self, error: Option<String>) {
         self.note(EventKind::Reloaded { error }, |event| event)
             .await;
     }
 
-    /// Notes that a login was refused, for whoever claimed to be this one. Doors say it.
+    /// Records that a login under this name was refused. Called by the doors.
     pub fn note_refused_login(&self, claimed: Option<Submitter>) {
         let engine = &self.inner.engine;
         let Some(count) = engine.refused_logins.take(engine.clock.monotonic()) else {
             return;
         };
-        let by = By {
+        let by = Requester {
             who: claimed,
             ..self.by()
         };
@@ -103,8 +103,8 @@ impl Dispatcher {
         engine.note(event);
     }
 
-    /// Notes in the journal what was done through this handle, to what `more` says; logs it, and
-    /// counts it.
+    /// Records in the journal what was done through this handle, to the mail or relay that `more`
+    /// names; logs it, and counts it.
     pub(super) async fn note(&self, kind: EventKind, more: impl FnOnce(Event) -> Event) {
         let engine = &self.inner.engine;
         let event = more(Event::new(engine.clock.now(), kind).by(&self.by()));
@@ -116,7 +116,7 @@ impl Dispatcher {
         }
     }
 
-    /// Notes what was done to a mail.
+    /// Records what was done to a mail.
     pub(super) async fn note_done(&self, act: &str, mail: MailId) {
         if self.is_part {
             return;
@@ -128,7 +128,7 @@ impl Dispatcher {
         self.note(done(act), to_it).await;
     }
 
-    /// Logs and counts what was done to a mail; the journal tells it already.
+    /// Logs and counts what was done to a mail; the journal has it already.
     pub(super) fn tell_done(&self, act: &str, mail: MailId) {
         if self.is_part {
             return;
@@ -140,7 +140,7 @@ impl Dispatcher {
         });
     }
 
-    /// Notes what was done to many mails together, and which were meant.
+    /// Records what was done to many mails together, and by which search they were found.
     pub(super) async fn note_many(&self, act: &str, count: u64, filter: String) {
         let act = act.to_owned();
         let filter = Some(filter);
@@ -188,7 +188,7 @@ mod tests {
         let refused = RefusedLogins::default();
         let second = Duration::from_secs;
         let told: u64 = (0..1000).filter_map(|_| refused.take(second(5))).sum();
-        assert_eq!(told, u64::from(TOLD_IN_A_MINUTE));
+        assert_eq!(told, u64::from(LOGINS_PER_MINUTE));
         assert_eq!(refused.take(second(64)), None);
         assert_eq!(refused.take(second(65)), Some(1000 - told + 2));
         assert_eq!(refused.take(second(66)), Some(1));

@@ -11,12 +11,12 @@ use crate::mail::{MailId, Timestamp};
 
 /// How many acts are read at a time, and how many are looked at for one page.
 const BATCH: usize = 256;
-const LOOKED_AT: usize = 16 * BATCH;
+const MOST_LOOKED_AT: usize = 16 * BATCH;
 
 /// How much later than a clock says something may have happened.
-const SET_BACK: Duration = Duration::from_secs(24 * 60 * 60);
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What is asked of the audit trail; the newest come first. What is absent asks nothing.
+/// A query of the audit trail; the newest acts come first. An absent field filters nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuditQuery {
     /// Who did it: `token:NAME`, `user:NAME`, `local`, or the name alone.
@@ -37,7 +37,7 @@ pub struct AuditQuery {
     pub limit: usize,
 }
 
-/// Something that somebody did.
+/// One act.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct AuditEntry {
@@ -81,8 +81,8 @@ pub struct AuditEntry {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct AuditPage {
-    /// What was done, the newest first; possibly nothing although there is more, when much had to
-    /// be looked at.
+    /// The acts, the newest first. A page may be empty although there is more, if many other
+    /// entries had to be read.
     pub entries: Vec<AuditEntry>,
     /// Where the next page starts; absent on the last one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -154,12 +154,15 @@ impl Dispatcher {
         let journal = self.journal();
         let mut page = AuditPage::default();
         let mut before = query.before;
-        for _ in 0..LOOKED_AT / BATCH {
+        for _ in 0..MOST_LOOKED_AT / BATCH {
             let acts: Vec<Arc<Event>> = journal.acts(before, BATCH).await?;
             for event in &acts {
                 before = Some(event.seq);
                 // Clocks may have been set back, but not by that much.
-                if query.since.is_some_and(|since| event.at + SET_BACK < since) {
+                if query
+                    .since
+                    .is_some_and(|since| event.at + CLOCK_TOLERANCE < since)
+                {
                     return Ok(page);
                 }
                 let entry = AuditEntry::of(event).filter(|entry| query.admits(entry));

@@ -36,7 +36,7 @@ pub enum OnSpoolFailure {
 
 /// Where mail is kept.
 #[derive(Clone, Default)]
-pub(crate) enum Keep {
+pub(crate) enum SpoolKind {
     #[default]
     InMemory,
     OnDisk(PathBuf),
@@ -45,14 +45,14 @@ pub(crate) enum Keep {
     Custom(Arc<dyn Spool>),
 }
 
-impl fmt::Debug for Keep {
+impl fmt::Debug for SpoolKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Keep::InMemory => f.write_str("InMemory"),
-            Keep::OnDisk(path) => f.debug_tuple("OnDisk").field(path).finish(),
+            SpoolKind::InMemory => f.write_str("InMemory"),
+            SpoolKind::OnDisk(path) => f.debug_tuple("OnDisk").field(path).finish(),
             #[cfg(feature = "postgres")]
-            Keep::Postgres(database) => database.fmt(f),
-            Keep::Custom(_) => f.write_str("Custom"),
+            SpoolKind::Postgres(database) => database.fmt(f),
+            SpoolKind::Custom(_) => f.write_str("Custom"),
         }
     }
 }
@@ -62,7 +62,7 @@ impl fmt::Debug for Keep {
 pub struct Builder {
     pub(crate) relays: Vec<Relay>,
     pub(crate) routes: Vec<RouteRule>,
-    pub(crate) keep: Keep,
+    pub(crate) keep: SpoolKind,
     pub(crate) sync_interval: Option<Duration>,
     pub(crate) retention: Duration,
     pub(crate) keep_bodies: Duration,
@@ -90,7 +90,7 @@ impl Default for Builder {
         Builder {
             relays: Vec::new(),
             routes: Vec::new(),
-            keep: Keep::InMemory,
+            keep: SpoolKind::InMemory,
             sync_interval: None,
             retention: days(7),
             keep_bodies: days(1),
@@ -138,27 +138,27 @@ impl Builder {
 
     /// Keeps mail in a sled spool in this directory, which is made if need be.
     pub fn spool(mut self, path: impl Into<PathBuf>) -> Self {
-        self.keep = Keep::OnDisk(path.into());
+        self.keep = SpoolKind::OnDisk(path.into());
         self
     }
 
     /// Keeps mail in memory only: for tests. Receipts say so.
     pub fn spool_in_memory(mut self) -> Self {
-        self.keep = Keep::InMemory;
+        self.keep = SpoolKind::InMemory;
         self
     }
 
     /// Keeps mail in a database of PostgreSQL, which any number of dispatchers share.
     #[cfg(feature = "postgres")]
     pub fn spool_postgres(mut self, database: spool::postgres::PostgresSpool) -> Self {
-        self.keep = Keep::Postgres(database);
+        self.keep = SpoolKind::Postgres(database);
         self
     }
 
     /// Keeps mail in a spool of your own, which has options of its own: those given here for
     /// retention, keys and syncing do not reach it. It is closed when the dispatcher stops.
     pub fn spool_custom(mut self, spool: Arc<dyn Spool>) -> Self {
-        self.keep = Keep::Custom(spool);
+        self.keep = SpoolKind::Custom(spool);
         self
     }
 
@@ -392,7 +392,7 @@ impl Builder {
         };
 
         #[cfg(feature = "postgres")]
-        if let Keep::Postgres(database) = &self.keep {
+        if let SpoolKind::Postgres(database) = &self.keep {
             return Ok(database.open(options).await?);
         }
 
@@ -401,11 +401,11 @@ impl Builder {
         loop {
             let (keep, options) = (self.keep.clone(), options.clone());
             let opened = tokio::task::spawn_blocking(move || match keep {
-                Keep::InMemory => Ok(spool::memory::open(options)),
-                Keep::OnDisk(path) => spool::sled::open(&path, options),
-                Keep::Custom(spool) => Ok(spool),
+                SpoolKind::InMemory => Ok(spool::memory::open(options)),
+                SpoolKind::OnDisk(path) => spool::sled::open(&path, options),
+                SpoolKind::Custom(spool) => Ok(spool),
                 #[cfg(feature = "postgres")]
-                Keep::Postgres(_) => Err(SpoolError::Closed),
+                SpoolKind::Postgres(_) => Err(SpoolError::Closed),
             });
             match opened.await.map_err(broken_off)? {
                 Err(SpoolError::Locked(_)) if Instant::now() < deadline => {

@@ -13,7 +13,7 @@ use crate::mail::{MailId, Timestamp};
 use crate::spool::{OperationResult, Query, Record};
 
 /// How many mails are listed, and acted on, together: their changes share a commit.
-pub(super) const STEP: usize = 256;
+pub(super) const STEP_MAILS: usize = 256;
 
 /// What is done to each mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +57,8 @@ impl Act {
         mails: &'a [Record],
     ) -> impl Stream<Item = Result<bool, Error>> + 'a {
         let ids = stream::iter(mails.iter().map(|record| record.manifest.id));
-        ids.map(move |id| self.on(postrider, id)).buffered(STEP)
+        ids.map(move |id| self.on(postrider, id))
+            .buffered(STEP_MAILS)
     }
 
     async fn on(self, postrider: &Dispatcher, id: MailId) -> Result<bool, Error> {
@@ -71,6 +72,7 @@ impl Act {
                 return Ok(matches!(purged, OperationResult::Done(_)));
             }
         };
+
         match acted_on {
             Ok(_) => Ok(true),
             Err(Error::TooLate { .. } | Error::UnknownMail(_)) => Ok(false),
@@ -91,7 +93,7 @@ impl<'a> BulkSteps<'a> {
     pub(super) fn new(postrider: &'a Dispatcher, act: Act, query: Query) -> Self {
         BulkSteps {
             act,
-            pages: postrider.inner.engine.pages(query, STEP),
+            pages: postrider.inner.engine.pages(query, STEP_MAILS),
             met: HashSet::new(),
         }
     }

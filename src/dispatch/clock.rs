@@ -9,13 +9,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::mail::{Timestamp, When};
-use crate::policy::Course;
+use crate::policy::SlewedClock;
 
 /// The longest that a wait goes without looking at the time again, so that a machine that slept
 /// delays nothing by more.
 const LONGEST_NAP: Duration = Duration::from_secs(5);
 /// What the wall clock may be off without anything being counted from it.
-const EXACT: Duration = Duration::from_secs(1);
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
 
 /// Where "now" comes from: the system, or a test that moves it by hand. Clones show the same time.
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ pub struct Clock(Kind);
 enum Kind {
     System {
         started: Instant,
-        course: Arc<Mutex<Course>>,
+        clock: Arc<Mutex<SlewedClock>>,
     },
     Fake {
         started: Timestamp,
@@ -39,10 +39,10 @@ impl Clock {
     /// that nothing waits longer or expires for it; where it is set forward by five minutes or
     /// more, as after a sleep, at once.
     pub fn system() -> Self {
-        let course = Course::new(Timestamp::now(), Duration::ZERO);
+        let clock = SlewedClock::new(Timestamp::now(), Duration::ZERO);
         Clock(Kind::System {
             started: Instant::now(),
-            course: Arc::new(Mutex::new(course)),
+            clock: Arc::new(Mutex::new(clock)),
         })
     }
 
@@ -62,9 +62,9 @@ impl Clock {
     /// The present.
     pub fn now(&self) -> Timestamp {
         match &self.0 {
-            Kind::System { started, course } => {
-                let mut course = course.lock();
-                course.now(Timestamp::now(), started.elapsed())
+            Kind::System { started, clock } => {
+                let mut clock = clock.lock();
+                clock.now(Timestamp::now(), started.elapsed())
             }
             Kind::Fake { now, .. } => *now.borrow(),
         }
@@ -77,7 +77,7 @@ impl Clock {
             return when.resolve(now);
         };
         let wall = Timestamp::now();
-        let is_set = now.since(wall).max(wall.since(now)) > EXACT;
+        let is_set = now.since(wall).max(wall.since(now)) > CLOCK_TOLERANCE;
         match is_set {
             true => Timestamp::from_millis(at.as_millis() + now.as_millis() - wall.as_millis()),
             false => at,

@@ -18,7 +18,7 @@ use crate::spool::{NodeStatus, Orders};
 const RECALLED_FOR: Duration = Duration::from_secs(30);
 /// How often a dispatcher looks what became of a mail that another may have: nothing but the
 /// database tells of that.
-pub(super) const LOOK: Duration = Duration::from_millis(100);
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What was obeyed so far.
 #[derive(Default)]

@@ -28,7 +28,8 @@ const MAX_HANG_UPS: u32 = 20;
 /// taken for the server's limit.
 const HANG_UPS_AT_LIMIT: u32 = 3;
 
-/// A smaller number is not taken for a limit: a few bad recipients next to each other look the same.
+/// A smaller number is not taken for a limit: a few bad recipients next to each other look the
+/// same.
 const LEAST_LIMIT: usize = 5;
 
 /// The outcome of one recipient's attempt.
@@ -76,7 +77,8 @@ impl State {
                 self.begun = next.map(|next| next.mail);
             }
 
-            // If the connection ended at one recipient, the others stay in `left` for the next round.
+            // If the connection ended at one recipient, the others stay in `left` for the next
+            // round.
             let mut accepted = transaction::accepted(&outcomes);
             let mut is_limit = false;
             if outcomes.iter().any(Outcome::is_bystanders) {
@@ -186,9 +188,9 @@ impl State {
             .collect()
     }
 
-    /// One transaction over the open connection or a new one. A reused connection that the relay has
-    /// closed meanwhile is replaced, and that does not count as a failure of the relay. Returns also
-    /// how many mails the connection had carried before.
+    /// One transaction over the open connection or a new one. A reused connection that the relay
+    /// has closed meanwhile is replaced, and that does not count as a failure of the relay. Returns
+    /// also how many mails the connection had carried before.
     async fn transact(
         &mut self,
         mail: &Transaction,
@@ -212,8 +214,8 @@ impl State {
             let sending = sending.instrument(open.span.clone());
             let mut outcomes = AssertUnwindSafe(sending).catch_unwind().await?;
 
-            // A transport must give an outcome for each recipient. If one is missing, that recipient
-            // may have got the mail.
+            // A transport must give an outcome for each recipient. If one is missing, that
+            // recipient may have got the mail.
             let missing = Outcome::InDoubt("no outcome was given".into());
             outcomes.resize(mail.recipients.len(), missing);
 

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use super::sender::State;
 use super::suppressions::AddressedMail;
-use crate::delivery::{DeadReason, Delivery, MayGo, Stage};
+use crate::delivery::{DeadReason, Delivery, SendPermission, Stage};
 use crate::mail::{Guarantee, Timestamp};
-use crate::policy::Admission;
+use crate::policy::DomainAdmission;
 use crate::spool::Claim;
 
 /// How long at-most-once mail that another relay may have waits for that relay.
-const ELSEWHERE: Duration = Duration::from_secs(5 * 60);
+const OTHER_RELAY_WAIT: Duration = Duration::from_secs(5 * 60);
 
 impl State {
     /// The deliveries of a claim that are still wanted, not suppressed, may go to this relay, and
@@ -57,7 +57,7 @@ impl State {
     async fn without_doubtful(&mut self, mut claim: Claim) -> Option<Claim> {
         let now = self.engine.clock.now();
         let may_go = |delivery: &Delivery| delivery.may_go_once(&self.relay, now);
-        let is_free = |(_, delivery): &(_, Delivery)| may_go(delivery) == MayGo::Yes;
+        let is_free = |(_, delivery): &(_, Delivery)| may_go(delivery) == SendPermission::Yes;
         if claim.manifest.guarantee != Guarantee::AtMostOnce || claim.deliveries.iter().all(is_free)
         {
             return Some(claim);
@@ -66,17 +66,17 @@ impl State {
         let (mut admitted, mut others) = (Vec::new(), Vec::new());
         for (lease, mut delivery) in std::mem::take(&mut claim.deliveries) {
             delivery.stage = match delivery.may_go_once(&self.relay, now) {
-                MayGo::Yes => {
+                SendPermission::Yes => {
                     admitted.push((lease, delivery));
                     continue;
                 }
-                MayGo::Elsewhere => {
+                SendPermission::Elsewhere => {
                     delivery.route = delivery.route.whole();
                     Stage::Pending {
-                        due: now + ELSEWHERE,
+                        due: now + OTHER_RELAY_WAIT,
                     }
                 }
-                MayGo::Never => Stage::Dead {
+                SendPermission::Never => Stage::Dead {
                     at: now,
                     reason: DeadReason::InDoubt,
                 },
@@ -144,8 +144,8 @@ impl State {
                 .memory
                 .admits(&delivery.recipient, claim.manifest.id, mono)
             {
-                Admission::Go => admitted.push((lease, delivery)),
-                Admission::HoldUntil(until) => {
+                DomainAdmission::Go => admitted.push((lease, delivery)),
+                DomainAdmission::HoldUntil(until) => {
                     let until = now + until.saturating_sub(mono);
                     held.push((lease, delivery.held(&self.relay, until)));
                 }

@@ -1,5 +1,5 @@
-//! What the handle and all actors share: the spool, the clock, the topology, the policies, and who
-//! is to be told of what. What is done with them stands in a file for each job: `life`,
+//! What the handle and all actors share: the spool, the clock, the topology, the policies, and
+//! those who wait for something. Each job done with them has a file of its own: `life`,
 //! `recording`, `announcements`, `recalls`, `waiters`.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -23,7 +23,7 @@ use super::recalls::Recalls;
 use super::recordings::Recordings;
 use super::relay_memory::RelayMemory;
 use super::returns::Returns;
-use super::spool_rest::SpoolRest;
+use super::spool_backoff::SpoolBackoff;
 use super::stock::Stocks;
 use super::suppressions::Leaving;
 use super::topology::Topology;
@@ -34,11 +34,12 @@ use crate::observe::Metrics;
 use crate::policy::RetryPolicy;
 use crate::spool::{Spool, SpoolError};
 
-/// How long after an error mail of former routes is moved on: at first, and at most.
+/// How long to wait after an error before mail of former routes is moved again: at first, and at
+/// most.
 const FIRST_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(60);
 
-/// Something is under way that a shutdown waits for, until this is dropped.
+/// Work that a shutdown waits for, until this is dropped.
 pub(super) type InFlight = TaskTrackerToken;
 
 pub(super) struct Engine {
@@ -48,7 +49,7 @@ pub(super) struct Engine {
     pub retry: RetryPolicy,
     /// Where recipients leave lists.
     pub unsubscribing: Option<Unsubscribing>,
-    /// Where mail comes back to.
+    /// The domain that bounces come back to.
     pub returns: Option<Returns>,
     /// How long an address that bounced gets no mail.
     pub suppress_bounces_for: Duration,
@@ -59,30 +60,30 @@ pub(super) struct Engine {
     pub accounts: Accounts,
     pub waiters: Arc<Waiters>,
     pub recordings: Arc<Recordings>,
-    pub spool_rest: SpoolRest,
-    /// What was claimed and nobody has begun, by relay.
+    pub spool_backoff: SpoolBackoff,
+    /// Mail that was claimed and that no sender has begun, by relay.
     pub stocks: Stocks,
-    /// Notified when deliveries were recorded, ended or withdrawn: what waits for room in the queue
-    /// or for its end looks again.
+    /// Notified when deliveries were recorded, ended or withdrawn: callers that wait for room in
+    /// the queue, or for a mail to end, look again.
     pub progress: Notify,
     /// Deliveries that are being accepted, so that many at once do not overfill the queue.
     pub accepting: AtomicU64,
-    /// What mail is made from.
+    /// The templates that mail is made from.
     #[cfg(feature = "templates")]
     pub templates: crate::content::Templates,
     pub refused_logins: RefusedLogins,
-    /// The relays and routes of now.
+    /// The current relays and routes.
     topology: RwLock<Arc<Topology>>,
     /// The relays that a user has paused.
     paused: RwLock<HashSet<String>>,
     /// The relays that are down, and what they last said or did.
     down: RwLock<HashMap<Arc<str>, String>>,
-    /// What each relay has taught its senders.
+    /// What the senders have learned about each relay.
     memories: Mutex<HashMap<Arc<str>, Arc<RelayMemory>>>,
     /// Claims that are being made, mail in senders' hands, and outcomes on their way to the disk.
     /// Counted here and not by an actor, because actors end.
     in_flight: TaskTracker,
-    /// The task that moves mail whose routes are no more.
+    /// The task that moves mail whose routes no longer exist.
     rerouting: Mutex<Option<AbortHandle>>,
 }
 
@@ -94,7 +95,7 @@ impl Engine {
         topology: Arc<Topology>,
     ) -> Self {
         let in_flight = TaskTracker::new();
-        // It goes on counting: closed, it only tells whenever nothing is in flight.
+        // A closed tracker still counts, and reports whenever nothing is in flight.
         in_flight.close();
 
         Engine {
@@ -111,7 +112,7 @@ impl Engine {
             accounts: Accounts::default(),
             waiters: Arc::default(),
             recordings: Arc::default(),
-            spool_rest: SpoolRest::default(),
+            spool_backoff: SpoolBackoff::default(),
             stocks: Stocks::default(),
             progress: Notify::new(),
             accepting: AtomicU64::new(0),
@@ -127,7 +128,7 @@ impl Engine {
         }
     }
 
-    /// Has the journal tell what happened to a relay, and goes on.
+    /// Adds what happened to a relay to the journal, without waiting for it.
     pub(super) fn note(self: &Arc<Self>, event: Event) {
         let engine = Arc::clone(self);
         tokio::spawn(async move {
@@ -139,7 +140,7 @@ impl Engine {
         });
     }
 
-    /// What this relay has taught its senders, shared by all of them.
+    /// What was learned about this relay, shared by all of its senders.
     pub(super) fn memory(&self, relay: &Arc<str>) -> Arc<RelayMemory> {
         let mut memories = self.memories.lock();
         Arc::clone(memories.entry(Arc::clone(relay)).or_default())
@@ -150,20 +151,20 @@ impl Engine {
         self.life.admits()
     }
 
-    /// Whether mail is handed to senders: not once a shutdown was asked for, nor while nothing can
+    /// Whether mail is given to senders: not after a shutdown was requested, nor while nothing can
     /// be recorded.
     pub(super) fn is_sending(&self) -> bool {
         self.life.is_running() && self.can_record()
     }
 
-    /// Whether a sender may begin a mail that it has. For a while it may after a shutdown was asked
-    /// for; not while its relay is paused, nor while what becomes of it could not be recorded.
+    /// Whether a sender may begin a mail that it has: also for a while after a shutdown was
+    /// requested, but not while its relay is paused, nor while outcomes cannot be recorded.
     pub(super) fn may_begin(&self, relay: &str) -> bool {
         self.life.has_time() && !self.is_paused(relay) && self.can_record()
     }
 
     fn can_record(&self) -> bool {
-        self.spool_rest.is_over() && self.spool.failure().is_none()
+        self.spool_backoff.is_over() && self.spool.failure().is_none()
     }
 
     pub(super) fn is_paused(&self, relay: &str) -> bool {
@@ -215,7 +216,7 @@ impl Engine {
         why.collect()
     }
 
-    /// The relays and routes of now.
+    /// The current relays and routes.
     pub(super) fn topology(&self) -> Arc<Topology> {
         Arc::clone(&self.topology.read())
     }
@@ -229,24 +230,23 @@ impl Engine {
         rand::random()
     }
 
-    /// Counts something as under way until what is returned is dropped.
+    /// Counts work as in flight until the returned token is dropped.
     pub(super) fn begin(&self) -> InFlight {
         self.in_flight.token()
     }
 
-    /// Whether no mail is in a sender's hands or on its way there, and all that was learned is on
-    /// disk.
+    /// Whether no mail is in a sender's hands or on its way there, and every outcome is on disk.
     pub(super) fn is_at_rest(&self) -> bool {
         self.in_flight.is_empty()
     }
 
-    /// Waits until it is at rest.
+    /// Waits until nothing is in flight.
     pub(super) async fn rests(&self) {
         self.in_flight.wait().await;
     }
 
-    /// Moves mail that waits for routes that are no more, in small steps beside all other work.
-    /// What an earlier configuration had moved ends here: its routes may be those that are no more.
+    /// Moves mail that waits for routes that no longer exist, in small steps beside all other work.
+    /// A task of an earlier configuration is stopped: its routes may be the ones that are gone.
     pub(super) fn reroute(self: &Arc<Self>) {
         let mut rerouting = self.rerouting.lock();
         if let Some(before) = rerouting.take() {

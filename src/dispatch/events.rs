@@ -20,9 +20,9 @@ use crate::mail::MailId;
 use crate::spool::{JournalPage, Spool, SpoolError};
 
 /// How many events are asked for at a time: what a reader that is slow holds.
-const PAGE: usize = 64;
+const PAGE_EVENTS: usize = 64;
 /// How long a journal that cannot be read is left alone.
-const REST: Duration = Duration::from_secs(1);
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// What a reader of events gets. Lag is an item of its own, never silent.
 #[derive(Clone, Debug, PartialEq)]
@@ -89,7 +89,7 @@ impl Follower {
                 Err(SpoolError::Closed) => return None,
                 Err(error) => {
                     tracing::error!(%error, "the journal cannot be read now");
-                    tokio::time::sleep(REST).await;
+                    tokio::time::sleep(RETRY_AFTER).await;
                 }
             }
         }
@@ -114,7 +114,7 @@ impl Follower {
         let journal = spool.journal().ok_or(SpoolError::Closed)?;
         let page = match self.mail.filter(|_| self.asks) {
             Some(mail) => journal.of_mail(mail, self.at).await?,
-            None => journal.after(self.at, PAGE).await?,
+            None => journal.after(self.at, PAGE_EVENTS).await?,
         };
         self.asks = false;
         self.take(page);

@@ -11,7 +11,7 @@ use crate::mail::{MailId, Timestamp};
 use crate::spool::Query;
 
 /// How many mails are looked at together.
-const STEP: usize = 1000;
+const STEP_MAILS: usize = 1000;
 
 /// The most mails that are looked at: what failed before is not grouped.
 const MOST_LOOKED_AT: u64 = 200_000;
@@ -120,7 +120,7 @@ impl Dispatcher {
             ..query.clone()
         };
 
-        let mut pages = self.inner.engine.pages(query, STEP);
+        let mut pages = self.inner.engine.pages(query, STEP_MAILS);
         while let Some((records, _)) = pages.next().await? {
             for record in &records {
                 for delivery in &record.deliveries {
@@ -226,7 +226,7 @@ fn is_code(word: &str) -> bool {
 }
 
 /// Names with a number in them that differs from nothing.
-const NAMES: [&str; 2] = ["SMTPUTF8", "8BITMIME"];
+const NAMES_WITH_NUMBERS: [&str; 2] = ["SMTPUTF8", "8BITMIME"];
 
 fn of_any_mail(word: &str) -> String {
     if word.contains('@') {
@@ -234,7 +234,10 @@ fn of_any_mail(word: &str) -> String {
     }
 
     let bare = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
-    if NAMES.iter().any(|name| bare.eq_ignore_ascii_case(name)) {
+    if NAMES_WITH_NUMBERS
+        .iter()
+        .any(|name| bare.eq_ignore_ascii_case(name))
+    {
         return word.to_owned();
     }
 

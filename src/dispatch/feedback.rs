@@ -12,14 +12,14 @@ use super::returns::Returned;
 use super::suppressions::{SUPPRESS, which};
 use super::{Dispatcher, Error, Returns};
 use crate::delivery::{Event, EventKind, Feedback, FeedbackKind, ends_an_address, printable};
-use crate::feedback::{self, Finding, Reading};
+use crate::feedback::{self, Finding, ReportReading};
 use crate::mail::{Address, MailId};
 use crate::spool::{FeedbackResult, NewFeedback, Query, Record, Suppression, SuppressionReason};
 
 /// Who says what a report says.
-pub(super) const REPORT: &str = "report";
+pub(super) const REPORT_SOURCE: &str = "report";
 /// Reports above this size are read on a thread of their own.
-const LARGE: usize = 128 * 1024;
+const LARGE_REPORT: usize = 128 * 1024;
 /// How many of an address's last mails are looked at for one that a provider names.
 const LAST_MAILS: usize = 100;
 
@@ -128,18 +128,18 @@ impl FeedbackHandle<'_> {
         is_trusted: bool,
     ) -> Result<Vec<FeedbackReceipt>, ReportError> {
         let bytes = message.clone();
-        let reading = match message.len() > LARGE {
+        let reading = match message.len() > LARGE_REPORT {
             true => tokio::task::spawn_blocking(move || feedback::read(&bytes)).await,
             false => Ok(feedback::read(&bytes)),
         };
 
-        let report = match reading.unwrap_or(Reading::NoReport) {
-            Reading::Report(report) => report,
-            Reading::Nothing => {
-                self.engine().metrics.fed_back(REPORT, "nothing");
+        let report = match reading.unwrap_or(ReportReading::NoReport) {
+            ReportReading::Report(report) => report,
+            ReportReading::Nothing => {
+                self.engine().metrics.fed_back(REPORT_SOURCE, "nothing");
                 return Ok(Vec::new());
             }
-            Reading::NoReport => return self.take_letter(&message, to, is_trusted).await,
+            ReportReading::NoReport => return self.take_letter(&message, to, is_trusted).await,
         };
 
         let returns = self.returns();
@@ -158,11 +158,11 @@ impl FeedbackHandle<'_> {
         }
 
         if found.is_empty() {
-            self.engine().metrics.fed_back(REPORT, "unknown");
+            self.engine().metrics.fed_back(REPORT_SOURCE, "unknown");
             return Err(ReportError::NotOurs);
         }
 
-        Ok(self.keep(REPORT, found).await?)
+        Ok(self.keep(REPORT_SOURCE, found).await?)
     }
 
     /// Takes events of a provider, which has proved that they are its. Those of mail that is not
@@ -195,7 +195,7 @@ impl FeedbackHandle<'_> {
                     status: event.status,
                     text: printable(&event.text)
                         .chars()
-                        .take(feedback::TEXT)
+                        .take(feedback::TEXT_CHARACTERS)
                         .collect(),
                     permanent: event.permanent,
                 },

@@ -15,7 +15,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::bulk::{Act, BulkSteps, STEP};
+use super::bulk::{Act, BulkSteps, STEP_MAILS};
 use super::{Dispatcher, Error};
 use crate::mail::Timestamp;
 use crate::spool::Query;
@@ -274,7 +274,7 @@ async fn walk(
         let mut step = &step[..];
         while !step.is_empty() && left > 0 {
             let size = portion(request.per_minute).min(step.len() as u64).min(left);
-            let (now, later) = step.split_at(usize::try_from(size).unwrap_or(STEP));
+            let (now, later) = step.split_at(usize::try_from(size).unwrap_or(STEP_MAILS));
             let began = Instant::now();
             let mut done = 0;
             let mut results = request.act.on_all(postrider, now);
@@ -300,7 +300,7 @@ async fn walk(
 
 /// How many mails are taken together: with a pace, what it allows in a second.
 fn portion(per_minute: Option<u32>) -> u64 {
-    per_minute.map_or(STEP as u64, |pace| {
-        u64::from(pace / 60).clamp(1, STEP as u64)
+    per_minute.map_or(STEP_MAILS as u64, |pace| {
+        u64::from(pace / 60).clamp(1, STEP_MAILS as u64)
     })
 }

@@ -12,7 +12,7 @@ use crate::spool::{Journal, JournalPage, ReaderChange, ReaderStatus, Spool, Spoo
 /// How many events a reader gets at a time.
 const BATCH: usize = 1024;
 /// How often a node asks whether it may read what another reads: one that is killed tells nobody.
-const ASK_AGAIN: Duration = Duration::from_millis(500);
+const TURN_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The journal; see [`Dispatcher::journal`].
 #[derive(Clone)]
@@ -187,6 +187,7 @@ impl JournalReader {
     async fn hold(&mut self) -> Result<(), Error> {
         // Kept, since whoever waits may be broken off.
         self.is_outdated |= std::mem::replace(&mut self.is_held, false);
+
         loop {
             let spool = self.journal.spool()?;
             let journal = journal(&spool)?;
@@ -203,7 +204,7 @@ impl JournalReader {
             }
             drop(spool);
             self.is_outdated = true;
-            tokio::time::sleep(ASK_AGAIN).await;
+            tokio::time::sleep(TURN_POLL_INTERVAL).await;
         }
     }
 
@@ -217,6 +218,7 @@ impl JournalReader {
         if !self.is_held || !self.journal.holds(&self.name) {
             self.hold().await?;
         }
+
         loop {
             let spool = self.journal.spool()?;
             let journal = journal(&spool)?;

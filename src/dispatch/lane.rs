@@ -19,7 +19,7 @@ use crate::policy::{Breaker, BreakerState, Pace, Rate, Shares, Weights};
 use crate::spool::ClaimRequest;
 
 /// How many mails are claimed for each sender at a time.
-const BATCH: usize = 32;
+const CLAIM_MAILS: usize = 32;
 /// How many mails a probe has. A relay may fail over the first ones because of these mails, and the
 /// first one that it takes shows that it is up.
 const PROBE_MAILS: usize = 8;
@@ -199,8 +199,8 @@ impl Lane {
             });
         }
 
-        // If the rate limit allows little, the turns of all priorities come first: critical mail has
-        // its weight among them.
+        // If the rate limit allows little, the turns of all priorities come first: critical mail
+        // has its weight among them.
         let turns = self.shares.turns(any.min(allowed.mails));
         let critical_only = allowed.mails - turns.len();
 
@@ -222,9 +222,9 @@ impl Lane {
 
     /// How many mails of any priority to claim, and how many critical ones besides.
     ///
-    /// Mail is claimed ahead only as senders use it up, so that it stays queued while they hang. With
-    /// a rate limit nothing is claimed before a sender is free for it: otherwise mail that the limit
-    /// allowed would pile up and be sent in a burst.
+    /// Mail is claimed ahead only as senders use it up, so that it stays queued while they hang.
+    /// With a rate limit nothing is claimed before a sender is free for it: otherwise mail that the
+    /// limit allowed would pile up and be sent in a burst.
     fn shortage(&self, has_become_low: bool) -> (usize, usize) {
         let level = self.stock.level();
         let free_for_any = self.free.len().min(level.non_critical_room);
@@ -233,22 +233,22 @@ impl Lane {
         let is_low = level.mails <= self.low() && level.bytes < CLAIM_BYTES / 2;
         let any = if self.rate.is_some() {
             if level.mails == 0 {
-                free_for_any * BATCH
+                free_for_any * CLAIM_MAILS
             } else {
                 0
             }
         } else if is_low && (free_for_any > 0 || has_become_low) {
-            (self.max_non_critical() * BATCH).saturating_sub(level.mails)
+            (self.max_non_critical() * CLAIM_MAILS).saturating_sub(level.mails)
         } else {
             0
         };
 
-        (any, kept_for_critical * BATCH)
+        (any, kept_for_critical * CLAIM_MAILS)
     }
 
     /// With this number of mails or fewer, the stock is low.
     fn low(&self) -> usize {
-        self.max_non_critical() * BATCH / 2
+        self.max_non_critical() * CLAIM_MAILS / 2
     }
 
     /// How many senders may send mail that is not critical: with two or more connections, one is

@@ -7,8 +7,8 @@ use crate::mail::MailId;
 use crate::transport::Transaction;
 
 /// After this many hang-ups over one mail, each on a new connection and before MAIL was answered,
-/// the mail is taken for the cause. That is more than opens a breaker, so that a relay that hangs up
-/// over everything counts as down before any mail is blamed.
+/// the mail is taken for the cause. That is more than opens a breaker, so that a relay that hangs
+/// up over everything counts as down before any mail is blamed.
 const HANG_UPS_PER_MAIL: u32 = 5;
 /// For how many mails that is counted.
 const COUNTED_MAILS: usize = 16;
@@ -43,9 +43,9 @@ impl State {
         results
     }
 
-    /// A relay that hangs up at MAIL says nothing about the mail, until it has done so over this mail
-    /// again and again. Then the mail is deferred: otherwise it would stay first in the queue, and
-    /// no mail behind it would ever be sent.
+    /// A relay that hangs up at MAIL says nothing about the mail, until it has done so over this
+    /// mail again and again. Then the mail is deferred: otherwise it would stay first in the queue,
+    /// and no mail behind it would ever be sent.
     fn blame_mail_after_hang_ups(&mut self, mail: MailId, results: &mut [RecipientResult]) {
         let is_at_mail_from = |one: &RecipientResult| match &one.outcome {
             Outcome::Unavailable(phase, _)

@@ -1,12 +1,12 @@
-//! Leaving a list by mail (RFC 2369 §3.2): whoever has the message writes to the address in its
-//! `List-Unsubscribe`, and the subject that stands there bears the token of the link. Where a
-//! program left the subject out, the address leads to the mail, as long as that is kept.
+//! Unsubscribing from a list by mail (RFC 2369 §3.2): the recipient writes to the address in the
+//! message's `List-Unsubscribe`, whose subject has the same token as the link. If a program omits
+//! the subject, the address itself names the mail, as long as that is kept.
 //!
-//! *Invariant:* nothing is ever written back, and what programs answer by themselves is no wish of
-//! anybody (RFC 3834 §2).
+//! *Invariant:* no answer is ever sent, and automatic replies of programs unsubscribe nobody
+//! (RFC 3834 §2).
 
 use super::Error;
-use super::feedback::{FeedbackHandle, FeedbackReceipt, REPORT, ReportError};
+use super::feedback::{FeedbackHandle, FeedbackReceipt, REPORT_SOURCE, ReportError};
 use super::lists::Unsubscription;
 use super::returns::Returned;
 use crate::delivery::FeedbackKind;
@@ -14,11 +14,11 @@ use crate::feedback::{self, Letter};
 use crate::mail::Address;
 
 impl FeedbackHandle<'_> {
-    /// Takes a message that is no report. What came to an address to leave a list by has its
-    /// recipient leave it; nothing follows from what a program answered there.
+    /// Handles a message that is not a report. If it was sent to an unsubscribe address, its
+    /// recipient leaves the list, unless a program sent it automatically.
     ///
     /// # Errors
-    /// [`ReportError::NoReport`] where it came to no such address, [`ReportError::NoList`] where it
+    /// [`ReportError::NoReport`] if it was sent to no such address, [`ReportError::NoList`] if it
     /// does not say which list is meant.
     pub(super) async fn take_letter(
         &self,
@@ -29,12 +29,12 @@ impl FeedbackHandle<'_> {
         let metrics = &self.engine().metrics;
         let letter = feedback::read_letter(message);
         let Some(delivery) = self.left_at(to, is_trusted.then_some(&letter)) else {
-            metrics.fed_back(REPORT, "no_report");
+            metrics.fed_back(REPORT_SOURCE, "no_report");
             return Err(ReportError::NoReport);
         };
 
         if letter.is_answer {
-            metrics.fed_back(REPORT, "nothing");
+            metrics.fed_back(REPORT_SOURCE, "nothing");
             return Ok(Vec::new());
         }
 
@@ -44,13 +44,13 @@ impl FeedbackHandle<'_> {
             None => self.list_of(delivery).await?,
         };
         let Some(said) = said else {
-            metrics.fed_back(REPORT, "unknown");
+            metrics.fed_back(REPORT_SOURCE, "unknown");
             return Err(ReportError::NoList);
         };
 
         let is_new = self.postrider().leave(&said).await?;
         let kind = FeedbackKind::Unsubscribed;
-        metrics.fed_back(REPORT, if is_new { kind.as_str() } else { "known" });
+        metrics.fed_back(REPORT_SOURCE, if is_new { kind.as_str() } else { "known" });
 
         Ok(vec![FeedbackReceipt {
             mail: said.mail,
@@ -62,8 +62,8 @@ impl FeedbackHandle<'_> {
         }])
     }
 
-    /// The delivery to whose address a letter came; its own header says that where only a pipe
-    /// does not.
+    /// The delivery to whose unsubscribe address a letter was sent. A letter that came through a
+    /// pipe has no envelope; its header names the address then.
     fn left_at(&self, to: &[Address], letter: Option<&Letter>) -> Option<Returned> {
         let returns = self.returns()?;
         let named = to.iter().find_map(|to| returns.read_leaving(to));

@@ -1,5 +1,5 @@
-//! Whether the engine runs, and how it ended if it does not. The supervisor says so; everybody
-//! else asks.
+//! Whether the engine is running, and how it ended if it is not. The supervisor sets it; everybody
+//! else reads it.
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -9,12 +9,12 @@ use super::Error;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum LifeStage {
     Running,
-    /// A shutdown was asked for: nothing more is accepted, and senders begin nothing more after
-    /// this moment, if there is one.
+    /// A shutdown was requested: no more mail is accepted, and senders begin none after this
+    /// moment, if there is one.
     Draining(Option<Instant>),
-    /// It ended as asked.
+    /// It ended because a shutdown was requested.
     Stopped,
-    /// It ended by itself.
+    /// It ended because of an error.
     Failed(String),
 }
 
@@ -55,7 +55,7 @@ impl Life {
         }
     }
 
-    /// Begins the end: senders may begin mail until then.
+    /// Begins a shutdown: senders may begin mail until then.
     pub(super) fn drain(&self, until: Option<Instant>) {
         self.0.send_if_modified(|stage| {
             let running = *stage == LifeStage::Running;
@@ -77,7 +77,7 @@ impl Life {
         });
     }
 
-    /// Waits until mail is no longer taken: a shutdown was asked for, or it has ended.
+    /// Waits until mail is no longer accepted: a shutdown was requested, or the engine has ended.
     pub(super) async fn closes(&self) {
         let mut life = self.0.subscribe();
         // The sender lives as long as we do.

@@ -20,17 +20,17 @@ use crate::mail::{Address, Mail, MailId};
 use crate::spool::Claim;
 
 /// How many bytes of the signature go with a token.
-const SIGNATURE: usize = 16;
+const SIGNATURE_BYTES: usize = 16;
 /// What a token's first byte says: how it is made.
-const VERSION: u8 = 1;
+const TOKEN_VERSION: u8 = 1;
 /// The longest token that is looked at.
-const LONGEST: usize = 1024;
+const LONGEST_TOKEN: usize = 1024;
 
 /// Where recipients leave lists, and what their tokens are signed with.
 #[derive(Clone, Debug)]
 pub struct Unsubscribing {
     base: Url,
-    key: TokenKey<SIGNATURE>,
+    key: TokenKey<SIGNATURE_BYTES>,
 }
 
 /// What a token says: this address leaves this list.
@@ -67,7 +67,7 @@ impl Unsubscribing {
 
     /// The token with which this recipient of a mail leaves its list.
     pub fn token(&self, mail: MailId, address: &Address, list: &str) -> String {
-        let mut token = vec![VERSION];
+        let mut token = vec![TOKEN_VERSION];
         token.extend(mail.as_bytes());
         token.extend(list.as_bytes());
         token.push(0);
@@ -77,7 +77,7 @@ impl Unsubscribing {
 
     /// Who leaves which list with this token; `None` where it was not made here.
     pub fn read(&self, token: &str) -> Option<Unsubscription> {
-        if token.len() > LONGEST {
+        if token.len() > LONGEST_TOKEN {
             return None;
         }
 
@@ -87,7 +87,7 @@ impl Unsubscribing {
 
         let text = std::str::from_utf8(said)
             .ok()
-            .filter(|_| *version == VERSION)?;
+            .filter(|_| *version == TOKEN_VERSION)?;
         let (list, address) = text.split_once('\0')?;
         Some(Unsubscription {
             mail: MailId::from_bytes(*mail),

@@ -1,40 +1,40 @@
-//! Which mail somebody means who has no whole id at hand: the beginning of one, an idempotency key,
-//! a Message-ID, or a sender who has submitted one mail alone.
+//! Finds the mail that a user names by something other than its whole id: the beginning of the id,
+//! an idempotency key, a Message-ID, or the address of a sender who has submitted only one mail.
 //!
-//! Ids sort, keys have a table, and a Message-ID that was made here has the mail's id in it: these
-//! are looked up. For all else mail is looked at, the newest first, and at no call more of it than
-//! one page of the spool; where that is not all there is, the caller is told where to go on.
+//! Ids sort, keys have a table, and a Message-ID that was made here contains the mail's id: these
+//! are looked up. Everything else is searched for, the newest mail first, at most one page of the
+//! spool per call; if there is more mail, the caller is told where to continue.
 
 use std::collections::BTreeSet;
 
 use super::engine::Engine;
 use super::{Dispatcher, Error};
 use crate::mail::{MailId, Submitter};
-use crate::spool::{Manifest, Only, Query, SpoolError};
+use crate::spool::{Manifest, Query, RecordFilter, SpoolError};
 
-/// So many characters of an id are a name for it, at least.
-const SHORTEST: usize = 4;
-/// Of so many mails that a name fits is told.
-const TOLD: usize = 5;
+/// How many characters of an id are a name for it, at least.
+const SHORTEST_ID_PREFIX: usize = 4;
+/// How many of the mails that a name fits are listed in the error.
+const MOST_NAMED: usize = 5;
 
-/// A name as it is compared.
+/// A name, prepared for comparison.
 #[derive(Clone)]
-struct Name {
+struct MailName {
     given: String,
-    /// Where it can be the beginning of an id: the ids that begin so.
+    /// If it can be the beginning of an id: the range of ids that begin with it.
     ids: Option<(MailId, MailId)>,
 }
 
-impl Name {
+impl MailName {
     fn read(given: &str) -> Self {
         let digits = given.trim().replace('-', "");
-        Name {
+        MailName {
             given: given.trim().to_owned(),
-            ids: MailId::range(&digits).filter(|_| digits.len() >= SHORTEST),
+            ids: MailId::range(&digits).filter(|_| digits.len() >= SHORTEST_ID_PREFIX),
         }
     }
 
-    /// Whether it is what a mail is named by whose id is another.
+    /// Whether it names this mail by something other than its id.
     fn is_of(&self, mail: &Manifest) -> bool {
         let sender = mail.return_path.as_ref();
         mail.given_key() == Some(self.given.as_str())
@@ -60,14 +60,14 @@ fn bare(message_id: &str) -> &str {
 }
 
 impl Engine {
-    /// The mail that bears this idempotency key: of this submitter, or one for each submitter that
-    /// is known.
+    /// The mail with this idempotency key: of this submitter, or one for each known submitter.
     async fn by_key(&self, of: Option<&Submitter>, key: &str) -> Result<Vec<MailId>, SpoolError> {
         let whose = match of {
             Some(whose) => vec![whose.clone()],
             None => self.accounts.known(),
         };
         let mut found = Vec::new();
+
         for whose in whose {
             if let Some(id) = self.spool.by_key(&whose, key).await?
                 && self.spool.get(id).await?.is_some()
@@ -78,7 +78,7 @@ impl Engine {
         Ok(found)
     }
 
-    /// The mail whose id stands in this Message-ID.
+    /// The mail whose id is part of this Message-ID.
     async fn by_message_id(
         &self,
         of: Option<&Submitter>,
@@ -98,8 +98,8 @@ impl Engine {
         Ok(is_it.then_some(id))
     }
 
-    /// A query as it is asked of the spool: what names a mail is looked up, and where it is found
-    /// nothing else is looked at.
+    /// The query for the spool: names of mails are looked up first, and if they are found, no other
+    /// mail is searched.
     pub(super) async fn narrowed(&self, query: Query) -> Result<Query, SpoolError> {
         if query.cursor.is_some() {
             return Ok(query);
@@ -135,7 +135,7 @@ impl Dispatcher {
             return Ok(id);
         }
 
-        let name = Name::read(name);
+        let name = MailName::read(name);
         if name.given.is_empty() {
             return Err(Error::UnknownName(String::new()));
         }
@@ -144,7 +144,7 @@ impl Dispatcher {
         let mut found = BTreeSet::new();
         if let Some((first, last)) = name.ids {
             let query = Query {
-                limit: TOLD,
+                limit: MOST_NAMED,
                 submitter: of.cloned(),
                 ..Query::default()
             };
@@ -155,7 +155,7 @@ impl Dispatcher {
         found.extend(engine.by_key(of, &name.given).await?);
         found.extend(engine.by_message_id(of, &name.given).await?);
 
-        let newest_first: Vec<MailId> = found.into_iter().rev().take(TOLD).collect();
+        let newest_first: Vec<MailId> = found.into_iter().rev().take(MOST_NAMED).collect();
         match newest_first[..] {
             [] => self.look_on(&name, of, None).await,
             [id] => Ok(id),
@@ -174,20 +174,22 @@ impl Dispatcher {
         name: &str,
         of: Option<&Submitter>,
     ) -> Result<MailId, Error> {
-        self.look_on(&Name::read(name), of, Some(place)).await
+        self.look_on(&MailName::read(name), of, Some(place)).await
     }
 
     async fn look_on(
         &self,
-        name: &Name,
+        name: &MailName,
         of: Option<&Submitter>,
         cursor: Option<String>,
     ) -> Result<MailId, Error> {
         let wanted = name.clone();
         let query = Query {
             submitter: of.cloned(),
-            only: Some(Only::when(move |record| wanted.is_of(&record.manifest))),
-            limit: TOLD,
+            only: Some(RecordFilter::when(move |record| {
+                wanted.is_of(&record.manifest)
+            })),
+            limit: MOST_NAMED,
             cursor,
             ..Query::default()
         };

@@ -1,5 +1,5 @@
-//! What a user asks of one mail, or of a page of them: how far it is, to wait for it, to take it
-//! back, to try it again.
+//! What a user does with one mail, or with a page of them: look at its status, wait for it, cancel
+//! it, retry it.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ impl Dispatcher {
         shown.pop().ok_or(Error::UnknownMail(id))
     }
 
-    /// These records as they are shown, with why those wait that do.
+    /// These records as users see them; mails that wait say why.
     async fn shown(&self, records: Vec<Record>, now: Timestamp) -> Vec<MailStatus> {
         let has_waiting = |record: &Record| record.states(now).any(waiting::may_wait);
         let relays = match records.iter().any(has_waiting) {
@@ -41,7 +41,7 @@ impl Dispatcher {
             .collect()
     }
 
-    /// How far a mail is, without why it waits.
+    /// A mail's status, without the reason why it waits.
     async fn progress(&self, id: MailId) -> Result<MailStatus, Error> {
         let (record, now) = self.record(id).await?;
         Ok(MailStatus::of(record, now, &[]))
@@ -57,8 +57,8 @@ impl Dispatcher {
             .await?
             .ok_or(Error::UnknownMail(id))?;
 
-        // What was just read may not have been told to anybody yet. What cannot be recorded now is
-        // not in it, and is not waited for.
+        // The record that was just read may be ahead of its events. Outcomes that cannot be
+        // recorded now are not in it, and are not waited for.
         let engine = &self.inner.engine;
         if engine.spool.failure().is_none() {
             engine.recordings.told(id).await;
@@ -80,7 +80,7 @@ impl Dispatcher {
             .ok_or(Error::UnknownMail(id))
     }
 
-    /// Waits until a mail's every delivery has ended.
+    /// Waits until every delivery of a mail has ended.
     ///
     /// # Errors
     /// As [`Dispatcher::status`]; [`Error::Stopped`] when the dispatcher stops before.
@@ -99,8 +99,8 @@ impl Dispatcher {
 
             tokio::select! {
                 () = told => {}
-                // Another node may have it.
-                () = tokio::time::sleep(cluster::LOOK), if is_shared => {}
+                // Another node may be sending it.
+                () = tokio::time::sleep(cluster::POLL_INTERVAL), if is_shared => {}
                 end = &mut over => {
                     end?;
                     engine.admits()?;
@@ -109,7 +109,8 @@ impl Dispatcher {
         }
     }
 
-    /// As [`Dispatcher::wait`], for at most this long: the mail as it is then, ended or not.
+    /// As [`Dispatcher::wait`], but for at most this long; returns the status at that time, whether
+    /// the mail has ended or not.
     ///
     /// # Errors
     /// As [`Dispatcher::wait`].
@@ -138,8 +139,8 @@ impl Dispatcher {
         })
     }
 
-    /// Withdraws what has not ended and is not being sent. Where a sender has the mail and has not
-    /// begun it, it is taken back from there.
+    /// Cancels the deliveries that have not ended and are not being sent. A mail that a sender
+    /// holds but has not begun is taken back from it.
     ///
     /// # Errors
     /// [`Error::TooLate`], or as [`Dispatcher::status`].
@@ -170,7 +171,7 @@ impl Dispatcher {
             }
             drop(recording);
 
-            // What a sender had may be on its way to the disk, taken back.
+            // The cancellation of a mail that a sender held may be on its way to the disk.
             if engine.spool.failure().is_none() {
                 engine.recordings.told(id).await;
             }
@@ -191,25 +192,26 @@ impl Dispatcher {
             }
 
             if !is(State::Sending) {
-                // It came free in between.
+                // Its lease was returned in between.
                 continue;
             }
-            // A sender has it, and says when that is no longer so: of this node, or of another,
-            // which is told.
+            // A sender has it, on this node or on another, which is told. It reports when it has
+            // finished.
             let mut until = deadline;
             if let Some(cluster) = engine.spool.cluster() {
                 if !is_wanted_back {
                     is_wanted_back = true;
                     cluster.want_back(id).await?;
                 }
-                until = until.min(Instant::now() + cluster::LOOK);
+                until = until.min(Instant::now() + cluster::POLL_INTERVAL);
             }
             let _ = tokio::time::timeout_at(until, told).await;
         }
     }
 
-    /// Queues dead deliveries again, or cancelled ones where none is dead, with a full count of
-    /// attempts and a new lifetime; makes deferred ones due at once. What is scheduled stays so.
+    /// Queues dead deliveries again, or cancelled ones if none is dead, with a full count of
+    /// attempts and a new lifetime. Deferred deliveries become due at once; scheduled ones stay
+    /// scheduled.
     ///
     /// # Errors
     /// As [`Dispatcher::cancel`], and [`Error::Forgotten`] where its message is not kept any more.
@@ -219,7 +221,7 @@ impl Dispatcher {
         let status = self.progress(id).await?;
         let is = |wanted: fn(State) -> bool| status.deliveries.iter().any(|one| wanted(one.state));
         let can_be_retried = is(|s| matches!(s, State::Dead | State::Cancelled | State::Deferred));
-        // What has not ended goes out by itself; of what has, the spool knows whether it can.
+        // A mail that has not ended is sent anyway; whether an ended one can be, the spool knows.
         if !can_be_retried && is(|state| !state.is_final()) {
             let state = status.state.as_str();
             return Err(Error::TooLate { id, state });

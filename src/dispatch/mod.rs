@@ -1,10 +1,10 @@
 //! The engine: [`Dispatcher`] is the handle that applications and doors hold; behind it, a
 //! supervisor actor keeps a router, senders and a scheduler alive.
 //!
-//! One mail's way through this module: `accept` makes it durable; the `scheduler` notices that it is
-//! due and wakes the `router`, which claims it for a relay's `lane`; a `sender` takes it from the
-//! lane's `stock`; `recording` writes the outcome to disk, and `announcements` publishes it. All
-//! share one `engine`.
+//! One mail's way through this module: `accept` makes it durable; the `scheduler` notices that it
+//! is due and wakes the `router`, which claims it for a relay's `lane`; a `sender` takes it from
+//! the lane's `stock`; `recording` writes the outcome to disk, and `announcements` publishes it.
+//! All share one `engine`.
 
 mod accept;
 mod accounts;
@@ -27,7 +27,7 @@ mod router;
 mod scheduler;
 mod search;
 mod sender;
-mod spool_rest;
+mod spool_backoff;
 mod stock;
 mod supervisor;
 mod token_key;
@@ -107,8 +107,8 @@ use crate::policy::Quota;
 /// After the last handle was dropped: how long mail in flight may take to finish.
 const DRAIN_AFTER_LAST_HANDLE: Duration = Duration::from_secs(10);
 
-/// The mail dispatcher: submit a mail and go on. Cheap to clone. When the last clone is dropped, the
-/// actors stop; accepted mail stays in the spool.
+/// The mail dispatcher: submit a mail and go on. Cheap to clone. When the last clone is dropped,
+/// the actors stop; accepted mail stays in the spool.
 #[derive(Clone)]
 pub struct Dispatcher {
     inner: Arc<Inner>,
@@ -166,8 +166,8 @@ impl Dispatcher {
         self.inner.engine.metrics.turned_away(self.door, reason);
     }
 
-    /// The same dispatcher; mail that is submitted through this handle belongs to `submitter`, and so
-    /// do its idempotency keys: no other submitter can see or use them.
+    /// The same dispatcher; mail that is submitted through this handle belongs to `submitter`, and
+    /// so do its idempotency keys: no other submitter can see or use them.
     pub fn on_behalf_of(&self, submitter: Submitter) -> Dispatcher {
         Dispatcher {
             submitter,
@@ -209,8 +209,8 @@ impl Dispatcher {
     }
 
     /// Accepts many mails together, with one sync per 512 KiB. Each mail is accepted or refused by
-    /// itself and has its own result, in order. Mails for which the queue is full wait for room, for
-    /// at most `accept_timeout` in all.
+    /// itself and has its own result, in order. Mails for which the queue is full wait for room,
+    /// for at most `accept_timeout` in all.
     pub async fn submit_many(&self, mails: Vec<Mail>) -> Vec<Result<Receipt, Error>> {
         let Inner { engine, accept, .. } = &*self.inner;
         let waited_for = mails.clone();

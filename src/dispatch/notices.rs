@@ -25,7 +25,7 @@ impl NoticeResult {
 }
 
 /// How often a node asks whether it may do what another does: one that is killed tells nobody.
-const ASK_AGAIN: Duration = Duration::from_millis(500);
+const TURN_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Whether this node is the one that does for all what a named reader of the journal is for.
 pub(crate) struct Turn {
@@ -63,7 +63,7 @@ impl Turn {
             if self.is_mine() != was_mine {
                 return;
             }
-            tokio::time::sleep(ASK_AGAIN).await;
+            tokio::time::sleep(TURN_POLL_INTERVAL).await;
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::delivery::Route;
 
 /// How long nothing is asked for after the spool did not answer.
-const AFTER_FAILURE: Duration = Duration::from_millis(200);
+const FAILURE_PAUSE: Duration = Duration::from_millis(200);
 /// How long a route is left alone for which it did not answer: at first, and at most.
 const FIRST_REST: Duration = Duration::from_millis(500);
 const LONGEST_REST: Duration = Duration::from_secs(30);
@@ -23,12 +23,12 @@ pub(super) struct OpenQueues {
     asked: usize,
     /// What was asked for together and not answered is asked for in halves.
     halves: VecDeque<Vec<Route>>,
-    resting: HashMap<Route, Rest>,
+    resting: HashMap<Route, RouteBackoff>,
     rests_until: Option<Instant>,
 }
 
 /// A route that could not be read.
-struct Rest {
+struct RouteBackoff {
     until: Instant,
     failures: u32,
 }
@@ -93,13 +93,13 @@ impl OpenQueues {
 
     /// The spool has not answered. Returns in what times there is something to ask for again.
     pub(super) fn failed(&mut self, mut asked: Vec<Route>, now: Instant) -> Vec<Duration> {
-        self.rests_until = Some(now + AFTER_FAILURE);
-        let mut again = vec![AFTER_FAILURE];
+        self.rests_until = Some(now + FAILURE_PAUSE);
+        let mut again = vec![FAILURE_PAUSE];
         if asked.len() > 1 {
             let second = asked.split_off(asked.len() / 2);
             self.halves.extend([asked, second]);
         } else if let Some(route) = asked.pop() {
-            let rest = self.resting.entry(route).or_insert(Rest {
+            let rest = self.resting.entry(route).or_insert(RouteBackoff {
                 until: now,
                 failures: 0,
             });

@@ -1,5 +1,5 @@
-//! Mails that a user wants back while a sender has them. `cancel` notes them; senders, and their
-//! connections right before the final dot, ask.
+//! Mails that a user cancels while a sender has them. `cancel` registers them; senders check for
+//! them, and connections do so right before the final dot.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,13 +11,13 @@ use crate::mail::MailId;
 
 #[derive(Default)]
 pub(super) struct Recalls {
-    /// How many want each of them back.
+    /// How many callers cancel each mail.
     wanted: Mutex<HashMap<MailId, usize>>,
     any: AtomicBool,
 }
 
 impl Recalls {
-    /// Notes that a user wants a mail back; until the guard is dropped.
+    /// Registers that a user cancels a mail, until the guard is dropped.
     pub(super) fn recall(self: &Arc<Self>, mail: MailId) -> RecallRequest {
         *self.wanted.lock().entry(mail).or_default() += 1;
         self.any.store(true, Ordering::Release);
@@ -28,13 +28,13 @@ impl Recalls {
         }
     }
 
-    /// Whether a user wants this mail back. Costs next to nothing while nobody wants anything.
+    /// Whether a user cancels this mail. Costs next to nothing while nobody cancels anything.
     pub(super) fn is_recalled(&self, mail: MailId) -> bool {
         self.any.load(Ordering::Acquire) && self.wanted.lock().contains_key(&mail)
     }
 }
 
-/// Somebody wants a mail back.
+/// A caller that cancels a mail.
 pub(super) struct RecallRequest {
     recalls: Arc<Recalls>,
     mail: MailId,

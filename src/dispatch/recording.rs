@@ -8,7 +8,9 @@ use futures::FutureExt;
 
 use super::engine::Engine;
 use super::stock::ClaimedMail;
-use crate::delivery::{DeadReason, Delivery, Fault, Outcome, Rules, Settled, Stage, TlsUse};
+use crate::delivery::{
+    DeadReason, Delivery, Fault, Outcome, SettleRules, Settlement, Stage, TlsUse,
+};
 use crate::mail::{MailId, Timestamp};
 use crate::spool::{Lease, Manifest, SettleResult, SpoolError};
 
@@ -48,7 +50,7 @@ impl Engine {
     ) {
         let chance = self.chance();
         let retry_after = |tries, counted| self.retry.delay(tries, counted, chance);
-        let rules = Rules {
+        let rules = SettleRules {
             now: self.clock.now(),
             relay: path.relay,
             tls: path.tls,
@@ -66,7 +68,7 @@ impl Engine {
         } in results
         {
             self.metrics.attempt(path.relay, outcome.class());
-            if let Settled::Changed(next) = delivery.settle(&outcome, fault, &rules) {
+            if let Settlement::Changed(next) = delivery.settle(&outcome, fault, &rules) {
                 changes.push(DeliveryChange {
                     lease,
                     tried: next.tries > delivery.tries,

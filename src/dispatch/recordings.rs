@@ -1,5 +1,5 @@
-//! What is on its way to the disk and was not told yet, so that nobody is told of it before: who
-//! asks for a mail's status meanwhile waits until it was told.
+//! Changes of mails that are on their way to the disk and not yet announced. A caller that asks for
+//! the status of such a mail waits until they are, so that no status is ahead of its event.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -18,12 +18,13 @@ pub(super) struct Recordings {
 #[derive(Default)]
 struct OpenRecordings {
     last: u64,
-    /// The numbers of those that are under way, by mail.
+    /// The numbers of the changes that are under way, by mail.
     of: HashMap<MailId, BTreeSet<u64>>,
 }
 
 impl Recordings {
-    /// A change of this mail is recorded and told until the guard is dropped.
+    /// A change of this mail counts as under way until the guard is dropped: recorded and
+    /// announced.
     pub(super) fn begin(self: &Arc<Self>, mail: MailId) -> Recording {
         let mut under_way = self.under_way.lock();
         under_way.last += 1;
@@ -37,7 +38,7 @@ impl Recordings {
         }
     }
 
-    /// Waits until all that is being recorded of this mail by now was told.
+    /// Waits until every change of this mail that is under way now was announced.
     pub(super) async fn told(&self, mail: MailId) {
         let by_now = self.under_way.lock().last;
         loop {
@@ -54,7 +55,7 @@ impl Recordings {
     }
 }
 
-/// A change of a mail is being recorded.
+/// A change of a mail that is being recorded.
 pub(super) struct Recording {
     recordings: Arc<Recordings>,
     mail: MailId,

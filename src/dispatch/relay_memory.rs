@@ -12,14 +12,14 @@ use parking_lot::Mutex;
 
 use crate::delivery::{Circumstances, Fault, Outcome, Phase};
 use crate::mail::{Address, MailId};
-use crate::policy::{Admission, Limits, RestingDomain, Rests, Streak};
+use crate::policy::{DomainAdmission, Limits, RestingDomain, Rests, Streak};
 use crate::transport::AnnouncedLimits;
 
 /// So many domains in a row that cannot be reached, and none that can: that is the relay.
 const DOMAINS_IN_A_ROW: usize = 5;
 /// Of so many mails is remembered that it was unclear whose fault their refusal was, or that the
 /// relay ended a connection over them.
-const REMEMBERED: usize = 256;
+const REMEMBERED_MAILS: usize = 256;
 
 #[derive(Default)]
 pub(super) struct RelayMemory {
@@ -65,7 +65,7 @@ impl KnownMails {
     }
 
     fn add(&mut self, mail: MailId, taken: u64) {
-        if self.0.len() == REMEMBERED {
+        if self.0.len() == REMEMBERED_MAILS {
             self.0.pop_front();
         }
         self.0.push_back((mail, taken));
@@ -136,7 +136,7 @@ impl RelayMemory {
     }
 
     /// Whether a mail may go to this recipient now.
-    pub(super) fn admits(&self, to: &Address, mail: MailId, now: Duration) -> Admission {
+    pub(super) fn admits(&self, to: &Address, mail: MailId, now: Duration) -> DomainAdmission {
         self.state.lock().rests.admits(to.domain(), mail, now)
     }
 

@@ -15,22 +15,22 @@ use crate::spool::Claim;
 /// How the local part of a return path begins.
 const PREFIX: &str = "b-";
 /// How that of an address begins to which a recipient writes to leave a list.
-const LEAVING: &str = "u-";
+const LEAVING_PREFIX: &str = "u-";
 /// The bytes of a mail's id, of a delivery's place, and of the signature.
-const SIGNED: usize = 16 + 2;
-const SIGNATURE: usize = 10;
-const HEX: usize = 2 * (SIGNED + SIGNATURE);
+const SIGNED_BYTES: usize = 16 + 2;
+const SIGNATURE_BYTES: usize = 10;
+const HEX_DIGITS: usize = 2 * (SIGNED_BYTES + SIGNATURE_BYTES);
 /// How many possible tokens of one report are looked at.
-const LOOKED_AT: usize = 64;
+const MOST_TOKENS: usize = 64;
 /// The field that the copy of a mail still has where its return path was lost.
-pub(super) const FIELD: &str = "X-Return-Token";
+pub(super) const TOKEN_FIELD: &str = "X-Return-Token";
 
 /// The domain that mail comes back to, and what its addresses are signed with.
 #[derive(Clone, Debug)]
 pub struct Returns {
     domain: String,
-    key: TokenKey<SIGNATURE>,
-    leaving: TokenKey<SIGNATURE>,
+    key: TokenKey<SIGNATURE_BYTES>,
+    leaving: TokenKey<SIGNATURE_BYTES>,
 }
 
 /// Which delivery a return path belongs to: the mail, and its place in the envelope.
@@ -42,7 +42,7 @@ impl Returns {
     /// # Errors
     /// What is wrong with either.
     pub fn new(domain: &str, secret: &[u8]) -> Result<Self, String> {
-        let example = format!("{PREFIX}{}@{domain}", "0".repeat(HEX));
+        let example = format!("{PREFIX}{}@{domain}", "0".repeat(HEX_DIGITS));
         if Address::parse(&example).is_err() || !domain.is_ascii() || !domain.contains('.') {
             return Err("is not a domain such as bounces.example.com".to_owned());
         }
@@ -67,7 +67,7 @@ impl Returns {
     /// Where the recipient of one delivery writes to leave its list.
     pub(super) fn leaving_address(&self, delivery: Returned) -> String {
         let token = signed(&self.leaving, delivery);
-        format!("{LEAVING}{token}@{}", self.domain)
+        format!("{LEAVING_PREFIX}{token}@{}", self.domain)
     }
 
     /// The return path of one delivery.
@@ -92,7 +92,7 @@ impl Returns {
 
     /// The delivery whose list is left by writing to an address; `None` where it was not made here.
     pub(super) fn read_leaving(&self, address: &Address) -> Option<Returned> {
-        read_signed(LEAVING, &self.leaving, self.local_part(address)?)
+        read_signed(LEAVING_PREFIX, &self.leaving, self.local_part(address)?)
     }
 
     /// The local part of an address of the domain.
@@ -111,14 +111,15 @@ impl Returns {
         for content in contents.iter().map(AsRef::as_ref) {
             for dash in memchr::memchr_iter(b'-', content) {
                 let start = dash.checked_sub(1);
-                let token = start.and_then(|start| content.get(start..start + PREFIX.len() + HEX));
+                let token =
+                    start.and_then(|start| content.get(start..start + PREFIX.len() + HEX_DIGITS));
                 let Some(token) = token else { continue };
                 let hex = &token[PREFIX.len()..];
                 if !hex.iter().all(u8::is_ascii_hexdigit) {
                     continue;
                 }
                 looked_at += 1;
-                if looked_at > LOOKED_AT {
+                if looked_at > MOST_TOKENS {
                     return None;
                 }
                 if let Some(found) = self.read_token(token) {
@@ -132,7 +133,7 @@ impl Returns {
 }
 
 /// A delivery, signed, in hexadecimal digits.
-fn signed(key: &TokenKey<SIGNATURE>, (mail, index): Returned) -> String {
+fn signed(key: &TokenKey<SIGNATURE_BYTES>, (mail, index): Returned) -> String {
     let mut token = mail.as_bytes().to_vec();
     token.extend(index.to_be_bytes());
     let signed = key.sign(token);
@@ -141,13 +142,13 @@ fn signed(key: &TokenKey<SIGNATURE>, (mail, index): Returned) -> String {
 
 /// The delivery of a token that begins so. Upper and lower case are the same here: some servers
 /// change it.
-fn read_signed(prefix: &str, key: &TokenKey<SIGNATURE>, token: &[u8]) -> Option<Returned> {
+fn read_signed(prefix: &str, key: &TokenKey<SIGNATURE_BYTES>, token: &[u8]) -> Option<Returned> {
     let (begins, hex) = token.split_at_checked(prefix.len())?;
-    if !begins.eq_ignore_ascii_case(prefix.as_bytes()) || hex.len() != HEX {
+    if !begins.eq_ignore_ascii_case(prefix.as_bytes()) || hex.len() != HEX_DIGITS {
         return None;
     }
 
-    let mut bytes = [0; SIGNED + SIGNATURE];
+    let mut bytes = [0; SIGNED_BYTES + SIGNATURE_BYTES];
     for (byte, digits) in bytes.iter_mut().zip(hex.chunks(2)) {
         let digits = std::str::from_utf8(digits).ok()?;
         *byte = u8::from_str_radix(digits, 16)
@@ -167,7 +168,7 @@ impl Engine {
     pub(super) fn return_field(&self, delivery: Returned) -> String {
         let returns = self.returns.as_ref();
         returns.map_or_else(String::new, |returns| {
-            format!("{FIELD}: {}\r\n", returns.token(delivery))
+            format!("{TOKEN_FIELD}: {}\r\n", returns.token(delivery))
         })
     }
 
@@ -233,7 +234,7 @@ mod tests {
         let swapped: Address = leaving.as_str().replacen("u-", "b-", 1).parse().unwrap();
         assert!(!here.is_ours(&swapped) && !there.is_ours(&leaving));
 
-        let around = format!("x--b-{} Return-Path: <{path}>", "0".repeat(HEX)).into_bytes();
+        let around = format!("x--b-{} Return-Path: <{path}>", "0".repeat(HEX_DIGITS)).into_bytes();
         assert_eq!(here.find(&[b"-".to_vec(), around]), Some((mail, 3)));
         assert_eq!(there.find(&[path.as_str().as_bytes().to_vec()]), None);
     }
@@ -241,7 +242,7 @@ mod tests {
     #[test]
     fn many_tokens_of_others_do_not_take_long() {
         let here = Returns::new("bounces.example.com", b"0123456789abcdef").unwrap();
-        let hostile = format!("b-{} ", "0".repeat(HEX))
+        let hostile = format!("b-{} ", "0".repeat(HEX_DIGITS))
             .repeat(20_000)
             .into_bytes();
         assert_eq!(here.find(&[hostile]), None);

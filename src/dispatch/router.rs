@@ -1,9 +1,9 @@
 //! The router actor: owns one lane per relay. When a lane has room, the router claims due mail for
 //! it and calls the lane's senders.
 //!
-//! A claim may read the disk, so it is made outside the actor's turn and comes back as a message; at
-//! most one is under way per lane. A restarted router needs no state: the supervisor introduces it
-//! to the senders (`sender::Msg::Hello`), and they report which of them are free.
+//! A claim may read the disk, so it is made outside the actor's turn and comes back as a message;
+//! at most one is under way per lane. A restarted router needs no state: the supervisor introduces
+//! it to the senders (`sender::Msg::Hello`), and they report which of them are free.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -247,8 +247,8 @@ impl State {
     }
 
     fn fill(&mut self, myself: &ActorRef<Msg>, at: usize) {
-        // Counted before it asks whether a shutdown has begun. A shutdown does these in the opposite
-        // order, so that one of the two always sees the other.
+        // Counted before it asks whether a shutdown has begun. A shutdown does these in the
+        // opposite order, so that one of the two always sees the other.
         let under_way = self.engine.begin();
 
         // When a failure of the spool has passed, the scheduler wakes the router again.
@@ -291,7 +291,8 @@ impl State {
                             .flat_map(|claim| engine.split_list_claim(claim));
                         claims.map(claimed).collect()
                     });
-                    // If the router has ended, the claims are dropped here and their leases with them.
+                    // If the router has ended, the claims are dropped here and their leases with
+                    // them.
                     let _ = router.cast(Msg::Claimed(relay, claims, under_way));
                 });
             }

@@ -1,4 +1,4 @@
-//! The dispatcher's own running: configured anew, drained, stopped.
+//! Operating a running dispatcher: its settings are reloaded, it is drained, it is stopped.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,8 +19,8 @@ pub struct Drain {
 
 impl Drain {
     /// Finishes what is in flight, for at most `span`; the rest stays in the spool. In the first
-    /// half of it senders go on with the mail that they have, in the second each only ends the one
-    /// that it is at: nothing is cut off in the middle needlessly.
+    /// half of it senders begin the mail that they have already; in the second half each only
+    /// finishes the mail that it is sending, so that no transaction is cut off needlessly.
     pub fn within(span: Duration) -> Self {
         Drain { within: span }
     }
@@ -31,7 +31,7 @@ impl Drain {
 pub struct Reload {
     /// All relays.
     pub relays: Vec<Relay>,
-    /// All routes, the first that matches being taken.
+    /// All routes; the first that matches is taken.
     pub routes: Vec<RouteRule>,
     /// The priorities' weights.
     pub weights: Weights,
@@ -43,7 +43,7 @@ impl Inner {
         self.engine.admits().err().unwrap_or_else(gone)
     }
 
-    /// Puts relays and routes in force.
+    /// Relays and routes that take effect together.
     pub(super) async fn configure(&self, topology: Topology) -> Result<(), Error> {
         let topology = Arc::new(topology);
         let (reply, done) = ractor::concurrency::oneshot();
@@ -65,7 +65,7 @@ impl Dispatcher {
         let engine = &self.inner.engine;
         let mut topology = Topology::new(&new.relays, &new.routes, new.weights)?;
 
-        // One reload at a time, or two could each put a part of theirs in force.
+        // One reload at a time, or a part of each of two could take effect.
         let _one = self.inner.reloading.lock().await;
         topology.follow(&engine.topology());
         if let Some(cluster) = engine.spool.cluster() {
@@ -125,8 +125,8 @@ impl Dispatcher {
         self.inner.engine.life.is_over().await
     }
 
-    /// Has an actor panic: `router`, `scheduler`, or the name of a relay for one of its senders.
-    /// For tests of what holds then.
+    /// Makes an actor panic: `router`, `scheduler`, or the name of a relay for one of its senders.
+    /// For tests.
     #[cfg(any(test, feature = "testing"))]
     pub fn crash(&self, actor: &str) {
         let child = match actor {

@@ -1,6 +1,6 @@
 //! The scheduler actor: sleeps until something is due, or the spool notifies it of a change, and
-//! wakes the router. It also has the spool swept: expired mail is ended, and mail that was kept long
-//! enough is deleted.
+//! wakes the router. It also has the spool swept: expired mail is ended, and mail that was kept
+//! long enough is deleted.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -141,6 +141,7 @@ fn wait(engine: &Arc<Engine>, next: Timestamp, scheduler: ActorRef<Msg>) -> Abor
 async fn sweep(engine: &Arc<Engine>) {
     let now = engine.clock.now();
     engine.end_expired(now);
+
     loop {
         // After a panic there must be further sweeps: it is treated as an error.
         let swept = AssertUnwindSafe(engine.spool.sweep(now))

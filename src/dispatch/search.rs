@@ -14,21 +14,21 @@ use super::failures::{error_of, normalised};
 use super::{Dispatcher, Error};
 use crate::delivery::{Attempt, Delivery, MailState, State};
 use crate::mail::{MailId, Priority, Timestamp, parse_span_with_unit};
-use crate::spool::{Manifest, Only, Query, Record};
+use crate::spool::{Manifest, Query, Record, RecordFilter};
 
 /// The longest search, in bytes.
 const MAX_LENGTH: usize = 2000;
 
 /// How many mails are looked at together while they are counted.
-const COUNTED_TOGETHER: usize = 1000;
+const COUNT_STEP: usize = 1000;
 
 /// Of about so many mails that are looked at one call counts those that fit.
-const COUNTED_AT_ONCE: u64 = 10_000;
+const COUNT_LIMIT: u64 = 10_000;
 
 /// A search that was understood.
 #[derive(Clone, Debug, Default)]
 pub struct Search {
-    words: Vec<Word>,
+    words: Vec<SearchTerm>,
 }
 
 /// Why a search is not understood.
@@ -38,15 +38,15 @@ pub struct SearchError(String);
 
 /// One word: what is asked, the values of which one must hold, and whether it must not hold.
 #[derive(Clone, Debug)]
-struct Word {
-    name: Name,
+struct SearchTerm {
+    name: Qualifier,
     values: Vec<String>,
     negated: bool,
 }
 
 /// What a word is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Name {
+enum Qualifier {
     Any,
     To,
     From,
@@ -65,29 +65,34 @@ enum Name {
     Before,
 }
 
-impl Name {
-    const ALL: [(&'static str, Name); 15] = [
-        ("to", Name::To),
-        ("from", Name::From),
-        ("subject", Name::Subject),
-        ("id", Name::Id),
-        ("key", Name::Key),
-        ("message-id", Name::MessageId),
-        ("state", Name::State),
-        ("relay", Name::Relay),
-        ("domain", Name::Domain),
-        ("code", Name::Code),
-        ("error", Name::Error),
-        ("tag", Name::Tag),
-        ("priority", Name::Priority),
-        ("after", Name::After),
-        ("before", Name::Before),
+impl Qualifier {
+    const ALL: [(&'static str, Qualifier); 15] = [
+        ("to", Qualifier::To),
+        ("from", Qualifier::From),
+        ("subject", Qualifier::Subject),
+        ("id", Qualifier::Id),
+        ("key", Qualifier::Key),
+        ("message-id", Qualifier::MessageId),
+        ("state", Qualifier::State),
+        ("relay", Qualifier::Relay),
+        ("domain", Qualifier::Domain),
+        ("code", Qualifier::Code),
+        ("error", Qualifier::Error),
+        ("tag", Qualifier::Tag),
+        ("priority", Qualifier::Priority),
+        ("after", Qualifier::After),
+        ("before", Qualifier::Before),
     ];
 
     fn is_about_a_recipient(self) -> bool {
         matches!(
             self,
-            Name::To | Name::State | Name::Relay | Name::Domain | Name::Code | Name::Error
+            Qualifier::To
+                | Qualifier::State
+                | Qualifier::Relay
+                | Qualifier::Domain
+                | Qualifier::Code
+                | Qualifier::Error
         )
     }
 }
@@ -117,7 +122,8 @@ impl Search {
         let word = self
             .words
             .iter()
-            .find(|word| word.name == Name::Id && !word.negated)?;
+            .find(|word| word.name == Qualifier::Id && !word.negated)?;
+
         // What no id begins with is between none.
         let none = (
             MailId::from_bytes([u8::MAX; 16]),
@@ -131,21 +137,22 @@ impl Search {
 
     /// What a spool is asked: as much as its indexes know, and the rest as a condition.
     pub fn query(&self, now: Timestamp) -> Query {
-        let only = |name: Name| match self.words.iter().find(|word| word.name == name) {
+        let only = |name: Qualifier| match self.words.iter().find(|word| word.name == name) {
             Some(word) if !word.negated && word.values.len() == 1 => Some(word.values[0].as_str()),
             _ => None,
         };
-        let time = |name: Name| only(name).and_then(|at| at.parse().ok());
-        let words: Arc<[Word]> = self.words.clone().into();
+        let time = |name: Qualifier| only(name).and_then(|at| at.parse().ok());
+        let words: Arc<[SearchTerm]> = self.words.clone().into();
+
         Query {
-            key: only(Name::Key).map(str::to_owned),
-            message_id: only(Name::MessageId).map(str::to_owned),
-            since: time(Name::After).map(Timestamp::from_millis),
-            until: time(Name::Before).map(Timestamp::from_millis),
+            key: only(Qualifier::Key).map(str::to_owned),
+            message_id: only(Qualifier::MessageId).map(str::to_owned),
+            since: time(Qualifier::After).map(Timestamp::from_millis),
+            until: time(Qualifier::Before).map(Timestamp::from_millis),
             ids: self.ids(),
-            state: only(Name::State).and_then(|state| state.parse().ok()),
-            tag: only(Name::Tag).map(str::to_owned),
-            only: (!words.is_empty()).then(|| Only::when(move |r| holds(&words, r, now))),
+            state: only(Qualifier::State).and_then(|state| state.parse().ok()),
+            tag: only(Qualifier::Tag).map(str::to_owned),
+            only: (!words.is_empty()).then(|| RecordFilter::when(move |r| holds(&words, r, now))),
             ..Query::default()
         }
     }
@@ -175,7 +182,7 @@ fn split(text: &str) -> Result<Vec<String>, SearchError> {
     Ok(words)
 }
 
-fn read(word: &str, now: Timestamp) -> Result<Word, SearchError> {
+fn read(word: &str, now: Timestamp) -> Result<SearchTerm, SearchError> {
     let (negated, rest) = match word.strip_prefix('-') {
         Some(rest) if !rest.is_empty() => (true, rest),
         _ => (false, word),
@@ -185,9 +192,9 @@ fn read(word: &str, now: Timestamp) -> Result<Word, SearchError> {
     let is_name = |name: &str| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
     let (name, value) = match split {
         Some((name, value)) if !name.is_empty() && is_name(name) && !value.starts_with("//") => {
-            let found = Name::ALL.iter().find(|(known, _)| *known == name);
+            let found = Qualifier::ALL.iter().find(|(known, _)| *known == name);
             let (_, found) = found.ok_or_else(|| {
-                let all: Vec<&str> = Name::ALL.iter().map(|(name, _)| *name).collect();
+                let all: Vec<&str> = Qualifier::ALL.iter().map(|(name, _)| *name).collect();
                 SearchError(format!(
                     "asks for `{}`, which is not one of {}",
                     name.escape_debug(),
@@ -196,7 +203,7 @@ fn read(word: &str, now: Timestamp) -> Result<Word, SearchError> {
             })?;
             (*found, value)
         }
-        _ => (Name::Any, rest),
+        _ => (Qualifier::Any, rest),
     };
 
     let mut values = Vec::new();
@@ -205,7 +212,7 @@ fn read(word: &str, now: Timestamp) -> Result<Word, SearchError> {
     for c in value.chars() {
         match c {
             '"' => quoted = !quoted,
-            ',' if !quoted && name != Name::Any => values.push(std::mem::take(&mut one)),
+            ',' if !quoted && name != Qualifier::Any => values.push(std::mem::take(&mut one)),
             c => one.push(c),
         }
     }
@@ -222,7 +229,7 @@ fn read(word: &str, now: Timestamp) -> Result<Word, SearchError> {
     for value in &mut values {
         *value = understood(name, value, now)?;
     }
-    Ok(Word {
+    Ok(SearchTerm {
         name,
         values,
         negated,
@@ -230,22 +237,24 @@ fn read(word: &str, now: Timestamp) -> Result<Word, SearchError> {
 }
 
 /// A value in the form in which it is compared.
-fn understood(name: Name, value: &str, now: Timestamp) -> Result<String, SearchError> {
+fn understood(name: Qualifier, value: &str, now: Timestamp) -> Result<String, SearchError> {
     let wrong = |error: String| SearchError(format!("`{}`: {error}", value.escape_debug()));
     match name {
-        Name::Key | Name::Tag | Name::Relay => Ok(value.to_owned()),
-        Name::State if value == "partial" => Ok(value.to_owned()),
-        Name::State => {
+        Qualifier::Key | Qualifier::Tag | Qualifier::Relay => Ok(value.to_owned()),
+        Qualifier::State if value == "partial" => Ok(value.to_owned()),
+        Qualifier::State => {
             let state: State = value.parse().map_err(|e| wrong(format!("{e}")))?;
             Ok(state.to_string())
         }
-        Name::Priority => {
+        Qualifier::Priority => {
             let priority: Priority = value.parse().map_err(|e| wrong(format!("{e}")))?;
             Ok(priority.to_string())
         }
-        Name::After | Name::Before => Ok(time(value, now).map_err(wrong)?.as_millis().to_string()),
-        Name::Id => Ok(value.replace('-', "").to_lowercase()),
-        Name::MessageId => Ok(value.trim_matches(['<', '>']).to_owned()),
+        Qualifier::After | Qualifier::Before => {
+            Ok(time(value, now).map_err(wrong)?.as_millis().to_string())
+        }
+        Qualifier::Id => Ok(value.replace('-', "").to_lowercase()),
+        Qualifier::MessageId => Ok(value.trim_matches(['<', '>']).to_owned()),
         _ => Ok(value.to_lowercase()),
     }
 }
@@ -260,10 +269,11 @@ fn time(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     read.map_err(|_| "is not a time such as 2026-01-31, 2026-01-31T12:00:00Z or 2h".to_owned())
 }
 
-fn holds(words: &[Word], record: &Record, now: Timestamp) -> bool {
-    let (about_a_recipient, about_the_mail): (Vec<&Word>, Vec<&Word>) = words
+fn holds(words: &[SearchTerm], record: &Record, now: Timestamp) -> bool {
+    let (about_a_recipient, about_the_mail): (Vec<&SearchTerm>, Vec<&SearchTerm>) = words
         .iter()
         .partition(|word| word.name.is_about_a_recipient());
+
     about_the_mail.iter().all(|word| {
         let any = word
             .values
@@ -278,8 +288,8 @@ fn holds(words: &[Word], record: &Record, now: Timestamp) -> bool {
             .any(|(delivery, state)| {
                 about_a_recipient.iter().all(|word| {
                     let holds = |value: &String| match (word.name, value.as_str()) {
-                        (Name::State, "partial") => record.state(now) == MailState::Partial,
-                        (Name::State, value) => state.as_str() == value,
+                        (Qualifier::State, "partial") => record.state(now) == MailState::Partial,
+                        (Qualifier::State, value) => state.as_str() == value,
                         (name, value) => of_delivery(name, value, delivery),
                     };
                     word.values.iter().any(holds) != word.negated
@@ -291,7 +301,7 @@ fn contains(text: &str, lower: &str) -> bool {
     text.to_lowercase().contains(lower)
 }
 
-fn of_mail(name: Name, value: &str, record: &Record) -> bool {
+fn of_mail(name: Qualifier, value: &str, record: &Record) -> bool {
     let Manifest {
         id,
         accepted_at,
@@ -307,15 +317,15 @@ fn of_mail(name: Name, value: &str, record: &Record) -> bool {
 
     let millis = || value.parse::<i64>().unwrap_or(0);
     match name {
-        Name::From => is_address(from, value),
-        Name::Subject => contains(subject, value),
-        Name::Id => begins(value),
-        Name::Key => record.manifest.given_key() == Some(value),
-        Name::MessageId => message_id.trim_matches(['<', '>']) == value,
-        Name::Tag => tags.iter().any(|tag| tag == value),
-        Name::Priority => priority.as_str() == value,
-        Name::After => accepted_at.as_millis() >= millis(),
-        Name::Before => accepted_at.as_millis() < millis(),
+        Qualifier::From => is_address(from, value),
+        Qualifier::Subject => contains(subject, value),
+        Qualifier::Id => begins(value),
+        Qualifier::Key => record.manifest.given_key() == Some(value),
+        Qualifier::MessageId => message_id.trim_matches(['<', '>']) == value,
+        Qualifier::Tag => tags.iter().any(|tag| tag == value),
+        Qualifier::Priority => priority.as_str() == value,
+        Qualifier::After => accepted_at.as_millis() >= millis(),
+        Qualifier::Before => accepted_at.as_millis() < millis(),
         _ => {
             contains(subject, value)
                 || contains(from, value)
@@ -328,13 +338,13 @@ fn of_mail(name: Name, value: &str, record: &Record) -> bool {
     }
 }
 
-fn of_delivery(name: Name, value: &str, delivery: &Delivery) -> bool {
+fn of_delivery(name: Qualifier, value: &str, delivery: &Delivery) -> bool {
     match name {
-        Name::To => is_address(delivery.recipient.as_str(), value),
-        Name::Domain => delivery.recipient.domain().eq_ignore_ascii_case(value),
+        Qualifier::To => is_address(delivery.recipient.as_str(), value),
+        Qualifier::Domain => delivery.recipient.domain().eq_ignore_ascii_case(value),
         // As failures are grouped.
-        Name::Error => contains(&normalised(&error_of(delivery)), value),
-        Name::Relay => match delivery.attempts.last() {
+        Qualifier::Error => contains(&normalised(&error_of(delivery)), value),
+        Qualifier::Relay => match delivery.attempts.last() {
             Some(_) => delivery
                 .attempts
                 .iter()
@@ -414,12 +424,12 @@ impl Dispatcher {
     /// # Errors
     /// [`Error::BadCursor`], or [`Error::Spool`].
     pub async fn count_some(&self, query: Query) -> Result<Counted, Error> {
-        self.count_to(query, COUNTED_AT_ONCE).await
+        self.count_to(query, COUNT_LIMIT).await
     }
 
     async fn count_to(&self, query: Query, most: u64) -> Result<Counted, Error> {
         let mut counted = Counted::default();
-        let mut pages = self.inner.engine.pages(query, COUNTED_TOGETHER);
+        let mut pages = self.inner.engine.pages(query, COUNT_STEP);
         while pages.looked_at() < most
             && let Some((records, now)) = pages.next().await?
         {

@@ -272,8 +272,8 @@ impl State {
         taken.mail
     }
 
-    /// Sends one mail, unless it must not be sent any more, and records the outcomes. Returns how to
-    /// go on. If the next mail was reserved for this sender, `reserved` is set to it.
+    /// Sends one mail, unless it must not be sent any more, and records the outcomes. Returns how
+    /// to go on. If the next mail was reserved for this sender, `reserved` is set to it.
     async fn send(
         &mut self,
         mail: ClaimedMail,

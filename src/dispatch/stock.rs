@@ -23,12 +23,12 @@ use crate::spool::Claim;
 /// longer would cost more than the connection that has to be closed then.
 const RESERVED_FROM_IDLE: Duration = Duration::from_secs(1);
 /// The shortest time after which an idle sender checks the reserved mail again.
-const SHORTEST_LOOK: Duration = Duration::from_millis(50);
+const SHORTEST_RECHECK: Duration = Duration::from_millis(50);
 /// After this time a reserved mail may be taken by any sender, before all other mail.
 const RESERVED_FROM_ALL: Duration = Duration::from_secs(5);
 
-/// A claimed mail. When it is dropped, callers that wait for the mail are notified after the lease is
-/// free again.
+/// A claimed mail. When it is dropped, callers that wait for the mail are notified after the lease
+/// is free again.
 pub(super) struct ClaimedMail {
     // Fields are dropped in this order: the lease before the notification.
     claim: Claim,
@@ -117,7 +117,7 @@ struct State {
     non_critical: HashMap<SenderId, usize>,
     /// Senders that were called to work and have not taken a mail yet.
     called: HashSet<SenderId>,
-    rules: Rules,
+    rules: StockRules,
     /// How many free senders were not called.
     idle: usize,
     /// A sender has noticed that little mail is left, and wakes the router for it. Reset when the
@@ -131,7 +131,7 @@ struct State {
 
 /// Who may take what.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Rules {
+pub(super) struct StockRules {
     /// Senders with a smaller id are retired.
     pub first_sender: SenderId,
     /// How many senders may send mail that is not critical.
@@ -169,7 +169,7 @@ pub(super) struct SenderTurn {
 
 impl Stock {
     /// Changes who may take what.
-    pub(super) fn rule(&self, change: impl FnOnce(&mut Rules)) {
+    pub(super) fn rule(&self, change: impl FnOnce(&mut StockRules)) {
         let mut state = self.0.lock();
         change(&mut state.rules);
     }
@@ -251,7 +251,7 @@ impl Stock {
             .filter(|one| has_room || one.mail.mail.is_critical());
         let oldest = takeable.map(|one| one.since).min()?;
         let left = RESERVED_FROM_IDLE.saturating_sub(oldest.elapsed());
-        Some(left.max(SHORTEST_LOOK))
+        Some(left.max(SHORTEST_RECHECK))
     }
 
     /// Whether the stock has become low since this was last asked.

@@ -26,7 +26,7 @@ use super::topology::{RelayPlan, Topology};
 use crate::spool::SpoolError;
 
 /// So many children may end within [`BUDGET_WINDOW`] before the dispatcher gives up.
-const BUDGET: usize = 20;
+const RESTART_BUDGET: usize = 20;
 const BUDGET_WINDOW: Duration = Duration::from_secs(60);
 /// How long the first child that ends waits to be created anew; doubled with each further one, up
 /// to the longest.
@@ -324,9 +324,10 @@ impl State {
             self.ends.pop_front();
         }
 
-        if self.ends.len() > BUDGET {
+        if self.ends.len() > RESTART_BUDGET {
             let reason = format!(
-                "its actors ended {} times within {} s, last the {} ({why}); accepted mail is safe in the spool",
+                "its actors ended {} times within {} s, last the {} ({why}); accepted mail is \
+                safe in the spool",
                 self.ends.len(),
                 BUDGET_WINDOW.as_secs(),
                 child.name(),

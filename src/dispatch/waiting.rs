@@ -1,5 +1,5 @@
-//! Why a delivery waits: what a person asks who sees that it does. Asked for a record that is to be
-//! shown, of the relays as they are now.
+//! Why a delivery waits. It is computed when a record is shown, from the current state of the
+//! relays.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use crate::mail::{Priority, Timestamp};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Waits {
-    /// What keeps it.
+    /// The reason.
     pub because: WaitReason,
     /// The relay that it waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -21,10 +21,10 @@ pub struct Waits {
     /// What was said, or happened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
-    /// Since when that is so, where it is known.
+    /// Since when it waits for this, if that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
-    /// Until when, where it is known.
+    /// Until when, if that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
 }
@@ -48,7 +48,7 @@ pub enum WaitReason {
     Rate,
     /// Every connection of the relay is busy.
     Busy,
-    /// Nothing: it is about to be sent.
+    /// Nothing keeps it: it is about to be sent.
     Turn,
 }
 
@@ -148,7 +148,7 @@ pub(super) fn why(
 
     let Some(taken) = taken else {
         let first = route.first()?;
-        // What a user did is said before what happened.
+        // A pause by a user is named before an outage.
         let paused = route.iter().find(|relay| relay.state == RelayState::Paused);
         return Some(match paused {
             Some(paused) => Waits {

@@ -12,7 +12,7 @@ use crate::mail::Timestamp;
 use crate::spool::Query;
 
 /// How many mails are looked at together.
-const STEP: usize = 1000;
+const STEP_MAILS: usize = 1000;
 /// The most mails that are looked at, and for how long: what is due after them is not told apart.
 const MOST_LOOKED_AT: usize = 1_000_000;
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(4);
@@ -88,7 +88,7 @@ impl Dispatcher {
                 state: Some(state),
                 ..Query::default()
             };
-            let mut pages = self.inner.engine.pages(query, STEP);
+            let mut pages = self.inner.engine.pages(query, STEP_MAILS);
             while left > 0
                 && Instant::now() < until
                 && let Some((records, now)) = pages.next().await?

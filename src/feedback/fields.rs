@@ -2,8 +2,8 @@
 //! header, blank lines between the groups.
 
 /// The most groups, and the most fields of one, that are kept.
-const GROUPS: usize = 200;
-const FIELDS: usize = 64;
+const MOST_GROUPS: usize = 200;
+const MOST_FIELDS: usize = 64;
 
 /// One field, its name in lower case.
 type Field = (String, String);
@@ -22,20 +22,20 @@ impl Groups {
             };
             if line.trim().is_empty() {
                 if !group.is_empty() {
-                    if groups.len() == GROUPS {
+                    if groups.len() == MOST_GROUPS {
                         break;
                     }
                     groups.push(Vec::new());
                 }
             } else if line.starts_with([' ', '\t']) {
                 if let Some((_, value)) = group.last_mut()
-                    && value.len() < 8 * super::TEXT
+                    && value.len() < 8 * super::TEXT_CHARACTERS
                 {
                     value.push(' ');
                     value.push_str(line.trim());
                 }
             } else if let Some((name, value)) = line.split_once(':')
-                && group.len() < FIELDS
+                && group.len() < MOST_FIELDS
             {
                 let name = name.trim().to_ascii_lowercase();
                 group.push((name, value.trim().to_owned()));

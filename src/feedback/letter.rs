@@ -1,4 +1,4 @@
-//! What somebody writes, or has a program write, to where reports go: only its header is looked at.
+//! A letter that a person or a program writes to an address for reports: only its header is read.
 
 use mail_parser::MessageParser;
 
@@ -6,9 +6,9 @@ use super::{Writer, is_answer, writer};
 use crate::mail::has_too_many_pieces;
 
 /// The most addresses that are looked at.
-const ADDRESSES: usize = 20;
+const MOST_ADDRESSES: usize = 20;
 /// The most bytes of its header.
-const HEADER: usize = 64 * 1024;
+const HEADER_BYTES: usize = 64 * 1024;
 
 /// What the header of a message says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub struct Letter {
 
 /// Reads the header of a message that is no report.
 pub fn read_letter(message: &[u8]) -> Letter {
-    let bytes = &message[..message.len().min(HEADER)];
+    let bytes = &message[..message.len().min(HEADER_BYTES)];
     // Of what cannot be read nothing follows, as of what a program answers.
     let unread = || Letter {
         is_answer: true,
@@ -37,7 +37,7 @@ pub fn read_letter(message: &[u8]) -> Letter {
     };
 
     let to = parsed.to().into_iter().flat_map(|to| to.iter());
-    let to = to.filter_map(|to| to.address()).take(ADDRESSES);
+    let to = to.filter_map(|to| to.address()).take(MOST_ADDRESSES);
     let subject = parsed.subject().unwrap_or_default();
 
     Letter {

@@ -2,8 +2,8 @@
 //! and complaints (RFC 5965). Pure: bytes go in, findings come out; `dispatch` knows whose they
 //! are.
 //!
-//! *Invariant:* whatever the bytes, reading ends, and costs work in proportion to [`LONGEST`] at
-//! most; nothing of what is found is longer than [`TEXT`].
+//! *Invariant:* whatever the bytes, reading ends, and costs work in proportion to [`REPORT_BYTES`]
+//! at most; nothing of what is found is longer than [`TEXT_CHARACTERS`].
 
 mod complaint;
 mod delivery_status;
@@ -19,13 +19,13 @@ use fields::Groups;
 pub use letter::{Letter, read_letter};
 
 /// The most bytes of a report that are looked at. What it says comes before the copy of the mail.
-pub const LONGEST: usize = 1024 * 1024;
+pub const REPORT_BYTES: usize = 1024 * 1024;
 /// The most parts that are looked at.
-const PARTS: usize = 64;
+const MOST_PARTS: usize = 64;
 /// How often a report may name a kind of part that others stand in.
-const NESTED: usize = 50;
+const MOST_NESTED: usize = 50;
 /// Who speaks for a server.
-const SERVERS: [&str; 5] = [
+const SERVER_NAMES: [&str; 5] = [
     "mailer-daemon",
     "postmaster",
     "mail-daemon",
@@ -33,9 +33,9 @@ const SERVERS: [&str; 5] = [
     "mailerdaemon",
 ];
 /// The most findings of one report.
-const FINDINGS: usize = 100;
+const MOST_FINDINGS: usize = 100;
 /// The most characters of what is told in words.
-pub const TEXT: usize = 500;
+pub const TEXT_CHARACTERS: usize = 500;
 
 /// What a report says of one recipient.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ pub struct Report {
 
 /// What a message is that came to where reports go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reading {
+pub enum ReportReading {
     /// A report.
     Report(Report),
     /// A report that nothing follows from: a delay, a note that it was passed on.
@@ -76,24 +76,24 @@ pub enum Reading {
 }
 
 /// Reads a message that may be a report.
-pub fn read(message: &[u8]) -> Reading {
-    let bytes = &message[..message.len().min(LONGEST)];
+pub fn read(message: &[u8]) -> ReportReading {
+    let bytes = &message[..message.len().min(REPORT_BYTES)];
     // Parsers go as deep as they are led.
-    if count(bytes, b"message/") > NESTED || count(bytes, b"multipart/") > NESTED {
-        return Reading::NoReport;
+    if count(bytes, b"message/") > MOST_NESTED || count(bytes, b"multipart/") > MOST_NESTED {
+        return ReportReading::NoReport;
     }
     if has_too_many_pieces(bytes) {
-        return Reading::NoReport;
+        return ReportReading::NoReport;
     }
 
     let Some(parsed) = MessageParser::default().parse(bytes) else {
-        return Reading::NoReport;
+        return ReportReading::NoReport;
     };
     let (mut statuses, mut complaint) = (None, None);
     let mut contents = vec![bytes.to_vec()];
 
     let mut message_ids = Vec::new();
-    for part in parsed.parts.iter().take(PARTS) {
+    for part in parsed.parts.iter().take(MOST_PARTS) {
         if let PartType::Message(copy) = &part.body {
             contents.push(copy.raw_message.to_vec());
             message_ids.extend(copy.message_id().map(str::to_owned));
@@ -131,21 +131,25 @@ pub fn read(message: &[u8]) -> Reading {
     }
 
     match prose::read(&told(&parsed), writer(&parsed)) {
-        prose::Prose::Failed(finding, more) => {
+        prose::ProseReading::Failed(finding, more) => {
             message_ids.extend(more);
             report(vec![finding], message_ids, contents)
         }
-        prose::Prose::Delayed => Reading::Nothing,
-        prose::Prose::Else => Reading::NoReport,
+        prose::ProseReading::Delayed => ReportReading::Nothing,
+        prose::ProseReading::Else => ReportReading::NoReport,
     }
 }
 
-fn report(mut findings: Vec<Finding>, message_ids: Vec<String>, contents: Vec<Vec<u8>>) -> Reading {
-    findings.truncate(FINDINGS);
+fn report(
+    mut findings: Vec<Finding>,
+    message_ids: Vec<String>,
+    contents: Vec<Vec<u8>>,
+) -> ReportReading {
+    findings.truncate(MOST_FINDINGS);
     if findings.is_empty() {
-        return Reading::Nothing;
+        return ReportReading::Nothing;
     }
-    Reading::Report(Report {
+    ReportReading::Report(Report {
         findings,
         message_ids,
         contents,
@@ -156,7 +160,7 @@ fn report(mut findings: Vec<Finding>, message_ids: Vec<String>, contents: Vec<Ve
 fn count(bytes: &[u8], word: &[u8]) -> usize {
     let found = bytes.windows(word.len());
     let found = found.filter(|window| window.eq_ignore_ascii_case(word));
-    found.take(NESTED + 1).count()
+    found.take(MOST_NESTED + 1).count()
 }
 
 fn subtype(part: &MessagePart<'_>) -> Option<String> {
@@ -202,7 +206,7 @@ fn writer(message: &Message<'_>) -> Writer {
     };
 
     match () {
-        () if SERVERS.contains(&name.as_str()) => Writer::Server,
+        () if SERVER_NAMES.contains(&name.as_str()) => Writer::Server,
         () if name.starts_with("microsoftexchange") => Writer::Server,
         () if from_nobody && !is_answer(message) => Writer::Nobody,
         () => Writer::Somebody,
@@ -230,12 +234,15 @@ fn bare(id: &str) -> String {
     id.trim()
         .trim_matches(['<', '>'])
         .chars()
-        .take(TEXT)
+        .take(TEXT_CHARACTERS)
         .collect()
 }
 
 /// Words as they may be kept and shown.
 fn words(text: &str) -> String {
     let joined: Vec<&str> = text.split_whitespace().collect();
-    printable(&joined.join(" ")).chars().take(TEXT).collect()
+    printable(&joined.join(" "))
+        .chars()
+        .take(TEXT_CHARACTERS)
+        .collect()
 }

@@ -6,7 +6,7 @@ use crate::delivery::FeedbackKind;
 
 /// What a text comes to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Prose {
+pub(super) enum ProseReading {
     /// It could not be delivered; with the Message-ID of the copy below it.
     Failed(Finding, Option<String>),
     /// It is late, and is tried further.
@@ -94,7 +94,7 @@ const MEANINGS: [(&str, &str); 37] = [
 
 /// Reads what is written for people. Who speaks for a server may do so in any language: a reply of
 /// failure in it says enough.
-pub(super) fn read(text: &str, writer: Writer) -> Prose {
+pub(super) fn read(text: &str, writer: Writer) -> ProseReading {
     let lower = text.to_lowercase();
     // What is below is the mail that came back, and says nothing of how it fared.
     let end = copy_at(&lower).unwrap_or(lower.len());
@@ -109,10 +109,10 @@ pub(super) fn read(text: &str, writer: Writer) -> Prose {
         Writer::Somebody => false,
     };
     if !may_tell {
-        return Prose::Else;
+        return ProseReading::Else;
     }
     if DELAYS.iter().any(|delay| joined(told).contains(delay)) {
-        return Prose::Delayed;
+        return ProseReading::Delayed;
     }
 
     let original: String = text.chars().take(told.chars().count()).collect();
@@ -121,7 +121,7 @@ pub(super) fn read(text: &str, writer: Writer) -> Prose {
     let status = most_telling(None, line.as_deref().unwrap_or_default());
     let status = status.or_else(|| most_telling(None, told));
     let Some(status) = status.filter(|status| opens || status.starts_with('5')) else {
-        return Prose::Else;
+        return ProseReading::Else;
     };
     let finding = Finding {
         kind: FeedbackKind::Bounced,
@@ -137,7 +137,7 @@ pub(super) fn read(text: &str, writer: Writer) -> Prose {
     // Its case matters, and the lower case has the same length only for ASCII.
     let id = id.map(bare).filter(|id| id.is_ascii());
 
-    Prose::Failed(finding, id)
+    ProseReading::Failed(finding, id)
 }
 
 /// Where the copy of the mail begins.

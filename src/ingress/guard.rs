@@ -1,9 +1,9 @@
-//! Those who guess tokens and passwords, by address: each failure costs them more time, and at some
-//! number the address is not heard for a while.
+//! Slows down clients that guess tokens and passwords, by address: each failure delays the next
+//! answer longer, and after a number of failures the address is shut out for a while.
 //!
-//! Both doors have one. An address that many people may share with somebody who guesses, this
+//! Both doors have one. An address that many people may share with a guesser, such as this
 //! machine's own (a proxy) or one of a trusted network, is never shut out: a right token is always
-//! taken from there, and only the wrong ones wait.
+//! accepted from there, and only wrong ones are delayed.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -16,7 +16,7 @@ use super::Networks;
 use super::admission::network;
 
 /// How many failures cost nothing: a person mistypes, and a program starts with an old token.
-const FREE: u32 = 3;
+const FREE_FAILURES: u32 = 3;
 
 /// What the first failure costs after these; each further one costs twice as much.
 const FIRST_PENALTY: Duration = Duration::from_millis(250);
@@ -29,7 +29,7 @@ const MAX_KNOWN: usize = 50_000;
 
 /// Counts failures by address. Clones share what they know.
 #[derive(Clone, Debug)]
-pub(super) struct Guard {
+pub(super) struct LoginGuard {
     ban_after: u32,
     ban_time: Duration,
     /// Whose addresses are never shut out, except this machine's.
@@ -55,11 +55,11 @@ pub(super) struct Consequence {
     pub is_banned: bool,
 }
 
-impl Guard {
+impl LoginGuard {
     /// Shuts an address out for `ban_time` after so many failures, each within that time of the one
     /// before; never where that is 0.
     pub fn new(ban_after: u32, ban_time: Duration, trusted: Networks) -> Self {
-        Guard {
+        LoginGuard {
             ban_after,
             ban_time,
             trusted,
@@ -129,7 +129,7 @@ impl Guard {
 }
 
 fn penalty(failures: u32) -> Duration {
-    match failures.checked_sub(FREE + 1) {
+    match failures.checked_sub(FREE_FAILURES + 1) {
         None => Duration::ZERO,
         Some(more) => (FIRST_PENALTY * 2u32.saturating_pow(more.min(10))).min(LONGEST_PENALTY),
     }
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn failures_cost_more_and_more_and_in_the_end_the_address_is_shut_out_for_a_while() {
-        let guard = Guard::new(5, TEN, Networks::default());
+        let guard = LoginGuard::new(5, TEN, Networks::default());
 
         let now = Instant::now();
         let failures: Vec<_> = (0..5).map(|_| guard.failed(peer(1), now)).collect();
@@ -167,11 +167,11 @@ mod tests {
 
     #[test]
     fn failures_are_forgotten_and_some_are_never_too_many() {
-        let guard = Guard::new(2, TEN, Networks::default());
+        let guard = LoginGuard::new(2, TEN, Networks::default());
         let now = Instant::now();
         guard.failed(peer(1), now);
         assert!(!guard.failed(peer(1), now + TEN * 2).is_banned);
-        let never = Guard::new(0, TEN, Networks::default());
+        let never = LoginGuard::new(0, TEN, Networks::default());
         (0..100).for_each(|_| _ = never.failed(peer(1), now));
         let most = never.failed(peer(1), now);
         assert!(most.penalty == LONGEST_PENALTY && !most.is_banned);
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn an_address_that_others_share_waits_and_is_never_shut_out() {
         let trusted = Networks::new(["10.0.0.0/8".parse().expect("a network")]);
-        let guard = Guard::new(2, TEN, trusted);
+        let guard = LoginGuard::new(2, TEN, trusted);
         let now = Instant::now();
         for shared in ["127.0.0.1", "::1", "::ffff:127.0.0.1", "10.1.2.3"] {
             let shared = shared.parse().expect("an address");
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let guard = Guard::new(2, TEN, Networks::default());
+        let guard = LoginGuard::new(2, TEN, Networks::default());
         let now = Instant::now();
         for n in 0..MAX_KNOWN as u32 + 10 {
             guard.failed(IpAddr::from(n.to_be_bytes()), now);

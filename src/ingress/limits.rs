@@ -1,9 +1,9 @@
 //! What the limit of a door can be: one rule for both doors.
 
 /// More than this no limit is meant.
-const MOST: usize = 1_000_000;
-const TOO_MANY: &str = "is more than 1,000,000, which no machine has room for";
-const NOBODY: &str = "is zero, so that no connection would be accepted";
+const LARGEST_LIMIT: usize = 1_000_000;
+const TOO_LARGE_LIMIT: &str = "is more than 1,000,000, which no machine has room for";
+const ZERO_LIMIT: &str = "is zero, so that no connection would be accepted";
 
 /// The keys of limits that are out of range, each with what is wrong: of `counts`, what is zero or
 /// more than any machine has room for; of `others`, each of which says whether it is zero, what is.
@@ -12,11 +12,11 @@ pub(super) fn mistakes<const COUNTS: usize, const OTHERS: usize>(
     others: [(&'static str, bool); OTHERS],
 ) -> Vec<(&'static str, &'static str)> {
     let of_count = |(key, count)| match count {
-        0 => Some((key, NOBODY)),
-        1..=MOST => None,
-        _ => Some((key, TOO_MANY)),
+        0 => Some((key, ZERO_LIMIT)),
+        1..=LARGEST_LIMIT => None,
+        _ => Some((key, TOO_LARGE_LIMIT)),
     };
-    let of_other = |(key, is_zero)| bool::then_some(is_zero, (key, NOBODY));
+    let of_other = |(key, is_zero)| bool::then_some(is_zero, (key, ZERO_LIMIT));
 
     let of_counts = counts.into_iter().filter_map(of_count);
     let of_others = others.into_iter().filter_map(of_other);

@@ -6,10 +6,10 @@
 //! checks a configuration asks the door.
 
 mod admission;
-mod complaints;
 mod guard;
 pub mod http;
 mod limits;
+mod log_throttle;
 mod networks;
 mod secrets;
 pub mod smtp;

@@ -65,6 +65,7 @@ mod tests {
             &long,
             &other_end,
         ];
+
         for (at, claimed) in all.iter().enumerate() {
             for (other, secret) in all.iter().enumerate() {
                 let is = bool::from(ClaimedSecret::new(claimed).is(secret));

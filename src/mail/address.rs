@@ -325,6 +325,7 @@ mod tests {
     fn what_could_leave_its_field_is_refused() {
         let long = format!("{}@example.org", "a".repeat(1000));
         let long_domain = format!("a@{}.org", "a.".repeat(500));
+
         for text in [
             "",
             "@",

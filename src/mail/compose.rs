@@ -24,7 +24,7 @@ const MAX_LIST: usize = 100;
 const MAX_NAME: usize = 76;
 
 /// The fields that are made from what the builder is given, or that say where a mail has been.
-const OURS: [&str; 17] = [
+const RESERVED_FIELDS: [&str; 17] = [
     "From",
     "To",
     "Cc",
@@ -489,7 +489,10 @@ fn check_header(name: &str, value: &str) -> Result<(), MailError> {
             .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
     };
 
-    if OURS.iter().any(|ours| ours.eq_ignore_ascii_case(name)) {
+    if RESERVED_FIELDS
+        .iter()
+        .any(|ours| ours.eq_ignore_ascii_case(name))
+    {
         return Err(MailError::new(
             field,
             "is made from the mail's own fields: set those",

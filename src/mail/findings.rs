@@ -10,7 +10,7 @@ const MAX_FOUND: usize = 50;
 const MAX_LINK: usize = 2048;
 
 /// Words that stand near a code.
-const NEAR: [&str; 9] = [
+const CODE_WORDS: [&str; 9] = [
     "code", "pin", "otp", "password", "passwort", "token", "tan", "kennwort", "verif",
 ];
 
@@ -21,7 +21,7 @@ pub(super) fn codes(subject: &str, text: &str) -> Vec<String> {
     let mut was_near = false;
     for line in std::iter::once(subject).chain(text.lines()) {
         let lower = line.to_lowercase();
-        let is_near = NEAR.iter().any(|word| lower.contains(word));
+        let is_near = CODE_WORDS.iter().any(|word| lower.contains(word));
         let found = match is_near || was_near {
             true => &mut sure,
             false => &mut likely,

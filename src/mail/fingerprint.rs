@@ -14,10 +14,10 @@ use super::header::{Field, Section};
 use super::{Address, Envelope, Options, When};
 
 /// The fields that are made anew each time that a message is written or handed on.
-const ANEW: [&str; 4] = ["Date", "Message-ID", "Received", "DKIM-Signature"];
+const VOLATILE_FIELDS: [&str; 4] = ["Date", "Message-ID", "Received", "DKIM-Signature"];
 
 /// The fields in which addresses stand.
-const ADDRESSES: [&str; 7] = [
+const ADDRESS_FIELDS: [&str; 7] = [
     "From",
     "Sender",
     "Reply-To",
@@ -35,7 +35,9 @@ const MAX_BOUNDARY: usize = 200;
 
 /// Whether a program makes this field anew each time, so that it does not count.
 pub(super) fn is_made_anew(name: &str) -> bool {
-    ANEW.iter().any(|anew| anew.eq_ignore_ascii_case(name))
+    VOLATILE_FIELDS
+        .iter()
+        .any(|anew| anew.eq_ignore_ascii_case(name))
 }
 
 /// A text in which addresses stand, with their domains in lower case: in another case they are the
@@ -160,7 +162,7 @@ pub(super) fn with_options(content: u128, options: &Options) -> u128 {
 
 fn add_field<'a>(field: &Field<'a>, boundaries: &mut Vec<&'a [u8]>, print: &mut PartHasher) {
     match boundary_of(field) {
-        None if ADDRESSES.iter().any(|name| field.is(name)) => print.add(alike(field.raw)),
+        None if ADDRESS_FIELDS.iter().any(|name| field.is(name)) => print.add(alike(field.raw)),
         None => print.add(field.raw),
         Some(boundary) => {
             boundaries.push(&field.raw[boundary.clone()]);

@@ -11,7 +11,7 @@ use super::{Address, MailError, MailId, Timestamp, subject};
 
 /// The fields of which RFC 5322 §3.6 allows one. Readers disagree about which of two counts, so two
 /// are refused.
-pub(super) const ONCE: [&str; 12] = [
+pub(super) const SINGLE_FIELDS: [&str; 12] = [
     "From",
     "To",
     "Cc",
@@ -28,11 +28,11 @@ pub(super) const ONCE: [&str; 12] = [
 ];
 
 /// The fields that say what bytes above 127 in the body mean.
-const MIME: [&str; 3] = ["MIME-Version", "Content-Type", "Content-Transfer-Encoding"];
+const MIME_FIELDS: [&str; 3] = ["MIME-Version", "Content-Type", "Content-Transfer-Encoding"];
 
 /// A message that will not change again.
 #[derive(Clone, Debug)]
-pub(super) struct Frozen {
+pub(super) struct FrozenMessage {
     pub bytes: Bytes,
     pub message_id: String,
     pub subject: String,
@@ -57,7 +57,7 @@ pub(super) fn freeze(
     message: Bytes,
     return_path: Option<&Address>,
     id: MailId,
-) -> Result<Frozen, MailError> {
+) -> Result<FrozenMessage, MailError> {
     let section = Section::read(&message)?;
     let body = section.body.unwrap_or_default();
     check_once(&section)?;
@@ -115,7 +115,7 @@ pub(super) fn freeze(
         Some(rewrite(&section, &added, message.len()))
     };
 
-    Ok(Frozen {
+    Ok(FrozenMessage {
         bytes: bytes.unwrap_or(message),
         message_id,
         subject,
@@ -147,14 +147,14 @@ fn is_removed(field: &Field<'_>) -> bool {
 }
 
 fn check_once(section: &Section<'_>) -> Result<(), MailError> {
-    let mut seen = [false; ONCE.len()];
+    let mut seen = [false; SINGLE_FIELDS.len()];
     for field in &section.fields {
-        let Some(which) = ONCE.iter().position(|name| field.is(name)) else {
+        let Some(which) = SINGLE_FIELDS.iter().position(|name| field.is(name)) else {
             continue;
         };
         if std::mem::replace(&mut seen[which], true) {
             return Err(refuse(
-                ONCE[which],
+                SINGLE_FIELDS[which],
                 "stands there twice, and may only once (RFC 5322 §3.6, RFC 2045 §3)",
             ));
         }
@@ -171,7 +171,7 @@ fn check_body(section: &Section<'_>, body: &[u8]) -> Result<(), MailError> {
         ));
     }
 
-    if !body.is_ascii() && !MIME.iter().any(|name| section.find(name).is_some()) {
+    if !body.is_ascii() && !MIME_FIELDS.iter().any(|name| section.find(name).is_some()) {
         return Err(MailError::new(
             "body",
             "has bytes above 127, and no MIME-Version field says what they mean",

@@ -12,7 +12,7 @@ use super::address_list::{self, Entry, FoundMailbox};
 /// The most bytes that a display name may have, so that no line of a header grows too long.
 const MAX_NAME: usize = 500;
 /// Lines are folded before they are longer than this (RFC 5322 §2.1.1).
-const FOLDED_AT: usize = 76;
+const FOLD_WIDTH: usize = 76;
 
 /// An address with the name that readers see, if it has one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,7 +99,7 @@ fn typed(text: &str) -> Option<(String, FoundMailbox)> {
 /// Writes an address on one line, whatever spaces it has in its quotes.
 fn write_whole(address: &str, to: &mut EmailWriter<'_>) -> fmt::Result {
     let is_apart = to.projected_line_len() > to.line_len();
-    if is_apart && to.projected_line_len() + address.len() > FOLDED_AT {
+    if is_apart && to.projected_line_len() + address.len() > FOLD_WIDTH {
         to.new_line()?;
     }
     to.write_str(address)

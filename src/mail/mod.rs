@@ -65,7 +65,7 @@ pub struct Mail {
     id: MailId,
     envelope: Envelope,
     options: Options,
-    message: freeze::Frozen,
+    message: freeze::FrozenMessage,
     /// The fingerprint of all but the options. `None` where it is the message's own, which is
     /// computed only where a key asks for it.
     content: Option<u128>,

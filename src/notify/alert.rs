@@ -15,10 +15,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::attending::{Closing, attend};
 use super::digest::Digest;
 use super::message::attempt_of;
-use super::{Attended, EVENTS, Filter};
+use super::task::{Closing, run_turns};
+use super::{EVENTS, Filter, NamedTask};
 use crate::delivery::{Event, EventKind, State};
 use crate::dispatch::{Dispatcher, Error, JournalReader, Turn};
 use crate::mail::{Address, Mail, MailId, Priority, Timestamp, minutes, parse_span};
@@ -28,16 +28,16 @@ use crate::spool::ReaderChange;
 const TAG: &str = "postrider-alert";
 
 /// An alert is sent once nothing more has happened for so long, or so long after the first event.
-const CALM: Duration = Duration::from_secs(2);
+const QUIET_TIME: Duration = Duration::from_secs(2);
 const LONGEST_GATHERING: Duration = Duration::from_secs(30);
 /// How often it is looked whether the alert before has reached anybody.
-const LOOK: Duration = Duration::from_secs(30);
+const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 /// How often at most it is written what was counted.
-const NOTE_EVERY: Duration = Duration::from_secs(5);
+const SAVE_INTERVAL: Duration = Duration::from_secs(5);
 /// How long an alert that is not accepted waits.
-const REST: Duration = Duration::from_secs(10);
+const RETRY_AFTER: Duration = Duration::from_secs(10);
 /// Where the digest is kept.
-const BOOK: &[u8] = b"book";
+const RECORD_KEY: &[u8] = b"book";
 /// The longest name.
 const LONGEST_NAME: usize = 150;
 
@@ -167,7 +167,7 @@ impl Alert {
 
 /// What is kept.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Book {
+struct AlertRecord {
     /// What happened since the mail before.
     digest: Option<Digest>,
     /// When the last mails were sent.
@@ -178,23 +178,23 @@ struct Book {
     sending: Option<(String, Timestamp)>,
 }
 
-impl Book {
+impl AlertRecord {
     fn change(&self) -> ReaderChange {
-        (BOOK.to_vec(), serde_json::to_vec(self).ok())
+        (RECORD_KEY.to_vec(), serde_json::to_vec(self).ok())
     }
 }
 
-/// An alert that is being attended to.
-pub(super) struct Post {
+/// The task of an alert.
+pub(super) struct AlertTask {
     alert: Alert,
     closing: watch::Sender<bool>,
 }
 
-impl Post {
+impl AlertTask {
     pub(super) fn new(alert: Alert) -> Result<Self, String> {
         match alert.mistakes().into_iter().next() {
             Some((key, reason)) => Err(format!("{key}: {reason}")),
-            None => Ok(Post {
+            None => Ok(AlertTask {
                 alert,
                 closing: watch::Sender::new(false),
             }),
@@ -202,7 +202,7 @@ impl Post {
     }
 }
 
-impl Attended for Post {
+impl NamedTask for AlertTask {
     const READERS: &'static str = "alert:";
 
     fn name(&self) -> &str {
@@ -213,24 +213,25 @@ impl Attended for Post {
         &self.closing
     }
 
-    fn attend(postrider: Dispatcher, this: Arc<Self>) -> impl Future<Output = ()> + Send {
+    fn run(postrider: Dispatcher, this: Arc<Self>) -> impl Future<Output = ()> + Send {
         run(postrider, this)
     }
 }
 
 /// Works until the post is closed or the spool is.
-async fn run(postrider: Dispatcher, post: Arc<Post>) {
-    let name = post.reader();
-    let closing = post.closing.subscribe();
-    attend(
+async fn run(postrider: Dispatcher, task: Arc<AlertTask>) {
+    let name = task.reader();
+    let closing = task.closing.subscribe();
+
+    run_turns(
         postrider.turn(&name),
         &name,
         closing,
         |_| {},
         |turn, closing| {
-            let (postrider, post, name) = (postrider.clone(), Arc::clone(&post), name.clone());
+            let (postrider, task, name) = (postrider.clone(), Arc::clone(&task), name.clone());
             async move {
-                let mut work = Work::open(&postrider, &post.alert, &name).await?;
+                let mut work = AlertRun::open(&postrider, &task.alert, &name).await?;
                 work.go_on(turn, closing).await
             }
             .boxed()
@@ -239,12 +240,12 @@ async fn run(postrider: Dispatcher, post: Arc<Post>) {
     .await;
 }
 
-struct Work<'a> {
+struct AlertRun<'a> {
     postrider: &'a Dispatcher,
     alert: &'a Alert,
     name: &'a str,
     reader: JournalReader,
-    book: Book,
+    record: AlertRecord,
     /// The event before.
     before: Option<Arc<Event>>,
     /// Everything up to this event is counted.
@@ -258,27 +259,27 @@ struct Work<'a> {
     digest_began: Instant,
 }
 
-impl<'a> Work<'a> {
+impl<'a> AlertRun<'a> {
     async fn open(
         postrider: &'a Dispatcher,
         alert: &'a Alert,
         name: &'a str,
     ) -> Result<Self, Error> {
         let reader = postrider.journal().reader(name, None).await?;
-        let to = [BOOK, &[0]].concat();
-        let kept = reader.kept(BOOK.to_vec(), to, 1).await?;
-        let book = kept.first().map(|(_, bytes)| serde_json::from_slice(bytes));
-        let book: Book = book.and_then(Result::ok).unwrap_or_default();
+        let to = [RECORD_KEY, &[0]].concat();
+        let kept = reader.kept(RECORD_KEY.to_vec(), to, 1).await?;
+        let record = kept.first().map(|(_, bytes)| serde_json::from_slice(bytes));
+        let record: AlertRecord = record.and_then(Result::ok).unwrap_or_default();
 
         let now = postrider.clock().now();
-        Ok(Work {
+        Ok(AlertRun {
             postrider,
             alert,
             name,
             seen: reader.done(),
             reader,
-            gathered: book.digest.as_ref().map(|_| (now, now)),
-            book,
+            gathered: record.digest.as_ref().map(|_| (now, now)),
+            record,
             before: None,
             looks_at: now,
             noted_at: Instant::now(),
@@ -289,7 +290,7 @@ impl<'a> Work<'a> {
     async fn go_on(&mut self, turn: &mut Turn, closing: &mut Closing) -> Result<(), Error> {
         let clock = self.postrider.clock().clone();
         loop {
-            if self.book.sending.is_some() {
+            if self.record.sending.is_some() {
                 self.send().await?;
                 continue;
             }
@@ -311,7 +312,7 @@ impl<'a> Work<'a> {
                 }
             };
             let is_unnoted = self.seen > self.reader.done();
-            if is_unnoted && self.noted_at.elapsed() >= NOTE_EVERY {
+            if is_unnoted && self.noted_at.elapsed() >= SAVE_INTERVAL {
                 self.note().await?;
             }
             tokio::select! {
@@ -323,7 +324,7 @@ impl<'a> Work<'a> {
                     self.seen = page.last;
                 }
                 () = waits => {}
-                () = tokio::time::sleep(NOTE_EVERY), if is_unnoted => {}
+                () = tokio::time::sleep(SAVE_INTERVAL), if is_unnoted => {}
                 () = turn.changed() => {}
                 _ = closing.changed() => {}
             }
@@ -332,7 +333,7 @@ impl<'a> Work<'a> {
 
     fn count(&mut self, event: Arc<Event>) {
         if self.alert.admits(&event) {
-            if self.book.digest.is_none() {
+            if self.record.digest.is_none() {
                 self.digest_began = Instant::now();
             }
             let now = self.postrider.clock().now();
@@ -341,7 +342,7 @@ impl<'a> Work<'a> {
                 .as_deref()
                 .and_then(|before| attempt_of(before, &event));
             let digest = self
-                .book
+                .record
                 .digest
                 .get_or_insert_with(|| Digest::new(event.at));
             digest.add(&event, tried);
@@ -355,9 +356,9 @@ impl<'a> Work<'a> {
     /// When the digest is to be sent.
     fn due(&self) -> Option<Timestamp> {
         let (first, last) = self.gathered?;
-        let gathered = (last + CALM).min(first + LONGEST_GATHERING);
+        let gathered = (last + QUIET_TIME).min(first + LONGEST_GATHERING);
         let AtMost { count, span } = self.alert.at_most;
-        let sent = &self.book.sent;
+        let sent = &self.record.sent;
         let earlier = sent.len().checked_sub(count).map(|at| sent[at] + span);
         Some(gathered.max(self.looks_at).max(earlier.unwrap_or(gathered)))
     }
@@ -366,15 +367,15 @@ impl<'a> Work<'a> {
     /// together.
     async fn begin(&mut self) -> Result<(), Error> {
         let now = self.postrider.clock().now();
-        if let Some(before) = self.book.before
+        if let Some(before) = self.record.before
             && self.is_under_way(before).await
         {
-            self.looks_at = now + LOOK;
+            self.looks_at = now + CHECK_INTERVAL;
             return Ok(());
         }
         let journal = self.postrider.journal().name();
         let key = format!("{}:{journal}:{}", self.name, self.seen);
-        self.book.sending = Some((key, now));
+        self.record.sending = Some((key, now));
         self.note().await
     }
 
@@ -388,30 +389,31 @@ impl<'a> Work<'a> {
 
     /// Hands the digest in, and begins a new one.
     async fn send(&mut self) -> Result<(), Error> {
-        let (Some((key, at)), Some(digest)) = (self.book.sending.clone(), &self.book.digest) else {
-            self.book.sending = None;
+        let (Some((key, at)), Some(digest)) = (self.record.sending.clone(), &self.record.digest)
+        else {
+            self.record.sending = None;
             return Ok(());
         };
 
         match self.hand_in(digest, key).await {
-            Ok(mail) => self.book.before = mail,
+            Ok(mail) => self.record.before = mail,
             Err(error @ Error::Spool(_)) | Err(error @ Error::Stopped(_)) => return Err(error),
             Err(error) => {
                 tracing::error!(alert = self.alert.name, %error, "an alert is not accepted now");
-                tokio::time::sleep(REST).await;
+                tokio::time::sleep(RETRY_AFTER).await;
                 return Err(error);
             }
         }
 
-        self.book.sent.push(at);
+        self.record.sent.push(at);
         let surplus = self
-            .book
+            .record
             .sent
             .len()
             .saturating_sub(self.alert.at_most.count);
 
-        self.book.sent.drain(..surplus);
-        (self.book.sending, self.book.digest, self.gathered) = (None, None, None);
+        self.record.sent.drain(..surplus);
+        (self.record.sending, self.record.digest, self.gathered) = (None, None, None);
         self.note().await
     }
 
@@ -451,7 +453,7 @@ impl<'a> Work<'a> {
     /// Writes what was counted, and up to where.
     async fn note(&mut self) -> Result<(), Error> {
         self.noted_at = Instant::now();
-        let change = self.book.change();
+        let change = self.record.change();
         self.reader.advance_with(self.seen, vec![change]).await
     }
 }

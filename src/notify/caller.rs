@@ -17,7 +17,7 @@ use crate::transport::{Reach, TimeOuts};
 /// The longest that an endpoint may ask us to wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 /// The most characters of what went wrong.
-const REASON: usize = 200;
+const REASON_CHARACTERS: usize = 200;
 
 /// Whoever calls one endpoint.
 pub(super) struct Caller {
@@ -126,7 +126,12 @@ impl Caller {
             },
             Err(error) => CallResult {
                 status: None,
-                error: Some(printable(&error.reason).chars().take(REASON).collect()),
+                error: Some(
+                    printable(&error.reason)
+                        .chars()
+                        .take(REASON_CHARACTERS)
+                        .collect(),
+                ),
                 retry_after: None,
                 took,
             },

@@ -12,10 +12,10 @@ use crate::mail::Timestamp;
 const MOST_KINDS: usize = 20;
 const MOST_EXAMPLES: usize = 10;
 /// The most characters of a kind and of an example.
-const LABEL: usize = 120;
-const EXAMPLE: usize = 220;
+const LABEL_CHARACTERS: usize = 120;
+const EXAMPLE_CHARACTERS: usize = 220;
 /// What is counted together once there are too many kinds.
-const OTHER: &str = "others";
+const OTHER_KINDS: &str = "others";
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,12 +40,18 @@ impl Digest {
     pub(super) fn add(&mut self, event: &Event, tried: Option<&Attempt>) {
         self.first = self.first.min(event.at);
         self.last = self.last.max(event.at);
-        let label = cut(&label(event), LABEL);
+        let label = cut(&label(event), LABEL_CHARACTERS);
         let is_known = self.counts.contains_key(&label) || self.counts.len() < MOST_KINDS;
-        let label = if is_known { label } else { OTHER.to_owned() };
+        let label = if is_known {
+            label
+        } else {
+            OTHER_KINDS.to_owned()
+        };
+
         *self.counts.entry(label).or_insert(0) += 1;
         if self.examples.len() < MOST_EXAMPLES {
-            self.examples.push(cut(&example(event, tried), EXAMPLE));
+            self.examples
+                .push(cut(&example(event, tried), EXAMPLE_CHARACTERS));
         }
     }
 

@@ -63,6 +63,7 @@ mod tests {
                 .split_once(" => \"")?;
             name.strip_suffix("\",").filter(|_| !kind.contains("Some"))
         });
+
         let mut named: Vec<&str> = names.collect();
         let mut known = EVENTS.to_vec();
         named.sort_unstable();

@@ -16,16 +16,18 @@
 //! that was not looked at.
 
 mod alert;
-mod attending;
 mod caller;
 mod digest;
 mod endpoint;
+mod endpoint_run;
 mod filter;
-mod held;
+mod held_messages;
 mod message;
 mod orders;
 mod schedule;
+mod schedule_task;
 mod secrets;
+mod task;
 mod webhook;
 
 pub use alert::{Alert, AtMost};
@@ -43,13 +45,13 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use self::alert::Post;
+use self::alert::AlertTask;
 use self::endpoint::EndpointHandle;
-use self::schedule::Calendar;
+use self::schedule_task::ScheduleTask;
 use crate::dispatch::{Dispatcher, Error};
 
 /// How long a task may take to end before another takes its place.
-const ENDS_WITHIN: Duration = Duration::from_secs(1);
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What cannot be done with a webhook.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -65,8 +67,8 @@ pub enum NoticeError {
     Dispatcher(#[from] Error),
 }
 
-/// Something that one task attends to, under a name that holds over restarts.
-trait Attended: Send + Sync + 'static {
+/// A task that reads the journal under a name that outlives restarts.
+trait NamedTask: Send + Sync + 'static {
     /// What the names of these readers begin with.
     const READERS: &'static str;
 
@@ -75,24 +77,24 @@ trait Attended: Send + Sync + 'static {
     /// Tells the task to end.
     fn closing(&self) -> &watch::Sender<bool>;
 
-    /// The task.
-    fn attend(postrider: Dispatcher, this: Arc<Self>) -> impl Future<Output = ()> + Send;
+    /// Works until it is told to end, or the spool is closed.
+    fn run(postrider: Dispatcher, this: Arc<Self>) -> impl Future<Output = ()> + Send;
 
     fn reader(&self) -> String {
         format!("{}{}", Self::READERS, self.name())
     }
 }
 
-/// Those that are attended to now.
-struct Attendance<T>(Mutex<Vec<(Arc<T>, JoinHandle<()>)>>);
+/// The tasks that run now.
+struct TaskTable<T>(Mutex<Vec<(Arc<T>, JoinHandle<()>)>>);
 
-impl<T> Default for Attendance<T> {
+impl<T> Default for TaskTable<T> {
     fn default() -> Self {
-        Attendance(Mutex::default())
+        TaskTable(Mutex::default())
     }
 }
 
-impl<T> Drop for Attendance<T> {
+impl<T> Drop for TaskTable<T> {
     fn drop(&mut self) {
         for (_, task) in self.0.get_mut() {
             task.abort();
@@ -100,7 +102,7 @@ impl<T> Drop for Attendance<T> {
     }
 }
 
-impl<T: Attended> Attendance<T> {
+impl<T: NamedTask> TaskTable<T> {
     fn all(&self) -> Vec<Arc<T>> {
         self.0
             .lock()
@@ -113,11 +115,12 @@ impl<T: Attended> Attendance<T> {
         self.all().into_iter().find(|one| one.name() == name)
     }
 
-    /// Attends to these from now on, and to the others no more.
+    /// Runs these tasks from now on, and none of the others.
     async fn replace(&self, postrider: &Dispatcher, new: Vec<T>) {
-        self.close(ENDS_WITHIN).await;
+        self.close(END_TIMEOUT).await;
         self.forget_others(postrider, &new).await;
-        let mut attended = Vec::new();
+        let mut running = Vec::new();
+
         for one in new {
             // What happens from now on is told, whenever the task comes to it.
             let name = one.reader();
@@ -125,20 +128,20 @@ impl<T: Attended> Attendance<T> {
                 tracing::warn!(reader = name, %error, "it has no place in the journal yet");
             }
             let one = Arc::new(one);
-            let task = T::attend(postrider.clone(), Arc::clone(&one));
-            attended.push((one, tokio::spawn(task)));
+            let task = T::run(postrider.clone(), Arc::clone(&one));
+            running.push((one, tokio::spawn(task)));
         }
-        *self.0.lock() = attended;
+        *self.0.lock() = running;
     }
 
     /// Ends all tasks, at once those that have not ended within this time.
     async fn close(&self, within: Duration) {
-        let attended = std::mem::take(&mut *self.0.lock());
+        let running = std::mem::take(&mut *self.0.lock());
         let deadline = tokio::time::Instant::now() + within;
-        for (one, _) in &attended {
+        for (one, _) in &running {
             one.closing().send_replace(true);
         }
-        for (_, mut task) in attended {
+        for (_, mut task) in running {
             if tokio::time::timeout_at(deadline, &mut task).await.is_err() {
                 task.abort();
                 let _ = task.await;
@@ -186,9 +189,9 @@ pub struct Notices {
 
 struct Inner {
     postrider: Dispatcher,
-    webhooks: Attendance<EndpointHandle>,
-    alerts: Attendance<Post>,
-    schedules: Attendance<Calendar>,
+    webhooks: TaskTable<EndpointHandle>,
+    alerts: TaskTable<AlertTask>,
+    schedules: TaskTable<ScheduleTask>,
 }
 
 impl std::fmt::Debug for Notices {
@@ -221,9 +224,9 @@ impl Notices {
         Notices {
             inner: Arc::new(Inner {
                 postrider: postrider.for_door("notices"),
-                webhooks: Attendance::default(),
-                alerts: Attendance::default(),
-                schedules: Attendance::default(),
+                webhooks: TaskTable::default(),
+                alerts: TaskTable::default(),
+                schedules: TaskTable::default(),
             }),
         }
     }
@@ -251,7 +254,7 @@ impl Notices {
     /// # Errors
     /// [`Error::Configuration`]: one of them cannot be used, and all is as it was.
     pub async fn set_alerts(&self, alerts: Vec<Alert>) -> Result<(), Error> {
-        let posts: Result<Vec<Post>, _> = alerts.into_iter().map(Post::new).collect();
+        let posts: Result<Vec<AlertTask>, _> = alerts.into_iter().map(AlertTask::new).collect();
         let posts = posts.map_err(|reason| Error::Configuration(format!("an alert: {reason}")))?;
         self.inner
             .alerts
@@ -266,7 +269,8 @@ impl Notices {
     /// # Errors
     /// As [`Notices::set_alerts`].
     pub async fn set_schedules(&self, schedules: Vec<Schedule>) -> Result<(), Error> {
-        let all: Result<Vec<Calendar>, _> = schedules.into_iter().map(Calendar::new).collect();
+        let all: Result<Vec<ScheduleTask>, _> =
+            schedules.into_iter().map(ScheduleTask::new).collect();
         let all = all.map_err(|(key, reason)| {
             Error::Configuration(format!("a schedule: {key}: {reason}"))
         })?;

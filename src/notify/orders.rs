@@ -13,11 +13,11 @@ use crate::dispatch::{Error, JournalHandle};
 use crate::spool::ReaderChange;
 
 /// The most orders that are obeyed in one commit.
-const AT_ONCE: usize = 16;
+const ORDERS_PER_COMMIT: usize = 16;
 /// How often whoever gave an order looks whether another node has obeyed it.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-const ORDERS: u8 = b'o';
+const ORDER_KEYS: u8 = b'o';
 
 /// What somebody asks of an endpoint. The same order given twice is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +50,8 @@ impl Order {
 
     /// What a reader was asked and has not obeyed yet; at most as much as is obeyed at once.
     pub(super) async fn given(journal: &JournalHandle, reader: &str) -> Result<Vec<Self>, Error> {
-        let (from, to) = (vec![ORDERS], vec![ORDERS + 1]);
-        let kept = journal.kept(reader, from, to, AT_ONCE).await?;
+        let (from, to) = (vec![ORDER_KEYS], vec![ORDER_KEYS + 1]);
+        let kept = journal.kept(reader, from, to, ORDERS_PER_COMMIT).await?;
         Ok(kept
             .iter()
             .filter_map(|(key, _)| Order::read(key))
@@ -83,7 +83,7 @@ impl Order {
 
             tokio::select! {
                 () = told => {}
-                () = tokio::time::sleep(LOOK), if is_shared => {}
+                () = tokio::time::sleep(POLL_INTERVAL), if is_shared => {}
             }
         }
     }
@@ -99,11 +99,11 @@ impl Order {
             Order::Back(seq) => (b'b', seq),
             Order::Again(seq) => (b'a', seq),
         };
-        [&[ORDERS, kind][..], &seq.to_be_bytes()].concat()
+        [&[ORDER_KEYS, kind][..], &seq.to_be_bytes()].concat()
     }
 
     fn read(key: &[u8]) -> Option<Self> {
-        let [ORDERS, kind, seq @ ..] = key else {
+        let [ORDER_KEYS, kind, seq @ ..] = key else {
             return None;
         };
         let seq = u64::from_be_bytes(seq.try_into().ok()?);

@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 /// What a secret begins with.
 const PREFIX: &str = "whsec_";
 /// The bytes that a secret may have.
-const BYTES: std::ops::RangeInclusive<usize> = 24..=64;
+const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
 /// The keys of an endpoint: more than one while a secret is being replaced, each of which signs.
 pub(super) struct Secrets(Vec<hmac::Key>);
@@ -23,7 +23,7 @@ impl Secrets {
             let bytes = STANDARD
                 .decode(base64)
                 .map_err(|_| "is not `whsec_` and base64 behind it")?;
-            if !BYTES.contains(&bytes.len()) {
+            if !SECRET_BYTES.contains(&bytes.len()) {
                 return Err("must be `whsec_` and base64 of 24 to 64 bytes");
             }
             keys.push(hmac::Key::new(hmac::HMAC_SHA256, &bytes));

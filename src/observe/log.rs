@@ -1,7 +1,7 @@
 //! The log lines that people and alerts rely on: INFO delivered, WARN will retry, ERROR gave up. A
 //! recipient whom a server or a list of ours refused is a WARN: nothing is wrong with the service.
 
-use crate::delivery::{Attempt, DeadReason, EventKind, Logged, printable};
+use crate::delivery::{Attempt, DeadReason, EventKind, LogValue, printable};
 use crate::mail::{Address, MailId};
 
 /// Logs one fact about a delivery; `attempt` is the try that led to it.
@@ -11,7 +11,7 @@ pub(crate) fn log(
     attempt: Option<&Attempt>,
     kind: &EventKind,
 ) {
-    let recipient = Logged(recipient.as_str());
+    let recipient = LogValue(recipient.as_str());
     // Made where a line is written, and not where nobody wants it.
     let subject = || (!subject.is_empty()).then(|| printable(subject));
     let relay = attempt.map_or("", |a| a.relay.as_str());

@@ -7,11 +7,11 @@ use std::time::Duration;
 use crate::mail::hours;
 
 /// For how long a lesson is believed.
-const BELIEVED_FOR: Duration = hours(1);
+const VALID_FOR: Duration = hours(1);
 
 /// A number that was learned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lesson {
+pub struct LearnedCount {
     /// So many are taken.
     pub count: u32,
     /// When it was learned, in monotonic time.
@@ -21,20 +21,20 @@ pub struct Lesson {
 /// What one relay takes.
 #[derive(Clone, Debug, Default)]
 pub struct Limits {
-    session: Option<Lesson>,
-    transaction: Option<Lesson>,
+    session: Option<LearnedCount>,
+    transaction: Option<LearnedCount>,
     /// After so many mails a session was refused without saying why.
     suspected: Option<u32>,
 }
 
 impl Limits {
     /// How many mails one session carries, as far as is known.
-    pub fn session(&self, now: Duration) -> Option<Lesson> {
+    pub fn session(&self, now: Duration) -> Option<LearnedCount> {
         self.session.filter(|lesson| is_fresh(lesson, now))
     }
 
     /// How many recipients one transaction takes, as far as is known.
-    pub fn transaction(&self, now: Duration) -> Option<Lesson> {
+    pub fn transaction(&self, now: Duration) -> Option<LearnedCount> {
         self.transaction.filter(|lesson| is_fresh(lesson, now))
     }
 
@@ -53,15 +53,15 @@ impl Limits {
     }
 }
 
-fn learn(known: &mut Option<Lesson>, count: u32, now: Duration) {
+fn learn(known: &mut Option<LearnedCount>, count: u32, now: Duration) {
     let lower = known.filter(|lesson| is_fresh(lesson, now) && lesson.count <= count);
     if lower.is_none() && count > 0 {
-        *known = Some(Lesson { count, since: now });
+        *known = Some(LearnedCount { count, since: now });
     }
 }
 
-fn is_fresh(lesson: &Lesson, now: Duration) -> bool {
-    now.saturating_sub(lesson.since) < BELIEVED_FOR
+fn is_fresh(lesson: &LearnedCount, now: Duration) -> bool {
+    now.saturating_sub(lesson.since) < VALID_FOR
 }
 
 #[cfg(test)]
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
     use crate::mail::minutes;
 
-    fn count(lesson: Option<Lesson>) -> Option<u32> {
+    fn count(lesson: Option<LearnedCount>) -> Option<u32> {
         lesson.map(|lesson| lesson.count)
     }
 

@@ -2,7 +2,6 @@
 //! relay is up. Pure: time and chance come in as arguments.
 
 mod breaker;
-mod course;
 mod limits;
 mod pace;
 mod quota;
@@ -10,15 +9,16 @@ mod rests;
 mod retry;
 mod route;
 mod share;
+mod slewed_clock;
 mod streak;
 
 pub use breaker::{Breaker, BreakerState};
-pub use course::Course;
-pub use limits::{Lesson, Limits};
+pub use limits::{LearnedCount, Limits};
 pub use pace::{Allowance, Pace, Rate, RateError};
 pub use quota::{Quota, SenderPattern, SenderPatternError};
-pub use rests::{Admission, RestingDomain, Rests};
+pub use rests::{DomainAdmission, RestingDomain, Rests};
 pub use retry::{Jitter, RetryPolicy};
 pub use route::{Match, RouteRule, Routes};
 pub use share::{Shares, Weights};
+pub use slewed_clock::SlewedClock;
 pub use streak::Streak;

@@ -26,6 +26,7 @@ impl Rate {
     pub(crate) fn shared(self, rank: u32, nodes: u32) -> Rate {
         let nodes = nodes.max(1);
         let whole = self.count.get();
+
         match NonZeroU32::new(whole / nodes + u32::from(rank < whole % nodes)) {
             Some(count) if whole >= nodes => Rate {
                 count,

@@ -12,19 +12,19 @@ use crate::delivery::Phase;
 use crate::mail::{MailId, minutes};
 
 /// The most domains of which something is known; more than that, and the relay is at fault.
-const DOMAINS: usize = 1000;
+const MOST_DOMAINS: usize = 1000;
 /// How many of the mails that failed are remembered for each domain.
-const CAUSES: usize = 64;
+const MOST_CAUSES: usize = 64;
 /// What is held back comes one after the other, so far apart.
-const APART: Duration = Duration::from_millis(5);
+const SPACING: Duration = Duration::from_millis(5);
 /// The longest that they are spread over.
 const LONGEST_SPREAD: Duration = minutes(10);
 /// When a probe that was not heard of any more is made up for.
-const PROBE_WITHIN: Duration = minutes(10);
+const PROBE_TIMEOUT: Duration = minutes(10);
 
 /// Whether a mail may go to its domain now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admission {
+pub enum DomainAdmission {
     /// It may.
     Go,
     /// Not before then, in monotonic time.
@@ -68,17 +68,18 @@ impl Rests {
     }
 
     /// Whether `mail` may go to `domain` now.
-    pub fn admits(&mut self, domain: &str, mail: MailId, now: Duration) -> Admission {
+    pub fn admits(&mut self, domain: &str, mail: MailId, now: Duration) -> DomainAdmission {
         let Some(rest) = self.domains.get_mut(&domain.to_ascii_lowercase()) else {
-            return Admission::Go;
+            return DomainAdmission::Go;
         };
+
         match rest.breaker.state(now) {
-            BreakerState::Closed => Admission::Go,
+            BreakerState::Closed => DomainAdmission::Go,
             BreakerState::Open => rest.hold(mail, rest.breaker.probe_at().unwrap_or(now)),
             BreakerState::HalfOpen => {
                 let is_probed = rest
                     .probing_since
-                    .is_some_and(|since| now.saturating_sub(since) < PROBE_WITHIN);
+                    .is_some_and(|since| now.saturating_sub(since) < PROBE_TIMEOUT);
                 let others_wait = rest.held > 0;
                 if is_probed {
                     return rest.hold(mail, now + super::breaker::FIRST_REST);
@@ -86,11 +87,11 @@ impl Rests {
                 if rest.causes.contains(&mail) && others_wait {
                     // Should none of the others come, it is its turn the next time.
                     rest.held = 0;
-                    return Admission::HoldUntil(now + super::breaker::FIRST_REST);
+                    return DomainAdmission::HoldUntil(now + super::breaker::FIRST_REST);
                 }
                 rest.probing_since = Some(now);
                 rest.held = 0;
-                Admission::Go
+                DomainAdmission::Go
             }
         }
     }
@@ -126,7 +127,7 @@ impl Rests {
         let Some(rest) = self.of(domain) else {
             return false;
         };
-        if rest.causes.len() == CAUSES {
+        if rest.causes.len() == MOST_CAUSES {
             rest.causes.pop_front();
         }
         rest.causes.push_back(mail);
@@ -162,10 +163,10 @@ impl Rests {
 
     fn of(&mut self, domain: &str) -> Option<&mut DomainRest> {
         let domain = domain.to_ascii_lowercase();
-        if self.domains.len() >= DOMAINS && !self.domains.contains_key(&domain) {
+        if self.domains.len() >= MOST_DOMAINS && !self.domains.contains_key(&domain) {
             self.domains
                 .retain(|_, rest| rest.breaker.probe_at().is_some());
-            if self.domains.len() >= DOMAINS {
+            if self.domains.len() >= MOST_DOMAINS {
                 return None;
             }
         }
@@ -174,12 +175,12 @@ impl Rests {
 }
 
 impl DomainRest {
-    fn hold(&mut self, mail: MailId, from: Duration) -> Admission {
+    fn hold(&mut self, mail: MailId, from: Duration) -> DomainAdmission {
         if !self.causes.contains(&mail) {
             self.held = self.held.saturating_add(1);
         }
-        let spread = APART.saturating_mul(self.held).min(LONGEST_SPREAD);
-        Admission::HoldUntil(from + spread)
+        let spread = SPACING.saturating_mul(self.held).min(LONGEST_SPREAD);
+        DomainAdmission::HoldUntil(from + spread)
     }
 }
 
@@ -192,8 +193,8 @@ mod tests {
         rests.failed("Example.org", mail, "421 4.7.28 rate", false, now, 1.0)
     }
 
-    fn is_held(admission: Admission) -> bool {
-        matches!(admission, Admission::HoldUntil(_))
+    fn is_held(admission: DomainAdmission) -> bool {
+        matches!(admission, DomainAdmission::HoldUntil(_))
     }
 
     #[test]
@@ -204,18 +205,18 @@ mod tests {
         assert!(!fail(&mut rests, mails[1], seconds(0)));
         assert_eq!(
             rests.admits("example.org", mails[3], seconds(0)),
-            Admission::Go
+            DomainAdmission::Go
         );
 
         assert!(fail(&mut rests, mails[2], seconds(0)));
         assert_eq!(
             rests.admits("EXAMPLE.ORG", mails[3], seconds(0)),
-            Admission::HoldUntil(seconds(1) + APART)
+            DomainAdmission::HoldUntil(seconds(1) + SPACING)
         );
 
         assert_eq!(
             rests.admits("example.com", mails[3], seconds(0)),
-            Admission::Go
+            DomainAdmission::Go
         );
 
         assert_eq!(rests.resting()[0].domain, "example.org");
@@ -230,14 +231,14 @@ mod tests {
         assert!(is_held(rests.admits("example.org", mails[0], seconds(2))));
         assert_eq!(
             rests.admits("example.org", mails[3], seconds(2)),
-            Admission::Go
+            DomainAdmission::Go
         );
 
         assert!(is_held(rests.admits("example.org", mails[4], seconds(2))));
         assert!(rests.answered("example.org"));
         assert_eq!(
             rests.admits("example.org", mails[4], seconds(2)),
-            Admission::Go
+            DomainAdmission::Go
         );
 
         assert!(rests.is_empty());
@@ -249,6 +250,9 @@ mod tests {
         let mail = MailId::generate();
         (0..3).for_each(|_| _ = fail(&mut rests, mail, seconds(0)));
         assert!(is_held(rests.admits("example.org", mail, seconds(0))));
-        assert_eq!(rests.admits("example.org", mail, seconds(2)), Admission::Go);
+        assert_eq!(
+            rests.admits("example.org", mail, seconds(2)),
+            DomainAdmission::Go
+        );
     }
 }

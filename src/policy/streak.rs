@@ -4,9 +4,9 @@ use crate::delivery::Phase;
 use crate::mail::MailId;
 
 /// So many different mails in a row make it somebody else's fault.
-const IN_A_ROW: usize = 3;
+const STREAK_LENGTH: usize = 3;
 /// So many leave no doubt.
-const MANY: usize = 20;
+const CERTAIN_LENGTH: usize = 20;
 
 /// The mails that were refused at the same step in a row.
 #[derive(Clone, Debug, Default)]
@@ -23,17 +23,17 @@ impl Streak {
             self.mails.clear();
         }
         if !self.mails.contains(&mail) {
-            if self.mails.len() == MANY {
+            if self.mails.len() == CERTAIN_LENGTH {
                 self.mails.remove(0);
             }
             self.mails.push(mail);
         }
-        self.mails.len() >= IN_A_ROW
+        self.mails.len() >= STREAK_LENGTH
     }
 
     /// Whether so many were refused that it can be nobody's but the relay's.
     pub fn is_long(&self) -> bool {
-        self.mails.len() >= MANY
+        self.mails.len() >= CERTAIN_LENGTH
     }
 
     /// A mail has fared better: it was taken.

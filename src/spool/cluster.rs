@@ -1,5 +1,5 @@
-//! What the nodes of a shared spool tell each other: who they are, which relays are paused, and
-//! which mails are wanted back from whichever node has them.
+//! What the nodes of a shared spool exchange: who they are, which relays are paused, and which
+//! mails are to be cancelled by the node that is sending them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

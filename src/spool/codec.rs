@@ -74,7 +74,7 @@ pub(super) struct Totals {
     pub quarantined: u64,
     /// What else is kept; `None` where an older version has written it, which did not count that.
     #[serde(skip)]
-    pub kept: Option<Kept>,
+    pub kept: Option<Usage>,
     /// How far the times in ids lie from those at which mail was accepted; likewise.
     #[serde(skip)]
     pub drift: Option<AcceptDelays>,
@@ -90,7 +90,7 @@ pub(super) struct AcceptDelays {
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Kept {
+pub(super) struct Usage {
     /// About what all mail takes, in bytes.
     pub bytes: u64,
     /// How many idempotency keys there are.
@@ -324,7 +324,7 @@ mod tests {
         );
 
         let counted = Totals {
-            kept: Some(Kept {
+            kept: Some(Usage {
                 bytes: 900,
                 keys: 1,
                 suppressions: 2,

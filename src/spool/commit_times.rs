@@ -1,25 +1,25 @@
-//! How long commits take, as a histogram: it is bounded, and leaves none out.
+//! How long commits take, as a histogram of fixed size that counts every commit.
 
 use std::time::Duration;
 
 /// The upper bound of the first bucket. Each of the others has twice the bound of the one before.
-const FIRST: Duration = Duration::from_micros(50);
+const FIRST_BOUND: Duration = Duration::from_micros(50);
 /// How many buckets have a bound: the last of them 6.5 s.
-const BOUNDED: usize = 18;
+const BOUNDED_BUCKETS: usize = 18;
 
 /// How long the commits of a spool took since it was opened, the sync of each included.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CommitTimes {
-    counts: [u64; BOUNDED + 1],
+    counts: [u64; BOUNDED_BUCKETS + 1],
     sum: Duration,
 }
 
 impl CommitTimes {
     /// Counts a commit.
     pub fn add(&mut self, took: Duration) {
-        let mut bound = FIRST;
+        let mut bound = FIRST_BOUND;
         let mut bucket = 0;
-        while bucket < BOUNDED && took > bound {
+        while bucket < BOUNDED_BUCKETS && took > bound {
             bound *= 2;
             bucket += 1;
         }
@@ -30,7 +30,7 @@ impl CommitTimes {
     /// The upper bound of each bucket in seconds, and how many commits are in it and in no bucket
     /// before it. The last has no bound.
     pub fn buckets(&self) -> Vec<(f64, u64)> {
-        let bounds = (0..BOUNDED as i32).map(|n| FIRST.as_secs_f64() * 2f64.powi(n));
+        let bounds = (0..BOUNDED_BUCKETS as i32).map(|n| FIRST_BOUND.as_secs_f64() * 2f64.powi(n));
         bounds.chain([f64::INFINITY]).zip(self.counts).collect()
     }
 

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 
 use tokio::sync::mpsc;
 
-use super::postgres::{Aside, Migrate, PostgresSpool, transfer};
+use super::postgres::{DetachedSpool, Migrate, PostgresSpool, import, transfer};
 use super::sled::transfer as directory;
-use super::transfer::{Copied, NextPart};
+use super::transfer::{CopyReport, NextPart};
 use super::{SpoolError, transfer::Part};
 
 /// How many parts are on their way at a time.
-const ON_THE_WAY: usize = 4;
+const PARTS_IN_FLIGHT: usize = 4;
 
 /// Where a spool is.
 #[derive(Clone, Debug)]
@@ -27,8 +27,8 @@ pub enum SpoolLocation {
 /// # Errors
 /// Where one of them is in use or cannot be read or written; where `from` is damaged, or `to` is
 /// not empty.
-pub async fn copy(from: SpoolLocation, to: SpoolLocation) -> Result<Copied, SpoolError> {
-    let (sender, receiver) = mpsc::channel(ON_THE_WAY);
+pub async fn copy(from: SpoolLocation, to: SpoolLocation) -> Result<CopyReport, SpoolError> {
+    let (sender, receiver) = mpsc::channel(PARTS_IN_FLIGHT);
     let telling = tell_from(from, sender);
     let taking = take_into(to, receiver);
     let ((), copied) = futures::future::join(telling, taking).await;
@@ -48,10 +48,12 @@ async fn tell_from(from: SpoolLocation, to: mpsc::Sender<NextPart>) {
             let told = tokio::task::spawn_blocking(move || directory::tell(&path, &mut send));
             told.await.unwrap_or_else(|_| Err(broken_off()))
         }
-        SpoolLocation::Database(database) => match Aside::open(&database, Migrate::Check).await {
-            Ok(aside) => transfer::tell(&aside, &to).await,
-            Err(error) => Err(error),
-        },
+        SpoolLocation::Database(database) => {
+            match DetachedSpool::open(&database, Migrate::Check).await {
+                Ok(detached) => transfer::tell(&detached, &to).await,
+                Err(error) => Err(error),
+            }
+        }
     };
 
     let _ = to.send(end.map(|()| None)).await;
@@ -60,11 +62,11 @@ async fn tell_from(from: SpoolLocation, to: mpsc::Sender<NextPart>) {
 async fn take_into(
     to: SpoolLocation,
     mut from: mpsc::Receiver<NextPart>,
-) -> Result<Copied, SpoolError> {
+) -> Result<CopyReport, SpoolError> {
     match to {
         SpoolLocation::Directory(path) => {
             let taken = tokio::task::spawn_blocking(move || {
-                let mut copied = Copied::default();
+                let mut copied = CopyReport::default();
                 directory::take(&path, &mut || {
                     let part = from.blocking_recv().ok_or_else(broken_off)??;
                     if let Some(part) = &part {
@@ -77,8 +79,8 @@ async fn take_into(
             taken.await.unwrap_or_else(|_| Err(broken_off()))
         }
         SpoolLocation::Database(database) => {
-            let aside = Aside::open(&database, Migrate::Auto).await?;
-            transfer::take(&aside, from).await
+            let detached = DetachedSpool::open(&database, Migrate::Auto).await?;
+            import::take(&detached, from).await
         }
     }
 }

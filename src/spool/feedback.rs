@@ -1,5 +1,5 @@
-//! What comes back for mail that was sent. It is kept beside the deliveries, told by the journal in
-//! the same commit, and goes with its mail.
+//! Bounces, complaints and other reports that come back for mail that was sent. They are stored
+//! beside the deliveries, entered into the journal in the same commit, and deleted with their mail.
 //!
 //! *Invariant:* the same feedback twice is one; one delivery keeps no more than
 //! [`KEPT_FEEDBACK`](crate::delivery::KEPT_FEEDBACK).

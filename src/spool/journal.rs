@@ -1,6 +1,6 @@
-//! The journal: the durable record of what happened, in order. Each commit of a spool writes what
-//! happened with it, so that neither is there without the other. Streams of events, webhooks, the
-//! audit trail and the series read it.
+//! The journal: the durable record of what happened, in order. Each commit of a spool contains its
+//! own entries, so that neither is stored without the other. Streams of events, webhooks, the audit
+//! trail and the time series read it.
 //!
 //! *Invariants:* nothing is read here before it is as safe as a receipt; a number is never given
 //! twice; what is gone is counted, never silent.

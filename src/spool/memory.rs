@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 use super::keyed::KeyedSpool;
-use super::store::{Batch, Store, Visit, Walk};
+use super::store::{Batch, Store, Visitor, Walk};
 use super::{Spool, SpoolError, SpoolOptions};
 
 /// The most of a journal that is kept in memory, in bytes.
@@ -34,9 +34,16 @@ impl Store for MemoryStore {
         Ok(self.keys.read_recursive().get(key).cloned())
     }
 
-    fn walk(&self, from: &[u8], to: &[u8], way: Walk, visit: Visit<'_>) -> Result<(), SpoolError> {
+    fn walk(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        way: Walk,
+        visit: Visitor<'_>,
+    ) -> Result<(), SpoolError> {
         let keys = self.keys.read_recursive();
         let mut range = keys.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
+
         loop {
             let next = if way == Walk::Up {
                 range.next()

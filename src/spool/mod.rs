@@ -1,7 +1,8 @@
-//! The durable store, and the only queue. What it is asked is in [`Spool`]; who asks is `dispatch`.
+//! The durable store, and the only queue. [`Spool`] is its interface; `dispatch` uses it.
 //!
-//! Two kinds keep mail today: [`sled`] on disk and in memory. Both are one engine over two stores,
-//! and every kind passes the suite `conformance`, which the feature `testing` brings.
+//! [`sled`] keeps mail on disk, [`memory`] in memory: one engine over two stores. `postgres` keeps
+//! it in a database that several nodes share. Every kind passes the suite `conformance`, which the
+//! feature `testing` brings.
 //!
 //! *Invariants made here:* a [`Spool::put`] that answered is on disk; a delivery is leased to one
 //! sender at a time; a settle without the current lease changes nothing; what cannot be read is set
@@ -44,13 +45,13 @@ pub use feedback::{FeedbackResult, FeedbackStore, NewFeedback};
 pub use journal::{Journal, JournalOptions, JournalPage, ReaderChange, ReaderStatus};
 pub use lease::{Lease, LeaseKeeper, LeaseToken};
 pub use outbox::{Handful, Outbox, OutboxDraft};
-pub use query::{Only, Page, Query};
+pub use query::{Page, Query, RecordFilter};
 pub use record::{Manifest, Record};
 pub use suppression::{
     Suppression, SuppressionPage, SuppressionQuery, SuppressionReason, Suppressions,
 };
 #[cfg(feature = "postgres")]
-pub use transfer::Copied;
+pub use transfer::CopyReport;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -62,7 +63,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use crate::delivery::{By, DeadReason, Delivery, Route};
+use crate::delivery::{DeadReason, Delivery, Requester, Route};
 use crate::mail::{Address, MailId, Priority, Submitter, Timestamp, days};
 
 /// How a spool keeps mail.
@@ -70,12 +71,12 @@ use crate::mail::{Address, MailId, Priority, Submitter, Timestamp, days};
 pub struct SpoolOptions {
     /// How long finished mail is kept.
     pub retention: Duration,
-    /// How long the message of a mail is kept that a relay took for every recipient.
+    /// How long the message is kept of a mail that was delivered to every recipient.
     pub keep_bodies: Duration,
-    /// About the most bytes that its files take: what ended first goes before its time, and then no
-    /// more is taken.
+    /// About the most bytes that its files take. Finished mail is deleted early to make room, the
+    /// oldest first; if that is not enough, no new mail is accepted.
     pub max_size: Option<u64>,
-    /// How long an idempotency key is remembered; while its mail is pending in any case.
+    /// How long an idempotency key is remembered, and in any case while its mail is pending.
     pub idempotency_ttl: Duration,
     /// Sync this often, instead of before each answer.
     pub sync_interval: Option<Duration>,
@@ -114,8 +115,7 @@ pub enum Durability {
     Direct,
 }
 
-/// A mail on its way into the spool: what is known of it, its bytes, and a delivery for each
-/// recipient.
+/// A mail that is to be stored: its manifest, its bytes, and a delivery for each recipient.
 #[derive(Clone, Debug)]
 pub struct NewMail {
     /// What is known of it.
@@ -126,35 +126,35 @@ pub struct NewMail {
     pub deliveries: Vec<Delivery>,
 }
 
-/// What became of a [`NewMail`].
+/// The result of storing a [`NewMail`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PutResult {
-    /// It is kept, under its own id.
+    /// It is stored, under its own id.
     Stored,
-    /// It was put before, or its idempotency key is known: this is the mail that is kept.
+    /// It was stored before, or its idempotency key is known: this is the mail that is stored.
     Duplicate(MailId),
 }
 
-/// Whose mail a sender could take now.
+/// The mail that a sender could take now.
 #[derive(Clone, Debug)]
 pub struct ClaimRequest {
     /// The queues it may take from.
     pub routes: Vec<Route>,
-    /// A turn for each mail that is wanted, in order; a turn whose priority has nothing due goes to
-    /// the most urgent that has.
+    /// The priority of each mail that is wanted, in order. If nothing of that priority is due, the
+    /// most urgent mail that is due is taken instead.
     pub turns: Vec<Priority>,
-    /// So many further mails, of [`Priority::Critical`] only.
+    /// How many more mails may be taken, of [`Priority::Critical`] only.
     pub critical_only: usize,
-    /// Stop before the bodies add up to more, except the first mail.
+    /// The most bytes of all bodies together; the first mail may be larger.
     pub max_bytes: usize,
-    /// The most recipients of one mail at a time.
+    /// The most recipients of one mail in one claim.
     pub max_recipients: usize,
-    /// What is due by then.
+    /// Only mail that is due by this time.
     pub now: Timestamp,
 }
 
-/// A mail in a sender's hands, with those of its recipients that are due on one route. Dropped
-/// unsettled, it goes back.
+/// A mail that is leased to a sender, with those of its recipients that are due on one route. If it
+/// is dropped before it is settled, its deliveries return to the queue.
 #[derive(Debug)]
 pub struct Claim {
     /// What is known of the mail.
@@ -197,7 +197,7 @@ pub struct SweepReport {
     pub more: bool,
 }
 
-/// What a user's wish to change a mail came to.
+/// The result of a user's operation on a mail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OperationResult {
     /// Done, for these recipients.
@@ -209,7 +209,7 @@ pub enum OperationResult {
 }
 
 impl OperationResult {
-    /// Done for these, if there are any.
+    /// Done for these recipients, or too late if there are none.
     pub(crate) fn of(recipients: Vec<Address>) -> Self {
         if recipients.is_empty() {
             OperationResult::TooLate
@@ -236,7 +236,7 @@ pub struct SpoolStats {
     pub stale_settles: u64,
     /// Bytes of the journal.
     pub journal_bytes: u64,
-    /// For how long something has kept the store from removing what is dead, if for too long.
+    /// For how long something has kept the database from removing dead rows, if for too long.
     pub held_back: Option<Duration>,
 }
 
@@ -252,19 +252,19 @@ pub trait Spool: Send + Sync + 'static {
     /// waiter: the scheduler.
     fn changed(&self) -> &Notify;
 
-    /// Keeps new mails, in as few groups as their size allows. Each has its own result, in order.
+    /// Stores new mails, in as few groups as their size allows. Each has its own result, in order.
     async fn put(&self, new_mails: Vec<NewMail>) -> Vec<Result<PutResult, SpoolError>>;
 
     /// Leases due deliveries. Fewer than wanted, or none, when no more are due.
     async fn claim(&self, request: ClaimRequest) -> Result<Vec<Claim>, SpoolError>;
 
-    /// Records before the final dot that an at-most-once mail may have been sent: found so after a
-    /// crash, it is dead as `in_doubt`. The leases stay. [`SpoolError::StaleLease`] where one of
-    /// them is not current: none is marked then, and the mail must not be sent.
+    /// Records before the final dot that an at-most-once mail may have been sent: after a crash it
+    /// is dead as `in_doubt`. The leases stay. If one of them is not current, none is marked, the
+    /// error is [`SpoolError::StaleLease`], and the mail must not be sent.
     async fn mark(&self, leases: Vec<LeaseToken>) -> Result<(), SpoolError>;
 
-    /// Records what became of deliveries and ends their leases. Taken up in the order of the calls,
-    /// as soon as the call is made; the future is only the wait for the disk.
+    /// Records the new states of deliveries and ends their leases. Calls take effect in their
+    /// order, when they are made; the future only waits for the disk.
     fn settle(
         &self,
         settled: Vec<(Lease, Delivery)>,
@@ -273,12 +273,12 @@ pub trait Spool: Send + Sync + 'static {
     /// All that is known of a mail; `None` where there is no such mail.
     async fn get(&self, id: MailId) -> Result<Option<Record>, SpoolError>;
 
-    /// A mail's frozen message; `None` where there is no such mail. [`SpoolError::Forgotten`] where
-    /// it is not kept any more.
+    /// A mail's frozen message; `None` if there is no such mail, [`SpoolError::Forgotten`] if its
+    /// message is not kept any more.
     async fn body(&self, id: MailId) -> Result<Option<Bytes>, SpoolError>;
 
-    /// The mail that has this idempotency key of whoever submitted it; `None` where there is none,
-    /// or its key is forgotten.
+    /// The mail that this submitter gave this idempotency key; `None` if there is none, or its key
+    /// is forgotten.
     async fn by_key(&self, whose: &Submitter, key: &str) -> Result<Option<MailId>, SpoolError> {
         let _ = (whose, key);
         Ok(None)
@@ -287,7 +287,7 @@ pub trait Spool: Send + Sync + 'static {
     /// One page of mails.
     async fn list(&self, query: Query, now: Timestamp) -> Result<Page, SpoolError>;
 
-    /// Withdraws what is not being sent and has not ended.
+    /// Cancels the deliveries of a mail that have not ended and are not being sent.
     async fn cancel(&self, id: MailId, now: Timestamp) -> Result<OperationResult, SpoolError>;
 
     /// Queues dead deliveries again, or cancelled ones where none is dead: at once, with a full
@@ -302,10 +302,10 @@ pub trait Spool: Send + Sync + 'static {
     /// Deletes a mail of which every delivery has ended.
     async fn purge(&self, id: MailId) -> Result<OperationResult, SpoolError>;
 
-    /// As [`Spool::cancel`], done by this one: the journal says so.
+    /// As [`Spool::cancel`]; the journal names the requester.
     async fn cancel_by(
         &self,
-        by: &By,
+        by: &Requester,
         id: MailId,
         now: Timestamp,
     ) -> Result<OperationResult, SpoolError> {
@@ -313,10 +313,10 @@ pub trait Spool: Send + Sync + 'static {
         self.cancel(id, now).await
     }
 
-    /// As [`Spool::retry`], done by this one: the journal says so.
+    /// As [`Spool::retry`]; the journal names the requester.
     async fn retry_by(
         &self,
-        by: &By,
+        by: &Requester,
         id: MailId,
         now: Timestamp,
         lifetime: Duration,
@@ -325,10 +325,10 @@ pub trait Spool: Send + Sync + 'static {
         self.retry(id, now, lifetime).await
     }
 
-    /// As [`Spool::purge`], done by this one: the journal says so.
+    /// As [`Spool::purge`]; the journal names the requester.
     async fn purge_by(
         &self,
-        by: &By,
+        by: &Requester,
         id: MailId,
         now: Timestamp,
     ) -> Result<OperationResult, SpoolError> {
@@ -339,9 +339,9 @@ pub trait Spool: Send + Sync + 'static {
     /// Whether [`Spool::sweep`] has something to do.
     fn is_sweep_due(&self, now: Timestamp) -> bool;
 
-    /// Ends what has expired and deletes what was kept long enough; a bounded step. It also tells
-    /// of what has ended otherwise without a user's request since the last sweep, which is then
-    /// due.
+    /// Ends expired deliveries and deletes mail whose retention is over, in one bounded step. It
+    /// also reports deliveries that have ended otherwise without a user's request since the last
+    /// sweep; such an end makes a sweep due.
     async fn sweep(&self, now: Timestamp) -> Result<SweepReport, SpoolError>;
 
     /// Moves pending deliveries of routes that are not `known` to `fallback`; a bounded step that
@@ -351,8 +351,8 @@ pub trait Spool: Send + Sync + 'static {
     /// The first time after `after` at which a delivery falls due or a sweep has something to do.
     fn next_due(&self, after: Timestamp) -> Option<Timestamp>;
 
-    /// The queues in which something may be due by `now`; `None` where that is not known, so that
-    /// all are to be looked at.
+    /// The queues in which something may be due by `now`; `None` if that is not known, so that all
+    /// of them must be looked at.
     fn due_routes(&self, now: Timestamp) -> Option<Vec<Route>> {
         let _ = now;
         None
@@ -361,41 +361,41 @@ pub trait Spool: Send + Sync + 'static {
     /// How many deliveries are pending.
     fn pending(&self) -> u64;
 
-    /// How many of them this one submitted. Counted for tokens and users; 0 for all others.
+    /// How many pending deliveries this submitter has. Counted for tokens and users; 0 for others.
     fn pending_of(&self, submitter: &Submitter) -> u64 {
         let _ = submitter;
         0
     }
 
-    /// How many deliveries were accepted of this one on this day, as [`Timestamp::day`] counts
-    /// them; likewise. The last day is kept.
+    /// How many deliveries of this submitter were accepted on this day, as [`Timestamp::day`]
+    /// counts days. Counted for tokens and users, for the last day only.
     fn accepted_on(&self, submitter: &Submitter, day: i64) -> u64 {
         let _ = (submitter, day);
         0
     }
 
-    /// Why nothing can be written any more; `None` while all is well. Nothing is sent then: what
-    /// became of it could not be recorded, and it would be sent again.
+    /// Why nothing can be written any more; `None` while all is well. Nothing is sent then, because
+    /// the outcomes could not be recorded, and the mail would be sent again.
     fn failure(&self) -> Option<SpoolError>;
 
-    /// Whether a lease is current, as far as this is known without asking. One that is not cannot
-    /// be settled, and its mail must not be begun: another may have it.
+    /// Whether a lease is current, as far as is known without asking the store. A lease that is not
+    /// cannot be settled, and its mail must not be begun, because another node may have it.
     fn holds(&self, lease: &LeaseToken) -> bool {
         let _ = lease;
         true
     }
 
-    /// Whether a message of this size may fit, once what has ended is gone.
+    /// Checks whether a message of this size can fit, once finished mail is deleted.
     ///
     /// # Errors
-    /// [`SpoolError::Full`] where it does not.
+    /// [`SpoolError::Full`] if it cannot.
     fn check_space(&self, size: u64) -> Result<(), SpoolError> {
         let _ = size;
         Ok(())
     }
 
-    /// Why no new mail is taken now; `None` while all is well. It may pass by itself, as a full
-    /// disk does.
+    /// Why no new mail is accepted now; `None` while all is well. The reason may pass by itself, as
+    /// a full disk does.
     fn refusal(&self) -> Option<SpoolError> {
         self.failure()
     }
@@ -408,46 +408,45 @@ pub trait Spool: Send + Sync + 'static {
         Ok(self.stats(now).await?.backlog)
     }
 
-    /// How long its commits took since it was opened.
+    /// How long the commits took since the spool was opened.
     fn commit_times(&self) -> CommitTimes {
         CommitTimes::default()
     }
 
-    /// The journal of what happened, where this spool keeps one. What a spool without one does is
-    /// told to nobody.
+    /// The journal, if this spool keeps one. A spool without one reports no events.
     fn journal(&self) -> Option<&dyn Journal> {
         None
     }
 
-    /// Notes that a relay is paused, or goes on: whoever opens the spool next obeys, and at once
-    /// whoever shares it.
+    /// Records that a relay is paused or resumed. It applies to all nodes that share the spool, and
+    /// to whoever opens it next.
     async fn set_paused(&self, relay: &str, paused: bool) -> Result<(), SpoolError>;
 
     /// The relays that are paused.
     async fn paused(&self) -> Result<BTreeSet<String>, SpoolError>;
 
-    /// The nodes that share this spool, where several may.
+    /// The nodes that share this spool, if several may.
     fn cluster(&self) -> Option<&dyn Cluster> {
         None
     }
 
-    /// Mail that applications have put beside the queue, where they can.
+    /// The outbox, in which applications put mail within their own transactions, if there is one.
     fn outbox(&self) -> Option<&dyn Outbox> {
         None
     }
 
-    /// Who is not to get mail, where this spool keeps that. One that does not suppresses nobody.
+    /// The suppressed addresses, if this spool keeps them. A spool that does not suppresses nobody.
     fn suppressions(&self) -> Option<&dyn Suppressions> {
         None
     }
 
-    /// What comes back for mail, where this spool keeps that. Of one that does not, the journal
-    /// tells.
+    /// The bounces and complaints that came back for mail, if this spool keeps them. Otherwise they
+    /// are only in the journal.
     fn feedback(&self) -> Option<&dyn FeedbackStore> {
         None
     }
 
-    /// Writes out and closes. Everything that is asked afterwards is answered with
+    /// Writes everything to disk and closes the spool. Later calls fail with
     /// [`SpoolError::Closed`].
     async fn close(&self) -> Result<(), SpoolError>;
 }

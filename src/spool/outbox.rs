@@ -1,5 +1,5 @@
-//! The outbox: mail that applications have put beside the queue in transactions of their own, and
-//! that is still to be composed. A door takes it from here.
+//! The outbox: mail that applications have enqueued in transactions of their own, and that is still
+//! to be composed. A door composes it.
 //!
 //! *Invariants:* a draft is seen once its transaction has committed, and never otherwise; it leaves
 //! the outbox in the commit in which its mail is put, so that it becomes one mail however often it

@@ -36,7 +36,7 @@ pub struct Query {
     /// Its id is one of these, the first and the last included.
     pub ids: Option<(MailId, MailId)>,
     /// What else is asked of it.
-    pub only: Option<Only>,
+    pub only: Option<RecordFilter>,
     /// The most mails in one page; 50 where it is zero, never more than 1000.
     pub limit: usize,
     /// Where the last page ended.
@@ -105,28 +105,28 @@ impl Query {
 
 /// A condition that no index knows. Equal to its clones alone.
 #[derive(Clone)]
-pub struct Only(Arc<dyn Fn(&Record) -> bool + Send + Sync>);
+pub struct RecordFilter(Arc<dyn Fn(&Record) -> bool + Send + Sync>);
 
-impl Only {
+impl RecordFilter {
     /// Only mails for which `holds` says so.
     pub fn when(holds: impl Fn(&Record) -> bool + Send + Sync + 'static) -> Self {
-        Only(Arc::new(holds))
+        RecordFilter(Arc::new(holds))
     }
 }
 
-impl fmt::Debug for Only {
+impl fmt::Debug for RecordFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Only")
+        f.write_str("RecordFilter")
     }
 }
 
-impl PartialEq for Only {
-    fn eq(&self, other: &Only) -> bool {
+impl PartialEq for RecordFilter {
+    fn eq(&self, other: &RecordFilter) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
-impl Eq for Only {}
+impl Eq for RecordFilter {}
 
 /// One page of mails.
 #[derive(Clone, Debug, Default)]

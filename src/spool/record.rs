@@ -1,4 +1,4 @@
-//! What is known of a mail besides its bytes.
+//! What is stored about a mail besides its bytes.
 
 use serde::{Deserialize, Serialize};
 

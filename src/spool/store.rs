@@ -1,5 +1,4 @@
-//! What the keyed spool needs from what keeps its bytes: ordered keys, and commits that are whole
-//! or not at all.
+//! What the keyed spool needs from the store below it: ordered keys, and atomic commits.
 
 use std::ops::ControlFlow;
 
@@ -9,7 +8,7 @@ use super::SpoolError;
 pub(super) type Batch = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
 /// Looks at a key and its value, and says whether to go on.
-pub(super) type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+pub(super) type Visitor<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
 
 /// Which way to walk.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -26,7 +25,8 @@ pub(super) trait Store: Send + Sync + 'static {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, SpoolError>;
 
     /// Walks the keys from `from` (included) to `to` (excluded).
-    fn walk(&self, from: &[u8], to: &[u8], way: Walk, visit: Visit<'_>) -> Result<(), SpoolError>;
+    fn walk(&self, from: &[u8], to: &[u8], way: Walk, visit: Visitor<'_>)
+    -> Result<(), SpoolError>;
 
     /// Writes a batch, whole or not at all. Readers see it at once; it is kept after the next
     /// [`flush`](Store::flush) or [`sync`](Store::sync).

@@ -1,4 +1,5 @@
-//! Who is not to get mail, and why. Asked when a mail is accepted and again before it is sent.
+//! The addresses that get no mail, and why. Checked when a mail is accepted and again before it is
+//! sent.
 //!
 //! *Invariant:* what was added is as safe as a receipt when the call returns; asking for a few
 //! addresses costs the same however many are kept.

@@ -1,5 +1,5 @@
-//! All that a spool keeps, part by part, on its way into a spool of another kind. One that no
-//! service has open tells its parts; an empty one takes them.
+//! The contents of a spool, in parts, while they are copied into a spool of another kind. Neither
+//! spool may be open in a service.
 //!
 //! *Invariant:* what was told is there, or the copy fails and leaves nothing that a service would
 //! open.
@@ -82,7 +82,7 @@ impl Part {
 
 /// What a copy took over.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Copied {
+pub struct CopyReport {
     /// Mails.
     pub mails: u64,
     /// Their deliveries.
@@ -97,7 +97,7 @@ pub struct Copied {
     pub left: Vec<String>,
 }
 
-impl Copied {
+impl CopyReport {
     /// A part was taken over.
     pub(super) fn count(&mut self, part: &Part) {
         match part {

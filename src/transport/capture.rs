@@ -14,7 +14,7 @@ use crate::mail::{Address, MailId};
 use crate::private;
 
 /// How many mails are remembered; the oldest are forgotten first.
-const REMEMBERED: usize = 1000;
+const REMEMBERED_MAILS: usize = 1000;
 
 /// One captured mail.
 #[derive(Clone, Debug)]
@@ -80,7 +80,7 @@ impl Connection for Capture {
         }
 
         let mut kept = self.kept.lock();
-        if kept.len() >= REMEMBERED {
+        if kept.len() >= REMEMBERED_MAILS {
             kept.pop_front();
         }
 

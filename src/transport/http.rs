@@ -38,7 +38,7 @@ use super::{RelayError, TimeOuts};
 /// The most bytes of an answer that are read.
 const MAX_ANSWER: usize = 64 * 1024;
 /// How long an unused connection is kept.
-const IDLE: Duration = Duration::from_secs(20);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A client with its pool of connections. Clones share it.
 #[derive(Clone)]
@@ -103,7 +103,7 @@ pub(crate) enum RequestProgress {
 
 /// A request that was not answered.
 #[derive(Clone, Debug)]
-pub(crate) struct Unanswered {
+pub(crate) struct RequestFailure {
     pub reached: RequestProgress,
     pub reason: String,
 }
@@ -140,7 +140,7 @@ impl HttpClient {
             .enable_all_versions()
             .wrap_connector(connector);
         let client = Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(IDLE)
+            .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_timer(hyper_util::rt::TokioTimer::new())
             .build(connector);
 
@@ -156,10 +156,10 @@ impl HttpClient {
     ///
     /// # Errors
     /// Where no whole answer came.
-    pub async fn post(&self, post: Post) -> Result<HttpAnswer, Unanswered> {
+    pub async fn post(&self, post: Post) -> Result<HttpAnswer, RequestFailure> {
         let progress = Arc::new(Progress::default());
         let (head, body) = self.exchange(post, &progress).await?;
-        let fail = |reason: String| Unanswered {
+        let fail = |reason: String| RequestFailure {
             reached: progress.reached(),
             reason,
         };
@@ -184,12 +184,12 @@ impl HttpClient {
         &self,
         post: Post,
         within: Duration,
-    ) -> Result<HttpAnswer, Unanswered> {
+    ) -> Result<HttpAnswer, RequestFailure> {
         let progress: Arc<Progress> = Arc::default();
         let head = self.head(post.request(&progress), &progress);
         let Ok(answered) = timeout(within, head).await else {
             let span = humantime::format_duration(within);
-            return Err(Unanswered {
+            return Err(RequestFailure {
                 reached: progress.reached(),
                 reason: format!("there was no answer within {span}"),
             });
@@ -205,7 +205,7 @@ impl HttpClient {
     /// # Errors
     /// As [`HttpClient::post`].
     #[cfg(feature = "server")]
-    pub async fn get(&self, url: String) -> Result<HttpAnswer, Unanswered> {
+    pub async fn get(&self, url: String) -> Result<HttpAnswer, RequestFailure> {
         let progress = Arc::new(Progress::default());
         let nothing = Post {
             url,
@@ -221,7 +221,7 @@ impl HttpClient {
             request
         });
         let (head, body) = self.answer(asked, &progress).await?;
-        let body = body.map_err(|reason| Unanswered {
+        let body = body.map_err(|reason| RequestFailure {
             reached: progress.reached(),
             reason,
         })?;
@@ -234,7 +234,7 @@ impl HttpClient {
         &self,
         post: Post,
         progress: &Arc<Progress>,
-    ) -> Result<(Parts, Result<Bytes, String>), Unanswered> {
+    ) -> Result<(Parts, Result<Bytes, String>), RequestFailure> {
         self.answer(post.request(progress), progress).await
     }
 
@@ -242,7 +242,7 @@ impl HttpClient {
         &self,
         request: Result<Request<Upload>, String>,
         progress: &Arc<Progress>,
-    ) -> Result<(Parts, Result<Bytes, String>), Unanswered> {
+    ) -> Result<(Parts, Result<Bytes, String>), RequestFailure> {
         let (head, body) = self.head(request, progress).await?.into_parts();
         Ok((head, self.body(body).await))
     }
@@ -252,8 +252,8 @@ impl HttpClient {
         &self,
         request: Result<Request<Upload>, String>,
         progress: &Arc<Progress>,
-    ) -> Result<Response<Incoming>, Unanswered> {
-        let refuse = |reason| Unanswered {
+    ) -> Result<Response<Incoming>, RequestFailure> {
+        let refuse = |reason| RequestFailure {
             reached: RequestProgress::Nothing,
             reason,
         };
@@ -265,7 +265,7 @@ impl HttpClient {
             self.reach.check(address).map_err(refuse)?;
         }
 
-        let fail = |reason: String| Unanswered {
+        let fail = |reason: String| RequestFailure {
             reached: progress.reached(),
             reason,
         };
@@ -417,7 +417,7 @@ impl Progress {
 }
 
 /// How many bytes of a body are handed over at a time.
-const PART: usize = 64 * 1024;
+const PART_BYTES: usize = 64 * 1024;
 
 /// A body that knows how far it was taken. Handed over is more than sent, so it errs to the side of
 /// doubt.
@@ -437,7 +437,7 @@ impl Body for Upload {
         let Some(mut rest) = self.bytes.take() else {
             return Poll::Ready(None);
         };
-        let part = rest.split_to(rest.len().min(PART));
+        let part = rest.split_to(rest.len().min(PART_BYTES));
         if rest.is_empty() {
             self.progress.reach(2);
         } else {

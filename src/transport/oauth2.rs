@@ -25,11 +25,11 @@ use super::{RelayError, TimeOuts};
 use crate::mail::{Timestamp, seconds};
 
 /// So long before it ends a token is replaced.
-const EARLY: Duration = Duration::from_secs(120);
+const RENEW_BEFORE: Duration = Duration::from_secs(120);
 /// How long a token is good for where its server does not say; RFC 6749 §5.1 leaves it open.
 const DEFAULT_LIFE: Duration = Duration::from_secs(600);
 /// How long our own assertion is good for; Google takes no more (and the clock may be off).
-const ASSERTION_LIFE: i64 = 3600;
+const ASSERTION_LIFETIME: i64 = 3600;
 
 /// How a token is asked for.
 #[derive(Clone)]
@@ -188,7 +188,7 @@ impl Source {
         if let Some((token, until)) = &state.token {
             let is_refused =
                 refused.is_some_and(|refused| refused.expose_secret() == token.expose_secret());
-            if !is_refused && Instant::now() + EARLY < *until {
+            if !is_refused && Instant::now() + RENEW_BEFORE < *until {
                 return Ok(token.expose_secret().to_owned());
             }
         }
@@ -216,7 +216,7 @@ impl Source {
         }
 
         // One whose life is shorter than what we call early is used for half of it.
-        let life = granted.life.max(EARLY + granted.life / 2);
+        let life = granted.life.max(RENEW_BEFORE + granted.life / 2);
         state.token = Some((granted.token.clone().into(), Instant::now() + life));
         Ok(granted.token)
     }
@@ -307,7 +307,7 @@ impl Source {
             "iss": issuer,
             "aud": self.request.token_url,
             "iat": now,
-            "exp": now + ASSERTION_LIFE,
+            "exp": now + ASSERTION_LIFETIME,
         });
 
         if let Some(subject) = subject {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use url::Url;
 
-use super::dkim::{Dkim, Rewriting, Signing};
+use super::dkim::{Dkim, Rewriting, SigningTransport};
 use super::smtp::Smtp;
 use super::{Auth, Capture, Security, Server, TimeOuts, Transport};
 use crate::mail::seconds;
@@ -394,7 +394,11 @@ impl Relay {
             _ if matches!(&self.kind, Kind::Api(server) if !server.takes_the_message()) => {
                 transport
             }
-            Some(dkim) => Arc::new(Signing::new(Arc::clone(dkim), self.rewriting(), transport)),
+            Some(dkim) => Arc::new(SigningTransport::new(
+                Arc::clone(dkim),
+                self.rewriting(),
+                transport,
+            )),
             None => transport,
         })
     }

@@ -7,7 +7,7 @@ use postrider::transport::dkim::Dkim;
 use postrider::{Dispatcher, Envelope, Mail};
 
 use crate::common::dkim::{generate, odd_messages, signer, verified};
-use crate::common::postfix::{Postfix, Wants};
+use crate::common::postfix::{LoginRequirement, Postfix};
 use crate::real_relay::{PASSWORD, Sink, relay};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -18,7 +18,12 @@ async fn signatures_hold_after_a_way_through_postfix() {
     let both = Dkim::new(vec![signer(&rsa, "s1"), signer(&ed25519, "s2")]);
 
     let sink = Sink::start();
-    let postfix = Postfix::start(Wants::LoginUnderTls, "app", PASSWORD, sink.address());
+    let postfix = Postfix::start(
+        LoginRequirement::LoginUnderTls,
+        "app",
+        PASSWORD,
+        sink.address(),
+    );
     let engine = Dispatcher::builder()
         .relay(relay("smtp+starttls", &postfix, PASSWORD).dkim(Arc::new(both)))
         .spool_in_memory()

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::common::postfix::{Postfix, Wants};
+use crate::common::postfix::{LoginRequirement, Postfix};
 use crate::common::real_servers::RealServer;
 use crate::common::{mail, mail_to};
 use futures::StreamExt;
@@ -16,7 +16,7 @@ use postrider::transport::Auth;
 use postrider::{Dispatcher, Drain, EventItem, EventKind, MailStatus, Relay, seconds};
 
 /// Nothing here takes this long unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(40);
+const WAIT_LIMIT: Duration = Duration::from_secs(40);
 const USER: &str = "app@relay.example";
 pub(crate) const PASSWORD: &str = "se:cr et";
 
@@ -62,7 +62,7 @@ impl Sink {
                 return messages;
             }
             let came = messages.len();
-            assert!(begun.elapsed() < PATIENCE, "{came} of {count} came");
+            assert!(begun.elapsed() < WAIT_LIMIT, "{came} of {count} came");
             before = messages;
             tokio::time::sleep(Duration::from_millis(1000)).await;
         }
@@ -86,7 +86,7 @@ impl Sink {
                 return counts;
             }
             assert!(
-                begun.elapsed() < PATIENCE,
+                begun.elapsed() < WAIT_LIMIT,
                 "of {} messages: {counts:?}",
                 messages.len()
             );
@@ -148,7 +148,7 @@ async fn why_down(postrider: &Dispatcher) -> String {
         }
     };
 
-    tokio::time::timeout(PATIENCE, waiting)
+    tokio::time::timeout(WAIT_LIMIT, waiting)
         .await
         .expect("the relay is never down")
 }
@@ -156,7 +156,12 @@ async fn why_down(postrider: &Dispatcher) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn mail_goes_through_a_real_postfix_under_tls_and_a_login_and_arrives_once() {
     let sink = Sink::start();
-    let postfix = Postfix::start(Wants::LoginUnderTls, "app", PASSWORD, sink.address());
+    let postfix = Postfix::start(
+        LoginRequirement::LoginUnderTls,
+        "app",
+        PASSWORD,
+        sink.address(),
+    );
     let spool = tempfile::tempdir().unwrap();
 
     // As it is written in a configuration, percent signs included.
@@ -189,7 +194,7 @@ async fn mail_goes_through_a_real_postfix_under_tls_and_a_login_and_arrives_once
     }
 
     for id in &ids {
-        let status = tokio::time::timeout(PATIENCE, postrider.wait(*id))
+        let status = tokio::time::timeout(WAIT_LIMIT, postrider.wait(*id))
             .await
             .unwrap()
             .unwrap();
@@ -231,7 +236,12 @@ async fn mail_goes_through_a_real_postfix_under_tls_and_a_login_and_arrives_once
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_password_at_a_real_postfix_costs_no_attempt_and_no_mail() {
     let sink = Sink::start();
-    let postfix = Postfix::start(Wants::LoginUnderTls, "app", PASSWORD, sink.address());
+    let postfix = Postfix::start(
+        LoginRequirement::LoginUnderTls,
+        "app",
+        PASSWORD,
+        sink.address(),
+    );
     let spool = tempfile::tempdir().unwrap();
     let wrong = start(
         relay("smtp+starttls", &postfix, "not the password"),
@@ -250,7 +260,7 @@ async fn a_wrong_password_at_a_real_postfix_costs_no_attempt_and_no_mail() {
     drop(wrong);
 
     let right = start(relay("smtp+starttls", &postfix, PASSWORD), spool.path()).await;
-    let status = tokio::time::timeout(PATIENCE, right.wait(id))
+    let status = tokio::time::timeout(WAIT_LIMIT, right.wait(id))
         .await
         .unwrap()
         .unwrap();
@@ -264,14 +274,19 @@ async fn a_wrong_password_at_a_real_postfix_costs_no_attempt_and_no_mail() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_login_is_sent_to_a_real_postfix_that_offers_no_starttls() {
     let sink = Sink::start();
-    let postfix = Postfix::start(Wants::LoginInTheClear, "app", PASSWORD, sink.address());
+    let postfix = Postfix::start(
+        LoginRequirement::LoginInTheClear,
+        "app",
+        PASSWORD,
+        sink.address(),
+    );
     let spool = tempfile::tempdir().unwrap();
     let postrider = start(relay("smtp+starttls", &postfix, PASSWORD), spool.path()).await;
     let id = no_login_is_shown(postrider, &postfix, "does not offer STARTTLS").await;
 
     // The same server takes the login of those who ask for plain SMTP, so it could have been sent.
     let plain = start(relay("smtp", &postfix, PASSWORD), spool.path()).await;
-    let status = tokio::time::timeout(PATIENCE, plain.wait(id))
+    let status = tokio::time::timeout(WAIT_LIMIT, plain.wait(id))
         .await
         .unwrap()
         .unwrap();
@@ -289,7 +304,12 @@ async fn no_login_is_sent_to_a_real_postfix_that_offers_no_starttls() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_postfix_that_wants_tls_is_shown_no_login_without_it() {
     let sink = Sink::start();
-    let postfix = Postfix::start(Wants::LoginUnderTls, "app", PASSWORD, sink.address());
+    let postfix = Postfix::start(
+        LoginRequirement::LoginUnderTls,
+        "app",
+        PASSWORD,
+        sink.address(),
+    );
     let spool = tempfile::tempdir().unwrap();
     let postrider = start(relay("smtp", &postfix, PASSWORD), spool.path()).await;
     no_login_is_shown(postrider, &postfix, "does not offer AUTH").await;
@@ -321,7 +341,7 @@ async fn log_once_gone(postfix: &Postfix) -> String {
             return log;
         }
         assert!(
-            begun.elapsed() < PATIENCE,
+            begun.elapsed() < WAIT_LIMIT,
             "somebody stays connected: {log}"
         );
         tokio::time::sleep(Duration::from_millis(20)).await;

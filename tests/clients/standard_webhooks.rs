@@ -8,7 +8,7 @@ use postrider::{Dispatcher, Mail, Notices, Relay, Webhook};
 use serde_json::json;
 use tokio::process::Command;
 
-use crate::common::{ReceivedCall, Receiver, Says};
+use crate::common::{ReceivedCall, Receiver, Response};
 
 const OLD: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 const NEW: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwAAAAAAAA";
@@ -58,8 +58,8 @@ async fn the_specifications_own_library_verifies_each_try_with_the_old_and_the_n
     let builder = Dispatcher::builder().relay(relay).spool_in_memory();
     let postrider = builder.start().await.unwrap();
     let receiver = Receiver::answering(|_, n| match n {
-        0 => Says::Status(500),
-        _ => Says::Status(200),
+        0 => Response::Status(500),
+        _ => Response::Status(200),
     })
     .await;
     let notices = Notices::of(&postrider);

@@ -22,7 +22,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 /// Nothing in these tests takes this long unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_LIMIT: Duration = Duration::from_secs(20);
 
 /// A certificate for `localhost` and `127.0.0.1`, which is its own authority, and where it lies.
 pub struct Certificate {
@@ -132,7 +132,9 @@ impl Door {
 
     /// What has left the engine so far, once all that is due has.
     pub async fn sent(&self) -> Vec<Captured> {
-        timeout(PATIENCE, self.postrider.wait_idle()).await.unwrap();
+        timeout(WAIT_LIMIT, self.postrider.wait_idle())
+            .await
+            .unwrap();
         self.capture.captured()
     }
 
@@ -150,7 +152,7 @@ impl Door {
     /// Waits until every connection is closed.
     pub async fn shut(self) {
         self.begin_shutdown();
-        timeout(PATIENCE, self.serving).await.unwrap().unwrap();
+        timeout(WAIT_LIMIT, self.serving).await.unwrap().unwrap();
         self.postrider
             .shutdown(Drain::within(seconds(5)))
             .await
@@ -221,7 +223,7 @@ impl Client {
         let mut reply = String::new();
         loop {
             let start = reply.len();
-            match timeout(PATIENCE, self.wire.read_line(&mut reply))
+            match timeout(WAIT_LIMIT, self.wire.read_line(&mut reply))
                 .await
                 .expect("an answer within the time")
             {
@@ -308,7 +310,7 @@ async fn handshake<S: Wire>(
 
     let name = ServerName::try_from("localhost").unwrap();
     timeout(
-        PATIENCE,
+        WAIT_LIMIT,
         TlsConnector::from(Arc::new(config)).connect(name, stream),
     )
     .await

@@ -14,7 +14,7 @@ use super::FakeSmtp;
 use super::TestSpool;
 
 /// How long anything may take before a test gives up.
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_LIMIT: Duration = Duration::from_secs(30);
 
 /// A small mail to this address.
 pub fn mail_to(to: &str) -> MailBuilder {
@@ -74,7 +74,7 @@ pub async fn becomes(postrider: &Dispatcher, id: MailId, state: &str) -> MailSta
         }
     };
 
-    match tokio::time::timeout(PATIENCE, waiting).await {
+    match tokio::time::timeout(WAIT_LIMIT, waiting).await {
         Ok(status) => status,
         Err(_) => panic!("never {state}: {:#?}", postrider.status(id).await),
     }
@@ -88,7 +88,7 @@ pub async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
         }
     };
     assert!(
-        tokio::time::timeout(PATIENCE, waiting).await.is_ok(),
+        tokio::time::timeout(WAIT_LIMIT, waiting).await.is_ok(),
         "never: {what}"
     );
 }
@@ -105,7 +105,7 @@ pub async fn as_time_passes<T>(clock: &Clock, coming: impl Future<Output = T>) -
     tokio::select! {
         come = coming => come,
         () = passing => unreachable!("time has no end"),
-        () = tokio::time::sleep(PATIENCE) => panic!("it never came"),
+        () = tokio::time::sleep(WAIT_LIMIT) => panic!("it never came"),
     }
 }
 
@@ -132,7 +132,7 @@ impl EventLog {
 
     /// The next item.
     pub async fn item(&mut self) -> EventItem {
-        let next = tokio::time::timeout(PATIENCE, self.0.next()).await;
+        let next = tokio::time::timeout(WAIT_LIMIT, self.0.next()).await;
         next.expect("nothing more is told")
             .expect("the stream has no end")
     }

@@ -6,7 +6,8 @@
 //!     .rule(Rule::at(Step::Rcpt).to("bob@").act(Act::reply(550, "5.1.1 no such user")))
 //!     .rule(Rule::at(Step::FinalDot).first(2).act(Act::Cut))
 //!     .start().await;
-//! Relay::smtp(&server.url())?;               // or url_with("smtp+starttls", "user:password") and ca_file()
+//! // Or url_with("smtp+starttls", "user:password") and ca_file().
+//! Relay::smtp(&server.url())?;
 //! server.mails_arrive(3).await;                        // waits, and panics after half a minute
 //! ```
 //!

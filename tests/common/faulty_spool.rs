@@ -22,7 +22,7 @@ use tokio::sync::{Notify, watch};
 
 /// What a method that a test lets fail does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
+pub enum Fault {
     Errs,
     Panics,
 }
@@ -37,7 +37,7 @@ pub struct FaultySpool {
     pub failing: AtomicBool,
     held: watch::Sender<bool>,
     /// How often each method is to fail, and how.
-    faults: Mutex<HashMap<&'static str, (u32, How)>>,
+    faults: Mutex<HashMap<&'static str, (u32, Fault)>>,
     /// How often each method was called.
     calls: Mutex<HashMap<&'static str, u64>>,
     /// The routes that cannot be claimed from.
@@ -59,7 +59,7 @@ impl FaultySpool {
     }
 
     /// From now on this method fails so often.
-    pub fn fails(&self, method: &'static str, times: u32, how: How) {
+    pub fn fails(&self, method: &'static str, times: u32, how: Fault) {
         self.faults.lock().insert(method, (times, how));
     }
 
@@ -82,7 +82,7 @@ impl FaultySpool {
             }
             _ => return Ok(()),
         };
-        assert!(how != How::Panics, "{method} was told to panic");
+        assert!(how != Fault::Panics, "{method} was told to panic");
         Err(SpoolError::Unreadable("input/output error".into()))
     }
 

@@ -11,9 +11,9 @@ pub mod dkim;
 #[cfg(feature = "server")]
 pub mod door;
 pub mod engine;
+pub mod erratic_relay;
 pub mod fake_smtp;
 pub mod faulty_spool;
-pub mod moody_relay;
 pub mod names;
 #[cfg(target_os = "linux")]
 pub mod postfix;
@@ -35,12 +35,12 @@ pub use engine::{
     EventLog, a_moment, as_time_passes, becomes, engine, eventually, mail, mail_to, relay_at,
     steady, submit,
 };
+pub use erratic_relay::erratic_relay;
 pub use fake_smtp::{Act, FakeSmtp, Moment, Received, Rule, Step};
 pub use faulty_spool::FaultySpool;
-pub use moody_relay::moody_relay;
 pub use names::Names;
 #[cfg(feature = "notify")]
-pub use receiver::{ReceivedCall, Receiver, Says};
+pub use receiver::{ReceivedCall, Receiver, Response};
 pub use scripted_relay::ScriptedRelay;
 pub use test_spool::TestSpool;
 

@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 use super::real_servers::is_root;
 
 /// Nothing that is done to it takes this long.
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_LIMIT: Duration = Duration::from_secs(20);
 /// Where its users are.
 const REALM: &str = "relay.example";
 
 /// What it wants before it takes a mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wants {
+pub enum LoginRequirement {
     /// STARTTLS, and a login under it.
     LoginUnderTls,
     /// A login, without offering STARTTLS.
@@ -35,7 +35,7 @@ pub struct Postfix {
 
 impl Postfix {
     /// One that knows this user and hands its mail on to `next`.
-    pub fn start(wants: Wants, user: &str, password: &str, next: SocketAddr) -> Self {
+    pub fn start(wants: LoginRequirement, user: &str, password: &str, next: SocketAddr) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .unwrap()
@@ -57,7 +57,7 @@ impl Postfix {
         let begun = Instant::now();
         while TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err() {
             assert!(
-                begun.elapsed() < PATIENCE,
+                begun.elapsed() < WAIT_LIMIT,
                 "postfix does not listen on {address}: {}",
                 postfix.log()
             );
@@ -81,7 +81,7 @@ impl Postfix {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    fn configure(&self, wants: Wants, next: SocketAddr) {
+    fn configure(&self, wants: LoginRequirement, next: SocketAddr) {
         let dir = self.dir.path();
         for name in ["conf/sasl", "queue", "data"] {
             fs::create_dir_all(dir.join(name)).unwrap();
@@ -89,8 +89,8 @@ impl Postfix {
 
         let at = dir.display();
         let (tls, auth_only) = match wants {
-            Wants::LoginUnderTls => ("encrypt", "yes"),
-            Wants::LoginInTheClear => ("none", "no"),
+            LoginRequirement::LoginUnderTls => ("encrypt", "yes"),
+            LoginRequirement::LoginInTheClear => ("none", "no"),
         };
 
         let mut main = format!(

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// How the network is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Line {
+enum NetworkState {
     Whole,
     /// Connections end, and none is made.
     Cut,
@@ -23,7 +23,7 @@ pub struct Proxy {
 }
 
 struct State {
-    line: Line,
+    line: NetworkState,
     open: Vec<TcpStream>,
     /// How often the connections that there were have been lost.
     losses: usize,
@@ -35,7 +35,7 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
         let own = listener.local_addr().expect("bound").port();
         let state = Arc::new(Mutex::new(State {
-            line: Line::Whole,
+            line: NetworkState::Whole,
             open: Vec::new(),
             losses: 0,
         }));
@@ -43,7 +43,7 @@ impl Proxy {
         let shared = Arc::clone(&state);
         std::thread::spawn(move || {
             for near in listener.incoming().map_while(Result::ok) {
-                if shared.lock().unwrap().line == Line::Cut {
+                if shared.lock().unwrap().line == NetworkState::Cut {
                     continue;
                 }
                 let Ok(far) = TcpStream::connect(("127.0.0.1", port)) else {
@@ -71,7 +71,7 @@ impl Proxy {
     /// Ends every connection, and lets none be made.
     pub fn cut(&self) {
         let mut state = self.state.lock().unwrap();
-        state.line = Line::Cut;
+        state.line = NetworkState::Cut;
         for open in state.open.drain(..) {
             let _ = open.shutdown(Shutdown::Both);
         }
@@ -79,7 +79,7 @@ impl Proxy {
 
     /// Holds back whatever is said, as a network does that loses everything.
     pub fn silence(&self) {
-        self.state.lock().unwrap().line = Line::Silent;
+        self.state.lock().unwrap().line = NetworkState::Silent;
     }
 
     /// Loses the connections that there are, as a firewall does that has forgotten them: nothing
@@ -91,12 +91,12 @@ impl Proxy {
     /// Lets everything through again; what was silent is over.
     pub fn mend(&self) {
         let mut state = self.state.lock().unwrap();
-        if state.line == Line::Silent {
+        if state.line == NetworkState::Silent {
             for open in state.open.drain(..) {
                 let _ = open.shutdown(Shutdown::Both);
             }
         }
-        state.line = Line::Whole;
+        state.line = NetworkState::Whole;
     }
 }
 
@@ -110,7 +110,7 @@ fn pass(from: &TcpStream, to: &TcpStream, state: &Arc<Mutex<State>>) {
     let losses = state.lock().unwrap().losses;
     let is_held_back = move || {
         let state = state.lock().unwrap();
-        state.line == Line::Silent || state.losses != losses
+        state.line == NetworkState::Silent || state.losses != losses
     };
     std::thread::spawn(move || {
         let mut bytes = vec![0; 64 * 1024];

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 /// Nothing in these tests takes this long unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_LIMIT: Duration = Duration::from_secs(30);
 
 /// One call.
 #[derive(Clone, Debug)]
@@ -46,7 +46,7 @@ impl ReceivedCall {
 
 /// How a call is answered.
 #[derive(Clone, Debug)]
-pub enum Says {
+pub enum Response {
     Status(u16),
     /// With a header line.
     With(u16, String),
@@ -56,7 +56,7 @@ pub enum Says {
     Drops(&'static str),
 }
 
-type Script = Arc<dyn Fn(&ReceivedCall, usize) -> Says + Send + Sync>;
+type Script = Arc<dyn Fn(&ReceivedCall, usize) -> Response + Send + Sync>;
 
 /// Listens, and writes down who calls.
 pub struct Receiver {
@@ -75,19 +75,19 @@ impl Drop for Receiver {
 impl Receiver {
     /// One that takes everything.
     pub async fn start() -> Self {
-        Receiver::answering(|_, _| Says::Status(204)).await
+        Receiver::answering(|_, _| Response::Status(204)).await
     }
 
     /// One that answers by this, which is given the call and how many there were before it.
     pub async fn answering(
-        script: impl Fn(&ReceivedCall, usize) -> Says + Send + Sync + 'static,
+        script: impl Fn(&ReceivedCall, usize) -> Response + Send + Sync + 'static,
     ) -> Self {
         Receiver::at(SocketAddr::from(([127, 0, 0, 1], 0)), script).await
     }
 
     pub async fn at(
         address: SocketAddr,
-        script: impl Fn(&ReceivedCall, usize) -> Says + Send + Sync + 'static,
+        script: impl Fn(&ReceivedCall, usize) -> Response + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let mut receiver = Receiver {
@@ -111,7 +111,10 @@ impl Receiver {
     }
 
     /// Answers by this from now on.
-    pub fn answers(&self, script: impl Fn(&ReceivedCall, usize) -> Says + Send + Sync + 'static) {
+    pub fn answers(
+        &self,
+        script: impl Fn(&ReceivedCall, usize) -> Response + Send + Sync + 'static,
+    ) {
         *self.script.lock() = Arc::new(script);
     }
 
@@ -133,7 +136,7 @@ impl Receiver {
     pub async fn comes_to(&self, count: usize) -> Vec<ReceivedCall> {
         let mut calls = self.calls.subscribe();
         let come = calls.wait_for(|calls| calls.len() >= count);
-        match tokio::time::timeout(PATIENCE, come).await {
+        match tokio::time::timeout(WAIT_LIMIT, come).await {
             Ok(calls) => calls.unwrap().clone(),
             Err(_) => panic!("{count} calls never came: {:#?}", self.calls()),
         }
@@ -182,10 +185,10 @@ async fn serve(
         let says = script(&called, calls.borrow().len());
         calls.send_modify(|calls| calls.push(called));
         let (status, more) = match says {
-            Says::Status(status) => (status, String::new()),
-            Says::With(status, line) => (status, format!("{line}\r\n")),
-            Says::Nothing => std::future::pending().await,
-            Says::Drops(begin) => {
+            Response::Status(status) => (status, String::new()),
+            Response::With(status, line) => (status, format!("{line}\r\n")),
+            Response::Nothing => std::future::pending().await,
+            Response::Drops(begin) => {
                 stream.write_all(begin.as_bytes()).await?;
                 loop {
                     stream.write_all(b"x").await?;

@@ -13,10 +13,10 @@ use postrider::{MailId, Relay};
 use tokio::sync::{Semaphore, watch};
 
 /// How long a test waits for what must come.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const WAIT_LIMIT: Duration = Duration::from_secs(30);
 
 /// As many permits as will ever be needed.
-const PLENTY: usize = 10_000_000;
+const PERMITS: usize = 10_000_000;
 
 type Answer = dyn Fn(&Transaction) -> Outcome + Send + Sync;
 
@@ -121,7 +121,7 @@ impl ScriptedRelay {
 
     /// Holds nothing back from now on.
     pub fn let_go(&self) {
-        self.0.permits.add_permits(PLENTY);
+        self.0.permits.add_permits(PERMITS);
     }
 
     /// Waits until so many sends were begun, and returns their first recipients in order.
@@ -129,7 +129,7 @@ impl ScriptedRelay {
         let mut begun = self.0.begun.subscribe();
         let enough = begun.wait_for(|all| all.len() >= count);
         // What it gives is a lock: held any longer, it and a sender would wait for each other.
-        let were_enough = tokio::time::timeout(PATIENCE, enough).await.is_ok();
+        let were_enough = tokio::time::timeout(WAIT_LIMIT, enough).await.is_ok();
         assert!(were_enough, "of {count} only {:?} were begun", self.begun());
         self.begun()
     }
@@ -138,7 +138,7 @@ impl ScriptedRelay {
     pub async fn takes(&self, count: usize) {
         let mut taken = self.0.taken.subscribe();
         let enough = taken.wait_for(|all| all.len() >= count);
-        let were_enough = tokio::time::timeout(PATIENCE, enough).await.is_ok();
+        let were_enough = tokio::time::timeout(WAIT_LIMIT, enough).await.is_ok();
         assert!(
             were_enough,
             "{} of {count} mails were taken",
@@ -191,7 +191,7 @@ impl ScriptedRelay {
             }
         };
         assert!(
-            tokio::time::timeout(PATIENCE, gone).await.is_ok(),
+            tokio::time::timeout(WAIT_LIMIT, gone).await.is_ok(),
             "an actor still holds the relay"
         );
     }
@@ -205,7 +205,7 @@ impl Transport for ScriptedRelay {
         match greeting {
             Greeting::Welcome => {
                 self.0.open.fetch_add(1, Ordering::SeqCst);
-                Ok(Box::new(Open {
+                Ok(Box::new(ScriptedConnection {
                     script: self.0.clone(),
                     usable: true,
                 }))
@@ -217,13 +217,13 @@ impl Transport for ScriptedRelay {
     }
 }
 
-struct Open {
+struct ScriptedConnection {
     script: Arc<Script>,
     usable: bool,
 }
 
 #[async_trait]
-impl Connection for Open {
+impl Connection for ScriptedConnection {
     async fn send(&mut self, mail: &Transaction, _next: Option<&Transaction>) -> Vec<Outcome> {
         let script = &self.script;
         // What is remembered holds nobody's engine.
@@ -260,7 +260,7 @@ impl Connection for Open {
     }
 }
 
-impl Drop for Open {
+impl Drop for ScriptedConnection {
     fn drop(&mut self) {
         self.script.open.fetch_sub(1, Ordering::SeqCst);
     }

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 /// Nothing that is asked of it takes this long unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(40);
+const WAIT_LIMIT: Duration = Duration::from_secs(40);
 
 /// The binary's `run` in this directory, with this configuration.
 pub fn configured(dir: &Path, config: &str) -> Command {
@@ -128,7 +128,7 @@ impl Service {
             let ended = self.child.try_wait().unwrap();
             assert!(ended.is_none(), "it ended with {ended:?}: {}", self.log());
             assert!(
-                begun.elapsed() < PATIENCE,
+                begun.elapsed() < WAIT_LIMIT,
                 "it does not say {words}: {}",
                 self.log()
             );
@@ -187,7 +187,7 @@ impl Service {
             while self.state(id) != state {
                 let last = self.get(&format!("/v1/mails/{id}"));
                 assert!(
-                    begun.elapsed() < PATIENCE,
+                    begun.elapsed() < WAIT_LIMIT,
                     "{id} is never {state}: {last:?}\n{}",
                     self.log()
                 );
@@ -271,7 +271,7 @@ impl Service {
                 return status;
             }
             assert!(
-                begun.elapsed() < PATIENCE,
+                begun.elapsed() < WAIT_LIMIT,
                 "it does not end: {}",
                 self.log()
             );
@@ -331,7 +331,7 @@ pub fn try_call(
     body: &str,
 ) -> std::io::Result<Answer> {
     let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(WAIT_LIMIT))?;
     let length = body.len();
 
     let head = "Host: localhost\r\nContent-Type: application/json\r\nConnection: close";
@@ -368,7 +368,7 @@ pub fn submit(address: SocketAddr, to: &str) -> std::io::Result<String> {
 
 /// The same, over a connection that is there.
 pub fn submit_over(stream: TcpStream, to: &str) -> std::io::Result<String> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(WAIT_LIMIT))?;
     let mut answers = BufReader::new(stream.try_clone()?);
     let mut next = || loop {
         let mut line = String::new();

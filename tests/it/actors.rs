@@ -7,7 +7,7 @@ use std::panic::Location;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::common::scripted_relay::{Greeting, PATIENCE};
+use crate::common::scripted_relay::{Greeting, WAIT_LIMIT};
 use crate::common::{ScriptedRelay, TestSpool};
 use postrider::delivery::DeadReason;
 use postrider::policy::Jitter;
@@ -62,7 +62,7 @@ async fn accepted(postrider: &Dispatcher, mails: Vec<Mail>) -> Vec<MailId> {
 fn soon<T>(future: impl Future<Output = T>) -> impl Future<Output = T> {
     let caller = Location::caller();
     async move {
-        tokio::time::timeout(PATIENCE, future)
+        tokio::time::timeout(WAIT_LIMIT, future)
             .await
             .unwrap_or_else(|_| panic!("{caller}: it takes too long"))
     }
@@ -93,7 +93,7 @@ async fn restarts_reach(postrider: &Dispatcher, actor: &str, count: u64) {
 
 async fn all_delivered_by_one_attempt(postrider: &Dispatcher, ids: &[MailId]) {
     for id in ids {
-        let Ok(status) = tokio::time::timeout(PATIENCE, postrider.wait(*id)).await else {
+        let Ok(status) = tokio::time::timeout(WAIT_LIMIT, postrider.wait(*id)).await else {
             panic!(
                 "{id} is not delivered: {:#?}, {:#?}",
                 postrider.status(*id).await,

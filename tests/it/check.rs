@@ -11,24 +11,24 @@ use serde_json::Value;
 
 use crate::common::{Cert, FakeSmtp};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_LIMIT: Duration = Duration::from_secs(30);
 const RELAY: &str = "[[relays]]\nname = \"first\"\nurl = \"capture://\"\n";
 
 /// A directory with a configuration, a certificate with its key and the key of another, and an
 /// empty file.
-struct House(tempfile::TempDir);
+struct ConfigDir(tempfile::TempDir);
 
-impl House {
+impl ConfigDir {
     fn new(config: &str) -> Self {
-        let house = House(tempfile::tempdir().unwrap());
+        let dir = ConfigDir(tempfile::tempdir().unwrap());
         for name in ["", "other-"] {
             let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-            house.write(&format!("{name}cert.pem"), &pair.cert.pem());
-            house.write(&format!("{name}key.pem"), &pair.signing_key.serialize_pem());
+            dir.write(&format!("{name}cert.pem"), &pair.cert.pem());
+            dir.write(&format!("{name}key.pem"), &pair.signing_key.serialize_pem());
         }
-        house.write("file", "");
-        house.write("postrider.toml", config);
-        house
+        dir.write("file", "");
+        dir.write("postrider.toml", config);
+        dir
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -91,7 +91,7 @@ impl House {
                 child.stderr.unwrap().read_to_string(&mut told).unwrap();
                 return Err((status.code().unwrap(), told));
             }
-            assert!(begun.elapsed() < PATIENCE, "it neither runs nor ends");
+            assert!(begun.elapsed() < WAIT_LIMIT, "it neither runs nor ends");
         }
     }
 }
@@ -102,7 +102,7 @@ fn code(child: &mut Child, what: &str) -> i32 {
         if let Some(status) = child.try_wait().unwrap() {
             return status.code().unwrap();
         }
-        if begun.elapsed() > PATIENCE {
+        if begun.elapsed() > WAIT_LIMIT {
             child.kill().unwrap();
             panic!("{what} does not end");
         }
@@ -111,21 +111,21 @@ fn code(child: &mut Child, what: &str) -> i32 {
 }
 
 fn both_refuse(config: &str, environment: &[(&str, &str)], key: &str, reason: &str) {
-    let house = House::new(config);
-    let (code, out, err) = house.ends(&["check"], environment);
+    let dir = ConfigDir::new(config);
+    let (code, out, err) = dir.ends(&["check"], environment);
     assert_eq!(code, 2, "check takes this:\n{config}\n{out}{err}");
     let line = err
         .lines()
         .find(|line| line.contains(&format!(": {key}: ")) && line.contains(reason));
     let line = line.unwrap_or_else(|| panic!("{key} and {reason:?} are not told:\n{err}"));
 
-    let (code, told) = house
+    let (code, told) = dir
         .runs(environment)
         .expect_err(&format!("run takes what check refuses:\n{config}"));
     assert_eq!(code, 2, "{told}");
     assert!(told.contains(line), "run says\n{told}and check\n{err}");
 
-    let (code, out, _) = house.ends(&["check", "--json"], environment);
+    let (code, out, _) = dir.ends(&["check", "--json"], environment);
     let found: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, &found["ok"]), (2, &Value::Bool(false)), "{out}");
 
@@ -140,13 +140,13 @@ fn both_refuse(config: &str, environment: &[(&str, &str)], key: &str, reason: &s
 }
 
 fn both_take(config: &str, environment: &[(&str, &str)]) {
-    let house = House::new(config);
-    let (code, out, err) = house.ends(&["check"], environment);
+    let dir = ConfigDir::new(config);
+    let (code, out, err) = dir.ends(&["check"], environment);
     assert_eq!((code, err.as_str()), (0, ""), "{config}\n{out}{err}");
-    let (code, out, _) = house.ends(&["check", "--json"], environment);
+    let (code, out, _) = dir.ends(&["check", "--json"], environment);
     let found: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, &found["ok"]), (0, &Value::Bool(true)), "{out}");
-    if let Err((code, told)) = house.runs(environment) {
+    if let Err((code, told)) = dir.runs(environment) {
         panic!("run refuses what check takes ({code}):\n{config}\n{told}");
     }
 }
@@ -393,9 +393,9 @@ fn a_port_that_somebody_has_is_told_with_file_and_key_and_may_be_free_later() {
         ("http.listen", doors(&format!("listen = \"{listen}\""), "")),
         ("smtp.listen", doors("", &format!("listen = \"{listen}\""))),
     ] {
-        let house = House::new(&config);
-        assert_eq!(house.ends(&["check"], &[]).0, 0);
-        let (code, told) = house.runs(&[]).unwrap_err();
+        let dir = ConfigDir::new(&config);
+        assert_eq!(dir.ends(&["check"], &[]).0, 0);
+        let (code, told) = dir.runs(&[]).unwrap_err();
         assert_eq!(code, 1, "{told}");
         assert!(
             told.contains(&format!("postrider.toml: {key}: cannot listen on")),
@@ -415,8 +415,8 @@ fn check_in_json_tells_how_each_relay_answered() {
         doors("", "")
     );
 
-    let house = House::new(&config);
-    let (code, out, err) = house.ends(&["check", "--connect", "--json"], &[]);
+    let dir = ConfigDir::new(&config);
+    let (code, out, err) = dir.ends(&["check", "--connect", "--json"], &[]);
     assert_eq!((code, err.as_str()), (75, ""), "{out}");
 
     let found: Value = serde_json::from_str(&out).unwrap();
@@ -428,7 +428,7 @@ fn check_in_json_tells_how_each_relay_answered() {
 
 #[test]
 fn check_leaves_nothing_behind() {
-    let house = House::new(&format!("[spool]\npath = \"a/b\"\n{}", doors("", "")));
+    let dir = ConfigDir::new(&format!("[spool]\npath = \"a/b\"\n{}", doors("", "")));
     let names = |dir: &Path| {
         let mut names: Vec<_> = std::fs::read_dir(dir)
             .unwrap()
@@ -437,9 +437,9 @@ fn check_leaves_nothing_behind() {
         names.sort();
         names
     };
-    let before = names(house.0.path());
-    assert_eq!(house.ends(&["check"], &[]).0, 0);
-    assert_eq!(names(house.0.path()), before);
+    let before = names(dir.0.path());
+    assert_eq!(dir.ends(&["check"], &[]).0, 0);
+    assert_eq!(names(dir.0.path()), before);
 }
 
 /// Each way in which the TLS of a relay and what is configured do not fit is told with what to do.
@@ -528,9 +528,9 @@ async fn check_says_what_to_do_where_tls_and_a_relay_do_not_fit() {
         }
         config.push_str("[relays.timeouts]\ngreeting = \"1s\"\n");
     }
-    let house = House::new(&config);
+    let dir = ConfigDir::new(&config);
 
-    let (code, out, err) = house.ends(&["check", "--connect", "--json"], &[]);
+    let (code, out, err) = dir.ends(&["check", "--connect", "--json"], &[]);
     assert_eq!(code, 1, "{out}{err}");
     let found: Value = serde_json::from_str(&out).unwrap();
     for (n, (_, scheme, _, phase, told)) in cases.iter().enumerate() {
@@ -551,6 +551,6 @@ async fn check_says_what_to_do_where_tls_and_a_relay_do_not_fit() {
         }
     }
 
-    let (_, out, _) = house.ends(&["check", "--connect"], &[]);
+    let (_, out, _) = dir.ends(&["check", "--connect"], &[]);
     assert!(out.contains("ready, without TLS"), "{out}");
 }

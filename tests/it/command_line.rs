@@ -18,14 +18,14 @@ mod template;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use scripted::Scripted;
+use scripted::ScriptedService;
 
 /// An id as the service gives them.
 const ID: &str = "0199c0de-0000-7000-8000-000000000001";
 
 /// What a command printed, and how it ended.
 #[derive(Debug)]
-struct Done {
+struct CommandResult {
     code: i32,
     out: String,
     err: String,
@@ -51,7 +51,7 @@ fn postrider() -> Command {
 }
 
 /// Runs a command against a service.
-fn run(service: &Scripted, words: &[&str]) -> Done {
+fn run(service: &ScriptedService, words: &[&str]) -> CommandResult {
     finish(
         postrider().args(words).env("POSTRIDER_URL", service.url()),
         b"",
@@ -59,14 +59,14 @@ fn run(service: &Scripted, words: &[&str]) -> Done {
 }
 
 /// Runs a command against a service, with this on standard input.
-fn run_with(service: &Scripted, words: &[&str], input: &[u8]) -> Done {
+fn run_with(service: &ScriptedService, words: &[&str], input: &[u8]) -> CommandResult {
     finish(
         postrider().args(words).env("POSTRIDER_URL", service.url()),
         input,
     )
 }
 
-fn finish(command: &mut Command, input: &[u8]) -> Done {
+fn finish(command: &mut Command, input: &[u8]) -> CommandResult {
     if !input.is_empty() {
         command.stdin(Stdio::piped());
     }
@@ -82,14 +82,14 @@ fn finish(command: &mut Command, input: &[u8]) -> Done {
     }
 
     let output = child.wait_with_output().unwrap();
-    Done {
+    CommandResult {
         code: output.status.code().unwrap(),
         out: String::from_utf8(output.stdout).unwrap(),
         err: String::from_utf8(output.stderr).unwrap(),
     }
 }
 
-impl Done {
+impl CommandResult {
     /// It did what it was asked, and has nothing to complain about.
     #[track_caller]
     fn well(self) -> String {

@@ -9,7 +9,7 @@
 //! that hit.
 
 mod doors;
-mod house;
+mod sample;
 
 use std::collections::BTreeMap;
 use std::env;
@@ -21,13 +21,15 @@ use postrider::spool::{Manifest, PutResult, Spool, SpoolError, sled};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use self::house::{Beside, House, Kept, MANY_SEGMENTS, SMALL, copy, files, look, look_beside};
+use self::sample::{
+    KnownMail, MANY_SEGMENTS, SMALL, SampleSpool, SpoolExtras, copy, files, look, look_beside,
+};
 
 /// Of how many hits one is of a large spool.
 const LARGE: u64 = 8;
 
 #[derive(Default, Debug)]
-struct Tally {
+struct DamageTally {
     without_effect: u32,
     refused: u32,
     nothing_missing: u32,
@@ -44,37 +46,37 @@ async fn damage_is_told_and_costs_no_more_than_what_it_hit() {
     let from = number("DAMAGE_FROM").unwrap_or(0);
     let home = tempfile::tempdir().unwrap();
     let small = [
-        House::build(&home.path().join("small"), 1, SMALL, true).await,
-        House::build(&home.path().join("killed"), 2, SMALL, false).await,
+        SampleSpool::build(&home.path().join("small"), 1, SMALL, true).await,
+        SampleSpool::build(&home.path().join("killed"), 2, SMALL, false).await,
     ];
     let many = [
-        House::build(&home.path().join("many"), 3, MANY_SEGMENTS, true).await,
-        House::build(&home.path().join("many-killed"), 4, MANY_SEGMENTS, false).await,
+        SampleSpool::build(&home.path().join("many"), 3, MANY_SEGMENTS, true).await,
+        SampleSpool::build(&home.path().join("many-killed"), 4, MANY_SEGMENTS, false).await,
     ];
     let image = home.path().join("image");
 
     let saved = home.path().join("saved");
-    for house in small.iter().chain(&many) {
-        copy(&house.path, &image);
-        let opened = judge(house, &image, &saved, &mut Tally::default()).await;
+    for sample in small.iter().chain(&many) {
+        copy(&sample.path, &image);
+        let opened = judge(sample, &image, &saved, &mut DamageTally::default()).await;
         opened.expect("as it was, before it is hit");
     }
 
     let mut random = StdRng::seed_from_u64(seed);
-    let mut tally = Tally::default();
+    let mut tally = DamageTally::default();
     for n in 0..hits {
         // A large spool takes some ten times as long.
-        let houses = if n % LARGE == 0 { &many } else { &small };
-        let house = &houses[random.random_range(0..houses.len())];
-        copy(&house.path, &image);
+        let samples = if n % LARGE == 0 { &many } else { &small };
+        let sample = &samples[random.random_range(0..samples.len())];
+        copy(&sample.path, &image);
         let told = hit(&image, &mut random);
         if n < from {
             continue;
         }
-        if let Err(what) = judge(house, &image, &saved, &mut tally).await {
+        if let Err(what) = judge(sample, &image, &saved, &mut tally).await {
             panic!(
                 "hit {n} of seed {seed}, {told}, of {}: {what}",
-                house.path.display()
+                sample.path.display()
             );
         }
         if n % 500 == 499 {
@@ -118,22 +120,27 @@ fn hit(image: &Path, random: &mut StdRng) -> String {
     }
 }
 
-async fn judge(house: &House, image: &Path, saved: &Path, tally: &mut Tally) -> Result<(), String> {
-    match house::open(image).await {
+async fn judge(
+    sample: &SampleSpool,
+    image: &Path,
+    saved: &Path,
+    tally: &mut DamageTally,
+) -> Result<(), String> {
+    match sample::open(image).await {
         Ok(spool) => {
             let found = look(&*spool).await?;
             let beside = look_beside(&*spool).await?;
-            let forgotten = forgotten(&*spool, house).await?;
+            let forgotten = forgotten(&*spool, sample).await?;
             spool.close().await.map_err(|e| e.to_string())?;
             tally.without_effect += 1;
-            if beside != house.beside || forgotten > 0 {
+            if beside != sample.beside || forgotten > 0 {
                 return Err(format!(
                     "opened without a word: {forgotten} keys forgotten, {beside:?}, was {:?}",
-                    house.beside
+                    sample.beside
                 ));
             }
-            if found != house.kept {
-                let lost = different(&house.kept, &found);
+            if found != sample.kept {
+                let lost = different(&sample.kept, &found);
                 return Err(format!(
                     "opened without a word, and other than it was: {lost:?}"
                 ));
@@ -152,13 +159,18 @@ async fn judge(house: &House, image: &Path, saved: &Path, tally: &mut Tally) -> 
             if sled::verify(image).is_ok() {
                 return Err("verify does not say it".into());
             }
-            saves(house, image, saved, tally).await
+            saves(sample, image, saved, tally).await
         }
         Err(error) => Err(format!("refused otherwise: {error}")),
     }
 }
 
-async fn saves(house: &House, image: &Path, saved: &Path, tally: &mut Tally) -> Result<(), String> {
+async fn saves(
+    sample: &SampleSpool,
+    image: &Path,
+    saved: &Path,
+    tally: &mut DamageTally,
+) -> Result<(), String> {
     let _ = std::fs::remove_dir_all(saved);
     let told = sled::salvage(image, saved).map_err(|e| format!("salvage: {e}"))?;
     let verified = sled::verify(saved).map_err(|e| format!("the new one: {e}"))?;
@@ -175,14 +187,14 @@ async fn saves(house: &House, image: &Path, saved: &Path, tally: &mut Tally) -> 
             "verify of the new one: {problem}; salvage says {told:?}"
         ));
     }
-    let spool = house::open(saved)
+    let spool = sample::open(saved)
         .await
         .map_err(|e| format!("the new one: {e}"))?;
     let found = look(&*spool).await?;
 
     let beside = look_beside(&*spool).await?;
-    tally.events_missing += judge_beside(&house.beside, &beside, &told)?;
-    let forgotten = forgotten(&*spool, house).await?;
+    tally.events_missing += judge_beside(&sample.beside, &beside, &told)?;
+    let forgotten = forgotten(&*spool, sample).await?;
     tally.keys_forgotten += forgotten;
 
     if forgotten > 0 && !is_said(&told, "idempotency key") {
@@ -192,7 +204,7 @@ async fn saves(house: &House, image: &Path, saved: &Path, tally: &mut Tally) -> 
     }
     spool.close().await.map_err(|e| e.to_string())?;
 
-    let lost = different(&house.kept, &found);
+    let lost = different(&sample.kept, &found);
     tally.nothing_missing += u32::from(lost.is_empty());
     tally.missing += lost.len();
     for id in &lost {
@@ -201,7 +213,7 @@ async fn saves(house: &House, image: &Path, saved: &Path, tally: &mut Tally) -> 
             .iter()
             .any(|line| line.contains(&id.to_string()))
         {
-            let (was, is) = (house.kept.get(id), found.get(id));
+            let (was, is) = (sample.kept.get(id), found.get(id));
             // What had ended may have been pruned, for all that is left to tell.
             let has_ended =
                 was.is_some_and(|was| !was.states.iter().any(|s| s.starts_with("pending")));
@@ -212,7 +224,7 @@ async fn saves(house: &House, image: &Path, saved: &Path, tally: &mut Tally) -> 
                 "mail {id} was {was:?}, is {is:?}, and salvage says {told:?}"
             ));
         }
-        let (Some(was), Some(is)) = (house.kept.get(id), found.get(id)) else {
+        let (Some(was), Some(is)) = (sample.kept.get(id), found.get(id)) else {
             continue;
         };
         let is_sent_again = was
@@ -236,12 +248,16 @@ async fn saves(house: &House, image: &Path, saved: &Path, tally: &mut Tally) -> 
     Ok(())
 }
 
-fn is_said(told: &sled::Salvaged, what: &str) -> bool {
+fn is_said(told: &sled::SalvageResult, what: &str) -> bool {
     told.missing.iter().any(|line| line.contains(what))
 }
 
 /// Whether what is missing besides mail is said; returns how many events are.
-fn judge_beside(was: &Beside, is: &Beside, told: &sled::Salvaged) -> Result<u64, String> {
+fn judge_beside(
+    was: &SpoolExtras,
+    is: &SpoolExtras,
+    told: &sled::SalvageResult,
+) -> Result<u64, String> {
     for (number, event) in &was.events {
         if let Some(found) = is.events.get(number)
             && found != event
@@ -288,10 +304,10 @@ fn judge_beside(was: &Beside, is: &Beside, told: &sled::Salvaged) -> Result<u64,
 }
 
 /// How many idempotency keys would let their mail be accepted again.
-async fn forgotten(spool: &dyn Spool, house: &House) -> Result<usize, String> {
-    let again = house.keyed.iter().map(|manifest| {
+async fn forgotten(spool: &dyn Spool, sample: &SampleSpool) -> Result<usize, String> {
+    let again = sample.keyed.iter().map(|manifest| {
         let id = MailId::from_bytes(rand::random());
-        house::mail(
+        sample::mail(
             Manifest {
                 id,
                 ..manifest.clone()
@@ -301,7 +317,7 @@ async fn forgotten(spool: &dyn Spool, house: &House) -> Result<usize, String> {
     });
 
     let mut forgotten = 0;
-    for (result, known) in spool.put(again.collect()).await.iter().zip(&house.keyed) {
+    for (result, known) in spool.put(again.collect()).await.iter().zip(&sample.keyed) {
         match result {
             Ok(PutResult::Duplicate(id)) if *id == known.id => {}
             Ok(PutResult::Stored) => forgotten += 1,
@@ -313,7 +329,7 @@ async fn forgotten(spool: &dyn Spool, house: &House) -> Result<usize, String> {
 }
 
 /// The mails that are not as they were.
-fn different(was: &BTreeMap<MailId, Kept>, is: &BTreeMap<MailId, Kept>) -> Vec<MailId> {
+fn different(was: &BTreeMap<MailId, KnownMail>, is: &BTreeMap<MailId, KnownMail>) -> Vec<MailId> {
     let ids = was.keys().chain(is.keys());
     let mut different: Vec<MailId> = ids
         .filter(|id| was.get(id) != is.get(id))

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 /// How long each step may take where the relay is going to keep us waiting.
-const SHORT: Duration = Duration::from_millis(800);
+const SHORT_TIMEOUT: Duration = Duration::from_millis(800);
 
 /// Each case ends within a few such waits, whatever the relay does.
 const LIMIT: Duration = Duration::from_secs(6);
@@ -56,7 +56,7 @@ fn is(outcome: &Outcome) -> Expected {
 
 /// The ways of a hostile relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum Behaviour {
     Cut,
     Hang,
     Drip,
@@ -73,46 +73,46 @@ enum Way {
     Extra,
 }
 
-const WAYS: [Way; 14] = [
-    Way::Cut,
-    Way::Hang,
-    Way::Drip,
-    Way::Garbage,
-    Way::HugeLine,
-    Way::HugeReply,
-    Way::MixedCodes,
-    Way::BareLineFeed,
-    Way::Says421,
-    Way::Says4yz,
-    Way::Says5yz,
-    Way::Says5yzAndCuts,
-    Way::WrongClass,
-    Way::Extra,
+const BEHAVIOURS: [Behaviour; 14] = [
+    Behaviour::Cut,
+    Behaviour::Hang,
+    Behaviour::Drip,
+    Behaviour::Garbage,
+    Behaviour::HugeLine,
+    Behaviour::HugeReply,
+    Behaviour::MixedCodes,
+    Behaviour::BareLineFeed,
+    Behaviour::Says421,
+    Behaviour::Says4yz,
+    Behaviour::Says5yz,
+    Behaviour::Says5yzAndCuts,
+    Behaviour::WrongClass,
+    Behaviour::Extra,
 ];
 
-impl Way {
+impl Behaviour {
     fn act(self) -> Act {
         match self {
-            Way::Cut => Act::Cut,
-            Way::Hang => Act::Hang,
-            Way::Drip => Act::Drip(Duration::from_secs(1)),
-            Way::Garbage => Act::Garbage,
-            Way::HugeLine => Act::HugeLine(10_000_000),
-            Way::HugeReply => Act::HugeReply(100_000),
-            Way::MixedCodes => Act::MixedCodes,
-            Way::BareLineFeed => Act::Raw(b"250 2.0.0 ok\n".to_vec()),
-            Way::Says421 => Act::ReplyThenCut(421, "4.3.2 shutting down".into()),
-            Way::Says4yz => Act::reply(451, "4.3.0 later"),
-            Way::Says5yz => Act::reply(554, "5.7.1 never"),
-            Way::Says5yzAndCuts => Act::ReplyThenCut(554, "5.7.1 never".into()),
-            Way::WrongClass => Act::WrongClass,
-            Way::Extra => Act::extra("250 2.0.0 and another one"),
+            Behaviour::Cut => Act::Cut,
+            Behaviour::Hang => Act::Hang,
+            Behaviour::Drip => Act::Drip(Duration::from_secs(1)),
+            Behaviour::Garbage => Act::Garbage,
+            Behaviour::HugeLine => Act::HugeLine(10_000_000),
+            Behaviour::HugeReply => Act::HugeReply(100_000),
+            Behaviour::MixedCodes => Act::MixedCodes,
+            Behaviour::BareLineFeed => Act::Raw(b"250 2.0.0 ok\n".to_vec()),
+            Behaviour::Says421 => Act::ReplyThenCut(421, "4.3.2 shutting down".into()),
+            Behaviour::Says4yz => Act::reply(451, "4.3.0 later"),
+            Behaviour::Says5yz => Act::reply(554, "5.7.1 never"),
+            Behaviour::Says5yzAndCuts => Act::ReplyThenCut(554, "5.7.1 never".into()),
+            Behaviour::WrongClass => Act::WrongClass,
+            Behaviour::Extra => Act::extra("250 2.0.0 and another one"),
         }
     }
 }
 
 /// What becomes of a mail to one recipient, and whether the connection goes on after it.
-fn expected(step: Step, way: Way, pipelining: bool) -> (Expected, bool) {
+fn expected(step: Step, way: Behaviour, pipelining: bool) -> (Expected, bool) {
     let (phase, broken) = match step {
         Step::Mail | Step::Rset => (Phase::MailFrom, Expected::Unavailable(Phase::MailFrom)),
         Step::Rcpt => (Phase::RcptTo, Expected::Lost(Phase::RcptTo)),
@@ -124,48 +124,50 @@ fn expected(step: Step, way: Way, pipelining: bool) -> (Expected, bool) {
 
     match (way, step) {
         // A reply like any other: LF alone ends a line too.
-        (Way::BareLineFeed, Step::Data) => (Expected::Deferred(Phase::Data), false),
-        (Way::BareLineFeed, step) if step != Step::Body => (Expected::Delivered, true),
+        (Behaviour::BareLineFeed, Step::Data) => (Expected::Deferred(Phase::Data), false),
+        (Behaviour::BareLineFeed, step) if step != Step::Body => (Expected::Delivered, true),
         // RSET is about no mail, so nothing but yes is good enough; one answer too many is noticed
         // later, at DATA or RCPT.
-        (Way::Extra, Step::Rset) if pipelining => (Expected::Deferred(Phase::Data), false),
+        (Behaviour::Extra, Step::Rset) if pipelining => (Expected::Deferred(Phase::Data), false),
         (_, Step::Rset) => (broken, false),
         // It spoke about this mail, before it had seen it: not the last word.
-        (Way::Says4yz | Way::Says5yz | Way::Says5yzAndCuts, Step::Body) => {
+        (Behaviour::Says4yz | Behaviour::Says5yz | Behaviour::Says5yzAndCuts, Step::Body) => {
             (Expected::Deferred(phase), false)
         }
-        (Way::Says421, Step::FinalDot) => (Expected::Lost(phase), false),
-        (Way::Says4yz, _) => (Expected::Deferred(phase), true),
-        (Way::Says5yz, _) => (Expected::Rejected(phase), true),
+        (Behaviour::Says421, Step::FinalDot) => (Expected::Lost(phase), false),
+        (Behaviour::Says4yz, _) => (Expected::Deferred(phase), true),
+        (Behaviour::Says5yz, _) => (Expected::Rejected(phase), true),
         // Where more answers are due, their absence is noticed at once; the refusal stands either
         // way.
-        (Way::Says5yzAndCuts, Step::Mail | Step::Rcpt) => (Expected::Rejected(phase), !pipelining),
-        (Way::Says5yzAndCuts, _) => (Expected::Rejected(phase), true),
-        (Way::WrongClass, Step::Mail | Step::Rcpt | Step::Data) => {
+        (Behaviour::Says5yzAndCuts, Step::Mail | Step::Rcpt) => {
+            (Expected::Rejected(phase), !pipelining)
+        }
+        (Behaviour::Says5yzAndCuts, _) => (Expected::Rejected(phase), true),
+        (Behaviour::WrongClass, Step::Mail | Step::Rcpt | Step::Data) => {
             (Expected::Deferred(phase), false)
         }
-        (Way::Extra, Step::Mail | Step::Rcpt) if pipelining => {
+        (Behaviour::Extra, Step::Mail | Step::Rcpt) if pipelining => {
             (Expected::Deferred(Phase::Data), false)
         }
-        (Way::Extra, Step::Mail) => (Expected::Lost(Phase::RcptTo), false),
-        (Way::Extra, Step::Rcpt) => (Expected::Lost(Phase::Data), false),
-        (Way::Extra, Step::Data) => (Expected::Lost(Phase::Body), false),
+        (Behaviour::Extra, Step::Mail) => (Expected::Lost(Phase::RcptTo), false),
+        (Behaviour::Extra, Step::Rcpt) => (Expected::Lost(Phase::Data), false),
+        (Behaviour::Extra, Step::Data) => (Expected::Lost(Phase::Body), false),
         // Seen before anything else is sent over this connection.
-        (Way::Extra, Step::FinalDot) => (Expected::Delivered, true),
+        (Behaviour::Extra, Step::FinalDot) => (Expected::Delivered, true),
         _ => (broken, false),
     }
 }
 
 /// Where nobody keeps us waiting, no time-out is to end the case on a busy machine.
-fn settings(server: &FakeSmtp, way: Way) -> Server {
-    let waits = matches!(way, Way::Hang | Way::Drip);
+fn settings(server: &FakeSmtp, way: Behaviour) -> Server {
+    let waits = matches!(way, Behaviour::Hang | Behaviour::Drip);
     Server {
-        timeouts: TimeOuts::all(if waits { SHORT } else { 4 * LIMIT }),
+        timeouts: TimeOuts::all(if waits { SHORT_TIMEOUT } else { 4 * LIMIT }),
         ..server_at(server)
     }
 }
 
-async fn a_transaction(step: Step, way: Way, pipelining: bool) {
+async fn a_transaction(step: Step, way: Behaviour, pipelining: bool) {
     let case = format!("{way:?} at {step:?}, pipelining: {pipelining}");
     let mut builder = FakeSmtp::builder();
     if !pipelining {
@@ -216,7 +218,7 @@ async fn a_transaction(step: Step, way: Way, pipelining: bool) {
         other => panic!("{case}, and then {other:?}: {after:?}"),
     }
 
-    if way == Way::Extra {
+    if way == Behaviour::Extra {
         assert_eq!(
             is(&after[0]),
             Expected::Unavailable(Phase::MailFrom),
@@ -240,7 +242,7 @@ async fn every_mischief_at_every_step_of_a_transaction_ends_as_designed() {
         Step::FinalDot,
         Step::Rset,
     ] {
-        for way in WAYS {
+        for way in BEHAVIOURS {
             for pipelining in [true, false] {
                 cases.push(a_transaction(step, way, pipelining));
             }
@@ -253,7 +255,7 @@ async fn every_mischief_at_every_step_of_a_transaction_ends_as_designed() {
 
 /// Two mails, the second begun behind the first: the mischief must not turn into a false verdict on
 /// the second.
-async fn two_transactions(way: Way) {
+async fn two_transactions(way: Behaviour) {
     let server = FakeSmtp::start().await;
     let mut connection = Smtp::new(settings(&server, way))
         .unwrap()
@@ -274,8 +276,10 @@ async fn two_transactions(way: Way) {
 
     let then = is(&connection.send(&second, None).await[0]);
     let allowed = match way {
-        Way::Says4yz | Way::Says5yz | Way::BareLineFeed => then == Expected::Delivered,
-        Way::Extra => then == Expected::Deferred(Phase::Data),
+        Behaviour::Says4yz | Behaviour::Says5yz | Behaviour::BareLineFeed => {
+            then == Expected::Delivered
+        }
+        Behaviour::Extra => then == Expected::Deferred(Phase::Data),
         _ => then == Expected::Unavailable(Phase::MailFrom),
     };
 
@@ -286,21 +290,21 @@ async fn two_transactions(way: Way) {
         .count();
 
     // What the script answers with bytes of its own is not counted by the server.
-    let uncounted = usize::from(way == Way::BareLineFeed);
+    let uncounted = usize::from(way == Behaviour::BareLineFeed);
     assert_eq!(delivered, server.accepted() + uncounted, "{way:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mail_that_was_begun_behind_a_mischief_gets_no_false_verdict() {
-    all(WAYS.map(two_transactions).into()).await;
+    all(BEHAVIOURS.map(two_transactions).into()).await;
 }
 
-async fn a_connect(step: Step, way: Way) {
+async fn a_connect(step: Step, way: Behaviour) {
     let case = format!("{way:?} at {step:?}");
     let phase = match step {
         Step::Greeting => Phase::Greeting,
         // `250 ok` is an answer, which offers no login.
-        Step::Ehlo if way == Way::BareLineFeed => Phase::Auth,
+        Step::Ehlo if way == Behaviour::BareLineFeed => Phase::Auth,
         Step::Ehlo => Phase::Ehlo,
         Step::StartTls | Step::Handshake => Phase::Tls,
         Step::Auth => Phase::Auth,
@@ -357,16 +361,16 @@ async fn a_connect(step: Step, way: Way) {
 async fn every_mischief_before_a_mail_is_in_question_is_the_relays_fault() {
     let mut cases = Vec::new();
     for step in [Step::Greeting, Step::Ehlo, Step::StartTls, Step::Auth] {
-        for way in WAYS {
+        for way in BEHAVIOURS {
             // 250 is a greeting as well as 220: the first digit counts (RFC 5321 §4.2.1).
-            if (step, way) == (Step::Greeting, Way::BareLineFeed) {
+            if (step, way) == (Step::Greeting, Behaviour::BareLineFeed) {
                 continue;
             }
             cases.push(a_connect(step, way));
         }
     }
 
-    for way in [Way::Cut, Way::Hang] {
+    for way in [Behaviour::Cut, Behaviour::Hang] {
         cases.push(a_connect(Step::Handshake, way));
     }
     all(cases).await;
@@ -610,8 +614,8 @@ async fn a_server_that_stops_reading(
 async fn stalled(size: usize) -> (Expected, bool, usize) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut settings = server_on(listener.local_addr().unwrap());
-    settings.timeouts.body = SHORT;
-    settings.timeouts.final_dot = SHORT;
+    settings.timeouts.body = SHORT_TIMEOUT;
+    settings.timeouts.final_dot = SHORT_TIMEOUT;
 
     let (answer, answered) = oneshot::channel();
     let serving = tokio::spawn(a_server_that_stops_reading(listener, answered));
@@ -657,7 +661,7 @@ async fn a_message_that_may_have_come_whole_is_in_doubt_and_one_that_cannot_is_n
 async fn a_server_that_drops_what_is_written_ahead_costs_one_time_out_once() {
     let server = FakeSmtp::builder().drops_what_is_ahead().start().await;
     let mut settings = server_at(&server);
-    settings.timeouts.command = SHORT;
+    settings.timeouts.command = SHORT_TIMEOUT;
     let transport = Smtp::new(settings).unwrap();
     let mails = [(); 6].map(|()| transaction(&["ada@example.org", "bob@example.org"]));
     let mut begun = Instant::now();
@@ -669,7 +673,7 @@ async fn a_server_that_drops_what_is_written_ahead_costs_one_time_out_once() {
         let mut outcomes = connection.send(mail, mails.get(index + 1)).await;
         if let Expected::Unavailable(phase) = is(&outcomes[0]) {
             assert_eq!(phase, Phase::MailFrom);
-            assert!(begun.elapsed() >= SHORT && !connection.is_usable());
+            assert!(begun.elapsed() >= SHORT_TIMEOUT && !connection.is_usable());
             time_outs += 1;
             begun = Instant::now();
             connection = transport.connect().await.unwrap();

@@ -15,7 +15,7 @@ use postrider::{Dispatcher, Drain, Mail, MailId, MailStatus, Query, Relay, secon
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_LIMIT: Duration = Duration::from_secs(20);
 
 fn postrider(dir: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
@@ -41,7 +41,7 @@ fn run_to_end(dir: &Path, arguments: &[&str]) -> (i32, String, String) {
 }
 
 /// A directory with a configuration that needs neither a relay nor a port.
-fn house() -> TempDir {
+fn config_dir() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     configure(dir.path(), "");
     dir
@@ -65,7 +65,7 @@ impl Service {
         let socket: PathBuf = dir.join("notify");
         let _ = std::fs::remove_file(&socket);
         let notices = UnixDatagram::bind(&socket).unwrap();
-        notices.set_read_timeout(Some(PATIENCE)).unwrap();
+        notices.set_read_timeout(Some(WAIT_LIMIT)).unwrap();
 
         let mut command = postrider(dir, &["run"]);
         let mut child = command
@@ -115,7 +115,7 @@ impl Service {
     fn log_until(&mut self, words: &str) -> String {
         let mut seen = String::new();
         while !seen.contains(words) {
-            match self.log.recv_timeout(PATIENCE) {
+            match self.log.recv_timeout(WAIT_LIMIT) {
                 Ok(line) => seen.push_str(&line),
                 Err(e) => panic!("the log has no {words} ({e}):\n{seen}"),
             }
@@ -129,7 +129,7 @@ impl Service {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(began.elapsed() < PATIENCE, "it does not end");
+            assert!(began.elapsed() < WAIT_LIMIT, "it does not end");
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -157,7 +157,7 @@ impl Drop for Service {
 #[test]
 fn a_stop_that_was_asked_for_is_announced_and_ends_well() {
     for name in ["TERM", "INT"] {
-        let dir = house();
+        let dir = config_dir();
         let mut service = Service::start(dir.path());
         service.signal(name);
         service.await_notice("STOPPING=1");
@@ -187,7 +187,7 @@ async fn leave_a_mail(dir: &Path) -> MailId {
     // The directory is free once the last actor is gone, which a shutdown does not wait for.
     let began = Instant::now();
     while let Err(error) = postrider::spool::sled::verify(&dir.join("var/spool")) {
-        assert!(began.elapsed() < PATIENCE, "{error}");
+        assert!(began.elapsed() < WAIT_LIMIT, "{error}");
         tokio::task::yield_now().await;
     }
 
@@ -228,7 +228,7 @@ fn configure_relay(dir: &Path, url: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_finishes_what_is_in_flight() {
-    let dir = house();
+    let dir = config_dir();
     let id = leave_a_mail(dir.path()).await;
 
     let (relay, mut reached) =
@@ -251,7 +251,7 @@ async fn a_stop_finishes_what_is_in_flight() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn at_debug_a_line_says_to_which_connection_it_belongs() {
-    let dir = house();
+    let dir = config_dir();
     leave_a_mail(dir.path()).await;
     let relay = FakeSmtp::start().await;
     configure_relay(dir.path(), &relay.url());
@@ -269,7 +269,7 @@ async fn at_debug_a_line_says_to_which_connection_it_belongs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_stop_ends_at_once_and_loses_nothing() {
-    let dir = house();
+    let dir = config_dir();
     let id = leave_a_mail(dir.path()).await;
     let (relay, mut reached) = relay_that_at_the_final_dot(Act::Hang).await;
     configure_relay(dir.path(), &relay.url());
@@ -292,7 +292,7 @@ async fn a_second_stop_ends_at_once_and_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn check_tells_a_relay_that_refuses_the_login_from_one_that_takes_it() {
-    let dir = house();
+    let dir = config_dir();
     let relay = FakeSmtp::builder().login("user", "right").start().await;
     for (password, code, told) in [("right", 0, "ready"), ("wrong", 1, "failed at auth")] {
         configure_relay(
@@ -311,7 +311,7 @@ async fn check_tells_a_relay_that_refuses_the_login_from_one_that_takes_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_spool_of_a_stopped_service_is_verified_and_exported() {
-    let dir = house();
+    let dir = config_dir();
     let id = leave_a_mail(dir.path()).await;
     let (code, stdout, stderr) = run_to_end(dir.path(), &["spool", "verify"]);
     assert_eq!(code, 0, "{stderr}");
@@ -388,7 +388,7 @@ fn configure_http(dir: &Path, token: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mail_comes_in_over_http_and_tokens_change_while_the_service_runs() {
-    let dir = house();
+    let dir = config_dir();
     configure_http(dir.path(), "one");
 
     let mut service = Service::start(dir.path());
@@ -400,7 +400,8 @@ async fn mail_comes_in_over_http_and_tokens_change_while_the_service_runs() {
         .split_whitespace()
         .next()
         .unwrap();
-    let mail = r#"{"from": "shop@example.com", "to": "ada@example.org", "subject": "Hello", "text": "Hello."}"#;
+    let mail = r#"{"from": "shop@example.com", "to": "ada@example.org", "subject": "Hello",
+        "text": "Hello."}"#;
     assert_eq!(call(address, "one", "POST /v1/mails", mail), 202);
 
     configure_http(dir.path(), "two");
@@ -423,7 +424,7 @@ async fn mail_comes_in_over_http_and_tokens_change_while_the_service_runs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_puts_all_templates_in_force_or_keeps_the_old_ones_and_says_why() {
-    let dir = house();
+    let dir = config_dir();
     let write = |name: &str, text: &str| {
         let path = dir.path().join("templates").join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -501,7 +502,7 @@ fn say(address: &str, lines: &[&str]) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mail_comes_in_over_smtp_and_users_change_while_the_service_runs() {
-    let dir = house();
+    let dir = config_dir();
     let configure = |users: &str| {
         let text = format!(
             "[http]\nlisten = \"off\"\n[smtp]\nlisten = \"127.0.0.1:0\"\nusers = [{users}]\n"
@@ -571,7 +572,7 @@ async fn mail_comes_in_over_smtp_and_users_change_while_the_service_runs() {
 fn an_address_that_is_taken_is_told_and_the_service_does_not_start() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    let dir = house();
+    let dir = config_dir();
 
     let text = format!(
         "[http]\nlisten = \"{address}\"\n[smtp]\nlisten = \"off\"\n[[relays]]\n\
@@ -589,7 +590,7 @@ fn an_address_that_is_taken_is_told_and_the_service_does_not_start() {
 
 #[test]
 fn a_reload_with_a_mistake_is_refused_whole_and_a_good_one_is_applied() {
-    let dir = house();
+    let dir = config_dir();
     let mut service = Service::start(dir.path());
     configure(
         dir.path(),
@@ -639,7 +640,7 @@ fn a_reload_with_a_mistake_is_refused_whole_and_a_good_one_is_applied() {
 
 #[test]
 fn a_second_service_on_the_same_spool_is_told_to_try_later() {
-    let dir = house();
+    let dir = config_dir();
     let _first = Service::start(dir.path());
     let (code, _, stderr) = run_to_end(dir.path(), &["run"]);
     assert_eq!(code, 75, "{stderr}");
@@ -651,7 +652,7 @@ fn a_second_service_on_the_same_spool_is_told_to_try_later() {
 
 #[test]
 fn why_a_service_ends_is_a_line_of_its_log_in_the_format_that_was_chosen() {
-    let dir = house();
+    let dir = config_dir();
     let _first = Service::start(dir.path());
     let config = dir.path().join("postrider.toml");
     let known = std::fs::read_to_string(&config).unwrap();
@@ -687,7 +688,7 @@ fn why_a_service_ends_is_a_line_of_its_log_in_the_format_that_was_chosen() {
 
 #[test]
 fn a_wrong_configuration_is_told_line_by_line_and_nothing_is_started() {
-    let dir = house();
+    let dir = config_dir();
     configure(dir.path(), "[spool]\npth = \"x\"\nmax_pending = 0\n");
     for arguments in [["run"].as_slice(), &["check"]] {
         let (code, stdout, stderr) = run_to_end(dir.path(), arguments);
@@ -728,7 +729,7 @@ fn what_init_writes_is_checked_with_one_mistake_that_says_the_way_out() {
 
 #[test]
 fn init_overwrites_nothing() {
-    let dir = house();
+    let dir = config_dir();
     let before = std::fs::read(dir.path().join("postrider.toml")).unwrap();
     let (code, _, stderr) = run_to_end(dir.path(), &["init"]);
     assert_eq!(code, 1);
@@ -741,7 +742,7 @@ fn init_overwrites_nothing() {
 
 #[test]
 fn check_tells_which_relay_cannot_be_reached() {
-    let dir = house();
+    let dir = config_dir();
     let unused = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -791,7 +792,7 @@ fn peak_memory(service: &Service) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_floods_does_not_make_the_service_grow() {
     const FLOOD: usize = 60_000_000;
-    let dir = house();
+    let dir = config_dir();
     leave_a_mail(dir.path()).await;
     let floods = [
         (Step::Ehlo, Act::HugeLine(FLOOD)),

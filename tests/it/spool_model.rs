@@ -28,7 +28,7 @@ const RETENTION: Duration = hours(3);
 const KEY_TIME: Duration = hours(1);
 
 /// Where the spool of a history lives.
-pub enum Home {
+pub enum SpoolKind {
     /// Nowhere: it is forgotten with its process.
     Memory,
     /// A directory for each life: a killed spool is opened as a copy.
@@ -38,9 +38,9 @@ pub enum Home {
     Postgres(Arc<Server>, String, u32),
 }
 
-impl Home {
+impl SpoolKind {
     fn disk() -> Self {
-        Home::Disk(tempfile::tempdir().unwrap(), 0)
+        SpoolKind::Disk(tempfile::tempdir().unwrap(), 0)
     }
 
     /// Opens what is there.
@@ -52,14 +52,14 @@ impl Home {
         };
 
         match self {
-            Home::Memory => memory::open(options),
+            SpoolKind::Memory => memory::open(options),
             #[cfg(feature = "postgres")]
-            Home::Postgres(server, name, life) => PostgresSpool::new(server.url())
+            SpoolKind::Postgres(server, name, life) => PostgresSpool::new(server.url())
                 .schema(format!("{name}-{life}"))
                 .open(options)
                 .await
                 .expect("the spool opens"),
-            Home::Disk(dir, life) => {
+            SpoolKind::Disk(dir, life) => {
                 sled::open(&dir.path().join(life.to_string()), options).expect("the spool opens")
             }
         }
@@ -67,19 +67,19 @@ impl Home {
 
     /// Whether it can be opened again.
     pub fn is_kept(&self) -> bool {
-        !matches!(self, Home::Memory)
+        !matches!(self, SpoolKind::Memory)
     }
 
     /// Ends the spool, and opens what is left of it.
     pub async fn reopen(&mut self, spool: Arc<dyn Spool>, by_kill: bool) -> Arc<dyn Spool> {
         match self {
-            Home::Disk(dir, life) if by_kill => {
+            SpoolKind::Disk(dir, life) if by_kill => {
                 let killed = dir.path().join(life.to_string());
                 *life += 1;
                 killed::copy_at_rest(&killed, &dir.path().join(life.to_string()));
             }
             #[cfg(feature = "postgres")]
-            Home::Postgres(server, name, life) if by_kill => {
+            SpoolKind::Postgres(server, name, life) if by_kill => {
                 let (killed, copy) = (format!("{name}-{life}"), format!("{name}-{}", *life + 1));
                 server.copy_schema(&killed, &copy);
                 *life += 1;
@@ -93,7 +93,7 @@ impl Home {
 }
 
 /// Compares `cases` histories, or as many as `PROPTEST_CASES` says.
-fn compare(cases: u32, steps: usize, home: impl Fn() -> Home) {
+fn compare(cases: u32, steps: usize, home: impl Fn() -> SpoolKind) {
     let asked = std::env::var("PROPTEST_CASES")
         .ok()
         .and_then(|cases| cases.parse().ok());
@@ -129,12 +129,12 @@ fn compare(cases: u32, steps: usize, home: impl Fn() -> Home) {
 
 #[test]
 fn the_spool_in_memory_does_what_the_model_does() {
-    compare(100, 60, || Home::Memory);
+    compare(100, 60, || SpoolKind::Memory);
 }
 
 #[test]
 fn the_spool_on_disk_does_what_the_model_does() {
-    compare(25, 60, Home::disk);
+    compare(25, 60, SpoolKind::disk);
 }
 
 #[cfg(feature = "postgres")]
@@ -145,7 +145,7 @@ fn the_spool_on_postgresql_does_what_the_model_does() {
     compare(8, 60, || {
         lives.set(lives.get() + 1);
         let name = format!("m{}x{}y", std::process::id(), lives.get());
-        Home::Postgres(Arc::clone(&server), name, 0)
+        SpoolKind::Postgres(Arc::clone(&server), name, 0)
     });
 }
 

@@ -14,5 +14,5 @@ mod followers;
 mod greedy;
 mod guessing;
 mod hostile;
-mod house;
 mod rights;
+mod service_dir;

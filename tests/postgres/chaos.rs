@@ -1,4 +1,4 @@
-//! Three nodes over one database, whose relay is moody, while nodes are killed or stopped for
+//! Three nodes over one database, whose relay is erratic, while nodes are killed or stopped for
 //! longer than their lease, and the database is restarted as by a power cut or fails over to its
 //! standby. Clients submit over HTTP, SMTP and the outbox, and repeat under one key what was not
 //! acknowledged. The long form: `POSTRIDER_CHAOS_ROUNDS` is how many faults there are,
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::common::moody_relay::moody_relay;
+use super::common::erratic_relay::erratic_relay;
 use super::common::postgres::Server;
 use super::common::service::{Service, try_call};
 use super::nodes::{Cluster, signal};
@@ -23,7 +23,7 @@ use super::nodes::{Cluster, signal};
 /// The lease of the nodes, in seconds.
 const LEASE: u64 = 2;
 /// How long everything may take to come to its end when there are no more faults.
-const QUIET: Duration = Duration::from_secs(90);
+const QUIET_TIME: Duration = Duration::from_secs(90);
 /// How long before and after a fault a transmission may have been open that it broke: one that is
 /// begun is recorded within this time where nothing happens.
 const OPEN: Duration = Duration::from_secs(2);
@@ -139,7 +139,8 @@ impl Pair {
 
     fn url(&self) -> String {
         format!(
-            "postgres://postgres@127.0.0.1:{},127.0.0.1:{}/postgres?target_session_attrs=read-write",
+            "postgres://postgres@127.0.0.1:{},127.0.0.1:{}/postgres\
+             ?target_session_attrs=read-write",
             self.primary.port(),
             self.standby.port()
         )
@@ -189,7 +190,7 @@ async fn nothing_acknowledged_is_lost_and_nothing_settles_twice_whatever_ends_no
 
     let seed = std::process::id().into();
     println!("seed {seed}, {rounds} rounds");
-    let relay = Arc::new(moody_relay(seed).await);
+    let relay = Arc::new(erratic_relay(seed).await);
     let mut pair = Pair::start();
     let server = Server::named(pair.url());
     let cluster = Arc::new(Cluster::over(server, "chaos", &relay));
@@ -321,7 +322,7 @@ async fn nothing_acknowledged_is_lost_and_nothing_settles_twice_whatever_ends_no
         let logs: Vec<String> = nodes.iter().map(Service::log).collect();
         let last = |log: &String| log.lines().rev().take(20).collect::<Vec<_>>().join("\n");
         assert!(
-            begun.elapsed() < QUIET,
+            begun.elapsed() < QUIET_TIME,
             "{} still wait: {}, {}, with {}:\n{}",
             cluster.sql(waits),
             cluster.sql(

@@ -236,7 +236,8 @@ async fn whoever_lists_looks_up_retries_or_follows_may_do_so_at_any_node() {
     let cluster = Cluster::over(Server::start(), "any", &relay);
     let (first, second) = (cluster.node("first", 5), cluster.node("second", 5));
 
-    let mail = r#"{"from": "shop@example.com", "to": "refused@example.org", "subject": "s", "text": "t",
+    let mail = r#"{"from": "shop@example.com", "to": "refused@example.org", "subject": "s",
+        "text": "t",
         "idempotency_key": "order-7"}"#;
     let answer = first.post("/v1/mails", mail);
     let id = answer.json()["id"].as_str().unwrap().to_owned();

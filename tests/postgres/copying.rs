@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use postrider::delivery::{
-    Attempt, By, DeadReason, Delivery, Feedback, FeedbackKind, Phase, Stage,
+    Attempt, DeadReason, Delivery, Feedback, FeedbackKind, Phase, Requester, Stage,
 };
 use postrider::spool::postgres::PostgresSpool;
 use postrider::spool::{
@@ -183,7 +183,7 @@ async fn fill(spool: &dyn Spool) {
         spool.settle(settled.collect()).await.unwrap();
     }
 
-    let by = By {
+    let by = Requester {
         who: Some(Submitter::token("clerk")),
         from: None,
         is_part: false,

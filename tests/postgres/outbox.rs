@@ -7,7 +7,8 @@ use super::common::service::Service;
 use super::common::{FakeSmtp, eventually};
 use super::nodes::Cluster;
 
-const MAIL: &str = r#"{"from": "shop@example.com", "to": "ada@example.org", "subject": "Order", "text": "thanks"}"#;
+const MAIL: &str = r#"{"from": "shop@example.com", "to": "ada@example.org", "subject": "Order",
+    "text": "thanks"}"#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mail_that_was_enqueued_exists_exactly_if_its_transaction_committed() {
@@ -202,18 +203,30 @@ async fn drafts_of_every_shape_end_somewhere_and_hold_up_no_other() {
     let odd = [
         "'{}'".to_owned(),
         r#"'{"from": null, "to": null, "subject": null, "text": null}'"#.into(),
-        r#"'{"from": "shop@example.com", "to": [[["ada@example.org"]]], "subject": "s", "text": "t"}'"#.into(),
+        r#"'{"from": "shop@example.com", "to": [[["ada@example.org"]]], "subject": "s",
+            "text": "t"}'"#
+            .into(),
         r#"'{"from": "shop@example.com", "to": {"a": 1}, "subject": ["s"], "text": 7}'"#.into(),
-        r#"'{"from": "shop@example.com", "to": "ada@example.org", "subject": "s", "text": 1e400}'"#.into(),
-        r#"'{"from": "shop@example.com", "to": "ada@example.org", "subject": "s", "text": "t", "delay": -1}'"#.into(),
-        r#"'{"from": "shop@example.com", "to": "ada@example.org", "subject": "s", "text": "t", "idempotency_key": ""}'"#.into(),
-        r#"'{"from": "shop@example.com\\r\\nRCPT TO:<x@example.org>", "to": "ada@example.org", "subject": "s", "text": "t"}'"#.into(),
+        r#"'{"from": "shop@example.com", "to": "ada@example.org", "subject": "s",
+            "text": 1e400}'"#
+            .into(),
+        r#"'{"from": "shop@example.com", "to": "ada@example.org", "subject": "s",
+            "text": "t", "delay": -1}'"#
+            .into(),
+        r#"'{"from": "shop@example.com", "to": "ada@example.org", "subject": "s",
+            "text": "t", "idempotency_key": ""}'"#
+            .into(),
+        r#"'{"from": "shop@example.com\\r\\nRCPT TO:<x@example.org>", "to": "ada@example.org",
+            "subject": "s", "text": "t"}'"#
+            .into(),
         // As deep as PostgreSQL takes it, and as long.
         "jsonb_build_object('to', (repeat('[', 5000) || repeat(']', 5000))::jsonb)".into(),
         "jsonb_build_object('from', 'shop@example.com', 'to', 'ada@example.org', 'subject', 's', \
-         'text', repeat('x', 60000000))".into(),
+         'text', repeat('x', 60000000))"
+            .into(),
         "jsonb_build_object('from', 'shop@example.com', 'to', (SELECT jsonb_agg(n || \
-         '@example.org') FROM generate_series(1, 200000) n), 'subject', 's', 'text', 't')".into(),
+         '@example.org') FROM generate_series(1, 200000) n), 'subject', 's', 'text', 't')"
+            .into(),
     ];
     // One whole hour's worth of them stands before the mail of others.
     let ids: Vec<String> = odd

@@ -14,7 +14,7 @@ use super::common::postgres::Server;
 use super::damage::{everything_due, new_mail, start};
 
 /// The mails of one round.
-const ROUND: usize = 500;
+const ROUND_MAILS: usize = 500;
 /// How many rounds are looked at, before the transaction and at the end of it.
 const LOOKED_AT: u32 = 9;
 /// How many rounds go by under it: each leaves three dead rows a mail.
@@ -23,7 +23,7 @@ const UNDER_IT: u32 = 45;
 /// Mails come, are claimed and are delivered; how long that takes.
 async fn round(spool: &Arc<dyn Spool>, number: u32) -> Duration {
     let now = start() + Duration::from_secs(number.into());
-    let mails = (0..ROUND).map(|n| {
+    let mails = (0..ROUND_MAILS).map(|n| {
         let mut mail = new_mail(&format!("r{n}@example.org"));
         mail.manifest.accepted_at = now;
         mail.manifest.guarantee = Guarantee::AtLeastOnce;
@@ -36,7 +36,7 @@ async fn round(spool: &Arc<dyn Spool>, number: u32) -> Duration {
     let put = spool.put(mails).await;
     assert!(put.iter().all(|put| *put == Ok(PutResult::Stored)));
     let mut settled = 0;
-    while settled < ROUND {
+    while settled < ROUND_MAILS {
         let mut request = everything_due();
         request.turns = vec![Priority::Default; 100];
         request.now = now;
@@ -92,9 +92,11 @@ async fn a_transaction_that_stays_open_costs_no_more_than_half_of_the_speed() {
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'report'",
     );
     let _ = old.wait();
-    println!("{ROUND} mails: {before:?}, and {under_it:?} under a transaction that stays open");
+    println!(
+        "{ROUND_MAILS} mails: {before:?}, and {under_it:?} under a transaction that stays open"
+    );
     assert!(
         under_it < before * 2,
-        "{ROUND} mails took {before:?}, and {under_it:?} under it"
+        "{ROUND_MAILS} mails took {before:?}, and {under_it:?} under it"
     );
 }

@@ -11,7 +11,7 @@ use postrider::{Dispatcher, Drain, Mail, Relay, seconds};
 use super::common::FakeSmtp;
 use super::common::eventually;
 use super::common::postgres::Server;
-use super::common::receiver::{ReceivedCall, Receiver, Says};
+use super::common::receiver::{ReceivedCall, Receiver, Response};
 use super::common::service::Service;
 use super::nodes::Cluster;
 
@@ -265,7 +265,7 @@ async fn a_webhook_is_told_again_whichever_node_is_asked() {
     assert_eq!(receiver.comes_to(7).await[6].id(), first[1].id());
 
     // Switched off, seen from either node, and switched on from the one that does not call it.
-    receiver.answers(|_, _| Says::Status(410));
+    receiver.answers(|_, _| Response::Status(410));
     let ids = nodes[other].hand_in_many("gone", 1, "hello");
     nodes[other].become_all(&ids, "delivered");
     let gone = receiver.comes_to(8).await[7].id().to_owned();
@@ -276,7 +276,7 @@ async fn a_webhook_is_told_again_whichever_node_is_asked() {
         })
         .await;
     }
-    receiver.answers(|_, _| Says::Status(204));
+    receiver.answers(|_, _| Response::Status(204));
     let on = again(&nodes[other], "");
     assert_eq!(on["state"], "active", "{on}");
     assert_eq!(receiver.comes_to(9).await[8].id(), gone);

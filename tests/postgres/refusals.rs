@@ -144,7 +144,10 @@ async fn a_mail_that_the_database_will_not_keep_has_no_other_refused() {
     let node = cluster.node("only", 30);
     cluster.sql("ALTER TABLE mails ADD CHECK (recipients <> '{odd@example.org}')");
 
-    let one = |to: &str| serde_json::json!({"from": "shop@example.com", "to": to, "subject": "s", "text": "t"});
+    let one = |to: &str| {
+        let from = "shop@example.com";
+        serde_json::json!({"from": from, "to": to, "subject": "s", "text": "t"})
+    };
     let mails = ["a@example.org", "odd@example.org", "b@example.org"].map(one);
     let batch = serde_json::json!({"mails": mails});
     let answer = node.post("/v1/mails/batch", &batch.to_string());

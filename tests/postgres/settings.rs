@@ -13,7 +13,8 @@ use super::common::service::Service;
 use super::common::{FakeSmtp, eventually};
 use super::nodes::{Cluster, arrivals};
 
-const MAIL: &str = r#"{"from": "shop@example.com", "to": "ada@example.org", "subject": "Order", "text": "thanks"}"#;
+const MAIL: &str = r#"{"from": "shop@example.com", "to": "ada@example.org", "subject": "Order",
+    "text": "thanks"}"#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_set_for_the_role_or_the_database_changes_nothing() {
@@ -158,7 +159,7 @@ async fn a_database_that_cannot_hold_every_text_is_refused_and_says_what_to_do()
             why.contains(encoding) && why.contains("createdb -E UTF8"),
             "{why}"
         );
-        let why = spool.reach().await.unwrap_err().to_string();
+        let why = spool.probe().await.unwrap_err().to_string();
         assert!(
             why.contains(encoding) && why.contains("createdb -E UTF8"),
             "{why}"
@@ -185,7 +186,8 @@ async fn a_url_may_be_written_in_every_way_that_libpq_knows() {
         format!("postgres://{who}@{encoded}:{port}/{base}"),
         format!("postgres://{who}@{encoded}:{port}/{base}?sslmode=verify-full"),
         format!(
-            "postgres:///{base}?host={encoded}&port={port}&user=o'dd%20%40user&password=p%40ss%2Fw%3Ard%3F%23%25"
+            "postgres:///{base}?host={encoded}&port={port}&user=o'dd%20%40user\
+             &password=p%40ss%2Fw%3Ard%3F%23%25"
         ),
         format!("postgres://{who}@127.0.0.1:1,127.0.0.1:{port}/{base}"),
         format!(

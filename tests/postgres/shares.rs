@@ -9,7 +9,7 @@ use super::common::{Act, FakeSmtp, Rule, Step};
 use super::nodes::Cluster;
 
 /// How long it may take until all nodes know who there is.
-const SETTLED: Duration = Duration::from_secs(4);
+const SETTLE_TIME: Duration = Duration::from_secs(4);
 
 /// The most connections that the relay sees for so long.
 async fn most_connections(relay: &FakeSmtp, during: Duration) -> usize {
@@ -47,17 +47,17 @@ async fn a_relay_sees_no_more_connections_than_it_may_while_nodes_join_and_leave
     let mut nodes: Vec<Service> = vec![first];
     for name in ["second", "third"] {
         nodes.push(cluster.node(name, 2));
-        tokio::time::sleep(SETTLED).await;
+        tokio::time::sleep(SETTLE_TIME).await;
         let most = most_connections(&relay, Duration::from_secs(3)).await;
         assert!((2..=4).contains(&most), "{most} with {} nodes", nodes.len());
     }
     nodes[1].kill();
-    tokio::time::sleep(SETTLED).await;
+    tokio::time::sleep(SETTLE_TIME).await;
     let most = most_connections(&relay, Duration::from_secs(3)).await;
     assert!((2..=4).contains(&most), "{most} after one was killed");
 
     nodes[2].stop();
-    tokio::time::sleep(SETTLED).await;
+    tokio::time::sleep(SETTLE_TIME).await;
     let most = most_connections(&relay, Duration::from_secs(3)).await;
     assert!((3..=4).contains(&most), "{most} after one left");
     assert_ne!(
@@ -81,7 +81,7 @@ async fn a_relay_gets_mail_no_faster_than_its_rate_while_nodes_join_and_leave() 
 
     let seconds = 5;
     let arrive = async || {
-        tokio::time::sleep(SETTLED).await;
+        tokio::time::sleep(SETTLE_TIME).await;
         let before = relay.accepted();
         tokio::time::sleep(Duration::from_secs(seconds)).await;
         relay.accepted() - before

@@ -112,7 +112,7 @@ async fn open(path: &Path) -> Result<Arc<dyn Spool>, SpoolError> {
 }
 
 /// Settles of one mail's recipients that were not acknowledged may be there one by one.
-fn is_on_its_way(state: &str, owed: &super::journal::Owed) -> bool {
+fn is_on_its_way(state: &str, owed: &super::journal::OwedStates) -> bool {
     let candidates: Vec<Vec<&str>> = owed
         .states()
         .map(|state| state.split(',').collect())

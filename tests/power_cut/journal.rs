@@ -109,13 +109,13 @@ impl Journal {
 /// and those that were asked for since.
 #[derive(Clone, Default)]
 pub struct Debt {
-    pub mails: BTreeMap<MailId, Owed>,
+    pub mails: BTreeMap<MailId, OwedStates>,
     /// What the load was doing.
     pub during: String,
 }
 
 #[derive(Clone, Default)]
-pub struct Owed {
+pub struct OwedStates {
     acknowledged: Option<String>,
     asked: Vec<String>,
 }
@@ -134,7 +134,7 @@ impl Debt {
             match verb {
                 "will" => owed.asked.push(state),
                 "did" => {
-                    *owed = Owed {
+                    *owed = OwedStates {
                         acknowledged: Some(state),
                         asked: Vec::new(),
                     }
@@ -145,7 +145,7 @@ impl Debt {
     }
 }
 
-impl Owed {
+impl OwedStates {
     /// Whether the mail may be in this state.
     pub fn admits(&self, state: &str) -> bool {
         self.states().any(|owed| owed == state)
@@ -168,7 +168,7 @@ impl Owed {
     }
 }
 
-impl std::fmt::Display for Owed {
+impl std::fmt::Display for OwedStates {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let acknowledged = self.acknowledged.as_deref().unwrap_or("nothing");
         write!(f, "`{acknowledged}`, or one of {:?}", self.asked)

@@ -14,25 +14,25 @@ use super::mails::Draft;
 /// How long a client waits before it tries again where it found nobody or lost its connection.
 const BACK_OFF: Duration = Duration::from_millis(10);
 /// How long it waits where it was told to come back later.
-const LATER: Duration = Duration::from_millis(100);
+const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_LIMIT: Duration = Duration::from_secs(60);
 /// How often a client loses its patience at once, so that it submits a mail again which is still
 /// being taken.
-const HASTE: f64 = 0.02;
+const EARLY_RETRIES: f64 = 0.02;
 
 /// The connection is gone, or there was none.
-pub struct Lost;
+pub struct ConnectionLost;
 
-impl From<std::io::Error> for Lost {
+impl From<std::io::Error> for ConnectionLost {
     fn from(_: std::io::Error) -> Self {
-        Lost
+        ConnectionLost
     }
 }
 
-impl From<hyper::Error> for Lost {
+impl From<hyper::Error> for ConnectionLost {
     fn from(_: hyper::Error) -> Self {
-        Lost
+        ConnectionLost
     }
 }
 
@@ -56,7 +56,7 @@ pub trait Door {
         &mut self,
         drafts: &[Draft],
         tell: &mut impl FnMut(&Draft, Answer),
-    ) -> Result<(), Lost>;
+    ) -> Result<(), ConnectionLost>;
 
     /// Drops the connection, whatever is under way on it.
     fn hang_up(&mut self);
@@ -80,11 +80,11 @@ pub async fn work<D: Door>(
         let drafts: Vec<Draft> = numbers.map(|number| Draft::new(&name, number)).collect();
         let mut left = drafts.clone();
         while !left.is_empty() {
-            let is_hasty = choices.random_bool(HASTE);
+            let is_hasty = choices.random_bool(EARLY_RETRIES);
             let patience = if is_hasty {
                 Duration::from_millis(choices.random_range(0..20))
             } else {
-                PATIENCE
+                WAIT_LIMIT
             };
             let mut again = Vec::new();
             let mut tell = |draft: &Draft, answer| match answer {
@@ -94,12 +94,12 @@ pub async fn work<D: Door>(
             };
             let handed_in = timeout(patience, door.hand_in(&left, &mut tell)).await;
             if handed_in.is_err() && !is_hasty {
-                book.problem(format!("{name} had no answer in {PATIENCE:?}"));
+                book.problem(format!("{name} had no answer in {WAIT_LIMIT:?}"));
             }
             if let Ok(Ok(())) = handed_in {
                 left = again;
                 if !left.is_empty() {
-                    sleep(LATER).await;
+                    sleep(RETRY_AFTER).await;
                 }
             } else {
                 door.hang_up();

@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
-use super::client::{Answer, Door, Lost};
+use super::client::{Answer, ConnectionLost, Door};
 use super::mails::Draft;
 
 /// A connection that is made when it is needed.
@@ -32,7 +32,7 @@ impl Http {
         &mut self,
         request: hyper::http::request::Builder,
         body: String,
-    ) -> Result<Response<Incoming>, Lost> {
+    ) -> Result<Response<Incoming>, ConnectionLost> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => {
@@ -60,7 +60,7 @@ impl Http {
         &mut self,
         request: hyper::http::request::Builder,
         body: String,
-    ) -> Result<(StatusCode, Value), Lost> {
+    ) -> Result<(StatusCode, Value), ConnectionLost> {
         let (head, body) = self.request(request, body).await?.into_parts();
         let body = body.collect().await?.to_bytes();
         let value = serde_json::from_slice(&body);
@@ -71,14 +71,17 @@ impl Http {
     }
 
     /// How many deliveries wait.
-    pub async fn pending(&mut self) -> Result<u64, Lost> {
+    pub async fn pending(&mut self) -> Result<u64, ConnectionLost> {
         let (_, stats) = self.whole(Request::get("/v1/stats"), String::new()).await?;
         Ok(stats["pending"].as_u64().unwrap())
     }
 
     /// Tells of each delivery (the mail's id, the recipient) that the service says was made, until
     /// it says nothing more.
-    pub async fn follow(mut self, mut delivered: impl FnMut(&str, &str)) -> Result<(), Lost> {
+    pub async fn follow(
+        mut self,
+        mut delivered: impl FnMut(&str, &str),
+    ) -> Result<(), ConnectionLost> {
         let mut body = self
             .request(Request::get("/v1/events"), String::new())
             .await?
@@ -118,7 +121,7 @@ impl Door for Http {
         &mut self,
         drafts: &[Draft],
         tell: &mut impl FnMut(&Draft, Answer),
-    ) -> Result<(), Lost> {
+    ) -> Result<(), ConnectionLost> {
         for draft in drafts {
             let request = Request::post("/v1/mails").header("idempotency-key", &draft.key);
             let (status, value) = self.whole(request, draft.json().to_string()).await?;
@@ -142,7 +145,7 @@ impl Door for Batches {
         &mut self,
         drafts: &[Draft],
         tell: &mut impl FnMut(&Draft, Answer),
-    ) -> Result<(), Lost> {
+    ) -> Result<(), ConnectionLost> {
         let mails = drafts.iter().map(|draft| {
             let mut mail = draft.json();
             mail["idempotency_key"] = json!(draft.key);

@@ -17,18 +17,18 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::common::{FakeSmtp, Receiver};
-use super::service::{House, Service};
-use super::{A_MOMENT, told};
+use super::service::{Service, ServiceFiles};
+use super::{POLL_INTERVAL, told};
 
 /// How many mails come back; as many for each life of the service as it is worth.
 const MAILS: usize = 360;
 const KILLS: usize = 12;
 /// Nobody waits longer for an answer.
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_LIMIT: Duration = Duration::from_secs(20);
 
 /// One mail that comes back.
 #[derive(Clone, Debug)]
-struct Returned {
+struct ReturnedMail {
     id: String,
     recipient: String,
     return_path: String,
@@ -43,7 +43,7 @@ enum Door {
 }
 
 /// Those whose report was acknowledged.
-type Acknowledged = Arc<Mutex<Vec<Returned>>>;
+type Acknowledged = Arc<Mutex<Vec<ReturnedMail>>>;
 
 fn configured(hook: &Receiver) -> String {
     format!(
@@ -57,8 +57,8 @@ fn configured(hook: &Receiver) -> String {
 }
 
 /// A report about a mail (RFC 3464), as it is brought to its return path.
-fn report(of: &Returned) -> String {
-    let Returned {
+fn report(of: &ReturnedMail) -> String {
+    let ReturnedMail {
         recipient,
         return_path,
         ..
@@ -76,7 +76,7 @@ fn report(of: &Returned) -> String {
 }
 
 /// What Postmark tells of it; its metadata are those that the mail was sent with.
-fn event(of: &Returned) -> String {
+fn event(of: &ReturnedMail) -> String {
     let token = of.return_path.split('@').next();
     json!({"RecordType": "Bounce", "Type": "HardBounce", "ID": 1, "Email": of.recipient,
         "MessageID": "of-another-time", "Metadata": {"return-token": token},
@@ -87,7 +87,7 @@ fn event(of: &Returned) -> String {
 /// The status and the body of an answer.
 fn call(to: SocketAddr, line: &str, kind: &str, body: &str) -> Result<(u16, String), Error> {
     let mut stream = TcpStream::connect(to)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(WAIT_LIMIT))?;
     let length = body.len();
     let head = format!("{line} HTTP/1.0\r\nhost: localhost\r\ncontent-type: {kind}");
     stream.write_all(format!("{head}\r\ncontent-length: {length}\r\n\r\n{body}").as_bytes())?;
@@ -104,7 +104,7 @@ fn call(to: SocketAddr, line: &str, kind: &str, body: &str) -> Result<(u16, Stri
 /// Brings a message to an address as the world does, without a login; whether it was taken.
 fn bring(to: SocketAddr, rcpt: &str, message: &str) -> Result<(u16, String), Error> {
     let stream = TcpStream::connect(to)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(WAIT_LIMIT))?;
     let mut answers = BufReader::new(stream.try_clone()?);
     let mut last = String::new();
     let rcpt = format!("RCPT TO:<{rcpt}>");
@@ -138,13 +138,13 @@ fn bring(to: SocketAddr, rcpt: &str, message: &str) -> Result<(u16, String), Err
 
 /// Brings each of these until it is acknowledged, whoever answers.
 fn return_all(
-    house: (SocketAddr, SocketAddr),
+    files: (SocketAddr, SocketAddr),
     door: Door,
-    mails: Vec<Returned>,
+    mails: Vec<ReturnedMail>,
     acknowledged: &Acknowledged,
     ends: &AtomicBool,
 ) {
-    let (http, smtp) = house;
+    let (http, smtp) = files;
     for mail in mails {
         loop {
             if ends.load(Ordering::Relaxed) {
@@ -173,11 +173,11 @@ fn return_all(
 }
 
 /// Sends the mails, and finds their return paths at the relay.
-async fn sent(house: &House, service: &mut Service, relay: &FakeSmtp) -> Vec<Returned> {
-    let http = house.http;
+async fn sent(files: &ServiceFiles, service: &mut Service, relay: &FakeSmtp) -> Vec<ReturnedMail> {
+    let http = files.http;
     let ready = async {
         while !matches!(call(http, "GET /health/ready", "", ""), Ok((200, _))) {
-            sleep(A_MOMENT).await;
+            sleep(POLL_INTERVAL).await;
         }
     };
     service.lives_until(ready).await;
@@ -200,11 +200,11 @@ async fn sent(house: &House, service: &mut Service, relay: &FakeSmtp) -> Vec<Ret
 
     let arrived = async {
         while relay.mails().len() < MAILS {
-            sleep(A_MOMENT).await;
+            sleep(POLL_INTERVAL).await;
         }
     };
     service.lives_until(arrived).await;
-    let mails = relay.mails().into_iter().map(|mail| Returned {
+    let mails = relay.mails().into_iter().map(|mail| ReturnedMail {
         id: ids[&mail.recipients[0]].clone(),
         recipient: mail.recipients[0].clone(),
         return_path: mail.return_path,
@@ -219,9 +219,9 @@ async fn nothing_that_came_back_is_lost_however_often_the_service_is_killed() {
     let mut choices = StdRng::seed_from_u64(seed);
     let relay = FakeSmtp::start().await;
     let hook = told::receiver(seed).await;
-    let house = House::new(&relay.url(), &configured(&hook));
-    let mut service = house.start();
-    let mails = sent(&house, &mut service, &relay).await;
+    let files = ServiceFiles::new(&relay.url(), &configured(&hook));
+    let mut service = files.start();
+    let mails = sent(&files, &mut service, &relay).await;
 
     let acknowledged = Acknowledged::default();
     let ends = Arc::new(AtomicBool::new(false));
@@ -229,7 +229,7 @@ async fn nothing_that_came_back_is_lost_however_often_the_service_is_killed() {
     let mut bringing = Vec::new();
     for (n, some) in mails.chunks(MAILS / 6).enumerate() {
         let (some, acknowledged, ends) = (some.to_vec(), acknowledged.clone(), ends.clone());
-        let addresses = (house.http, house.smtp);
+        let addresses = (files.http, files.smtp);
         bringing.push(thread::spawn(move || {
             return_all(addresses, doors[n % 3], some, &acknowledged, &ends);
         }));
@@ -247,12 +247,12 @@ async fn nothing_that_came_back_is_lost_however_often_the_service_is_killed() {
         sleep(Duration::from_millis(choices.random_range(0..20))).await;
         service.kill().await;
         println!("kill {kill}: after {} were acknowledged", count());
-        service = house.start();
+        service = files.start();
     }
 
     let all = async {
         while count() < MAILS && bringing.iter().any(|one| !one.is_finished()) {
-            sleep(A_MOMENT).await;
+            sleep(POLL_INTERVAL).await;
         }
     };
     service.lives_until(all).await;
@@ -265,7 +265,7 @@ async fn nothing_that_came_back_is_lost_however_often_the_service_is_killed() {
     assert_eq!(acknowledged.len(), MAILS, "each is acknowledged in the end");
     for mail in &acknowledged {
         let line = format!("GET /v1/mails/{}", mail.id);
-        let (status, record) = call(house.http, &line, "", "").unwrap();
+        let (status, record) = call(files.http, &line, "", "").unwrap();
         let record: Value = serde_json::from_str(&record).unwrap();
         let feedback = record["deliveries"][0]["feedback"].as_array();
         let kinds: Vec<&Value> = feedback
@@ -283,8 +283,8 @@ async fn nothing_that_came_back_is_lost_however_often_the_service_is_killed() {
     let ids = acknowledged.iter().map(|mail| mail.id.clone()).collect();
     let again = service.lives_until(told_once_each(&hook, ids)).await;
     println!("webhook: {again} messages came more than once");
-    assert!(service.stop().await.success(), "{}", house.log());
-    let found = house.verify().await;
+    assert!(service.stop().await.success(), "{}", files.log());
+    let found = files.verify().await;
     assert_eq!(found["mails"], MAILS, "{found}");
 }
 
@@ -314,7 +314,7 @@ async fn told_once_each(hook: &Receiver, mut wanted: HashSet<String>) -> usize {
         if wanted.is_empty() {
             return again;
         }
-        assert!(begun.elapsed() < PATIENCE, "never told: {wanted:?}");
-        sleep(A_MOMENT).await;
+        assert!(begun.elapsed() < WAIT_LIMIT, "never told: {wanted:?}");
+        sleep(POLL_INTERVAL).await;
     }
 }

@@ -12,24 +12,24 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 /// Nothing takes this long.
-const PATIENCE: Duration = Duration::from_secs(120);
+const WAIT_LIMIT: Duration = Duration::from_secs(120);
 /// Connections to the relay, and so senders.
 pub const SENDERS: usize = 4;
 
 /// Where the service lives, over all its lives: configuration, spool, addresses.
-pub struct House {
+pub struct ServiceFiles {
     dir: TempDir,
     pub http: SocketAddr,
     pub smtp: SocketAddr,
 }
 
-impl House {
-    /// A house whose service sends over `relay`; `more` stands in its configuration besides.
+impl ServiceFiles {
+    /// Files of a service that sends over `relay`; `more` stands in its configuration besides.
     pub fn new(relay: &str, more: &str) -> Self {
         let [http, smtp] = [(); 2]
             .map(|()| free_port())
             .map(|listener| listener.local_addr().unwrap());
-        let house = House {
+        let files = ServiceFiles {
             dir: tempfile::tempdir().unwrap(),
             http,
             smtp,
@@ -47,12 +47,12 @@ impl House {
             log = {{ level = "error" }}
             {more}
             "#,
-            house.http, house.smtp
+            files.http, files.smtp
         );
 
-        std::fs::write(house.path("postrider.toml"), text).unwrap();
-        File::create(house.path("log")).unwrap();
-        house
+        std::fs::write(files.path("postrider.toml"), text).unwrap();
+        File::create(files.path("log")).unwrap();
+        files
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -133,7 +133,7 @@ pub struct Service {
 impl Service {
     /// Waits until something has happened; the service must live until then.
     pub async fn lives_until<T>(&mut self, happened: impl Future<Output = T>) -> T {
-        let rest = PATIENCE.saturating_sub(self.began.elapsed());
+        let rest = WAIT_LIMIT.saturating_sub(self.began.elapsed());
         tokio::select! {
             done = happened => done,
             status = self.process.wait() => panic!("it ended by itself: {status:?}"),
@@ -158,7 +158,7 @@ impl Service {
                 .success()
         );
 
-        tokio::time::timeout(PATIENCE, self.process.wait())
+        tokio::time::timeout(WAIT_LIMIT, self.process.wait())
             .await
             .expect("it stops")
             .unwrap()

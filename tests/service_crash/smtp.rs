@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufStream};
 use tokio::net::TcpStream;
 
-use super::client::{Answer, Door, Lost};
+use super::client::{Answer, ConnectionLost, Door};
 use super::mails::Draft;
 
 /// A connection that is made when it is needed.
@@ -22,7 +22,7 @@ impl Smtp {
         }
     }
 
-    async fn connect(&self) -> Result<BufStream<TcpStream>, Lost> {
+    async fn connect(&self) -> Result<BufStream<TcpStream>, ConnectionLost> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
         let mut connection = BufStream::new(stream);
@@ -33,7 +33,7 @@ impl Smtp {
     }
 
     /// One mail, from MAIL to the answer to its final dot.
-    async fn transact(&mut self, draft: &Draft) -> Result<String, Lost> {
+    async fn transact(&mut self, draft: &Draft) -> Result<String, ConnectionLost> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.connect().await?,
@@ -67,7 +67,7 @@ impl Door for Smtp {
         &mut self,
         drafts: &[Draft],
         tell: &mut impl FnMut(&Draft, Answer),
-    ) -> Result<(), Lost> {
+    ) -> Result<(), ConnectionLost> {
         for draft in drafts {
             let said = self.transact(draft).await?;
             let id = said.strip_prefix("250 2.0.0 queued as ");
@@ -89,18 +89,18 @@ impl Door for Smtp {
     }
 }
 
-async fn say(connection: &mut BufStream<TcpStream>, text: &str) -> Result<(), Lost> {
+async fn say(connection: &mut BufStream<TcpStream>, text: &str) -> Result<(), ConnectionLost> {
     connection.write_all(text.as_bytes()).await?;
     Ok(connection.flush().await?)
 }
 
 /// The next reply's last line, whole: a line that was cut off by a kill is no answer.
-async fn reply(connection: &mut BufStream<TcpStream>) -> Result<String, Lost> {
+async fn reply(connection: &mut BufStream<TcpStream>) -> Result<String, ConnectionLost> {
     loop {
         let mut line = String::new();
         connection.read_line(&mut line).await?;
         if !line.ends_with("\r\n") {
-            return Err(Lost);
+            return Err(ConnectionLost);
         }
         if line.get(3..4) == Some(" ") {
             return Ok(line);
@@ -110,10 +110,10 @@ async fn reply(connection: &mut BufStream<TcpStream>) -> Result<String, Lost> {
 
 /// Before the message every door says the same; one that says something else may think better of it
 /// on another connection.
-async fn expect(connection: &mut BufStream<TcpStream>, code: &str) -> Result<(), Lost> {
+async fn expect(connection: &mut BufStream<TcpStream>, code: &str) -> Result<(), ConnectionLost> {
     if reply(connection).await?.starts_with(code) {
         Ok(())
     } else {
-        Err(Lost)
+        Err(ConnectionLost)
     }
 }

@@ -8,19 +8,19 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::{Instant, sleep};
 
-use super::common::{ReceivedCall, Receiver, Says};
+use super::common::{ReceivedCall, Receiver, Response};
 use super::mails;
 
 /// How long the last messages may take after the last mail.
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_LIMIT: Duration = Duration::from_secs(60);
 
 /// Somebody who takes most of what it is told, refuses some, and now and then does not answer.
 pub async fn receiver(seed: u64) -> Receiver {
     let chance = parking_lot::Mutex::new(StdRng::seed_from_u64(seed));
     Receiver::answering(move |_, _| match chance.lock().random_range(0..400) {
-        0..4 => Says::Status(500),
-        4 => Says::Nothing,
-        _ => Says::Status(200),
+        0..4 => Response::Status(500),
+        4 => Response::Nothing,
+        _ => Response::Status(200),
     })
     .await
 }
@@ -46,7 +46,7 @@ pub async fn judge(receiver: &Receiver, mails: &[(String, String)]) -> (usize, V
         }
     }
 
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_LIMIT;
     let mut read = 0;
     let mut problems = Vec::new();
     let mut bodies: HashMap<String, String> = HashMap::new();

@@ -7,14 +7,14 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::place::Place;
-use super::{CALLERS, SIZE, Times, submit};
+use super::place::SpoolPlace;
+use super::{CALLERS, SubmitTimes, TEXT_BYTES, submit};
 use crate::cli::Failure;
 use crate::dispatch::{Dispatcher, Drain};
 use crate::mail::seconds;
 use crate::transport::{Capture, Relay};
 
-pub(super) async fn run(count: usize, place: &Place) -> Result<Value, Failure> {
+pub(super) async fn run(count: usize, place: &SpoolPlace) -> Result<Value, Failure> {
     let dir = place.dir();
     let bare = bare_append(&dir.join("bare"))
         .map_err(|e| Failure::Failed(format!("{}: {e}", dir.display())))?;
@@ -51,9 +51,9 @@ pub(super) async fn run(count: usize, place: &Place) -> Result<Value, Failure> {
 
 /// Appending a mail to a file and `fdatasync`, again and again: the least that durable accept can
 /// cost.
-fn bare_append(path: &Path) -> std::io::Result<Times> {
+fn bare_append(path: &Path) -> std::io::Result<SubmitTimes> {
     let mut file = File::create(path)?;
-    let bytes = vec![b'x'; SIZE];
+    let bytes = vec![b'x'; TEXT_BYTES];
     let mut times = Vec::with_capacity(2000);
     for _ in 0..2000 {
         let started = Instant::now();
@@ -62,5 +62,5 @@ fn bare_append(path: &Path) -> std::io::Result<Times> {
         times.push(started.elapsed());
     }
     times.sort();
-    Ok(Times(times))
+    Ok(SubmitTimes(times))
 }

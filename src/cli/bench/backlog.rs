@@ -6,22 +6,22 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::machine::{Sink, peak_megabytes};
-use super::place::Place;
-use super::{CALLERS, delivered, looks, mail};
+use super::place::SpoolPlace;
+use super::{CALLERS, delivered, mail, queries};
 use crate::cli::Failure;
 use crate::dispatch::{Builder, Dispatcher, Drain, Error};
 use crate::mail::{Mail, seconds};
 use crate::transport::Relay;
 
 /// How many mails are timed on their way out.
-const TIMED: usize = 100_000;
+const TIMED_MAILS: usize = 100_000;
 /// How many mails are submitted together.
-const GROUP: usize = 500;
+const GROUP_MAILS: usize = 500;
 
-pub(super) async fn run(count: usize, place: &Place) -> Result<Value, Failure> {
+pub(super) async fn run(count: usize, place: &SpoolPlace) -> Result<Value, Failure> {
     let sink = Sink::start()?;
 
-    let timed = count.min(TIMED);
+    let timed = count.min(TIMED_MAILS);
     // The same number of mails from a spool that holds nothing else, for comparison.
     let small = fill_and_send(&sink, timed, timed, (place, "small")).await?;
 
@@ -41,7 +41,7 @@ pub(super) async fn run(count: usize, place: &Place) -> Result<Value, Failure> {
 }
 
 /// How one spool did.
-struct Sent {
+struct BacklogResult {
     filled: Duration,
     /// What looking at it cost while all of it was pending.
     looks: Value,
@@ -56,8 +56,8 @@ async fn fill_and_send(
     sink: &Sink,
     count: usize,
     timed: usize,
-    (place, name): (&Place, &str),
-) -> Result<Sent, Failure> {
+    (place, name): (&SpoolPlace, &str),
+) -> Result<BacklogResult, Failure> {
     let build = || -> Result<Builder, Failure> {
         let relay = Relay::smtp(&format!("smtp://127.0.0.1:{}", sink.port));
         let relay = relay
@@ -71,15 +71,15 @@ async fn fill_and_send(
     let postrider = build()?.start().await?;
     postrider.pause("sink").await?;
     let started = Instant::now();
-    for from in (0..count).step_by(GROUP) {
-        let mails: Result<Vec<Mail>, _> = (from..count.min(from + GROUP)).map(mail).collect();
+    for from in (0..count).step_by(GROUP_MAILS) {
+        let mails: Result<Vec<Mail>, _> = (from..count.min(from + GROUP_MAILS)).map(mail).collect();
         for receipt in postrider.submit_many(mails.map_err(Error::from)?).await {
             receipt?;
         }
     }
 
     let filled = started.elapsed();
-    let looks = looks::look(&postrider).await?;
+    let looks = queries::look(&postrider).await?;
     postrider.shutdown(Drain::within(seconds(60))).await?;
     drop(postrider);
     let started = Instant::now();
@@ -93,7 +93,7 @@ async fn fill_and_send(
     delivered(&postrider, timed as u64).await;
     let rate = (timed as u64 - already.min(timed as u64)) as f64 / begun.elapsed().as_secs_f64();
     postrider.shutdown(Drain::within(seconds(60))).await?;
-    Ok(Sent {
+    Ok(BacklogResult {
         filled,
         looks,
         first,

@@ -8,11 +8,11 @@ use bytesize::ByteSize;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::course::ProgressWatch;
 use super::machine::{Sink, cpu_seconds, peak_megabytes};
-use super::place::Place;
+use super::place::SpoolPlace;
+use super::progress::ProgressWatch;
 use super::readers::Readers;
-use super::{CALLERS, SIZE, delivered, submit};
+use super::{CALLERS, TEXT_BYTES, delivered, submit};
 use crate::cli::Failure;
 use crate::dispatch::{Dispatcher, Drain};
 use crate::mail::seconds;
@@ -36,11 +36,11 @@ pub(super) struct Options {
     max_size: Option<ByteSize>,
 }
 
-pub(super) async fn run(options: &Options, place: &Place) -> Result<Value, Failure> {
+pub(super) async fn run(options: &Options, place: &SpoolPlace) -> Result<Value, Failure> {
     let Options { count, dkim, .. } = options;
     let count = *count;
     let sink = Sink::start()?;
-    let before = sink.yardstick(count, SIZE, CALLERS)?;
+    let before = sink.yardstick(count, TEXT_BYTES, CALLERS)?;
     let relay = Relay::smtp(&format!("smtp://127.0.0.1:{}", sink.port));
     let relay = relay
         .map_err(|e| Failure::Failed(e.to_string()))?
@@ -59,7 +59,7 @@ pub(super) async fn run(options: &Options, place: &Place) -> Result<Value, Failu
     delivered(&postrider, warm as u64).await;
 
     let following = Readers::start(&postrider, options.readers)?;
-    let course = ProgressWatch::begin(&postrider);
+    let progress = ProgressWatch::begin(&postrider);
     let (started, cpu_before) = (Instant::now(), cpu_seconds());
     let times = submit(&postrider, count, CALLERS).await?;
     let accepted = started.elapsed();
@@ -67,9 +67,9 @@ pub(super) async fn run(options: &Options, place: &Place) -> Result<Value, Failu
 
     let (took, cpu) = (started.elapsed(), cpu_seconds() - cpu_before);
     let read = following.finish();
-    let course = course.end().await?;
+    let progress = progress.end().await?;
     postrider.shutdown(Drain::within(seconds(10))).await?;
-    let yardstick = f64::midpoint(before, sink.yardstick(count, SIZE, CALLERS)?);
+    let yardstick = f64::midpoint(before, sink.yardstick(count, TEXT_BYTES, CALLERS)?);
 
     let rate = count as f64 / took.as_secs_f64();
     Ok(json!({
@@ -77,8 +77,8 @@ pub(super) async fn run(options: &Options, place: &Place) -> Result<Value, Failu
         "spool": place.kind(),
         "mails": count,
         "signatures": dkim.len(),
-        "spool_peak_mb": course.largest_megabytes,
-        "per_s_by_fifth": course.per_s_by_fifth,
+        "spool_peak_mb": progress.largest_megabytes,
+        "per_s_by_fifth": progress.per_s_by_fifth,
         "readers": options.readers,
         "reader_events": read.events,
         "reader_missed": read.missed,

@@ -1,4 +1,4 @@
-//! What the machine tells of this process, and the programs beside it.
+//! What the system tells of this process, and the programs that run beside it.
 
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};

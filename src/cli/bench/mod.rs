@@ -4,12 +4,12 @@
 
 mod accept;
 mod backlog;
-mod course;
 mod door;
 mod end_to_end;
-mod looks;
 mod machine;
 mod place;
+mod progress;
+mod queries;
 mod readers;
 mod round_trip;
 mod suppressions;
@@ -21,21 +21,21 @@ use clap::{Parser, Subcommand};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use self::place::Place;
+use self::place::SpoolPlace;
 use super::Failure;
 use super::screen::Screen;
 use crate::dispatch::Dispatcher;
 use crate::mail::{Mail, MailError};
 
 /// The size of each mail's text in bytes.
-const SIZE: usize = 2048;
+const TEXT_BYTES: usize = 2048;
 /// How many callers submit mail at once, and how many connections smtp-source opens.
 const CALLERS: usize = 64;
 
 #[derive(Parser)]
 pub(super) struct Bench {
     #[command(subcommand)]
-    which: Which,
+    which: Benchmark,
     /// Where the spools go: a disk like the one that it will be used with
     #[arg(long, global = true, value_name = "DIR", default_value = ".")]
     dir: PathBuf,
@@ -47,7 +47,7 @@ pub(super) struct Bench {
 }
 
 #[derive(Subcommand)]
-enum Which {
+enum Benchmark {
     /// From the first submit to the last 250 of smtp-sink, against smtp-source straight into the
     /// same sink
     EndToEnd(end_to_end::Options),
@@ -86,27 +86,27 @@ impl Bench {
                 self.dir.display()
             ))
         })?;
-        let place = Place::new(dir.path(), self.url);
+        let place = SpoolPlace::new(dir.path(), self.url);
         let figures = super::runtime()?.block_on(self.which.run(&place))?;
         Ok(screen.json(figures.to_string().as_bytes())?)
     }
 }
 
-impl Which {
-    async fn run(self, place: &Place) -> Result<Value, Failure> {
+impl Benchmark {
+    async fn run(self, place: &SpoolPlace) -> Result<Value, Failure> {
         match self {
-            Which::EndToEnd(how) => end_to_end::run(&how, place).await,
-            Which::Accept { count } => accept::run(count, place).await,
-            Which::Backlog { count } => backlog::run(count, place).await,
-            Which::Suppressions { count } => suppressions::run(count, place.dir()).await,
-            Which::RoundTrip => round_trip::run().await,
+            Benchmark::EndToEnd(how) => end_to_end::run(&how, place).await,
+            Benchmark::Accept { count } => accept::run(count, place).await,
+            Benchmark::Backlog { count } => backlog::run(count, place).await,
+            Benchmark::Suppressions { count } => suppressions::run(count, place.dir()).await,
+            Benchmark::RoundTrip => round_trip::run().await,
         }
     }
 }
 
 /// The mail that somebody composes.
 fn mail(caller: usize) -> Result<Mail, MailError> {
-    let text = "All work and no play makes a dull mail.\r\n".repeat(SIZE / 41);
+    let text = "All work and no play makes a dull mail.\r\n".repeat(TEXT_BYTES / 41);
     let to = format!("user{caller}@example.org");
     Mail::builder()
         .from("bench@example.com")
@@ -117,9 +117,9 @@ fn mail(caller: usize) -> Result<Mail, MailError> {
 }
 
 /// How long each submit took, the shortest first.
-struct Times(Vec<Duration>);
+struct SubmitTimes(Vec<Duration>);
 
-impl Times {
+impl SubmitTimes {
     /// The time that this share of them stayed within, in milliseconds.
     fn at(&self, share: f64) -> f64 {
         let place = (self.0.len().saturating_sub(1) as f64 * share) as usize;
@@ -131,7 +131,11 @@ impl Times {
 
 /// Submits `count` mails by so many callers, each waiting for its receipt before the next. Each
 /// composes its mail once, because what is measured begins when a mail is submitted.
-async fn submit(postrider: &Dispatcher, count: usize, callers: usize) -> Result<Times, Failure> {
+async fn submit(
+    postrider: &Dispatcher,
+    count: usize,
+    callers: usize,
+) -> Result<SubmitTimes, Failure> {
     let mut calls = JoinSet::new();
     for caller in 0..callers {
         let postrider = postrider.clone();
@@ -155,7 +159,7 @@ async fn submit(postrider: &Dispatcher, count: usize, callers: usize) -> Result<
         all.extend(done.map_err(|e| Failure::Failed(format!("a caller was broken off: {e}")))??);
     }
     all.sort();
-    Ok(Times(all))
+    Ok(SubmitTimes(all))
 }
 
 /// Waits until so many deliveries were taken by the relay since start.

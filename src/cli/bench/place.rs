@@ -6,17 +6,17 @@ use std::path::{Path, PathBuf};
 use crate::dispatch::Builder;
 use crate::spool::postgres::PostgresSpool;
 
-pub(super) struct Place {
+pub(super) struct SpoolPlace {
     dir: PathBuf,
     database: Option<String>,
     /// No run meets the schemas of another.
     run: String,
 }
 
-impl Place {
+impl SpoolPlace {
     pub(super) fn new(dir: &Path, database: Option<String>) -> Self {
         let name = dir.file_name().unwrap_or_default().to_string_lossy();
-        Place {
+        SpoolPlace {
             dir: dir.to_owned(),
             run: name.into_owned(),
             database,

@@ -23,7 +23,7 @@ pub(super) struct Readers {
 }
 
 /// What they did since they began.
-pub(super) struct Read {
+pub(super) struct ReaderResult {
     pub events: u64,
     /// How many were told as gone.
     pub missed: u64,
@@ -61,8 +61,8 @@ impl Readers {
         })
     }
 
-    pub(super) fn finish(self) -> Read {
-        Read {
+    pub(super) fn finish(self) -> ReaderResult {
+        ReaderResult {
             events: self.events.load(Ordering::Relaxed),
             missed: self.missed.load(Ordering::Relaxed),
             cpu_seconds: thread_seconds(NAME) - self.seconds_before,

@@ -16,7 +16,7 @@ use crate::mail::Mail;
 use crate::transport::Relay;
 
 /// How long a byte takes in each direction.
-const ONE_WAY: Duration = Duration::from_millis(25);
+const ONE_WAY_DELAY: Duration = Duration::from_millis(25);
 const MAILS: usize = 200;
 
 pub(super) async fn run() -> Result<Value, Failure> {
@@ -55,7 +55,7 @@ pub(super) async fn run() -> Result<Value, Failure> {
     }
     let rate = MAILS as f64 / started.elapsed().as_secs_f64();
 
-    let most = 1.0 / (2.0 * ONE_WAY.as_secs_f64());
+    let most = 1.0 / (2.0 * ONE_WAY_DELAY.as_secs_f64());
     Ok(json!({
         "bench": "round_trip",
         "delay_ms": 50,
@@ -82,7 +82,7 @@ async fn delay(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
         let _ = sender.send((
-            tokio::time::Instant::now() + ONE_WAY,
+            tokio::time::Instant::now() + ONE_WAY_DELAY,
             buffer[..count].to_vec(),
         ));
     }

@@ -15,7 +15,7 @@ use crate::mail::seconds;
 use crate::transport::Relay;
 
 /// How many mails are timed.
-const TIMED: usize = 20_000;
+const TIMED_MAILS: usize = 20_000;
 
 pub(super) async fn run(count: usize, dir: &Path) -> Result<Value, Failure> {
     let sink = Sink::start()?;
@@ -84,7 +84,7 @@ async fn import(postrider: &Dispatcher, file: String) -> Result<u64, Failure> {
 async fn rate(postrider: &Dispatcher) -> Result<f64, Failure> {
     let already = postrider.delivered();
     let started = Instant::now();
-    submit(postrider, TIMED, CALLERS).await?;
-    delivered(postrider, already + TIMED as u64).await;
-    Ok(TIMED as f64 / started.elapsed().as_secs_f64())
+    submit(postrider, TIMED_MAILS, CALLERS).await?;
+    delivered(postrider, already + TIMED_MAILS as u64).await;
+    Ok(TIMED_MAILS as f64 / started.elapsed().as_secs_f64())
 }

@@ -1,4 +1,4 @@
-//! `postrider bounce`: a report on standard input, for an alias that pipes what comes back.
+//! `postrider bounce`: submits a report from standard input, for an alias that pipes returned mail.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -28,7 +28,7 @@ pub struct Bounce {
 }
 
 #[derive(Deserialize)]
-struct Taken {
+struct FeedbackAnswer {
     results: Vec<Feedback>,
 }
 
@@ -57,7 +57,7 @@ impl Bounce {
             return Ok(ExitCode::SUCCESS);
         }
 
-        let Taken { results } = answer.decode()?;
+        let FeedbackAnswer { results } = answer.decode()?;
         if results.is_empty() {
             screen.line(&[plain("nothing follows from this report")])?;
         }

@@ -6,7 +6,7 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::filter::Filter;
-use super::looking::Progress;
+use super::search_progress::SearchProgress;
 use super::service::Parameters;
 use super::times::rough;
 use super::{Failure, ServiceArgs, record};
@@ -108,7 +108,7 @@ pub fn pages(
     let mut rows = Vec::new();
 
     let mut cursor: Option<String> = None;
-    let mut progress = Progress::new();
+    let mut progress = SearchProgress::new();
     loop {
         parameters.truncate(fixed);
         parameters.push(("limit", wanted.min(LARGEST_PAGE).to_string()));
@@ -126,7 +126,7 @@ pub fn pages(
             // Pages can be short, even empty, although more follow; a table of its own for each
             // would be hard to read.
             if !rows.is_empty() && (ends || rows.len() >= LARGEST_PAGE) {
-                progress = Progress::new();
+                progress = SearchProgress::new();
                 screen.table(heads, std::mem::take(&mut rows), ColumnFit::Cut)?;
                 found = true;
             }

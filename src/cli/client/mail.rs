@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::job::BulkArgs;
 use super::service::{Client, Payload, ServiceAnswer};
-use super::{Failure, ServiceArgs, letter, looking, record};
+use super::{Failure, ServiceArgs, letter, record, search_progress};
 use crate::cli::screen::Screen;
 use crate::dispatch::MailStatus;
 
@@ -87,11 +87,11 @@ impl Show {
 
 fn raw(client: &Client, id: &str) -> Result<Vec<u8>, Failure> {
     let raw = |id: &str| client.get(&["v1", "mails", id, "raw"], &vec![]);
-    Ok(looking::about(client, id, raw)?.body)
+    Ok(search_progress::about(client, id, raw)?.body)
 }
 
 fn record_of(client: &Client, name: &str) -> Result<ServiceAnswer, Failure> {
-    looking::about(client, name, |id| client.get(&["v1", "mails", id], &vec![]))
+    search_progress::about(client, name, |id| client.get(&["v1", "mails", id], &vec![]))
 }
 
 /// `postrider cancel` and `postrider retry`: of one mail, or of all that a search finds.
@@ -126,7 +126,7 @@ fn act(
     screen: &mut Screen,
 ) -> Result<ExitCode, Failure> {
     let client = asking.service.client()?;
-    let answer = looking::about(&client, id, |id| {
+    let answer = search_progress::about(&client, id, |id| {
         client.post(&["v1", "mails", id, what], &vec![], Payload::None)
     })?;
     if asking.json {

@@ -1,5 +1,5 @@
-//! Where the service is, and what opens its door: flags win over variables, variables over the
-//! user's file `~/.config/postrider.toml`, that over the machine's `/etc/postrider/client.toml`.
+//! Where the service is, and the token for it: flags win over variables, variables over the user's
+//! file `~/.config/postrider.toml`, and that over the machine's `/etc/postrider/client.toml`.
 //!
 //! A token goes to no other address than the one it stands beside.
 

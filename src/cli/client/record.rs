@@ -109,6 +109,7 @@ fn feedback(mail: &MailStatus, now: Timestamp, screen: &mut Screen) -> io::Resul
         };
         delivery.feedback.iter().map(row).collect::<Vec<_>>()
     };
+
     let rows: Vec<_> = mail.deliveries.iter().flat_map(of_one).collect();
     if rows.is_empty() {
         return Ok(());

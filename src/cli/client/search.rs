@@ -7,7 +7,7 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 
 use super::filter::Filter;
-use super::looking::Progress;
+use super::search_progress::SearchProgress;
 use super::service::{Client, Parameters};
 use super::times::relative;
 use super::{Failure, ServiceArgs};
@@ -70,7 +70,7 @@ impl Count {
     /// Added up over as many calls as it takes to look at all.
     fn counted(&self, client: &Client) -> Result<Counted, Failure> {
         let mut all = Counted::default();
-        let mut progress = Progress::new();
+        let mut progress = SearchProgress::new();
         loop {
             let mut parameters = self.search.parameters();
             parameters.extend(all.next.take().map(|next| ("cursor", next)));

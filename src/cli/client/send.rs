@@ -22,8 +22,8 @@ use crate::mail::{Addressees, MailError, MailId, Priority, Timestamp, parse_span
 use crate::spool::Durability;
 
 /// How often the mail's state is asked for while waiting: first, and at most.
-const FIRST_LOOK: Duration = Duration::from_millis(50);
-const SELDOM: Duration = Duration::from_secs(1);
+const FIRST_POLL_INTERVAL: Duration = Duration::from_millis(50);
+const LONGEST_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the help ends with.
 pub const EXAMPLES: &str = "\
@@ -355,7 +355,8 @@ fn wait(
     time_limit: Duration,
 ) -> Result<(ServiceAnswer, MailStatus), Failure> {
     let started = Instant::now();
-    let mut pause = FIRST_LOOK;
+    let mut pause = FIRST_POLL_INTERVAL;
+
     loop {
         let answer = client.get(&["v1", "mails", &id.to_string()], &vec![]);
         let answer = answer.map_err(|failure| match failure {
@@ -380,7 +381,7 @@ fn wait(
             )));
         }
         std::thread::sleep(pause.min(left));
-        pause = (pause * 2).min(SELDOM);
+        pause = (pause * 2).min(LONGEST_POLL_INTERVAL);
     }
 }
 
@@ -453,6 +454,7 @@ fn invitation(content: &[u8]) -> String {
     let method = text
         .lines()
         .find_map(|line| line.trim_end().strip_prefix("METHOD:"));
+
     match method {
         Some(method)
             if method

@@ -1,4 +1,4 @@
-//! `postrider suppression`: who is not to get mail.
+//! `postrider suppression`: the addresses that get no mail.
 
 use std::fs::File;
 use std::io;

@@ -77,8 +77,10 @@ fn show(frame: &Frame, json: bool, screen: &mut Screen) -> io::Result<()> {
         return screen.json(frame.data.as_bytes());
     }
     if frame.event == "missed" {
-        let text = match serde_json::from_str::<Missed>(&frame.data) {
-            Ok(Missed { count: Some(count) }) => format!("{} missed", counted(count, "event")),
+        let text = match serde_json::from_str::<MissedEvents>(&frame.data) {
+            Ok(MissedEvents { count: Some(count) }) => {
+                format!("{} missed", counted(count, "event"))
+            }
             _ => "the service keeps another journal now; some events before that were missed"
                 .to_owned(),
         };
@@ -94,7 +96,7 @@ fn show(frame: &Frame, json: bool, screen: &mut Screen) -> io::Result<()> {
 
 /// What the service says where it cannot tell everything.
 #[derive(Deserialize)]
-struct Missed {
+struct MissedEvents {
     /// How many events; unknown where they were of another journal.
     count: Option<u64>,
 }

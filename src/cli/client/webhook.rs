@@ -1,4 +1,4 @@
-//! `postrider webhook`: who is told what happens.
+//! `postrider webhook`: the endpoints that are sent events.
 
 use std::process::ExitCode;
 

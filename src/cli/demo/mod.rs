@@ -30,7 +30,7 @@ const CALLERS: usize = 64;
 /// How long nothing may happen before the demo gives up.
 const IDLE_TIMEOUT: Duration = seconds(60);
 /// How large each mail's text is, in bytes.
-const TEXT: usize = 1500;
+const TEXT_BYTES: usize = 1500;
 
 #[derive(clap::Args)]
 pub(super) struct Demo {
@@ -169,7 +169,7 @@ fn mail(number: usize) -> Result<Mail, MailError> {
         .from("Postrider <postrider@demo.example>")
         .to(format!("mail-{number}@demo.example"))
         .subject(format!("Mail {number}"))
-        .text(line.repeat(TEXT / line.len()))
+        .text(line.repeat(TEXT_BYTES / line.len()))
         .priority(priority(number))
         .build()
 }
@@ -179,6 +179,7 @@ fn mail(number: usize) -> Result<Mail, MailError> {
 async fn follow(dispatcher: &Dispatcher, tally: &Tally, count: usize) -> Result<Stats, Failure> {
     let bars = ProgressBars::new(count);
     let (mut last, mut since) = ((0, 0, 0), Instant::now());
+
     loop {
         let stats = dispatcher.stats().await?;
         let (accepted, arrived) = tally.progress();

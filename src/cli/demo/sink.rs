@@ -148,6 +148,7 @@ impl SinkSession {
         let number = line
             .split_once("<mail-")
             .and_then(|(_, rest)| rest.split_once('@')?.0.parse().ok());
+
         match number {
             None => self.answer("550 5.1.1 nobody of that name"),
             Some(number)

@@ -26,6 +26,7 @@ pub(super) fn introduce(
         Sync::Interval => "synced to disk now and then",
     };
     let count = HumanCount(count as u64);
+
     screen.line(&[
         tinted(count, TextStyle::Strong),
         plain(format_args!(

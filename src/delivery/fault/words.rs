@@ -65,6 +65,7 @@ impl Words {
     pub(super) fn are_in(self, text: &Text) -> bool {
         let any = |phrases: Phrases| text.has_any(phrases);
         let is_anothers = || any(GREYLISTING) || any(RECIPIENT) || any(SENDER);
+
         match self {
             Words::SessionLimit => text.is_about_the_session(),
             Words::TooManyRecipients => {

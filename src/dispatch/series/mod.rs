@@ -1,10 +1,10 @@
 //! The series: how much was accepted, delivered, deferred and dead, how much waited, and how long
 //! it took, in steps of time, of all together and for each relay. A named reader of the journal
-//! counts (`recorder`) what `shelf` keeps; here it is asked for.
+//! counts (`recorder`) what `buckets` keeps; here it is asked for.
 
+mod buckets;
 mod recent;
 mod recorder;
-mod shelf;
 mod tally;
 
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 
+use self::buckets::{Bucket, BucketCounts, Relays, Resolution};
 pub use self::recent::RecentDeliveries;
 use self::recorder::{LOOK_EVERY, NAME};
-use self::shelf::{Bucket, BucketCounts, Relays, Resolution};
 use self::tally::Tally;
 use super::{Dispatcher, Error};
 use crate::mail::Timestamp;
@@ -24,9 +24,9 @@ use crate::mail::Timestamp;
 /// The most points of one answer.
 const MOST_POINTS: i64 = 10_000;
 /// How many points there are about, where nobody says how far they are from each other.
-const USUAL_POINTS: i64 = 360;
+const DEFAULT_POINTS: i64 = 360;
 /// The distances that are chosen from then, in seconds.
-const USUAL_STEPS: [i64; 9] = [10, 30, 60, 300, 600, 1800, 3600, 21_600, 86_400];
+const DEFAULT_STEPS: [i64; 9] = [10, 30, 60, 300, 600, 1800, 3600, 21_600, 86_400];
 /// How many steps are read at a time.
 const BATCH: usize = 512;
 /// How long somebody who asks waits for what happened last to be counted.
@@ -145,10 +145,10 @@ impl Grid {
         let asked = query
             .step
             .map(|step| i64::try_from(step.as_millis()).unwrap_or(i64::MAX));
-        let usual = USUAL_STEPS
+        let usual = DEFAULT_STEPS
             .into_iter()
             .map(|seconds| seconds * 1000)
-            .find(|step| (to - from) / step <= USUAL_POINTS);
+            .find(|step| (to - from) / step <= DEFAULT_POINTS);
         let step = asked.or(usual).unwrap_or(i64::MAX);
         let step = step.clamp((to - from) / MOST_POINTS, Resolution::Coarse.kept());
 

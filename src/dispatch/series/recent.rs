@@ -5,14 +5,14 @@ use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
+use super::buckets::{Bucket, BucketCounts, Relays, Resolution};
 use super::recorder::NAME;
-use super::shelf::{Bucket, BucketCounts, Relays, Resolution};
 use super::tally::Tally;
 use crate::dispatch::{Dispatcher, Error};
 use crate::mail::Timestamp;
 
 /// How far back it goes, in milliseconds.
-const SPAN: i64 = 600_000;
+const RECENT_SPAN: i64 = 600_000;
 /// Over how long a rate is told, in milliseconds, besides the step that has begun.
 const RATE_SPAN: i64 = 60_000;
 
@@ -51,7 +51,10 @@ impl Dispatcher {
         let (from, to) = Relays::keys();
         let relays = Relays::read(&reader.kept(from, to, usize::MAX).await?);
 
-        let steps = (place(now - SPAN).key(), place(now + SPAN).key());
+        let steps = (
+            place(now - RECENT_SPAN).key(),
+            place(now + RECENT_SPAN).key(),
+        );
         let kept = reader.kept(steps.0, steps.1, usize::MAX).await?;
         let rate_from = place(now - RATE_SPAN).begins().as_millis();
         let mut tallies: HashMap<u8, (Tally, u64)> = HashMap::new();

@@ -13,7 +13,7 @@ use futures::FutureExt;
 use tokio::time::Instant;
 
 use super::Progress;
-use super::shelf::{Bucket, BucketCounts, Relays, Resolution};
+use super::buckets::{Bucket, BucketCounts, Relays, Resolution};
 use super::tally::Tally;
 use crate::delivery::{Event, EventKind};
 use crate::dispatch::Error;
@@ -31,7 +31,7 @@ const WRITE_EVERY: Duration = Duration::from_secs(1);
 /// How often what waits is looked at while nothing happens.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(300);
 /// How long a journal that cannot be read or written is left alone.
-const REST: Duration = Duration::from_secs(5);
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// About how many bytes of steps are written at once.
 const MOST_BYTES: usize = 64 * 1024;
 /// The most steps of each grain that are removed in one commit.
@@ -48,7 +48,7 @@ pub(super) async fn run(engine: Weak<Engine>, journal: JournalHandle, progress: 
             Err(Error::Spool(SpoolError::StaleLease)) => continue,
             Err(error) => tracing::warn!(%error, "the series cannot be written now"),
         }
-        tokio::time::sleep(REST).await;
+        tokio::time::sleep(RETRY_AFTER).await;
     }
 }
 

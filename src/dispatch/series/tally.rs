@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 /// How many classes of latencies there are from one to twice as long: a quantile is told to about a
 /// tenth.
-const IN_AN_OCTAVE: f64 = 4.0;
+const CLASSES_PER_OCTAVE: f64 = 4.0;
 /// The shortest latency that is told from shorter ones.
-const SHORTEST: f64 = 0.001;
+const SHORTEST_LATENCY: f64 = 0.001;
 
 /// What was counted of one relay, or of all, in one step of time.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,14 +74,14 @@ impl Tally {
 }
 
 fn class(latency: Duration) -> u8 {
-    let octaves = (latency.as_secs_f64() / SHORTEST).max(1.0).log2();
+    let octaves = (latency.as_secs_f64() / SHORTEST_LATENCY).max(1.0).log2();
     // Longer than a lifetime: the last class.
-    (octaves * IN_AN_OCTAVE).min(f64::from(u8::MAX)) as u8
+    (octaves * CLASSES_PER_OCTAVE).min(f64::from(u8::MAX)) as u8
 }
 
 /// The geometric middle of a class, in seconds.
 fn middle(class: u8) -> f64 {
-    SHORTEST * ((f64::from(class) + 0.5) / IN_AN_OCTAVE).exp2()
+    SHORTEST_LATENCY * ((f64::from(class) + 0.5) / CLASSES_PER_OCTAVE).exp2()
 }
 
 #[cfg(test)]

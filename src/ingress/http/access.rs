@@ -1,5 +1,5 @@
-//! Who may do what: which scope a request needs, and whether its token, its session or its address
-//! gives that.
+//! Who may do what: which scope a request needs, and whether its token, session or address grants
+//! it.
 //!
 //! *Invariant:* without a token only programs on this machine are served. A browser on it can be
 //! led here by any web page, so what says that it comes from a page of another origin is refused,
@@ -29,7 +29,7 @@ pub(super) const TOO_MANY_FAILED: &str =
     "too many wrong tokens came from your address; try again later";
 
 /// How often it is asked whether somebody who follows what happens still may.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+const RECHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The tokens of a running door. Clones share them, so that they can be replaced while it runs.
 #[derive(Clone, Debug)]
@@ -244,8 +244,9 @@ pub(super) async fn turned_out(door: SharedDoor, visitor: Caller, request: Parts
         headers,
         ..
     } = request;
+
     loop {
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(RECHECK_INTERVAL).await;
         let now = door
             .tokens
             .admit(&door.sessions, &method, &uri, &headers, peer);

@@ -16,14 +16,15 @@ use crate::mail::{MailId, Timestamp};
 #[utoipa::path(
     get, path = "/v1/audit", tag = "events",
     params(
-        ("who" = Option<String>, Query, description = "Who did it: `token:NAME`, `user:NAME`, \
-            `local`, or the name alone"),
+        ("who" = Option<String>, Query,
+            description = "Who did it: `token:NAME`, `user:NAME`, `local`, or the name alone"),
         ("act" = Option<String>, Query, description = "What was done"),
         ("mail" = Option<MailId>, Query, description = "To this mail"),
         ("relay" = Option<String>, Query, description = "To this relay"),
         ("since" = Option<Timestamp>, Query, description = "At this time or later"),
         ("until" = Option<Timestamp>, Query, description = "Before this time"),
-        ("limit" = Option<usize>, Query, description = "The most entries in one page; 50 when absent",
+        ("limit" = Option<usize>, Query,
+            description = "The most entries in one page; 50 when absent",
             minimum = 1, maximum = 1000),
         ("cursor" = Option<String>, Query, description = "Where the last page ended: its `next`"),
     ),

@@ -1,4 +1,4 @@
-//! Takes a request's body in: bounded in size, in time, and in what all of them hold at once.
+//! Receives a request's body: bounded in size, in time, and in what all bodies together hold.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! A body that is read as it comes, by code that blocks: what waits between the two is bounded,
-//! and so the whole may be large.
+//! A body that blocking code reads as it arrives: only a few pieces wait in between, so that the
+//! whole may be large.
 
 use std::io::{self, Read};
 use std::time::Instant;
@@ -13,13 +13,13 @@ use super::body::{late, piece, too_large};
 use super::problem::Problem;
 
 /// How many pieces wait to be read.
-const WAITING: usize = 2;
+const WAITING_PIECES: usize = 2;
 /// So much of a body may take as long as a whole one may elsewhere.
 const STRETCH: usize = 1024 * 1024;
 
 /// Where the pieces of a body are put, and whoever reads them.
 pub(super) fn channel() -> (mpsc::Sender<Bytes>, BodyReader) {
-    let (sender, pieces) = mpsc::channel(WAITING);
+    let (sender, pieces) = mpsc::channel(WAITING_PIECES);
     let reader = BodyReader {
         pieces,
         begun: Bytes::new(),
@@ -72,12 +72,12 @@ impl Door {
 
         let mut length = 0;
         // Only what the client takes is counted: it may not be able to send while we write.
-        let mut patience = self.limits.body_timeout;
+        let mut time_left = self.limits.body_timeout;
         loop {
             let asked = Instant::now();
-            let piece = tokio::time::timeout(patience, piece(&mut body)).await;
+            let piece = tokio::time::timeout(time_left, piece(&mut body)).await;
             let piece = piece.map_err(|_| late(self.limits.body_timeout))??;
-            patience = patience.saturating_sub(asked.elapsed());
+            time_left = time_left.saturating_sub(asked.elapsed());
 
             let is_end = piece.is_none();
             let data = piece.unwrap_or_default();
@@ -87,7 +87,7 @@ impl Door {
                 return Err(too_large(max));
             }
             if length / STRETCH > stretches {
-                patience = self.limits.body_timeout;
+                time_left = self.limits.body_timeout;
             }
 
             let _ = to.send(data).await;

@@ -11,33 +11,33 @@ use utoipa::openapi::schema::{AdditionalProperties, SchemaType, Type};
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-/// The most bytes of it all, each value counted with [`VALUE`] more.
+/// The most bytes of it all, each value counted with [`VALUE_BYTES`] more.
 pub(super) const MAX_DATA: usize = 2 * 1024 * 1024;
 /// What a value weighs besides its text.
-const VALUE: usize = 16;
+const VALUE_BYTES: usize = 16;
 
 /// The values of a template's variables, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Data(pub Map<String, Value>);
+pub(super) struct TemplateData(pub Map<String, Value>);
 
-impl<'de> Deserialize<'de> for Data {
+impl<'de> Deserialize<'de> for TemplateData {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let left = Cell::new(MAX_DATA);
-        match (One { left: &left }).deserialize(from)? {
-            Value::Object(fields) => Ok(Data(fields)),
-            Value::Null => Ok(Data::default()),
+        match (ValueReader { left: &left }).deserialize(from)? {
+            Value::Object(fields) => Ok(TemplateData(fields)),
+            Value::Null => Ok(TemplateData::default()),
             _ => Err(D::Error::custom("is not an object of variables and values")),
         }
     }
 }
 
-impl ToSchema for Data {
+impl ToSchema for TemplateData {
     fn name() -> Cow<'static, str> {
         "Data".into()
     }
 }
 
-impl PartialSchema for Data {
+impl PartialSchema for TemplateData {
     fn schema() -> RefOr<Schema> {
         let anything = ObjectBuilder::new().schema_type(SchemaType::AnyValue);
         ObjectBuilder::new()
@@ -49,27 +49,27 @@ impl PartialSchema for Data {
 }
 
 /// Reads one value with all that is in it.
-struct One<'a> {
+struct ValueReader<'a> {
     left: &'a Cell<usize>,
 }
 
-impl One<'_> {
+impl ValueReader<'_> {
     fn take<E: Error>(&self, text: usize) -> Result<(), E> {
-        let left = self.left.get().checked_sub(VALUE + text);
+        let left = self.left.get().checked_sub(VALUE_BYTES + text);
         let left = left.ok_or_else(|| E::custom("is more data than a template takes: 1 MiB"))?;
         self.left.set(left);
         Ok(())
     }
 }
 
-impl<'de> DeserializeSeed<'de> for One<'_> {
+impl<'de> DeserializeSeed<'de> for ValueReader<'_> {
     type Value = Value;
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Value, D::Error> {
         from.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for One<'_> {
+impl<'de> Visitor<'de> for ValueReader<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -109,7 +109,7 @@ impl<'de> Visitor<'de> for One<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
         self.take(0)?;
         let mut items = Vec::new();
-        while let Some(item) = list.next_element_seed(One { left: self.left })? {
+        while let Some(item) = list.next_element_seed(ValueReader { left: self.left })? {
             items.push(item);
         }
         Ok(items.into())
@@ -120,7 +120,7 @@ impl<'de> Visitor<'de> for One<'_> {
         let mut fields = Map::new();
         while let Some(name) = map.next_key::<String>()? {
             self.take(name.len())?;
-            let value = map.next_value_seed(One { left: self.left })?;
+            let value = map.next_value_seed(ValueReader { left: self.left })?;
             fields.insert(name, value);
         }
         Ok(fields.into())
@@ -134,13 +134,13 @@ mod tests {
 
     #[test]
     fn data_is_an_object_and_bounded_whatever_is_in_it() {
-        let read = |json: &str| serde_json::from_str::<Data>(json);
+        let read = |json: &str| serde_json::from_str::<TemplateData>(json);
         let json = r#"{"a":[1,-1,1.5,"x",null,true],"b":{"c":{}}}"#;
         assert_eq!(serde_json::to_string(&read(json).unwrap().0).unwrap(), json);
         for other in ["[]", "5", "\"x\""] {
             assert!(read(other).is_err(), "{other}");
         }
-        let many = format!("{{\"a\":[{}0]}}", "0,".repeat(MAX_DATA / VALUE));
+        let many = format!("{{\"a\":[{}0]}}", "0,".repeat(MAX_DATA / VALUE_BYTES));
         assert!(read(&many).unwrap_err().to_string().contains("1 MiB"));
     }
 }

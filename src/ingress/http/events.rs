@@ -1,4 +1,4 @@
-//! What happens, as it happens: Server-Sent Events (WHATWG HTML §9.2).
+//! Events as they happen: Server-Sent Events (WHATWG HTML §9.2).
 //!
 //! An event's id is `JOURNAL-SEQ`: its number in the spool's journal, after the journal's name, so
 //! that it holds over restarts, and a client that comes back to another spool is told that it
@@ -34,11 +34,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// How soon a client should come back when its stream broke.
-const COME_BACK: Duration = Duration::from_secs(2);
+const RECONNECT_AFTER: Duration = Duration::from_secs(2);
 
 /// Where a client left off, by its `Last-Event-ID`, or from when it wants to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Resume {
+enum StartPosition {
     /// It did not say: from now on.
     Now,
     /// After this event.
@@ -49,38 +49,38 @@ enum Resume {
     Since(Timestamp),
 }
 
-impl Resume {
+impl StartPosition {
     fn of(headers: &HeaderMap, journal: &str) -> Self {
         let Some(given) = headers.get("last-event-id") else {
-            return Resume::Now;
+            return StartPosition::Now;
         };
         let given = given.to_str().unwrap_or_default().trim();
         if given.is_empty() {
-            return Resume::Now;
+            return StartPosition::Now;
         }
-        Resume::of_id(given, journal).unwrap_or(Resume::Elsewhere)
+        StartPosition::of_id(given, journal).unwrap_or(StartPosition::Elsewhere)
     }
 
     /// An event's id, or its number alone.
     fn of_id(given: &str, journal: &str) -> Option<Self> {
         if let Ok(number) = given.parse() {
-            return Some(Resume::After(number));
+            return Some(StartPosition::After(number));
         }
         let (of, number) = given.split_once('-')?;
         let number = number.parse().ok()?;
         let is_ours = of == journal;
-        is_ours.then_some(Resume::After(number))
+        is_ours.then_some(StartPosition::After(number))
     }
 
     /// What `since` says: an event's id or number, a span of time until now, or a time.
     fn since(given: &str, journal: &str, now: Timestamp) -> Result<Self, String> {
-        if let Some(resume) = Resume::of_id(given, journal) {
+        if let Some(resume) = StartPosition::of_id(given, journal) {
             return Ok(resume);
         }
         if let Ok(span) = parse_span(given) {
-            return Ok(Resume::Since(now.before(span)));
+            return Ok(StartPosition::Since(now.before(span)));
         }
-        given.parse().map(Resume::Since).map_err(|_| {
+        given.parse().map(StartPosition::Since).map_err(|_| {
             "is an event's number or id, a time such as 2026-01-31T12:00:00Z, or a span such as 1h"
                 .to_owned()
         })
@@ -138,7 +138,9 @@ pub(super) async fn events(
     let mut params = Params::of(query.as_deref());
     let mail: Option<MailId> = params.parsed("mail");
     let now = door.dispatcher.clock().now();
-    let since = params.with("since", |given| Resume::since(given, &door.journal, now));
+    let since = params.with("since", |given| {
+        StartPosition::since(given, &door.journal, now)
+    });
 
     let at_most: Option<u32> = params.parsed("at_most");
     if at_most == Some(0) {
@@ -157,16 +159,16 @@ pub(super) async fn events(
         Problem::new(Kind::TooMany, detail)
     })?;
 
-    let resume = match Resume::of(&request.headers, &door.journal) {
-        Resume::Now => since.unwrap_or(Resume::Now),
+    let resume = match StartPosition::of(&request.headers, &door.journal) {
+        StartPosition::Now => since.unwrap_or(StartPosition::Now),
         resume => resume,
     };
 
     let (missed, after) = match resume {
-        Resume::Now => (None, door.dispatcher.journal().last()?),
-        Resume::After(seq) => (None, seq),
-        Resume::Elsewhere => (Some(missed(None)), 0),
-        Resume::Since(at) => (None, door.dispatcher.journal().since(at).await?),
+        StartPosition::Now => (None, door.dispatcher.journal().last()?),
+        StartPosition::After(seq) => (None, seq),
+        StartPosition::Elsewhere => (Some(missed(None)), 0),
+        StartPosition::Since(at) => (None, door.dispatcher.journal().since(at).await?),
     };
 
     let events = match mail {
@@ -177,7 +179,7 @@ pub(super) async fn events(
     // Who has heard nothing yet when the stream breaks knows by the id where to go on.
     let hello = Frame::default()
         .id(format!("{}-{after}", door.journal))
-        .retry(COME_BACK)
+        .retry(RECONNECT_AFTER)
         .comment("postrider");
     let frames = stream::iter([Some(hello), missed].into_iter().flatten())
         .chain(thinned(
@@ -229,18 +231,18 @@ fn thinned(
     let Some(at_most) = at_most else {
         return frames.boxed();
     };
-    let thinning = Thinning {
+    let limited = RateLimitedStream {
         frames: frames.boxed(),
         at_most,
         told: 0,
         skipped: 0,
         until: Instant::now() + SECOND,
     };
-    stream::unfold(thinning, Thinning::next).boxed()
+    stream::unfold(limited, RateLimitedStream::next).boxed()
 }
 
 /// A stream of which only so much is told.
-struct Thinning {
+struct RateLimitedStream {
     frames: BoxStream<'static, Frame>,
     at_most: u32,
     /// How many were told in this second, and how many were not.
@@ -250,7 +252,7 @@ struct Thinning {
     until: Instant,
 }
 
-impl Thinning {
+impl RateLimitedStream {
     async fn next(mut self) -> Option<(Frame, Self)> {
         loop {
             let more = match self.skipped {
@@ -292,26 +294,33 @@ mod tests {
         let resume = |id: &str| {
             let mut headers = HeaderMap::new();
             headers.insert("last-event-id", id.parse().unwrap());
-            Resume::of(&headers, "abc")
+            StartPosition::of(&headers, "abc")
         };
-        assert_eq!(resume("abc-17"), Resume::After(17));
-        assert_eq!(resume(""), Resume::Now);
-        assert_eq!(resume("17"), Resume::After(17));
+
+        assert_eq!(resume("abc-17"), StartPosition::After(17));
+        assert_eq!(resume(""), StartPosition::Now);
+        assert_eq!(resume("17"), StartPosition::After(17));
         for elsewhere in ["abd-17", "abc-", "abc-x", "abc17", "-17"] {
-            assert_eq!(resume(elsewhere), Resume::Elsewhere, "{elsewhere}");
+            assert_eq!(resume(elsewhere), StartPosition::Elsewhere, "{elsewhere}");
         }
-        assert_eq!(Resume::of(&HeaderMap::new(), "abc"), Resume::Now);
+        assert_eq!(
+            StartPosition::of(&HeaderMap::new(), "abc"),
+            StartPosition::Now
+        );
     }
 
     #[test]
     fn since_is_a_number_a_time_or_a_span() {
         let now = Timestamp::from_millis(7_200_000);
-        let since = |given: &str| Resume::since(given, "abc", now);
-        assert_eq!(since("0"), Ok(Resume::After(0)));
-        assert_eq!(since("abc-9"), Ok(Resume::After(9)));
+        let since = |given: &str| StartPosition::since(given, "abc", now);
+        assert_eq!(since("0"), Ok(StartPosition::After(0)));
+        assert_eq!(since("abc-9"), Ok(StartPosition::After(9)));
         let hour = Timestamp::from_millis(3_600_000);
-        assert_eq!(since("1h"), Ok(Resume::Since(hour)));
-        assert_eq!(since("1970-01-01T01:00:00Z"), Ok(Resume::Since(hour)));
+        assert_eq!(since("1h"), Ok(StartPosition::Since(hour)));
+        assert_eq!(
+            since("1970-01-01T01:00:00Z"),
+            Ok(StartPosition::Since(hour))
+        );
         assert!(since("yesterday").is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! What strangers' bytes are read with behind the door, for tests that feed it rubbish.
+//! The readers of untrusted bytes behind the door, for tests that feed them garbage.
 
 use super::feedback::provider;
 use super::preview::html::{Images, Theme, cleaned};
@@ -38,6 +38,7 @@ pub fn suppression_file(file: &[u8]) -> usize {
         .map_while(Result::ok)
         .flatten()
         .collect();
+
     assert_eq!(again, read);
     read.len()
 }

@@ -19,7 +19,7 @@ use crate::mail::Timestamp;
 use crate::spool::Query;
 
 /// How many mails are read together.
-const STEP: usize = 500;
+const STEP_MAILS: usize = 500;
 
 /// The columns: one row a recipient.
 const COLUMNS: [&str; 19] = [
@@ -108,7 +108,7 @@ pub(super) async fn export(
         ),
     ];
     let query = Query {
-        limit: STEP,
+        limit: STEP_MAILS,
         ..query
     };
 

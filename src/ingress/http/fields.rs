@@ -62,7 +62,10 @@ pub(super) struct BoundedList<T, const MOST: usize>(pub Vec<T>);
 impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for BoundedList<T, MOST> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         struct BoundedListVisitor<T, const MOST: usize>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for BoundedListVisitor<T, MOST> {
+        impl<'de, T, const MOST: usize> Visitor<'de> for BoundedListVisitor<T, MOST>
+        where
+            T: Deserialize<'de>,
+        {
             type Value = BoundedList<T, MOST>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a list")

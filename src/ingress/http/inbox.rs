@@ -1,5 +1,5 @@
-//! What `capture://` relays have kept, for people's own end-to-end tests: the newest mail that
-//! matches, taken apart, waited for where it has not come yet.
+//! The mail that `capture://` relays have kept, for users' own end-to-end tests: the newest mail
+//! that matches, parsed; waits for it if it has not arrived yet.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -40,14 +40,14 @@ pub(super) struct CapturedMail {
 }
 
 /// Which captured mail is wanted.
-struct Wanted {
+struct InboxQuery {
     to: Option<String>,
     subject: Option<String>,
     after: Option<MailId>,
     relays: BTreeSet<String>,
 }
 
-impl Wanted {
+impl InboxQuery {
     /// Whether a mail was captured, and is the one.
     fn is(&self, mail: &MailStatus) -> bool {
         let subject = self.subject.as_ref();
@@ -102,8 +102,8 @@ impl Wanted {
     params(
         ("to" = Option<String>, Query, description = "A recipient; without `@`, a part of one"),
         ("subject" = Option<String>, Query, description = "A part of the subject"),
-        ("after" = Option<MailId>, Query, description = "Only mail that was submitted after this \
-            one"),
+        ("after" = Option<MailId>, Query,
+            description = "Only mail that was submitted after this one"),
         ("wait" = Option<String>, Query, description = "How long to wait for it, such as 10s; at \
             most 60s", example = "1s"),
     ),
@@ -121,7 +121,7 @@ pub(super) async fn latest(
 ) -> Result<Json<CapturedMail>, Problem> {
     let mut params = Params::of(query.as_deref());
     let lower = |text: String| Some(text.to_lowercase()).filter(|text| !text.is_empty());
-    let mut wanted = Wanted {
+    let mut wanted = InboxQuery {
         to: params.one("to").and_then(lower),
         subject: params.one("subject").and_then(lower),
         after: params.parsed("after"),

@@ -1,5 +1,5 @@
-//! Acts on everything that a search finds: what is asked for, counted first where that is wished,
-//! and the jobs that do it.
+//! Operations on all mail that a search finds: the request, a count beforehand on request, and the
+//! jobs that do it.
 
 use axum::extract::{FromRequest, FromRequestParts, Request, State};
 use axum::http::request::Parts;

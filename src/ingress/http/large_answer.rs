@@ -14,11 +14,11 @@ use super::Door;
 use super::problem::{Kind, Problem};
 
 /// Smaller answers are not counted: a connection holds as much by itself.
-const LARGE: u64 = 256 * 1024;
+const LARGE_ANSWER: u64 = 256 * 1024;
 
 /// So much is handed over at a time, as a copy, so that the connection holds no more than it is
 /// about to send.
-const PIECE: usize = 64 * 1024;
+const PIECE_BYTES: usize = 64 * 1024;
 
 /// The answer, if there is room for it until it is taken; else one that says so.
 pub(super) fn held(response: Response, door: &Door) -> Response {
@@ -26,7 +26,7 @@ pub(super) fn held(response: Response, door: &Door) -> Response {
     let Some(size) = response.body().size_hint().exact() else {
         return response;
     };
-    if size < LARGE {
+    if size < LARGE_ANSWER {
         return response;
     }
 
@@ -75,7 +75,7 @@ impl HttpBody for HeldAnswer {
             }
         }
 
-        let length = self.unsent.len().min(PIECE);
+        let length = self.unsent.len().min(PIECE_BYTES);
         let piece = self.unsent.copy_to_bytes(length);
         Poll::Ready(Some(Ok(Frame::data(Bytes::copy_from_slice(&piece)))))
     }

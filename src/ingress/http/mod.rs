@@ -71,8 +71,8 @@ use tokio_rustls::TlsAcceptor;
 
 use super::TlsFiles;
 use super::admission::Admission;
-use super::complaints::LogThrottle;
-use super::guard::Guard;
+use super::guard::LoginGuard;
+use super::log_throttle::LogThrottle;
 use crate::dispatch::Dispatcher;
 use crate::mail::Mail;
 use crate::{Notices, Templates};
@@ -83,7 +83,7 @@ pub struct HttpDoor {
     listener: TcpListener,
     local_addr: SocketAddr,
     tokens: TokenTable,
-    guard: Guard,
+    guard: LoginGuard,
     tls: Certificate,
     limits: Limits,
     has_page: bool,
@@ -128,7 +128,7 @@ impl HttpDoor {
         Ok(HttpDoor {
             listener,
             local_addr,
-            guard: Guard::new(limits.ban_after, limits.ban_time, trusted.clone()),
+            guard: LoginGuard::new(limits.ban_after, limits.ban_time, trusted.clone()),
             tokens: TokenTable::trusting(listen, tokens, trusted)?,
             tls,
             limits,
@@ -209,7 +209,7 @@ impl HttpDoor {
             tokens: self.tokens,
             guard: self.guard,
             admission: Admission::new(self.limits.connections, self.limits.connections_per_peer),
-            complaints: LogThrottle::new(),
+            log_throttle: LogThrottle::new(),
             sessions: session::Sessions::new(self.local_addr.port()),
             tls: self.tls,
             limits: self.limits,
@@ -308,28 +308,28 @@ pub async fn serve(
 /// # Errors
 /// A problem that names every bad field.
 pub fn read_mail(json: &[u8]) -> Result<Mail, Problem> {
-    let composing = request::Composing {
+    let context = request::ComposeContext {
         templates: &Templates::default(),
         shared: None,
     };
-    request::MailRequest::read(json, None, composing)
+    request::MailRequest::read(json, None, context)
 }
 
 /// So many may follow what happens at once: each is a connection that does not end, and holds some
 /// of what it has not taken yet.
 const MOST_FOLLOWERS: usize = 512;
 
-/// So many files may come in at once: each keeps a thread for as long as its client takes to send it,
-/// of the 512 that Tokio has for everything that blocks.
+/// So many files may come in at once: each keeps a thread for as long as its client takes to send
+/// it, of the 512 that Tokio has for everything that blocks.
 const MOST_FILES: usize = 8;
 
 /// What every request can reach.
 struct Door {
     dispatcher: Dispatcher,
     tokens: TokenTable,
-    guard: Guard,
+    guard: LoginGuard,
     admission: Admission,
-    complaints: LogThrottle,
+    log_throttle: LogThrottle,
     sessions: session::Sessions,
     tls: Certificate,
     limits: Limits,

@@ -23,7 +23,7 @@ use super::{
 const BEARER: &str = "token";
 
 /// What every call may answer besides its own, and why.
-const EVERYWHERE: [(&str, &str); 4] = [
+const COMMON_ERRORS: [(&str, &str); 4] = [
     ("401", "No valid token"),
     (
         "403",
@@ -37,7 +37,7 @@ const EVERYWHERE: [(&str, &str); 4] = [
 ];
 
 /// What a call may answer that reads a body.
-const WITH_BODY: [(&str, &str); 5] = [
+const BODY_ERRORS: [(&str, &str); 5] = [
     (
         "429",
         "The token has used up what is allowed, or too many ask for this at once; `Retry-After` \
@@ -190,9 +190,9 @@ fn describe_what_all_share(document: &mut utoipa::openapi::OpenApi) {
                 .parameters
                 .as_ref()
                 .is_some_and(|parameters| !parameters.is_empty());
-            let mut problems = EVERYWHERE.to_vec();
+            let mut problems = COMMON_ERRORS.to_vec();
             if operation.request_body.is_some() {
-                problems.extend(WITH_BODY);
+                problems.extend(BODY_ERRORS);
             }
             if takes_parameters || operation.request_body.is_some() {
                 problems.push((

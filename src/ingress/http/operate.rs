@@ -1,4 +1,4 @@
-//! The service itself: relays, numbers, health.
+//! Operating the service: relays, statistics, health.
 
 use axum::extract::{FromRequest, FromRequestParts, Request, State};
 use axum::http::header;
@@ -125,7 +125,9 @@ impl PauseRequest {
 #[utoipa::path(
     post, path = "/v1/relays/{name}/pause", tag = "service",
     params(("name" = String, Path, description = "The relay")),
-    request_body(content = Option<PauseRequest>, description = "The reason, to be shown with the relay"),
+    request_body(
+        content = Option<PauseRequest>, description = "The reason, to be shown with the relay"
+    ),
     responses((status = 200, description = "The relay", body = RelayStatus)),
 )]
 pub(super) async fn pause(

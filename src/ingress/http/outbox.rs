@@ -6,22 +6,22 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::request::{Composing, MailRequest};
+use super::request::{ComposeContext, MailRequest};
 use super::submit;
 use crate::dispatch::{Dispatcher, Error, OutboxHandle};
 use crate::mail::{Mail, MailId};
 use crate::spool::{Handful, OutboxDraft};
 
 /// How often it is looked for drafts that nobody was told of.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the outbox is left alone when what it held could not be moved.
-const REST: Duration = Duration::from_secs(1);
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How many drafts, and about how many bytes of them, are moved together.
-const GROUP: usize = 512;
+const GROUP_DRAFTS: usize = 512;
 const GROUP_BYTES: usize = 16 * 1024 * 1024;
 
 /// When the outbox is looked at again.
-enum Next {
+enum NextLook {
     AtOnce,
     WhenSomeArrive,
     Later,
@@ -35,30 +35,32 @@ pub async fn serve_outbox(dispatcher: Dispatcher, mut closing: watch::Receiver<b
     };
 
     let most = Handful {
-        drafts: GROUP,
+        drafts: GROUP_DRAFTS,
         bytes: GROUP_BYTES,
         largest: submit::max_json(&dispatcher),
     };
     loop {
         let next = match outbox.take(most).await {
             Ok(drafts) => {
-                let may_be_more = drafts.len() >= GROUP;
+                let may_be_more = drafts.len() >= GROUP_DRAFTS;
                 match move_all(&outbox, drafts, most.largest).await {
-                    true if may_be_more => Next::AtOnce,
-                    true => Next::WhenSomeArrive,
-                    false => Next::Later,
+                    true if may_be_more => NextLook::AtOnce,
+                    true => NextLook::WhenSomeArrive,
+                    false => NextLook::Later,
                 }
             }
             Err(error) => {
                 tracing::debug!(%error, "the outbox cannot be read");
-                Next::Later
+                NextLook::Later
             }
         };
         let next = async {
             match next {
-                Next::AtOnce => {}
-                Next::WhenSomeArrive => _ = tokio::time::timeout(LOOK, outbox.arrived()).await,
-                Next::Later => tokio::time::sleep(REST).await,
+                NextLook::AtOnce => {}
+                NextLook::WhenSomeArrive => {
+                    _ = tokio::time::timeout(POLL_INTERVAL, outbox.arrived()).await
+                }
+                NextLook::Later => tokio::time::sleep(RETRY_AFTER).await,
             }
         };
         tokio::select! {
@@ -74,12 +76,12 @@ async fn move_all(outbox: &OutboxHandle, drafts: Vec<OutboxDraft>, largest: usiz
     let mut mails: Vec<(MailId, Mail)> = Vec::with_capacity(drafts.len());
     let mut left = Vec::new();
     for draft in drafts {
-        let composing = Composing {
+        let context = ComposeContext {
             templates: outbox.postrider().templates(),
             shared: None,
         };
         let composed = match &draft.json {
-            Some(json) => MailRequest::read(json.as_bytes(), None, composing)
+            Some(json) => MailRequest::read(json.as_bytes(), None, context)
                 .map_err(|problem| problem.sentence()),
             None => Err(format!("it is larger than {largest} bytes")),
         };

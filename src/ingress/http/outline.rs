@@ -1,9 +1,9 @@
 //! The outline of a large request, looked at before anything of it is kept: how many values it has,
 //! and whether a name or a text is longer than any that makes sense where it stands.
 //!
-//! Called by `request` and `submit` for what is larger than [`SMALL`]. Nothing is copied, so that
-//! a request costs no more than its own bytes before this has passed it. Lists are bounded where
-//! they are read (`fields`); this bounds what an error would quote.
+//! Called by `request` and `submit` for what is larger than [`SMALL_REQUEST`]. Nothing is copied,
+//! so that a request costs no more than its own bytes before this has passed it. Lists are bounded
+//! where they are read (`fields`); this bounds what an error would quote.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use super::problem::{Problem, malformed};
 
 /// A request of at most so many bytes is not looked at first: whatever is in it, little is made of
 /// it.
-pub(super) const SMALL: usize = 64 * 1024;
+pub(super) const SMALL_REQUEST: usize = 64 * 1024;
 
 /// The most bytes of a name.
 const MAX_NAME: usize = 1024;

@@ -254,6 +254,7 @@ fn asked(params: &mut Params<'_>, dispatcher: &Dispatcher) -> Query {
     let found = params.note("/q".to_owned(), dispatcher.search(&search));
     let filter = filter(params);
     let found = found.unwrap_or_default();
+
     // What the search asks is in its condition as well: the narrower of two times may be either.
     Query {
         state: state.or(found.state),
@@ -452,8 +453,10 @@ mod tests {
 
     #[test]
     fn a_messages_bad_parameters_are_all_named() {
-        let query = "to=ada@example.org&to=nobody&send_at=x&delay=-1&priority=z&idempotency_key=a&subject=hi";
+        let query = "to=ada@example.org&to=nobody&send_at=x&delay=-1&priority=z&\
+            idempotency_key=a&subject=hi";
         let problem = message(Some(query), Some("b"), Bytes::new(), Intake::default()).unwrap_err();
+
         assert_eq!(
             pointers(&problem),
             [

@@ -1,4 +1,4 @@
-//! A mail as somebody looks at it in a browser: taken apart, its HTML alone, and one part of it.
+//! A mail as a browser shows it: parsed, its HTML alone, and one part of it.
 //!
 //! *Invariants made here:* nothing of a mail runs, loads or breaks out: its HTML is cleaned, has an
 //! address of its own whose policy lets nothing in, and parts are attachments whatever they are;
@@ -33,7 +33,7 @@ const POLICY_WITH_IMAGES: &str = "sandbox; default-src 'none'; style-src 'unsafe
 
 /// Media types under which a part is handed out as what it is; all others are bytes. A browser runs
 /// none of these.
-const HARMLESS: [&str; 7] = [
+const SAFE_TYPES: [&str; 7] = [
     "application/pdf",
     "image/gif",
     "image/jpeg",
@@ -44,7 +44,7 @@ const HARMLESS: [&str; 7] = [
 ];
 
 /// What is no `attr-char` (RFC 8187 §3.2.1).
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_');
+const ESCAPED_CHARACTERS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_');
 
 /// A mail taken apart.
 #[derive(Debug, Serialize, ToSchema)]
@@ -58,12 +58,12 @@ pub(super) struct Preview {
 }
 
 /// A part of a mail, by its number.
-pub(super) struct PartOf {
+pub(super) struct PartPath {
     mail: MailId,
     n: usize,
 }
 
-impl FromRequestParts<SharedDoor> for PartOf {
+impl FromRequestParts<SharedDoor> for PartPath {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, door: &SharedDoor) -> Result<Self, Problem> {
         Params::of(parts.uri.query()).finish()?;
@@ -74,7 +74,7 @@ impl FromRequestParts<SharedDoor> for PartOf {
             Problem::new(Kind::NotFound, error.to_string())
         })?;
         let n = n.parse().map_err(|_| no_part())?;
-        Ok(PartOf { mail, n })
+        Ok(PartPath { mail, n })
     }
 }
 
@@ -122,7 +122,8 @@ impl super::Door {
     responses(
         (status = 200, description = "The mail's text, headers and parts", body = Preview),
         (
-            status = 410, description = "The mail was delivered, and its message is not kept any more",
+            status = 410, description = "The mail was delivered, and its message is not kept any \
+                more",
             body = Problem, content_type = "application/problem+json",
         ),
     ),
@@ -150,13 +151,15 @@ pub(super) async fn preview(
     get, path = "/v1/mails/{id}/html", tag = "mails",
     params(
         ("id" = MailId, Path, description = "The mail"),
-        ("images" = Option<html::Images>, Query, description = "`remote`: the browser that shows it may load images from elsewhere; `none` when absent"),
+        ("images" = Option<html::Images>, Query, description = "`remote`: the browser that shows \
+            it may load images from elsewhere; `none` when absent"),
         ("theme" = Option<html::Theme>, Query, description = "The colours; `light` when absent"),
     ),
     responses(
         (status = 200, description = "The HTML", body = String, content_type = "text/html"),
         (
-            status = 410, description = "The mail was delivered, and its message is not kept any more",
+            status = 410, description = "The mail was delivered, and its message is not kept any \
+                more",
             body = Problem, content_type = "application/problem+json",
         ),
     ),
@@ -199,20 +202,24 @@ pub(super) async fn html(
         ("n" = u32, Path, description = "The part's number, as the preview has it"),
     ),
     responses(
-        (status = 200, description = "The part", body = String, content_type = "application/octet-stream"),
         (
-            status = 410, description = "The mail was delivered, and its message is not kept any more",
+            status = 200, description = "The part", body = String,
+            content_type = "application/octet-stream"
+        ),
+        (
+            status = 410, description = "The mail was delivered, and its message is not kept any \
+                more",
             body = Problem, content_type = "application/problem+json",
         ),
     ),
 )]
 pub(super) async fn part(
     State(door): State<SharedDoor>,
-    PartOf { mail, n }: PartOf,
+    PartPath { mail, n }: PartPath,
 ) -> Result<Response, Problem> {
     let taken = door.taken_apart(mail, move |message| Reading::part(message, n));
     let Part { info, content } = taken.await?.ok_or_else(no_part)?;
-    let kind = HARMLESS.iter().find(|kind| **kind == info.content_type);
+    let kind = SAFE_TYPES.iter().find(|kind| **kind == info.content_type);
 
     let mut response = content.into_response();
     fence(
@@ -231,7 +238,7 @@ pub(super) async fn part(
         })
         .collect();
 
-    let encoded = utf8_percent_encode(&name, ESCAPED);
+    let encoded = utf8_percent_encode(&name, ESCAPED_CHARACTERS);
     let disposition = format!("attachment; filename=\"{plain}\"; filename*=UTF-8''{encoded}");
     if let Ok(disposition) = HeaderValue::from_str(&disposition) {
         let headers = response.headers_mut();

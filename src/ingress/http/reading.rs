@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::fields::Base64;
 use super::outline::{self, RequestKind};
 use super::problem::{FieldError, Kind, Problem, malformed, misshapen};
-use super::request::{Composing, MailRequest};
+use super::request::{ComposeContext, MailRequest};
 use crate::mail::Mail;
 
 /// The most mistakes that one answer names.
@@ -31,8 +31,12 @@ impl MailRequest {
     ///
     /// # Errors
     /// A problem that names every bad field.
-    pub fn read(json: &[u8], key: Option<&str>, composing: Composing<'_>) -> Result<Mail, Problem> {
-        MailRequest::read_within(json, key, composing, &mut { MAX_EXPLAINED })
+    pub fn read(
+        json: &[u8],
+        key: Option<&str>,
+        context: ComposeContext<'_>,
+    ) -> Result<Mail, Problem> {
+        MailRequest::read_within(json, key, context, &mut { MAX_EXPLAINED })
     }
 
     /// As [`MailRequest::read`]; explains what is wrong as long as there is something of
@@ -43,17 +47,17 @@ impl MailRequest {
     pub fn read_within(
         json: &[u8],
         key: Option<&str>,
-        composing: Composing<'_>,
+        context: ComposeContext<'_>,
         time_limit: &mut usize,
     ) -> Result<Mail, Problem> {
-        let is_dense = match json.len() > outline::SMALL {
+        let is_dense = match json.len() > outline::SMALL_REQUEST {
             true => outline::count(json, RequestKind::Mail)? > MAX_VALUES,
             false => false,
         };
 
         let mut explain = |first: Problem| match is_dense {
             true => Err(first),
-            false => explain(json, key, composing, first, time_limit),
+            false => explain(json, key, context, first, time_limit),
         };
 
         match serde_json::from_slice::<MailRequest>(json) {
@@ -63,7 +67,7 @@ impl MailRequest {
                 "is a list, and a mail is an object",
             )),
             Ok(request) => request
-                .into_mail(key, composing)
+                .into_mail(key, context)
                 .or_else(|error| explain(error.into())),
             Err(error) if error.is_data() => explain(first_misshapen(json, &error)),
             Err(error) => Err(malformed(&error)),
@@ -84,7 +88,7 @@ fn first_misshapen(json: &[u8], error: &serde_json::Error) -> Problem {
 fn explain(
     json: &[u8],
     key: Option<&str>,
-    composing: Composing<'_>,
+    context: ComposeContext<'_>,
     first: Problem,
     time_limit: &mut usize,
 ) -> Result<Mail, Problem> {
@@ -97,7 +101,7 @@ fn explain(
     *time_limit = time_limit.saturating_sub(weight);
 
     let mut errors: Vec<FieldError> = Vec::new();
-    while let Err(error) = attempt(&value, key, composing) {
+    while let Err(error) = attempt(&value, key, context) {
         let error = FieldError {
             pointer: as_written(error.pointer, &value),
             ..error
@@ -125,9 +129,13 @@ fn explain(
 }
 
 /// The first mistake in a mail.
-fn attempt(value: &Value, key: Option<&str>, composing: Composing<'_>) -> Result<(), FieldError> {
+fn attempt(
+    value: &Value,
+    key: Option<&str>,
+    context: ComposeContext<'_>,
+) -> Result<(), FieldError> {
     let request: MailRequest = serde_path_to_error::deserialize(value).map_err(misshapen)?;
-    let made = request.into_mail(key, composing);
+    let made = request.into_mail(key, context);
     made.map(drop).map_err(FieldError::from)
 }
 
@@ -231,11 +239,11 @@ mod tests {
     use serde_json::json;
 
     fn read(mail: &Value, key: Option<&str>) -> Result<Mail, Problem> {
-        let composing = Composing {
+        let context = ComposeContext {
             templates: &Templates::default(),
             shared: None,
         };
-        MailRequest::read(mail.to_string().as_bytes(), key, composing)
+        MailRequest::read(mail.to_string().as_bytes(), key, context)
     }
 
     fn refused(mail: &Value) -> Vec<String> {
@@ -300,7 +308,10 @@ mod tests {
         let kind = "text/calendar; method=REQUEST";
         for given in [
             json!({"content_type": kind, "text": calendar}),
-            json!({"content_type": kind, "content": "QkVHSU46VkNBTEVOREFSCk1FVEhPRDpSRVFVRVNUCkVORDpWQ0FMRU5EQVIK"}),
+            json!({
+                "content_type": kind,
+                "content": "QkVHSU46VkNBTEVOREFSCk1FVEhPRDpSRVFVRVNUCkVORDpWQ0FMRU5EQVIK",
+            }),
         ] {
             let mail = json!({"from": "a@example.org", "to": "b@example.org", "text": "Lunch?",
                 "html": "<p>Lunch?",

@@ -1,4 +1,4 @@
-//! What is known of mails, and what can still be done to them.
+//! The records of mails, and the operations on them.
 
 use axum::extract::{FromRequest, FromRequestParts, Path, RawQuery, Request, State};
 use axum::http::header;
@@ -17,7 +17,7 @@ use crate::mail::{MailId, Submitter};
 use crate::spool::Query;
 
 /// The most bytes of a body that is not wanted that are looked at.
-const FILTERS: usize = 64 * 1024;
+const FILTER_BODY_BYTES: usize = 64 * 1024;
 
 /// The mail that a path names.
 pub(super) struct PathId(pub MailId);
@@ -51,7 +51,7 @@ impl FromRequest<SharedDoor> for DeadLetters {
     type Rejection = Problem;
     async fn from_request(request: Request, door: &SharedDoor) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
-        let held = door.collect_json(body, FILTERS).await?;
+        let held = door.collect_json(body, FILTER_BODY_BYTES).await?;
         if !matches!(held.bytes.trim_ascii(), b"" | b"{}") {
             let detail = "filters and dry_run stand in the query; leave the body empty";
             return Err(Problem::invalid_field("", detail));
@@ -134,7 +134,10 @@ impl Door {
 #[utoipa::path(
     get, path = "/v1/mails", tag = "mails",
     params(Page, Filters),
-    responses((status = 200, description = "A page; `next` is the cursor of the one after it", body = StatusPage)),
+    responses((
+        status = 200, description = "A page; `next` is the cursor of the one after it",
+        body = StatusPage
+    )),
 )]
 pub(super) async fn list(
     State(door): State<SharedDoor>,
@@ -156,8 +159,10 @@ pub(super) async fn list(
     get, path = "/v1/mails/count", tag = "mails",
     params(
         ("q" = Option<String>, Query, description = "A search, as `GET /v1/mails` takes it"),
-        ("state" = Option<crate::State>, Query, description = "At least one delivery is in this state"),
-        ("cursor" = Option<String>, Query, description = "Continue where an earlier answer ended: its `next`"),
+        ("state" = Option<crate::State>, Query,
+            description = "At least one delivery is in this state"),
+        ("cursor" = Option<String>, Query,
+            description = "Continue where an earlier answer ended: its `next`"),
         Filters,
     ),
     responses((status = 200, description = "How many", body = Counted)),
@@ -179,7 +184,8 @@ pub(super) async fn count(
     get, path = "/v1/failures", tag = "mails",
     params(
         ("by" = Option<GroupBy>, Query, description = "`error` when absent"),
-        ("q" = Option<String>, Query, description = "A search, as `GET /v1/mails` takes it; its state is not looked at"),
+        ("q" = Option<String>, Query,
+            description = "A search, as `GET /v1/mails` takes it; its state is not looked at"),
         ("state" = Option<crate::State>, Query, description = "Not looked at"),
         Filters,
     ),
@@ -205,7 +211,8 @@ pub(super) async fn failures(
     get, path = "/v1/mails/{id}", tag = "mails",
     params(
         ("id" = String, Path, description = "The mail: its id, or another name of it"),
-        ("cursor" = Option<String>, Query, description = "Continue the search from here: the `next` of an earlier answer"),
+        ("cursor" = Option<String>, Query,
+            description = "Continue the search from here: the `next` of an earlier answer"),
     ),
     responses(
         (status = 200, description = "The record", body = MailStatus),
@@ -227,7 +234,8 @@ pub(super) async fn record(
     get, path = "/v1/mails/{id}/raw", tag = "mails",
     params(
         ("id" = String, Path, description = "The mail: its id, or another name of it"),
-        ("cursor" = Option<String>, Query, description = "Continue the search from here: the `next` of an earlier answer"),
+        ("cursor" = Option<String>, Query,
+            description = "Continue the search from here: the `next` of an earlier answer"),
     ),
     responses(
         (status = 200, description = "The message", body = String, content_type = "message/rfc822"),
@@ -236,7 +244,8 @@ pub(super) async fn record(
             body = Problem, content_type = "application/problem+json",
         ),
         (
-            status = 410, description = "The mail was delivered, and its message is not kept any more",
+            status = 410, description = "The mail was delivered, and its message is not kept any \
+                more",
             body = Problem, content_type = "application/problem+json",
         ),
     ),
@@ -268,12 +277,14 @@ pub(super) async fn raw(
     post, path = "/v1/mails/{id}/cancel", tag = "mails",
     params(
         ("id" = String, Path, description = "The mail: its id, or another name of it"),
-        ("cursor" = Option<String>, Query, description = "Continue the search from here: the `next` of an earlier answer"),
+        ("cursor" = Option<String>, Query,
+            description = "Continue the search from here: the `next` of an earlier answer"),
     ),
     responses(
         (status = 200, description = "The record", body = MailStatus),
         (
-            status = 409, description = "Too late; or it fits several mails, or not all were looked at",
+            status = 409, description = "Too late; or it fits several mails, or not all were \
+                looked at",
             body = Problem, content_type = "application/problem+json",
         ),
     ),
@@ -292,12 +303,14 @@ pub(super) async fn cancel(
     post, path = "/v1/mails/{id}/retry", tag = "mails",
     params(
         ("id" = String, Path, description = "The mail: its id, or another name of it"),
-        ("cursor" = Option<String>, Query, description = "Continue the search from here: the `next` of an earlier answer"),
+        ("cursor" = Option<String>, Query,
+            description = "Continue the search from here: the `next` of an earlier answer"),
     ),
     responses(
         (status = 200, description = "The record", body = MailStatus),
         (
-            status = 409, description = "Nothing to retry; or it fits several mails, or not all were looked at",
+            status = 409, description = "Nothing to retry; or it fits several mails, or not all \
+                were looked at",
             body = Problem, content_type = "application/problem+json",
         ),
     ),

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::data::Data;
+use super::data::TemplateData;
 use super::fields::{Base64, Headers, OneOrMany, Span, few, name};
 use super::problem::{FieldError, Problem};
 use crate::mail::{
@@ -89,7 +89,7 @@ pub(super) struct TemplateRequest {
     #[schema(required = true, nullable = false, example = "welcome")]
     name: Option<String>,
     /// The values of its variables; in a batch, on top of the batch's own.
-    data: Option<Data>,
+    data: Option<TemplateData>,
     /// The language; the nearest that there is is taken.
     #[schema(example = "pt-BR")]
     locale: Option<String>,
@@ -97,7 +97,7 @@ pub(super) struct TemplateRequest {
 
 /// What a request is composed with.
 #[derive(Clone, Copy)]
-pub(super) struct Composing<'a> {
+pub(super) struct ComposeContext<'a> {
     /// The templates there are.
     pub templates: &'a Templates,
     /// What a batch says of all its mails.
@@ -148,9 +148,9 @@ impl MailRequest {
     pub(super) fn into_mail(
         self,
         key: Option<&str>,
-        composing: Composing<'_>,
+        context: ComposeContext<'_>,
     ) -> Result<Mail, Mistake> {
-        let content = self.content(composing)?;
+        let content = self.content(context)?;
         let send = match (self.send_at, self.delay) {
             (Some(_), Some(_)) => {
                 return Err(Mistake::Mail(MailError::new(
@@ -233,9 +233,9 @@ impl MailRequest {
     }
 
     /// What the template makes, where one is asked for.
-    fn content(&self, composing: Composing<'_>) -> Result<Option<Content>, Mistake> {
+    fn content(&self, context: ComposeContext<'_>) -> Result<Option<Content>, Mistake> {
         let says_itself = self.text.is_some() || self.html.is_some();
-        let template = match (&self.template, composing.shared) {
+        let template = match (&self.template, context.shared) {
             (Some(_), _) if says_itself => {
                 let reason = "makes text and HTML: leave `text` and `html` out";
                 return Err(Mistake::Mail(MailError::new("template", reason)));
@@ -255,7 +255,7 @@ impl MailRequest {
             .as_deref()
             .filter(|locale| !locale.is_empty());
 
-        let content = composing.templates.render(&name, data.0, locale)?;
+        let content = context.templates.render(&name, data.0, locale)?;
         Ok(Some(content))
     }
 }

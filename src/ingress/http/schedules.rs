@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::SharedDoor;
-use super::request::{Composing, MailRequest};
+use super::request::{ComposeContext, MailRequest};
 use crate::mail::Mail;
 use crate::{ScheduleStatus, Templates};
 
@@ -40,12 +40,12 @@ pub fn read_scheduled(
     templates: &Templates,
 ) -> Result<Mail, (String, String)> {
     let json = serde_json::to_vec(mail).map_err(|error| (String::new(), error.to_string()))?;
-    let composing = Composing {
+    let context = ComposeContext {
         templates,
         shared: None,
     };
 
-    MailRequest::read(&json, Some(key), composing).map_err(|problem| {
+    MailRequest::read(&json, Some(key), context).map_err(|problem| {
         let field = problem.pointers().next().unwrap_or_default();
         let mut path = String::new();
         for part in field.split('/').skip(1) {

@@ -29,7 +29,7 @@ use crate::ingress::admission::ConnectionPlace;
 
 /// How long the listener rests when the system has no more connections to give, such as file
 /// descriptors.
-const REST: Duration = Duration::from_millis(100);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How many are told at once why they are turned away; the others are just closed.
 const REFUSALS_AT_ONCE: usize = 32;
@@ -39,7 +39,7 @@ const CLOSE_LINGER: Duration = Duration::from_secs(1);
 
 /// How many bytes of an answer the system takes that it cannot send yet.
 #[cfg(target_os = "linux")]
-const UNSENT: u32 = 128 * 1024;
+const UNSENT_BYTES: u32 = 128 * 1024;
 
 /// Serves until `shutdown` says so; then finishes the requests that have begun, for at most
 /// `limits.drain_timeout`.
@@ -57,7 +57,7 @@ pub(super) async fn run(listener: TcpListener, door: SharedDoor, router: Router)
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "cannot take an HTTP connection; trying again");
-                tokio::time::sleep(REST).await;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
@@ -75,7 +75,7 @@ pub(super) async fn run(listener: TcpListener, door: SharedDoor, router: Router)
             Err(refused) => refused,
         };
         door.dispatcher.turned_away(refused.counted);
-        if let Some(left_out) = door.complaints.another(Instant::now()) {
+        if let Some(left_out) = door.log_throttle.admit_line(Instant::now()) {
             let (peer, reason) = (peer.ip(), refused.reason);
             tracing::warn!(%peer, reason, left_out, "HTTP connection refused");
         }
@@ -141,11 +141,12 @@ async fn welcome(stream: TcpStream, peer: SocketAddr, door: SharedDoor, router: 
     // What a client does not take stays here, where it is shared, and does not fill the system's
     // memory: of what cannot be sent yet it would take megabytes for each.
     #[cfg(target_os = "linux")]
-    let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
+    let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES);
     let Some(tls) = door.tls.acceptor() else {
         return serve(stream, peer, door, router).await;
     };
     let shaken = tokio::time::timeout(door.limits.header_timeout, tls.accept(stream)).await;
+
     match shaken {
         Ok(Ok(stream)) => serve(stream, peer, door, router).await,
         Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake of HTTP failed"),
@@ -225,7 +226,8 @@ async fn answer(
                 Some(Ok(response)) => response,
                 None => Problem::new(
                     Kind::AnswerTimedOut,
-                    "the answer took too long; mail that was submitted may have been accepted: repeat it with the \
+                    "the answer took too long; mail that was submitted may have been accepted: \
+                    repeat it with the \
                      same idempotency key",
                 )
                 .into_response(),
@@ -264,7 +266,7 @@ fn given_twice(headers: &HeaderMap) -> Option<HeaderName> {
 async fn refused(door: &SharedDoor, peer: IpAddr, refusal: AccessRefusal) -> AccessRefusal {
     let (reason, counted) = (refusal.reason(), refusal.counted());
     door.dispatcher.turned_away(counted);
-    if let Some(left_out) = door.complaints.another(Instant::now()) {
+    if let Some(left_out) = door.log_throttle.admit_line(Instant::now()) {
         match counted {
             // Every browser asks before it signs in.
             "nobody" => tracing::info!(%peer, reason, left_out, "HTTP request without a token"),
@@ -324,7 +326,8 @@ async fn turn_away(mut stream: TcpStream, problem: Problem) {
 
     let body = serde_json::to_string(&problem).unwrap_or_default();
     let answer = format!(
-        "HTTP/1.1 {status}\r\ncontent-type: {PROBLEM_JSON}\r\nretry-after: 5\r\nconnection: close\r\n\
+        "HTTP/1.1 {status}\r\ncontent-type: {PROBLEM_JSON}\r\nretry-after: 5\r\nconnection: \
+        close\r\n\
          content-length: {}\r\n\r\n{body}",
         body.len()
     );

@@ -22,7 +22,7 @@ use super::token::{Scope, Token};
 use super::{SharedDoor, problem::Problem};
 
 /// How long somebody who signed in stays so.
-const LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
+const SESSION_LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
 
 /// The most sessions at once; the one that ends first makes room.
 const MAX_SESSIONS: usize = 1000;
@@ -70,11 +70,11 @@ impl Sessions {
         let session = Session {
             name: token.name.clone(),
             secret: token.secret.clone(),
-            until: now + LIFETIME,
+            until: now + SESSION_LIFETIME,
         };
 
         open.insert(key.clone(), session);
-        self.cookie(&key, LIFETIME, is_secure)
+        self.cookie(&key, SESSION_LIFETIME, is_secure)
     }
 
     /// Signs out whoever sends these cookies. Returns the cookie that takes theirs away.

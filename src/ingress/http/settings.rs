@@ -1,5 +1,4 @@
-//! What the door is given: where it listens, who may come in, how it is secured, and how much of
-//! everything it bears.
+//! The door's settings: where it listens, who may use it, how it is secured, and its limits.
 
 use std::net::SocketAddr;
 use std::time::Duration;

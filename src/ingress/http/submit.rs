@@ -1,5 +1,5 @@
-//! Mail comes in: one, as JSON or as a finished message, or a batch. Nothing is answered before the
-//! dispatcher has made it as durable as the answer says.
+//! Accepts mail: one, as JSON or as a finished message, or a batch. It answers only after the
+//! dispatcher has made the mail as durable as the answer says.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use super::outline::{self, RequestKind};
 use super::params::{self, MessageOptions, Params};
 use super::problem::{FieldError, Kind, Problem, malformed, misshapen};
 use super::reading::MAX_EXPLAINED;
-use super::request::{Composing, MailRequest, TemplateRequest};
+use super::request::{ComposeContext, MailRequest, TemplateRequest};
 use super::{Door, SharedDoor};
 use crate::Templates;
 use crate::delivery::MailState;
@@ -36,7 +36,7 @@ const MAX_MADE: usize = 64 * 1024 * 1024;
 
 /// Bodies above this size are read on a thread of their own, because composing them would hold up
 /// what else is served.
-const LARGE: usize = 256 * 1024;
+const LARGE_BODY: usize = 256 * 1024;
 
 /// What is left of the largest JSON for everything but the largest message in base64.
 const JSON_MARGIN: usize = 1024 * 1024;
@@ -150,11 +150,11 @@ pub(super) async fn submit(
             let has_template = has_template(&held.bytes);
             let templates = dispatcher.templates().clone();
             let read = move |json: &Bytes| {
-                let composing = Composing {
+                let context = ComposeContext {
                     templates: &templates,
                     shared: None,
                 };
-                MailRequest::read(json, key.as_deref(), composing)
+                MailRequest::read(json, key.as_deref(), context)
             };
             door.off_task(held, has_template, read).await?
         }
@@ -236,7 +236,7 @@ impl Door {
         T: Send + 'static,
         F: FnOnce(&Bytes) -> Result<T, Problem> + Send + 'static,
     {
-        if !is_heavy && held.bytes.len() <= LARGE {
+        if !is_heavy && held.bytes.len() <= LARGE_BODY {
             return Ok((read(&held.bytes)?, held.room));
         }
 
@@ -353,7 +353,7 @@ fn first_state(mail: &Mail) -> MailState {
 }
 
 fn read_batch(json: &[u8], templates: &Templates) -> Result<Vec<Result<Mail, Problem>>, Problem> {
-    if json.len() > outline::SMALL {
+    if json.len() > outline::SMALL_REQUEST {
         outline::count(json, RequestKind::Batch)?;
     }
     let batch: Batch<'_> = match serde_json::from_slice(json) {
@@ -374,7 +374,7 @@ fn read_batch(json: &[u8], templates: &Templates) -> Result<Vec<Result<Mail, Pro
     };
 
     let mut time_limit = MAX_EXPLAINED;
-    let composing = Composing {
+    let context = ComposeContext {
         templates,
         shared: batch.template.as_ref(),
     };
@@ -388,8 +388,7 @@ fn read_batch(json: &[u8], templates: &Templates) -> Result<Vec<Result<Mail, Pro
                 "the mails before it became too large together: submit it with fewer others";
             return Err(Problem::new(Kind::TooLarge, detail));
         }
-        let mail =
-            MailRequest::read_within(mail.get().as_bytes(), None, composing, &mut time_limit)?;
+        let mail = MailRequest::read_within(mail.get().as_bytes(), None, context, &mut time_limit)?;
         if mail.template().is_some() {
             made += mail.message().len();
         }

@@ -1,4 +1,4 @@
-//! Who is not to get mail, as a CSV file: how it is read, line by line, and written.
+//! Suppressed addresses as a CSV file: reads it line by line, and writes it.
 
 use std::cell::Cell;
 use std::io::{self, Cursor, Read};
@@ -16,7 +16,7 @@ const MAX_NOTE: usize = 500;
 /// The longest line, in bytes: far more than all fields together may have.
 const MAX_LINE: usize = 64 * 1024;
 /// How a cell begins that a spreadsheet would compute, or that begins with the mark of such a one.
-const COMPUTED: [char; 5] = ['=', '+', '-', '@', '\''];
+const FORMULA_STARTS: [char; 5] = ['=', '+', '-', '@', '\''];
 /// The columns of a file, in the order in which they are written.
 pub(super) const COLUMNS: [&str; 6] = ["address", "reason", "list", "since", "until", "note"];
 
@@ -150,7 +150,7 @@ fn line(columns: &[String], record: &csv::StringRecord) -> Result<Line, String> 
         // As `written` marks what a spreadsheet would compute.
         Some(
             text.strip_prefix('\'')
-                .filter(|rest| rest.starts_with(COMPUTED))
+                .filter(|rest| rest.starts_with(FORMULA_STARTS))
                 .unwrap_or(text),
         )
     };
@@ -202,12 +202,12 @@ pub(super) fn check(list: Option<&str>, note: Option<&str>) -> Result<(), (&'sta
     }
 }
 
-/// These lines, as a file has them. What others wrote is marked, so that no spreadsheet takes it for
-/// a formula.
+/// These lines, as a file has them. What others wrote is marked, so that no spreadsheet takes it
+/// for a formula.
 pub(super) fn written<const N: usize>(lines: impl IntoIterator<Item = [String; N]>) -> Vec<u8> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     for line in lines {
-        let line = line.map(|text| match text.starts_with(COMPUTED) {
+        let line = line.map(|text| match text.starts_with(FORMULA_STARTS) {
             true => format!("'{text}"),
             false => text,
         });

@@ -1,4 +1,4 @@
-//! Who is not to get mail: looked at, added, taken off, and moved in and out as CSV.
+//! Suppressed addresses: looked up, added, removed, imported and exported as CSV.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ const MAX_ENTRY: usize = 64 * 1024;
 /// The largest file of entries.
 const MAX_FILE: usize = 128 * 1024 * 1024;
 /// How many entries are written together.
-const TOGETHER: usize = 5000;
+const STEP_ENTRIES: usize = 5000;
 /// The most lines of a file of which it is told what is wrong.
 const MAX_TOLD: usize = 100;
 
@@ -38,7 +38,7 @@ const MAX_TOLD: usize = 100;
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "only describes what `query` reads")]
-pub(super) struct Which {
+pub(super) struct SuppressionFilter {
     /// Of this address.
     address: Option<String>,
     /// For this reason.
@@ -107,7 +107,7 @@ pub(super) struct Imported {
 
 /// Who is not to get mail, by address.
 #[utoipa::path(
-    get, path = "/v1/suppressions", tag = "suppressions", params(Which, Paging),
+    get, path = "/v1/suppressions", tag = "suppressions", params(SuppressionFilter, Paging),
     responses((status = 200, description = "A page; `next` is the cursor of the one after it",
         body = SuppressionPage)),
 )]
@@ -151,7 +151,7 @@ pub(super) async fn add(
 
 /// Takes entries off: those of an address, for a reason, of a list. One of the three is needed.
 #[utoipa::path(
-    delete, path = "/v1/suppressions", tag = "suppressions", params(Which),
+    delete, path = "/v1/suppressions", tag = "suppressions", params(SuppressionFilter),
     responses((status = 200, description = "How many", body = Removed)),
 )]
 pub(super) async fn remove(
@@ -241,7 +241,7 @@ pub(super) async fn import(
 
 /// All entries as CSV, as `import` takes them.
 #[utoipa::path(
-    get, path = "/v1/suppressions/export", tag = "suppressions", params(Which),
+    get, path = "/v1/suppressions/export", tag = "suppressions", params(SuppressionFilter),
     responses((status = 200, description = "Every entry", body = String,
         content_type = "text/csv")),
 )]
@@ -275,13 +275,13 @@ pub(super) async fn export(
     Ok((headers, Body::from_stream(pages)).into_response())
 }
 
-type Rest = Option<(SuppressionQuery, Vec<u8>)>;
+type RemainingPages = Option<(SuppressionQuery, Vec<u8>)>;
 
 async fn next_page(
     dispatcher: &Dispatcher,
     query: SuppressionQuery,
     before: Vec<u8>,
-) -> Result<(Bytes, Rest), Error> {
+) -> Result<(Bytes, RemainingPages), Error> {
     let page = dispatcher.suppressions().list(query.clone()).await?;
     let time = |time: Option<Timestamp>| time.map(|time| time.to_string()).unwrap_or_default();
     let entries = page.suppressions.into_iter().map(|entry| {
@@ -339,9 +339,9 @@ fn take_file(
                 }
             }
         }
-        if entries.len() == TOGETHER {
+        if entries.len() == STEP_ENTRIES {
             engine.block_on(suppressions.add(std::mem::take(&mut entries)))?;
-            imported.imported += TOGETHER;
+            imported.imported += STEP_ENTRIES;
             progress.made();
         }
     }

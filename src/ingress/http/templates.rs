@@ -1,4 +1,4 @@
-//! The templates: which there are, and what one of them makes of data, without sending anything.
+//! The templates: a list of them, and rendering one with data, without sending anything.
 
 use axum::Json;
 use axum::extract::{FromRequestParts, Request, State};
@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::SharedDoor;
 use super::body::MediaType;
-use super::data::Data;
+use super::data::TemplateData;
 use super::operate::RelayName;
 use super::params::Params;
 use super::problem::{Kind, Problem, malformed, misshapen};
@@ -26,7 +26,7 @@ pub(super) struct TemplateList {
 #[serde(deny_unknown_fields, expecting = "an object with data and locale")]
 pub(super) struct RenderRequest {
     /// The values of its variables; its own sample where it is absent.
-    data: Option<Data>,
+    data: Option<TemplateData>,
     /// The language; the nearest that there is is taken.
     #[schema(example = "pt-BR")]
     locale: Option<String>,

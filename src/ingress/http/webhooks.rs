@@ -1,4 +1,4 @@
-//! The webhooks: how each is, a message that tries one, and what it is told again.
+//! The webhooks: their status, a test message, and messages that are sent again.
 
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
@@ -98,8 +98,8 @@ pub(super) async fn test(
         ("name" = String, Path, description = "The webhook"),
         ("since" = Option<String>, Query, description = "Everything that happened since this time, \
             or within this span until now, such as 2h; may stand in the body instead"),
-        ("id" = Option<String>, Query, description = "The message of this id; may stand in the \
-            body instead"),
+        ("id" = Option<String>, Query,
+            description = "The message of this id; may stand in the body instead"),
     ),
     request_body(content = inline(Option<RedeliverRequest>), content_type = "application/json"),
     responses((status = 202, description = "The webhook", body = WebhookStatus)),

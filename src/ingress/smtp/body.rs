@@ -9,7 +9,7 @@ use super::reply::SmtpReply;
 /// The first piece of memory for a message, which most fit into.
 const FIRST_PIECE: usize = 4 * 1024;
 /// As long as no more than this has come, a declared SIZE is only believed up to here.
-const BELIEVED: usize = 1024 * 1024;
+const BELIEVED_BYTES: usize = 1024 * 1024;
 
 /// A message that is coming in. One that is refused goes on being read, and is not kept.
 #[derive(Debug)]
@@ -121,8 +121,8 @@ impl Body {
     /// Makes room for `needed` bytes: for more than that where the budget has it, so that little is
     /// copied.
     fn grow(&mut self, needed: usize) -> bool {
-        let hint = if needed < BELIEVED {
-            self.declared.min(BELIEVED)
+        let hint = if needed < BELIEVED_BYTES {
+            self.declared.min(BELIEVED_BYTES)
         } else {
             self.declared
         };
@@ -347,14 +347,14 @@ mod tests {
 
     #[test]
     fn a_declared_size_makes_one_piece_of_memory_and_is_not_believed_beyond_a_megabyte() {
-        let budget = Budget::new(64 * BELIEVED);
-        let mut body = Body::new(32 * BELIEVED, 16 * BELIEVED, budget.clone());
+        let budget = Budget::new(64 * BELIEVED_BYTES);
+        let mut body = Body::new(32 * BELIEVED_BYTES, 16 * BELIEVED_BYTES, budget.clone());
         body.push(b"x");
-        assert!(body.bytes.capacity() <= BELIEVED + FIRST_PIECE);
-        body.push(&vec![b'x'; BELIEVED + FIRST_PIECE]);
+        assert!(body.bytes.capacity() <= BELIEVED_BYTES + FIRST_PIECE);
+        body.push(&vec![b'x'; BELIEVED_BYTES + FIRST_PIECE]);
         let capacity = body.bytes.capacity();
         assert!(
-            (16 * BELIEVED..17 * BELIEVED).contains(&capacity),
+            (16 * BELIEVED_BYTES..17 * BELIEVED_BYTES).contains(&capacity),
             "{capacity}"
         );
     }

@@ -23,9 +23,9 @@ use crate::Dispatcher;
 use crate::mail::{Submitter, Timestamp};
 
 /// What is read at once while commands come in, which is all that an idle connection holds.
-const COMMANDS_AT_ONCE: usize = 4 * 1024;
+const COMMAND_READ_BYTES: usize = 4 * 1024;
 /// What is read at once while a message comes in.
-const MESSAGE_AT_ONCE: usize = 64 * 1024;
+const MESSAGE_READ_BYTES: usize = 64 * 1024;
 /// How long, and for how many bytes, a client may go on talking after we have hung up.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1024 * 1024;
@@ -203,14 +203,14 @@ async fn read<S: AsyncRead + Unpin>(
     stopped: Pin<&mut impl Future<Output = ()>>,
 ) -> io::Result<ReadResult> {
     let in_message = session.receiving().is_some();
-    if buffer.is_empty() && buffer.capacity() > COMMANDS_AT_ONCE && !in_message {
+    if buffer.is_empty() && buffer.capacity() > COMMAND_READ_BYTES && !in_message {
         *buffer = BytesMut::new();
     }
 
     buffer.reserve(if in_message {
-        MESSAGE_AT_ONCE
+        MESSAGE_READ_BYTES
     } else {
-        COMMANDS_AT_ONCE
+        COMMAND_READ_BYTES
     });
 
     tokio::select! {

@@ -20,8 +20,8 @@ use super::session::{SessionContext, TOO_MANY_FAILED};
 use super::{Limits, SmtpError, SmtpSettings, TlsFiles, User};
 use crate::Dispatcher;
 use crate::ingress::admission::{Admission, ConnectionPlace};
-use crate::ingress::complaints::LogThrottle;
-use crate::ingress::guard::Guard;
+use crate::ingress::guard::LoginGuard;
+use crate::ingress::log_throttle::LogThrottle;
 use crate::ingress::tls;
 
 /// How long nothing is accepted after accepting failed, which is mostly for want of file
@@ -71,7 +71,7 @@ impl SmtpDoor {
             users: users.clone(),
             trusted: settings.trusted_networks.clone(),
             budget: Budget::new(settings.limits.memory),
-            guard: Guard::new(
+            guard: LoginGuard::new(
                 settings.limits.ban_after,
                 settings.limits.ban_time,
                 settings.trusted_networks.clone(),
@@ -122,7 +122,7 @@ impl SmtpDoor {
             ..
         } = self.context.limits;
         let admission = Admission::new(connections, connections_per_peer);
-        let complaints = LogThrottle::new();
+        let log_throttle = LogThrottle::new();
         let drain = self.context.limits.drain;
 
         // A size that the engine would refuse is not offered. SIZE 0 would mean that there is no
@@ -169,7 +169,7 @@ impl SmtpDoor {
                 Ok(place) => place,
                 Err(no) => {
                     context.dispatcher.turned_away(no.counted);
-                    if let Some(left_out) = complaints.another(Instant::now()) {
+                    if let Some(left_out) = log_throttle.admit_line(Instant::now()) {
                         let (peer, reason) = (peer.ip(), no.reason);
                         tracing::warn!(%peer, reason, left_out, "smtp connection refused");
                     }

@@ -12,7 +12,7 @@ const MOST_HOPS: usize = 50;
 
 /// Messages above this size are read on a thread of their own, because that would hold up what else
 /// is served.
-const LARGE: usize = 256 * 1024;
+const LARGE_MESSAGE: usize = 256 * 1024;
 
 /// Submits the mail. A `250` is durable.
 pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> SmtpReply {
@@ -56,7 +56,7 @@ pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> Smt
         mail.with_options(asked)
     };
 
-    let composed = if size > LARGE {
+    let composed = if size > LARGE_MESSAGE {
         match tokio::task::spawn_blocking(compose).await {
             Ok(composed) => composed,
             Err(_) => return SmtpReply::new(451, "4.3.0", "the message could not be read"),

@@ -28,4 +28,4 @@ pub use door::{Reloader, SmtpDoor};
 #[cfg(feature = "testing")]
 pub use session::exercise;
 pub use settings::{Limits, SmtpError, SmtpSettings, User};
-pub use stdio::{Refused, StdioSubmission, converse};
+pub use stdio::{StdioRefusal, StdioSubmission, converse};

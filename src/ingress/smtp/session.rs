@@ -28,12 +28,12 @@ use super::command::{self, Command, CommandError};
 use super::reply::SmtpReply;
 use crate::Returns;
 use crate::ingress::Networks;
-use crate::ingress::guard::Guard;
+use crate::ingress::guard::LoginGuard;
 use crate::mail::{Address, Timestamp};
 use transaction::Transaction;
 
 /// Replies are sent before they pile up beyond this.
-const MUCH_TO_SAY: usize = 16 * 1024;
+const REPLY_BYTES: usize = 16 * 1024;
 
 /// What all sessions of a door share.
 #[derive(Clone, Debug)]
@@ -43,7 +43,7 @@ pub(super) struct SessionContext {
     pub users: Users,
     pub trusted: Networks,
     pub budget: Budget,
-    pub guard: Guard,
+    pub guard: LoginGuard,
     /// Where mail comes back to: reports for it are taken from everybody.
     pub returns: Option<Returns>,
 }
@@ -107,7 +107,7 @@ pub(super) struct Session {
     security: Security,
     client: Option<Client>,
     user: Option<String>,
-    expects: Expecting,
+    expects: ExpectedInput,
     transaction: Option<Transaction>,
     replies: Vec<u8>,
     errors: u32,
@@ -126,7 +126,7 @@ struct Client {
 
 /// What the next bytes are.
 #[derive(Debug)]
-enum Expecting {
+enum ExpectedInput {
     Command,
     Login(Exchange),
     Data(DotReader, Body),
@@ -142,7 +142,7 @@ impl Session {
             security,
             client: None,
             user: None,
-            expects: Expecting::Command,
+            expects: ExpectedInput::Command,
             transaction: None,
             replies: Vec::new(),
             errors: 0,
@@ -182,8 +182,8 @@ impl Session {
     /// While a message comes in, how many of its bytes have.
     pub fn receiving(&self) -> Option<usize> {
         match &self.expects {
-            Expecting::Data(_, body) | Expecting::Chunk { body, .. } => Some(body.came()),
-            Expecting::Command | Expecting::Login(_) => None,
+            ExpectedInput::Data(_, body) | ExpectedInput::Chunk { body, .. } => Some(body.came()),
+            ExpectedInput::Command | ExpectedInput::Login(_) => None,
         }
     }
 
@@ -215,19 +215,19 @@ impl Session {
             if self.closing {
                 return SessionStep::Close;
             }
-            if self.replies.len() > MUCH_TO_SAY {
+            if self.replies.len() > REPLY_BYTES {
                 return SessionStep::Flush;
             }
             let step = match &mut self.expects {
-                Expecting::Command | Expecting::Login(_) => self.read_line(input, now),
-                Expecting::Data(reader, body) => {
+                ExpectedInput::Command | ExpectedInput::Login(_) => self.read_line(input, now),
+                ExpectedInput::Data(reader, body) => {
                     if reader.read(input, body) {
                         self.message_ends()
                     } else {
                         self.read_on()
                     }
                 }
-                Expecting::Chunk { left, body, .. } => {
+                ExpectedInput::Chunk { left, body, .. } => {
                     let (taken, rest) = input.split_at(input.len().min(*left));
                     *input = rest;
                     *left -= taken.len();
@@ -256,7 +256,8 @@ impl Session {
         };
 
         self.commands += 1;
-        if let Expecting::Login(exchange) = std::mem::replace(&mut self.expects, Expecting::Command)
+        if let ExpectedInput::Login(exchange) =
+            std::mem::replace(&mut self.expects, ExpectedInput::Command)
         {
             let progress = auth::proceed(exchange, line.trim_ascii_end(), &self.context.users);
             return self.login(progress);

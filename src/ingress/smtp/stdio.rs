@@ -12,11 +12,11 @@ use super::auth::Users;
 use super::budget::Budget;
 use super::reply::SmtpReply;
 use super::session::{Security, Session, SessionContext, SessionStep};
-use crate::ingress::guard::Guard;
+use crate::ingress::guard::LoginGuard;
 use crate::mail::{Address, Timestamp};
 
 /// What is read at once.
-const AT_ONCE: usize = 64 * 1024;
+const READ_BYTES: usize = 64 * 1024;
 
 /// A mail that came in whole.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub struct StdioSubmission {
 
 /// Why a mail that was spoken is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum StdioRefusal {
     /// It may be tried again later.
     ForNow,
     /// One of its recipients is not valid.
@@ -50,7 +50,7 @@ pub fn converse(
     mut output: impl Write,
     hostname: &str,
     message_size: usize,
-    mut hand_in: impl FnMut(StdioSubmission) -> Result<String, (Refused, String)>,
+    mut hand_in: impl FnMut(StdioSubmission) -> Result<String, (StdioRefusal, String)>,
 ) -> io::Result<()> {
     let limits = Limits {
         message_size,
@@ -64,12 +64,12 @@ pub fn converse(
         users: Users::new(Vec::new()),
         trusted: Default::default(),
         budget: Budget::new(message_size.saturating_mul(3)),
-        guard: Guard::new(0, limits.ban_time, Default::default()),
+        guard: LoginGuard::new(0, limits.ban_time, Default::default()),
     };
 
     let mut session = Session::new(context, IpAddr::V4(Ipv4Addr::LOCALHOST), Security::Plain);
     let mut waiting: Vec<u8> = Vec::new();
-    let mut piece = vec![0; AT_ONCE];
+    let mut piece = vec![0; READ_BYTES];
     loop {
         let mut rest = &waiting[..];
         let step = session.advance(&mut rest, Timestamp::now());
@@ -108,12 +108,12 @@ pub fn converse(
     }
 }
 
-fn answer(taken: Result<String, (Refused, String)>) -> SmtpReply {
+fn answer(taken: Result<String, (StdioRefusal, String)>) -> SmtpReply {
     match taken {
         Ok(id) => SmtpReply::new(250, "2.0.0", format!("queued as {id}")),
-        Err((Refused::ForNow, why)) => SmtpReply::new(451, "4.3.0", why),
-        Err((Refused::Recipient, why)) => SmtpReply::new(550, "5.1.1", why),
-        Err((Refused::ForGood, why)) => SmtpReply::new(554, "5.6.0", why),
+        Err((StdioRefusal::ForNow, why)) => SmtpReply::new(451, "4.3.0", why),
+        Err((StdioRefusal::Recipient, why)) => SmtpReply::new(550, "5.1.1", why),
+        Err((StdioRefusal::ForGood, why)) => SmtpReply::new(554, "5.6.0", why),
     }
 }
 
@@ -124,7 +124,7 @@ mod tests {
 
     fn spoken(
         dialogue: &str,
-        answer: &Result<String, (Refused, String)>,
+        answer: &Result<String, (StdioRefusal, String)>,
     ) -> (String, Vec<StdioSubmission>) {
         let (mut output, mut mails) = (Vec::new(), Vec::new());
         converse(
@@ -170,10 +170,11 @@ mod tests {
     fn a_refusal_is_told_and_the_dialogue_goes_on() {
         let dialogue =
             "HELO x\r\nMAIL FROM:<>\r\nRCPT TO:<a@b.example>\r\nDATA\r\nhi\r\n.\r\nNOOP\r\n";
+
         for (why, code) in [
-            (Refused::ForNow, "451"),
-            (Refused::Recipient, "550"),
-            (Refused::ForGood, "554"),
+            (StdioRefusal::ForNow, "451"),
+            (StdioRefusal::Recipient, "550"),
+            (StdioRefusal::ForGood, "554"),
         ] {
             let (output, mails) = spoken(dialogue, &Err((why, "no".into())));
             assert!(

@@ -15,7 +15,7 @@ use super::{MendingNotes, has_long_line};
 const ENCODED_LINE: usize = 76;
 
 /// A body that was encoded.
-pub(super) struct Encoded {
+pub(super) struct EncodedBody {
     pub body: Vec<u8>,
     /// Its new encoding, which the header section says.
     pub encoding: Option<&'static str>,
@@ -31,18 +31,18 @@ pub(super) struct Content {
 
 /// What a body is made right for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Carrier {
+pub(super) enum BodyCarrier {
     /// Any server: no NUL, no line of more than 998 bytes.
     EightBit,
     /// One without 8BITMIME (RFC 6152): no byte above 127.
     SevenBit,
 }
 
-impl Carrier {
+impl BodyCarrier {
     fn takes(self, body: &[u8]) -> bool {
         match self {
-            Carrier::EightBit => memchr(0, body).is_none() && !has_long_line(body),
-            Carrier::SevenBit => body.is_ascii(),
+            BodyCarrier::EightBit => memchr(0, body).is_none() && !has_long_line(body),
+            BodyCarrier::SevenBit => body.is_ascii(),
         }
     }
 }
@@ -52,11 +52,11 @@ pub(super) fn mend(
     scan: &Scan<'_>,
     added: &mut String,
     acts: &mut MendingNotes,
-) -> Option<Encoded> {
+) -> Option<EncodedBody> {
     let body = scan.body?;
     let content = Content::of(&scan.fields);
     let encoded = content
-        .encode(body, Carrier::EightBit)
+        .encode(body, BodyCarrier::EightBit)
         .or_else(|| content.as_eight_bit(body));
 
     let says_nothing = scan.find("MIME-Version").is_none();
@@ -127,10 +127,10 @@ impl Content {
     }
 
     /// The same body, where it is not in 7 bits although that is said.
-    fn as_eight_bit(&self, body: &[u8]) -> Option<Encoded> {
+    fn as_eight_bit(&self, body: &[u8]) -> Option<EncodedBody> {
         let is_wrong = self.encoding == "7bit" && !body.is_ascii();
         let is_one = !self.kind.starts_with("multipart/") && !self.kind.starts_with("message/");
-        (is_wrong && is_one).then(|| Encoded {
+        (is_wrong && is_one).then(|| EncodedBody {
             body: body.to_vec(),
             encoding: Some("8bit"),
         })
@@ -149,7 +149,7 @@ impl Content {
     }
 
     /// The body as this carrier takes it; `None` where it does, or where nothing can be done.
-    pub fn encode(&self, body: &[u8], carrier: Carrier) -> Option<Encoded> {
+    pub fn encode(&self, body: &[u8], carrier: BodyCarrier) -> Option<EncodedBody> {
         if carrier.takes(body) || self.is_sealed() {
             return None;
         }
@@ -159,18 +159,18 @@ impl Content {
                 .as_deref()
                 .filter(|boundary| !boundary.is_empty())?;
             let body = Parts::of(boundary, carrier).mended(body)?;
-            return Some(Encoded {
+            return Some(EncodedBody {
                 body,
                 encoding: None,
             });
         }
 
         match &*self.encoding {
-            "base64" => Some(Encoded {
+            "base64" => Some(EncodedBody {
                 body: wrapped_base64(body),
                 encoding: None,
             }),
-            "quoted-printable" => Some(Encoded {
+            "quoted-printable" => Some(EncodedBody {
                 body: wrapped_quoted_printable(body),
                 encoding: None,
             }),
@@ -187,7 +187,7 @@ impl Content {
                     false => body.to_vec(),
                 };
                 let encoded = Body::new_with_encoding(whole, encoding).ok()?;
-                Some(Encoded {
+                Some(EncodedBody {
                     body: encoded.into_vec(),
                     encoding: Some(name),
                 })
@@ -198,10 +198,10 @@ impl Content {
 
     /// Whether a content of this kind may be in base64 or quoted-printable: of messages only what
     /// RFC 2046 §5.2 does not except.
-    fn may_be_encoded(&self, carrier: Carrier) -> bool {
+    fn may_be_encoded(&self, carrier: BodyCarrier) -> bool {
         match self.kind.strip_prefix("message/") {
             None => true,
-            Some(_) if carrier == Carrier::EightBit => false,
+            Some(_) if carrier == BodyCarrier::EightBit => false,
             Some(kind) => !["rfc822", "news", "partial", "external-body"].contains(&kind),
         }
     }

@@ -14,7 +14,7 @@ use crate::mail::{Address, Envelope, Timestamp, field};
 const LONGEST_WORD: usize = 900;
 
 /// What windows-1252 has in 0x80 to 0x9f, where Latin-1 has control characters.
-const WINDOWS: [char; 32] = [
+const WINDOWS_1252: [char; 32] = [
     '€', '\u{fffd}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{fffd}', 'Ž',
     '\u{fffd}', '\u{fffd}', '‘', '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{fffd}',
     'ž', 'Ÿ',
@@ -29,6 +29,7 @@ pub(super) fn needs_utf8(scan: &Scan<'_>, envelope: &Envelope) -> bool {
     // Blind copies do not stay in the mail.
     let stays = |field: &&LooseField<'_>| !field.is("Bcc") && !field.is("Resent-Bcc");
     let eight_bit = scan.fields.iter().filter(|field| !field.raw.is_ascii());
+
     eight_bit.filter(stays).any(|field| {
         let text = text_of(field.value());
         is_addresses(field)
@@ -168,7 +169,7 @@ pub(super) fn text_of(value: &[u8]) -> Cow<'_, str> {
         Ok(text) => text.into(),
         Err(_) => {
             let character = |byte: &u8| match byte {
-                0x80..=0x9f => WINDOWS[usize::from(byte - 0x80)],
+                0x80..=0x9f => WINDOWS_1252[usize::from(byte - 0x80)],
                 byte => char::from(*byte),
             };
             value.iter().map(character).collect::<String>().into()

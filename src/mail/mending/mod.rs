@@ -16,7 +16,7 @@ use bytes::Bytes;
 use memchr::memchr;
 
 use super::Envelope;
-use super::freeze::ONCE;
+use super::freeze::SINGLE_FIELDS;
 pub use ascii_header::ascii_header;
 use scan::LooseField;
 pub(super) use scan::Scan;
@@ -38,7 +38,7 @@ pub struct Intake<'a> {
 }
 
 /// A message that is as it should be, and what was done to it.
-pub(super) struct Mended {
+pub(super) struct MendedMessage {
     pub message: Bytes,
     pub acts: Vec<String>,
 }
@@ -51,12 +51,12 @@ struct Context<'a> {
 }
 
 /// Mends a message. One that is well formed comes back as it is.
-pub(super) fn mend(message: Bytes, envelope: &Envelope, intake: Intake<'_>) -> Mended {
+pub(super) fn mend(message: Bytes, envelope: &Envelope, intake: Intake<'_>) -> MendedMessage {
     let (trace, written) = message.split_at(intake.trace.min(message.len()));
     let scan = Scan::of(written);
     let mut acts = MendingNotes::default();
     if scan.is_too_long {
-        return Mended {
+        return MendedMessage {
             message,
             acts: Vec::new(),
         };
@@ -106,20 +106,20 @@ pub(super) fn mend(message: Bytes, envelope: &Envelope, intake: Intake<'_>) -> M
     }
 
     if acts.told.is_empty() {
-        return Mended {
+        return MendedMessage {
             message,
             acts: acts.told,
         };
     }
 
-    Mended {
+    MendedMessage {
         message: with(trace, &scan, &header, &added, encoded.as_ref()),
         acts: acts.told,
     }
 }
 
 /// The fields that hold a list of addresses, so that several of them say what one would say.
-const LISTS: [&str; 3] = ["To", "Cc", "Reply-To"];
+const LIST_FIELDS: [&str; 3] = ["To", "Cc", "Reply-To"];
 
 /// What a field that may stand there once (RFC 5322 §3.6) is to the others of its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,14 +138,14 @@ enum FieldRole {
 /// else.
 struct OnceFields<'a> {
     fields: &'a [LooseField<'a>],
-    first: [Option<(&'a [u8], bool)>; ONCE.len()],
+    first: [Option<(&'a [u8], bool)>; SINGLE_FIELDS.len()],
 }
 
 impl<'a> OnceFields<'a> {
     fn of(fields: &'a [LooseField<'a>]) -> Self {
-        let mut first = [None; ONCE.len()];
+        let mut first = [None; SINGLE_FIELDS.len()];
         for field in fields {
-            if let Some(which) = ONCE.iter().position(|name| field.is(name)) {
+            if let Some(which) = SINGLE_FIELDS.iter().position(|name| field.is(name)) {
                 let value = field.value();
                 let (said, is_disputed) = first[which].get_or_insert((value, false));
                 *is_disputed |= said.trim_ascii() != value.trim_ascii();
@@ -155,13 +155,13 @@ impl<'a> OnceFields<'a> {
     }
 
     fn standing(&self, field: &LooseField<'_>) -> FieldRole {
-        let which = ONCE.iter().position(|name| field.is(name));
+        let which = SINGLE_FIELDS.iter().position(|name| field.is(name));
         let Some((first, is_disputed)) = which.and_then(|which| self.first[which]) else {
             return FieldRole::First(None);
         };
 
         let is_first = std::ptr::eq(first, field.value());
-        let is_list = LISTS.iter().any(|name| field.is(name));
+        let is_list = LIST_FIELDS.iter().any(|name| field.is(name));
         match (is_disputed, is_first) {
             (false, true) => FieldRole::First(None),
             (false, false) => FieldRole::Repeated,
@@ -222,7 +222,7 @@ fn with(
     scan: &Scan<'_>,
     header: &[Option<Vec<u8>>],
     added: &str,
-    encoded: Option<&body::Encoded>,
+    encoded: Option<&body::EncodedBody>,
 ) -> Bytes {
     let body = encoded.map(|encoded| &encoded.body[..]).or(scan.body);
     let size = scan

@@ -3,15 +3,15 @@
 
 use memchr::memchr;
 
-use super::body::{Carrier, Content, charset_of};
+use super::body::{BodyCarrier, Content, charset_of};
 use super::scan::{LooseField, Scan};
 use super::{Context, fields};
 
 /// How deep parts may lie in parts, and still be looked into.
-const DEEPEST: usize = 64;
+const DEEPEST_PART: usize = 64;
 
 pub(super) struct Parts {
-    carrier: Carrier,
+    carrier: BodyCarrier,
     /// The boundaries of the part that is read and of those around it.
     boundaries: Vec<String>,
     at: WalkPosition,
@@ -44,7 +44,7 @@ struct NewEncoding {
 
 impl Parts {
     /// For the parts between these boundaries.
-    pub fn of(boundary: &str, carrier: Carrier) -> Self {
+    pub fn of(boundary: &str, carrier: BodyCarrier) -> Self {
         Parts {
             carrier,
             boundaries: vec![boundary.to_owned()],
@@ -55,7 +55,7 @@ impl Parts {
     }
 
     /// For a whole message.
-    pub fn of_message(carrier: Carrier) -> Self {
+    pub fn of_message(carrier: BodyCarrier) -> Self {
         Parts {
             carrier,
             boundaries: Vec::new(),
@@ -132,7 +132,7 @@ impl Parts {
                 self.at = self.begin_body(header, end, is_message, text);
             }
             // Nobody is shown it (RFC 2046 §5.1.1).
-            WalkPosition::Outside if self.carrier == Carrier::SevenBit => {
+            WalkPosition::Outside if self.carrier == BodyCarrier::SevenBit => {
                 let seven_bit = |byte: &u8| if byte.is_ascii() { *byte } else { b'?' };
                 self.out.extend(line.iter().map(seven_bit));
             }
@@ -152,7 +152,7 @@ impl Parts {
         let content = Content::of(&scan.fields);
         let is_container = content.kind.starts_with("multipart/") && !content.is_sealed();
 
-        let has_message = self.carrier == Carrier::SevenBit && content.is_message();
+        let has_message = self.carrier == BodyCarrier::SevenBit && content.is_message();
         if !is_container && !has_message {
             return WalkPosition::Body {
                 header,
@@ -170,7 +170,7 @@ impl Parts {
         }
 
         match content.boundary.filter(|boundary| !boundary.is_empty()) {
-            Some(boundary) if self.boundaries.len() < DEEPEST => {
+            Some(boundary) if self.boundaries.len() < DEEPEST_PART => {
                 self.boundaries.push(boundary);
                 WalkPosition::Outside
             }
@@ -220,7 +220,7 @@ impl Parts {
 
     /// A header section with the empty line that ends it, which says how the body is encoded now.
     fn write_header(&mut self, header: &[u8], scan: &Scan<'_>, new: Option<NewEncoding>) {
-        if new.is_none() && self.carrier == Carrier::EightBit {
+        if new.is_none() && self.carrier == BodyCarrier::EightBit {
             return self.out.extend_from_slice(header);
         }
 
@@ -265,7 +265,7 @@ impl Parts {
     fn replaced(&self, field: &LooseField<'_>, is_encoded: bool) -> Option<Vec<u8>> {
         if field.is("Content-Transfer-Encoding") {
             let encoding = field.value().trim_ascii().to_ascii_lowercase();
-            let is_now_7bit = self.carrier == Carrier::SevenBit
+            let is_now_7bit = self.carrier == BodyCarrier::SevenBit
                 && [&b"8bit"[..], b"binary"].contains(&&*encoding);
             return match is_encoded {
                 true => Some(Vec::new()),
@@ -273,7 +273,7 @@ impl Parts {
             };
         }
 
-        if self.carrier == Carrier::EightBit || field.raw.is_ascii() {
+        if self.carrier == BodyCarrier::EightBit || field.raw.is_ascii() {
             return None;
         }
         let context = Context {

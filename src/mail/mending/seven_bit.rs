@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::body::Carrier;
+use super::body::BodyCarrier;
 use super::parts::Parts;
 use super::scan::Scan;
 
@@ -19,7 +19,7 @@ pub fn seven_bit(message: &Bytes) -> Option<Bytes> {
         return None;
     }
 
-    let encoded = Parts::of_message(Carrier::SevenBit).encoded(message);
+    let encoded = Parts::of_message(BodyCarrier::SevenBit).encoded(message);
     encoded.is_ascii().then(|| encoded.into())
 }
 

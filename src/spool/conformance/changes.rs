@@ -285,9 +285,10 @@ pub async fn a_retry_of_dead_letters_leaves_what_was_withdrawn_beside_them_alone
     let spool = open(bench, "retry-withdrawn").await;
     let id = mixed(&*spool).await;
     let now = start() + minutes(1);
-    assert!(
-        matches!(spool.cancel(id, now).await, Ok(OperationResult::Done(withdrawn)) if withdrawn.len() == 3)
-    );
+    assert!(matches!(
+        spool.cancel(id, now).await,
+        Ok(OperationResult::Done(withdrawn)) if withdrawn.len() == 3
+    ));
 
     let dead = address("dead@example.org");
     assert_eq!(

@@ -2,7 +2,7 @@
 
 use super::Bench;
 use super::fixture::*;
-use crate::delivery::{By, DeadReason};
+use crate::delivery::{DeadReason, Requester};
 use crate::mail::{Submitter, hours, minutes};
 use crate::spool::{JournalOptions, OperationResult, SpoolOptions};
 
@@ -11,7 +11,7 @@ pub async fn who_did_something_to_a_mail_is_told(bench: &dyn Bench) {
     let Some(journal) = spool.journal() else {
         return;
     };
-    let by = By {
+    let by = Requester {
         who: Some(Submitter::token("clerk")),
         from: Some("192.0.2.7".into()),
         is_part: false,
@@ -30,12 +30,12 @@ pub async fn who_did_something_to_a_mail_is_told(bench: &dyn Bench) {
     assert!(matches!(done, Ok(OperationResult::Done(_))));
 
     // Nobody's acts and those of larger acts are told of otherwise.
-    let part = By {
+    let part = Requester {
         is_part: true,
         ..by.clone()
     };
 
-    for by in [part, By::default()] {
+    for by in [part, Requester::default()] {
         let id = put(&*spool, draft()).await;
         let done = spool.cancel_by(&by, id, start()).await;
         assert!(matches!(done, Ok(OperationResult::Done(_))));

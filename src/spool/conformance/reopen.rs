@@ -292,6 +292,7 @@ pub async fn what_was_in_flight_is_queued_again(bench: &dyn Bench) {
     if !bench.persistent() {
         return;
     }
+
     for ending in ["close", "kill"] {
         let store = format!("in-flight-{ending}");
         let spool = open(bench, &store).await;
@@ -458,6 +459,7 @@ pub async fn what_was_deleted_stays_deleted(bench: &dyn Bench) {
     if !bench.persistent() {
         return;
     }
+
     for ending in ["close", "kill"] {
         let store = format!("deleted-{ending}");
         let spool = open(bench, &store).await;

@@ -160,6 +160,7 @@ pub async fn a_delivery_that_is_dead_from_the_start_is_kept_and_never_handed_out
     let few = crowd(3, "primary");
     // So many recipients are queued after their mail is accepted.
     let many = crowd(5000, "primary");
+
     for (store, to) in [("dead-few", few), ("dead-many", many)] {
         let spool = open(bench, store).await;
         if kept(&spool).is_none() {

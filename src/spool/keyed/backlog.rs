@@ -1,9 +1,9 @@
-//! How many deliveries wait in each queue, kept as they come and go, so that nobody needs to walk
-//! the queues to know.
+//! How many deliveries wait in each queue, counted as they come and go, so that nobody has to walk
+//! the queues.
 //!
-//! Whether a delivery is due changes by itself. So each count knows a place up to which it has told
-//! apart what is due; the place follows the clock when somebody asks, and only what fell due
-//! meanwhile is walked.
+//! Whether a delivery is due changes by itself. So each count has a place in its queue up to which
+//! deliveries are known to be due. When somebody asks, that place follows the clock, and only the
+//! deliveries that fell due since are walked.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -19,7 +19,7 @@ use crate::spool::codec::Versioned;
 use crate::spool::store::{Store, Walk};
 
 /// The most places that are walked at a time, while nothing is written.
-const WALKED: usize = 10_000;
+const MOST_WALKED: usize = 10_000;
 
 /// One queue: those of one priority on one route.
 pub(super) type Line = (QueueId, Priority);
@@ -122,7 +122,7 @@ impl Account {
 
 /// A delivery that comes into a queue, or leaves it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Move {
+pub(super) struct QueueMove {
     pub line: Line,
     pub place: QueuePosition,
     pub tried: bool,
@@ -169,7 +169,7 @@ impl Backlog {
         self.counts.iter().map(|(line, count)| (*line, count))
     }
 
-    pub(super) fn apply(&mut self, step: &Move) {
+    pub(super) fn apply(&mut self, step: &QueueMove) {
         let by = if step.comes { 1 } else { -1 };
         let count = self.counts.entry(step.line).or_default();
         match step.comes {
@@ -189,7 +189,7 @@ impl Backlog {
         store: &S,
         now: Timestamp,
     ) -> Result<bool, SpoolError> {
-        let mut left = WALKED;
+        let mut left = MOST_WALKED;
         let end = QueuePosition {
             due: now,
             mail: MailId::from_bytes([u8::MAX; 16]),

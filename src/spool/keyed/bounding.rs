@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use super::SpoolState;
 use super::command::GroupCommand;
 use super::encoding::Encoded;
-use super::kept;
 use super::keys;
 use super::operations;
 use super::reader::{self, MailState};
+use super::usage;
 use super::write_transaction::WriteTransaction;
 use super::writer::Writer;
 use crate::mail::MailId;
@@ -100,7 +100,7 @@ impl<S: Store> SpoolState<S> {
         }
         let totals = self.totals.lock();
         match totals.finished.iter().flatten().sum() {
-            0u64 => self.fits(&totals, kept::LEAST_BYTES + size),
+            0u64 => self.fits(&totals, usage::LEAST_BYTES + size),
             _ => Ok(()),
         }
     }
@@ -109,14 +109,14 @@ impl<S: Store> SpoolState<S> {
 /// What a command adds to what is kept.
 fn wanted<S>(command: &GroupCommand<S>) -> u64 {
     match command {
-        GroupCommand::Judge(manifest, ..) => kept::weight(manifest, false),
+        GroupCommand::Judge(manifest, ..) => usage::weight(manifest, false),
         GroupCommand::Put(mails, _) => mails.iter().map(of_mail).sum(),
         _ => 0,
     }
 }
 
 fn of_mail<S>(mail: &Encoded<S>) -> u64 {
-    kept::weight(&mail.manifest, false)
+    usage::weight(&mail.manifest, false)
 }
 
 impl<S: Store> Writer<'_, S> {
@@ -131,7 +131,7 @@ impl<S: Store> Writer<'_, S> {
     /// Whether this mail fits.
     pub(super) fn check_space(&self, manifest: &Manifest) -> Result<(), SpoolError> {
         self.shared
-            .fits(&self.totals, kept::weight(manifest, false))
+            .fits(&self.totals, usage::weight(manifest, false))
     }
 
     /// Removes what has ended, as long as what a command adds does not fit, or the files are too
@@ -172,8 +172,8 @@ impl<S: Store> Writer<'_, S> {
         self.totals.finished.iter().flatten().sum()
     }
 
-    /// How many bytes may be kept now. The files do not count where next to nothing has ended, which
-    /// would be looked for in vain among what waits.
+    /// How many bytes may be kept now. The files do not count where next to nothing has ended,
+    /// which would be looked for in vain among what waits.
     fn limit(&mut self, max: u64) -> u64 {
         let pending: u64 = self.totals.pending.iter().sum();
         if self.ended() < pending / 4 {

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::SpoolState;
-use super::backlog::Move;
-use super::journal::Sealed;
+use super::backlog::QueueMove;
+use super::journal::JournalRecord;
 use super::journal::entry::{Entry as Happened, PendingEntries};
 use super::keys::{self, QueueId, QueuePosition, Timer};
 use super::queue_head::Entry;
@@ -40,7 +40,7 @@ const TIMER_BYTES: usize = 64;
 pub(super) struct Changes {
     batch: Batch,
     weight: usize,
-    moves: Vec<Move>,
+    moves: Vec<QueueMove>,
     /// The timers that it sets. Those of one time share a key, because the cost of a commit is the
     /// number of its keys.
     timers: BTreeMap<Timestamp, Vec<Timer>>,
@@ -111,7 +111,7 @@ impl Changes {
     ) {
         let id = self.id_of(shared, &queue.route);
         self.put(keys::queue(id, queue.priority, place), entry.to_bytes());
-        self.moves.push(Move {
+        self.moves.push(QueueMove {
             line: (id, queue.priority),
             place: *place,
             tried: entry.tried,
@@ -130,7 +130,7 @@ impl Changes {
     ) {
         let id = self.id_of(shared, &queue.route);
         self.remove(keys::queue(id, queue.priority, place));
-        self.moves.push(Move {
+        self.moves.push(QueueMove {
             line: (id, queue.priority),
             place: *place,
             tried: entry.tried,
@@ -160,7 +160,7 @@ impl Changes {
         mut self,
         shared: &SpoolState<S>,
         totals: &mut Totals,
-    ) -> (Batch, Vec<Arc<Sealed>>) {
+    ) -> (Batch, Vec<Arc<JournalRecord>>) {
         if !self.new_queues.is_empty() {
             let mut ids = shared.ids.write();
             for (route, id) in self.new_queues.drain() {

@@ -1,4 +1,5 @@
-//! Reads what a claim needs: the next places of queues, and what is to be sent of each mail.
+//! Reads what a claim needs: the next places of the queues, and the record and message of each mail
+//! that is to be sent.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use bytes::Bytes;
 
 use super::SpoolState;
 use super::keys::{self, QueuePosition};
-use super::queue_head::{Entry, REFILL};
+use super::queue_head::{Entry, REFILL_PLACES};
 use super::queues::QueueName;
 use super::reader::{StoredDelivery, body, changed_delivery, guarded};
 use super::stored_mail::StoredMail;
@@ -31,7 +32,7 @@ pub(super) fn refill<S: Store>(
         let mut queues = shared.queues.lock();
         match read {
             Ok(read) => {
-                let all = read.len() < REFILL;
+                let all = read.len() < REFILL_PLACES;
                 queues.end_refill(&queue, Some((read, all)));
             }
             Err(error) => {
@@ -59,14 +60,14 @@ fn read_places<S: Store>(
         [&keys::queue(id, queue.priority, &place)[..], &[0]].concat()
     });
 
-    let mut read = Vec::with_capacity(REFILL);
+    let mut read = Vec::with_capacity(REFILL_PLACES);
     shared
         .store
         .walk(&from, &end, Walk::Up, &mut |key, value| {
             if let (Some(key), Some(entry)) = (keys::read_queue(key), Entry::from_bytes(value)) {
                 read.push((key.place, entry));
             }
-            if read.len() < REFILL {
+            if read.len() < REFILL_PLACES {
                 ControlFlow::Continue(())
             } else {
                 ControlFlow::Break(())

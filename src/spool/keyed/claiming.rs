@@ -1,4 +1,4 @@
-//! Claims: what waits is leased, and read where it is not in memory.
+//! Claims: leases mail that is due, and reads it from disk if it is not in memory.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -14,10 +14,10 @@ use crate::spool::store::Store;
 use crate::spool::{Claim, ClaimRequest, Lease, LeaseKeeper, LeaseToken, SpoolError};
 
 /// How long what the disk did not give is left alone before it is read again.
-pub(super) const UNREAD_AGAIN: Duration = Duration::from_secs(60);
+pub(super) const REREAD_AFTER: Duration = Duration::from_secs(60);
 
 /// What was leased of a mail, and in which queue it lay.
-type Leased = (QueueName, Vec<(Lease, QueuePosition)>);
+type LeasedMail = (QueueName, Vec<(Lease, QueuePosition)>);
 
 impl<S: Store> KeyedSpool<S> {
     pub(super) async fn claim_for(&self, request: ClaimRequest) -> Result<Vec<Claim>, SpoolError> {
@@ -81,7 +81,7 @@ impl<S: Store> KeyedSpool<S> {
     }
 
     /// Leases what is asked for: claims of what is in memory, and what has to be read.
-    fn lease(&self, request: &ClaimRequest) -> (Vec<Claim>, Vec<Leased>) {
+    fn lease(&self, request: &ClaimRequest) -> (Vec<Claim>, Vec<LeasedMail>) {
         let taken = self.shared.queues.lock().take(request);
         let keeper: Weak<dyn LeaseKeeper> = Arc::downgrade(&self.shared) as Weak<dyn LeaseKeeper>;
         let mut claims = Vec::with_capacity(taken.len());
@@ -116,7 +116,11 @@ impl<S: Store> KeyedSpool<S> {
     }
 
     /// Reads what was leased. What is broken ends; what the disk did not give is given back later.
-    async fn read(&self, stored: Vec<Leased>, now: Timestamp) -> Result<Vec<Claim>, SpoolError> {
+    async fn read(
+        &self,
+        stored: Vec<LeasedMail>,
+        now: Timestamp,
+    ) -> Result<Vec<Claim>, SpoolError> {
         let (claims, broken, mut unread) = self
             .look(move |shared| Ok(claim_reads::claims(shared, stored)))
             .await?;
@@ -128,7 +132,7 @@ impl<S: Store> KeyedSpool<S> {
             // Given back at once it would be the first to be claimed again, and the disk asked
             // without end.
             tokio::spawn(async move {
-                tokio::time::sleep(UNREAD_AGAIN).await;
+                tokio::time::sleep(REREAD_AFTER).await;
                 drop(unread);
             });
         }

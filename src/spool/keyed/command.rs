@@ -29,8 +29,8 @@ pub(super) enum Command<S> {
 
 /// A command that is written in one commit with others.
 pub(super) enum GroupCommand<S> {
-    /// Would this mail be stored? Asked before the parts of a large one are written, so that nothing
-    /// of a duplicate is.
+    /// Would this mail be stored? Asked before the parts of a large one are written, so that
+    /// nothing of a duplicate is.
     Judge(Arc<Manifest>, Option<Hash>, ReplySender<PutResult>),
     /// A part of a large message, before the mail that it belongs to.
     Write(Batch, ReplySender<()>),

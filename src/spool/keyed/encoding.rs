@@ -1,5 +1,5 @@
-//! Encoding a new mail for the writer, on its caller's task. Parts of a large mail are written ahead
-//! of the record that makes it exist.
+//! Encoding a new mail for the writer, on its caller's task. Parts of a large mail are written
+//! ahead of the record that makes it exist.
 
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Weak};
@@ -8,7 +8,7 @@ use super::changes::{self, INDEX_BYTES, STEP_BYTES};
 use super::command::{Command, GroupCommand};
 use super::idempotency::Hash;
 use super::queue_head::CachedMail;
-use super::stored_mail::{self, CHUNK};
+use super::stored_mail::{self, CHUNK_BYTES};
 use super::{KeyedSpool, keys};
 use crate::delivery::Delivery;
 use crate::mail::MailId;
@@ -17,7 +17,7 @@ use crate::spool::store::{Batch, Store};
 use crate::spool::{Manifest, NewMail, PutResult, SpoolError};
 
 /// A message above this is written in several groups, the record that makes it exist last.
-const LARGE: usize = 256 * 1024;
+const LARGE_MESSAGE: usize = 256 * 1024;
 
 /// A mail, encoded by its caller so that the writer has little to do.
 pub(super) struct Encoded<S> {
@@ -92,8 +92,8 @@ impl<S: Store> KeyedSpool<S> {
         let id = manifest.id;
         let manifest = Arc::new(manifest);
         let recipients_weight = stored_mail::weight(&deliveries);
-        let queued_later = recipients_weight > LARGE;
-        let is_large = body.len() > LARGE || queued_later;
+        let queued_later = recipients_weight > LARGE_MESSAGE;
+        let is_large = body.len() > LARGE_MESSAGE || queued_later;
         let key = self.shared.key_hash.of(&manifest);
 
         let mut parts = Parts {
@@ -123,7 +123,7 @@ impl<S: Store> KeyedSpool<S> {
             &body[..]
         };
 
-        for (number, chunk) in (0u32..).zip(chunked.chunks(CHUNK)) {
+        for (number, chunk) in (0u32..).zip(chunked.chunks(CHUNK_BYTES)) {
             let key = keys::chunk(id, number);
             parts.add(key, Some(chunk.to_vec())).await?;
         }

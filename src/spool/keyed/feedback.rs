@@ -1,5 +1,6 @@
-//! What came back, as keys: `f` mail, index, its name. So what comes twice has one key, and all of
-//! a mail lies together, beside its other records.
+//! Stores the reports that came back for mail, under the keys `f` mail, index, name of the report.
+//! So a report that comes twice has one key, and all reports of a mail lie together, beside its
+//! other records.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -8,7 +9,7 @@ use std::sync::atomic::Ordering;
 use async_trait::async_trait;
 
 use super::journal::entry::Entry as Happened;
-use super::kept::Kind;
+use super::usage::CountedKind;
 use super::write_transaction::WriteTransaction;
 use super::{KeyedSpool, keys, reader, suppressions};
 use crate::delivery::{Feedback, KEPT_FEEDBACK};
@@ -18,7 +19,7 @@ use crate::spool::store::{Store, Walk};
 use crate::spool::{FeedbackResult, FeedbackStore, NewFeedback, SpoolError};
 
 /// How many are kept in one commit.
-const TOGETHER: usize = 64;
+const STEP_ENTRIES: usize = 64;
 
 impl Versioned for Feedback {}
 
@@ -95,7 +96,7 @@ fn keep<S: Store>(
             let (key, value) = suppressions::record(&suppression);
             let is_first = suppressed.insert(key.clone());
             if is_first && transaction.shared.store.get(&key)?.is_none() {
-                transaction.totals.count(Kind::Suppression, 1);
+                transaction.totals.count(CountedKind::Suppression, 1);
             }
             transaction.changes.put(key, value);
             transaction.shared.suppresses.store(true, Ordering::Release);
@@ -112,7 +113,7 @@ impl<S: Store> FeedbackStore for KeyedSpool<S> {
         let mut results = Vec::with_capacity(new.len());
         let mut rest = new.into_iter();
         loop {
-            let some: Vec<NewFeedback> = rest.by_ref().take(TOGETHER).collect();
+            let some: Vec<NewFeedback> = rest.by_ref().take(STEP_ENTRIES).collect();
             if some.is_empty() {
                 return Ok(results);
             }

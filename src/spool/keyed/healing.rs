@@ -1,6 +1,6 @@
-//! Opens a store again that could not be written, once it can: a disk that was full has room, and
-//! everything goes on without a restart. What was leased stays leased; what became of it meanwhile
-//! is kept in memory and written first, so that nothing is sent again for that. Runs on the
+//! Reopens a store that could not be written, once it can be: after a full disk has room again,
+//! everything continues without a restart. Leases stay valid; outcomes that arrive meanwhile are
+//! kept in memory and written first, so that no mail is sent again because of it. Runs on the
 //! writer's thread.
 
 use std::sync::atomic::Ordering;
@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use super::answer::ReplySender;
 use super::backlog::Backlog;
+use super::group::Group;
 use super::queue_ids::QueueIds;
 use super::write_transaction::WriteTransaction;
-use super::writer::{GROUP_BYTES, Group, Writer};
+use super::writer::{GROUP_BYTES, Writer};
 use super::{SpoolState, reader, recovery};
-use super::{kept, keys};
+use super::{keys, usage};
 use crate::delivery::{Delivery, Route};
 use crate::mail::Timestamp;
 use crate::spool::codec;
@@ -20,7 +21,7 @@ use crate::spool::store::Store;
 use crate::spool::{LeaseToken, SettleResult, SpoolError};
 
 /// How long it is left alone between two tries.
-pub(super) const REST: Duration = Duration::from_millis(500);
+pub(super) const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// What became of deliveries and could not be written, and who waits for that.
 pub(super) struct UnwrittenOutcomes {
@@ -71,7 +72,7 @@ impl<S: Store> Writer<'_, S> {
     fn take_up(&mut self) -> Result<(), SpoolError> {
         let shared = self.shared;
         shared.journal.read_again(&shared.store)?;
-        self.totals = kept::totals(&shared.store)?;
+        self.totals = usage::totals(&shared.store)?;
 
         let first = reader::first_timer(&shared.store)?.map_or(i64::MAX, Timestamp::as_millis);
         shared.next_timer.store(first, Ordering::Relaxed);

@@ -1,6 +1,6 @@
-//! Under which key of the store a mail's idempotency key lies. It belongs to whoever handed the
-//! mail in, so that nobody learns or takes another's; and a secret of this spool is in the hash, so
-//! that nobody can make two keys that meet, or try keys on a copy of the spool without it.
+//! Computes the key under which a mail's idempotency key is stored. It depends on the submitter, so
+//! that nobody can find out or take another's key; and on a secret of this spool, so that nobody
+//! can make two keys with the same hash, or try keys on a copy of the spool without the secret.
 
 use ring::hmac;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! Walks a whole store and says what does not agree.
+//! Walks a whole store and reports what is inconsistent.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -6,11 +6,11 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 use super::backlog;
-use super::journal::wholeness;
-use super::kept;
+use super::journal::verification;
 use super::keys::{self, QueueId, QueuePosition};
 use super::reader::{self, MailState};
 use super::stored_mail::StoredMail;
+use super::usage;
 use crate::delivery::{Delivery, Route};
 use crate::mail::{MailId, Priority};
 use crate::spool::codec::{self, Totals};
@@ -18,7 +18,7 @@ use crate::spool::store::{Store, Walk};
 use crate::spool::{Manifest, SpoolError};
 
 /// The most problems that are told one by one.
-const TOLD: usize = 1000;
+const MOST_PROBLEMS: usize = 1000;
 
 /// A whole mail.
 pub(crate) struct WholeMail<'a> {
@@ -35,7 +35,7 @@ pub(crate) fn walk<S: Store>(
 ) -> Result<Vec<String>, SpoolError> {
     let mut problems = Vec::new();
     let mut tell = |problem: String| {
-        if problems.len() < TOLD {
+        if problems.len() < MOST_PROBLEMS {
             problems.push(problem);
         }
     };
@@ -168,7 +168,7 @@ pub(crate) fn walk<S: Store>(
         .kept
         .filter(|_| unread.is_empty() && kept.quarantined == 0)
     {
-        let (there, _) = kept::count(store)?;
+        let (there, _) = usage::count(store)?;
         if there != told {
             tell(format!(
                 "what is kept is {there:?}, and the totals say {told:?}"
@@ -207,11 +207,11 @@ fn whole_with_body<S: Store>(store: &S, id: MailId) -> Result<Option<Read>, Spoo
 
 /// How many events the journal holds, and what is wrong with it.
 pub(crate) fn journal<S: Store>(store: &S) -> Result<(u64, Vec<String>), SpoolError> {
-    let mut found = wholeness::walk(store)?;
+    let mut found = verification::walk(store)?;
     let gaps = found.gaps.iter();
     let gaps = gaps.map(|(from, to)| format!("of the journal, events {from} to {to} are missing"));
     found.problems.extend(gaps);
-    found.problems.truncate(TOLD);
+    found.problems.truncate(MOST_PROBLEMS);
     Ok((found.events, found.problems))
 }
 

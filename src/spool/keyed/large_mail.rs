@@ -15,10 +15,10 @@ use crate::spool::codec;
 use crate::spool::store::{Store, Walk};
 
 /// How many deliveries are queued in one step.
-const AT_A_TIME: usize = 1000;
+const STEP_DELIVERIES: usize = 1000;
 
 /// A delivery and its place in the envelope.
-type Numbered = (u16, Delivery);
+type NumberedDelivery = (u16, Delivery);
 
 /// Queues the recipients that are not queued yet, each step in a commit of its own. Runs on the
 /// writer's thread, which does nothing else meanwhile.
@@ -64,7 +64,7 @@ fn read_some<S: Store>(
     store: &S,
     mail: MailId,
     from: u16,
-) -> Result<(Vec<Numbered>, Option<u16>), SpoolError> {
+) -> Result<(Vec<NumberedDelivery>, Option<u16>), SpoolError> {
     let (_, to) = keys::deliveries(mail);
     let mut read = Vec::new();
     let mut after = None;
@@ -74,7 +74,7 @@ fn read_some<S: Store>(
         Walk::Up,
         &mut |key, value| {
             let index = keys::index_of(key);
-            if read.len() >= AT_A_TIME {
+            if read.len() >= STEP_DELIVERIES {
                 after = Some(index);
                 return ControlFlow::Break(());
             }

@@ -15,10 +15,10 @@ use crate::spool::{Page, Query, Record, SpoolError};
 
 /// The most keys and deliveries that one page looks at. A filter that admits few gives short pages
 /// rather than a long wait.
-const LOOKED_AT: usize = 100_000;
+const MOST_LOOKED_AT: usize = 100_000;
 
 /// How much more work it is to read a mail than to see its key.
-const MAIL_WORK: usize = 10;
+const MAIL_READ_COST: usize = 10;
 
 /// One page. By a pending state it walks the queues, by dead or cancelled their index, otherwise
 /// all mails, newest first; of these no more than the ids and times that are asked for.
@@ -84,13 +84,13 @@ pub(super) fn list<S: Store>(
             let Some(mail) = mail else {
                 return ControlFlow::Continue(());
             };
-            // In an index of one delivery a key, a page ends between two mails. Not so in the queues:
-            // there a mail is told at its first place, whatever page the others are on.
+            // In an index of one delivery a key, a page ends between two mails. Not so in the
+            // queues: there a mail is told at its first place, whatever page the others are on.
             let is_same = last.as_ref().is_some_and(|(_, last)| *last == mail);
             let may_end = prefix == b"u" || !is_same;
             let is_full =
                 page.mails.len() >= query.page_size() || deliveries >= DELIVERIES_PER_PAGE;
-            if may_end && (is_full || work >= LOOKED_AT) {
+            if may_end && (is_full || work >= MOST_LOOKED_AT) {
                 full = true;
                 return ControlFlow::Break(());
             }
@@ -102,7 +102,7 @@ pub(super) fn list<S: Store>(
             page.looked_at += 1;
             match record(shared, mail) {
                 Ok(Some(record)) => {
-                    work += MAIL_WORK + record.deliveries.len();
+                    work += MAIL_READ_COST + record.deliveries.len();
                     let in_state = query
                         .state
                         .is_none_or(|state| record.states(now).any(|s| s == state));

@@ -1,19 +1,19 @@
 //! A spool over any ordered key store: `sled` on disk, a map in memory.
 //!
-//! * [`keys`] lists all keys. [`state`] is what all threads share; in it, [`queues`] holds the leases
-//!   and [`queue_head`] the front of each queue, both in memory only.
+//! * [`keys`] lists all keys. [`state`] is what all threads share; in it, [`queues`] holds the
+//!   leases and [`queue_head`] the front of each queue, both in memory only.
 //! * [`spool`] implements the trait. A new mail is encoded by its caller ([`encoding`]); mail that
 //!   waits is leased by [`claiming`] and [`claim_reads`]; [`reader`] looks up one mail, [`listing`]
 //!   and [`statistics`] go through all.
-//! * [`writer`] is the one thread that changes anything, [`command`] by command. [`syncer`] is the
-//!   thread that syncs, and then gives each caller its [`answer`].
-//! * [`recovery`], [`operations`] and [`sweep`] are the changes made by opening, by users and by the
-//!   clock, each in a [`write_transaction`] on the writer's thread; a [`transition`] is what is
+//! * [`writer`] is the one thread that changes anything, one [`group`] of [`command`]s at a time.
+//!   [`syncer`] is the thread that syncs, and then gives each caller its [`answer`].
+//! * [`recovery`], [`operations`] and [`sweep`] are the changes made by opening, by users and by
+//!   the clock, each in a [`write_transaction`] on the writer's thread; a [`transition`] is what is
 //!   written when one delivery changes. [`changes`] collects a commit and adds up its size.
 //! * [`healing`] reopens a store that could not be written; [`salvage`] rebuilds a spool from what
 //!   was saved of a damaged one.
 //! * [`journal`] records what happened, in the commits that did it.
-//! * [`queue_ids`] and [`backlog`] name and count the queues, [`kept`] counts what is stored, and
+//! * [`queue_ids`] and [`backlog`] name and count the queues, [`usage`] counts what is stored, and
 //!   [`bounding`] keeps it below `max_size`; [`idempotency`] hashes keys.
 
 mod answer;
@@ -25,11 +25,11 @@ mod claiming;
 mod command;
 mod encoding;
 mod feedback;
+mod group;
 mod healing;
 mod idempotency;
 pub(super) mod inspect;
 pub(super) mod journal;
-mod kept;
 mod keys;
 mod large_mail;
 mod listing;
@@ -52,6 +52,7 @@ mod tests;
 #[cfg(feature = "postgres")]
 pub(in crate::spool) mod transfer;
 mod transition;
+mod usage;
 mod write_transaction;
 mod writer;
 
@@ -95,7 +96,7 @@ impl<S: Store> KeyedSpool<S> {
     /// Opens the spool that is in this store. Mail that was in flight is queued again, except
     /// at-most-once mail that may have been sent: that is dead as `in_doubt`.
     pub(super) fn open(store: S, options: SpoolOptions) -> Result<Self, SpoolError> {
-        let totals = kept::totals(&store)?;
+        let totals = usage::totals(&store)?;
         let (key_hash, new_secret) = KeyHash::of_spool(&store)?;
         let (journal, first) = JournalState::open(&store, &options)?;
         let next_timer = reader::first_timer(&store)?.map_or(i64::MAX, Timestamp::as_millis);
@@ -145,8 +146,8 @@ impl<S: Store> KeyedSpool<S> {
         *shared.queues.lock() = Queues::new(routes.clone());
         recovery::recover(&mut recovering)?;
 
-        // The queues' heads are read now, so that the next due time is known before the first claim.
-        // A queue that cannot be read now is read when it is claimed from.
+        // The queues' heads are read now, so that the next due time is known before the first
+        // claim. A queue that cannot be read now is read when it is claimed from.
         let unread = shared.queues.lock().begin_refills(&routes);
         claim_reads::refill(&shared, unread);
         let totals = recovering.totals.clone();
@@ -227,6 +228,7 @@ impl<S: Store> KeyedSpool<S> {
     ) -> Result<OperationResult, SpoolError> {
         let mut changed = Vec::new();
         let mut from = 0;
+
         loop {
             let step = step.clone();
             let (result, next) = self

@@ -1,6 +1,6 @@
-//! What users do to mail: cancel, retry, purge; and what a reload does: reroute. Each function runs
-//! on the writer's thread, undisturbed, and is one bounded step, committed whole or not at all;
-//! what is longer is asked for step by step.
+//! What users do to mail (cancel, retry, purge), and what a reload does (reroute). Each function
+//! runs on the writer's thread and is one bounded step, committed as a whole or not at all; longer
+//! operations consist of several steps.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -14,14 +14,14 @@ use super::reader::{self, MailState};
 use super::stored_mail::{self, StoredMail};
 use super::transition::count_finished;
 use super::write_transaction::WriteTransaction;
-use crate::delivery::{By, DeadReason, Delivery, Route, Stage};
+use crate::delivery::{DeadReason, Delivery, Requester, Route, Stage};
 use crate::mail::{MailId, Timestamp};
 use crate::spool::codec;
 use crate::spool::store::{Store, Walk};
 use crate::spool::{OperationResult, SpoolError};
 
 /// How many deliveries one step of rerouting moves.
-const REROUTE: usize = 500;
+const REROUTE_STEP: usize = 500;
 
 /// How many records of a mail are removed in one step: sled rewrites the leaves that they leave.
 const REMOVED_KEYS: usize = 512;
@@ -32,7 +32,7 @@ pub(super) type StepResult<T> = (T, Option<u16>);
 /// Withdraws deliveries, from this one on.
 pub(super) fn cancel<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
-    by: &By,
+    by: &Requester,
     id: MailId,
     now: Timestamp,
     from: u16,
@@ -147,7 +147,7 @@ pub(super) fn begin_retry<S: Store>(
 /// Queues deliveries again, from this one on.
 pub(super) fn retry<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
-    by: &By,
+    by: &Requester,
     (id, now): (MailId, Timestamp),
     revived: RetryScope,
     from: u16,
@@ -201,7 +201,7 @@ pub(super) fn retry<S: Store>(
 fn tell_act<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
     act: &str,
-    by: &By,
+    by: &Requester,
     id: MailId,
     now: Timestamp,
     from: u16,
@@ -213,7 +213,7 @@ fn tell_act<S: Store>(
 
 pub(super) fn purge<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
-    by: &By,
+    by: &Requester,
     id: MailId,
     now: Timestamp,
 ) -> Result<OperationResult, SpoolError> {
@@ -270,7 +270,7 @@ pub(super) fn remove_mail<S: Store>(
             -1,
         );
         // Such a few stand in the mail's record, and have no records that lead to their indices.
-        if deliveries.len() <= stored_mail::FEW
+        if deliveries.len() <= stored_mail::INLINE_DELIVERIES
             && let Some(key) = keys::finished(&delivery.stage, id, *index)
         {
             transaction.changes.remove(key);
@@ -369,11 +369,11 @@ pub(super) fn reroute<S: Store>(
         // what stands behind it.
         loop {
             let store = &transaction.shared.store;
-            let places = reader::keys_between(store, (from.clone(), to.clone()), REROUTE)?;
+            let places = reader::keys_between(store, (from.clone(), to.clone()), REROUTE_STEP)?;
             let Some(last) = places.last() else { break };
             from = [&last[..], &[0]].concat();
             for place in places.iter().filter_map(|key| keys::read_queue(key)) {
-                if moved >= REROUTE || transaction.is_full() {
+                if moved >= REROUTE_STEP || transaction.is_full() {
                     return Ok(moved);
                 }
                 moved += usize::from(move_to(transaction, place.place, fallback)?);

@@ -20,20 +20,20 @@ use crate::spool::Manifest;
 /// The most places a window holds.
 const CAPACITY: usize = 4096;
 /// The most places that all windows together hold, as long as each holds a few.
-const ALL_PLACES: usize = 256 * 1024;
+const TOTAL_PLACES: usize = 256 * 1024;
 /// The fewest places that the bound of all windows leaves to one.
-const FEW_PLACES: usize = 128;
+const FEWEST_PLACES: usize = 128;
 /// How long a queue is left alone that could not be read: at first, and at most.
 const FIRST_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(60);
 
 /// How many places each window may hold, where there are so many.
 pub(super) fn capacity(windows: usize) -> usize {
-    (ALL_PLACES / windows.max(1)).clamp(FEW_PLACES, CAPACITY)
+    (TOTAL_PLACES / windows.max(1)).clamp(FEWEST_PLACES, CAPACITY)
 }
 
 /// How many places are read from disk at a time.
-pub(super) const REFILL: usize = 1024;
+pub(super) const REFILL_PLACES: usize = 1024;
 
 /// A mail as it was put, kept from accept until it is sent, so that sending needs no disk.
 #[derive(Debug)]
@@ -290,8 +290,8 @@ impl QueueHead {
         }
     }
 
-    /// What was read: up to [`REFILL`] places, all there are if `all`. `is_free` says whether a
-    /// place is not leased.
+    /// What was read: up to [`REFILL_PLACES`] places, all there are if `all`. `is_free` says
+    /// whether a place is not leased.
     pub(super) fn end_refill(
         &mut self,
         read: Vec<(QueuePosition, Entry)>,
@@ -445,8 +445,8 @@ mod tests {
             let rest = disk
                 .iter()
                 .filter(|p| after.is_none_or(|after| **p > after));
-            let read: Vec<_> = rest.take(REFILL).map(|p| (*p, entry())).collect();
-            let all = read.len() < REFILL;
+            let read: Vec<_> = rest.take(REFILL_PLACES).map(|p| (*p, entry())).collect();
+            let all = read.len() < REFILL_PLACES;
             window.end_refill(read, all, CAPACITY, |_| true);
         }
 

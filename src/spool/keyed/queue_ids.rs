@@ -1,5 +1,5 @@
-//! The short names of the queues: a number for each route. Kept on disk beside the queues, and
-//! given on the writer's thread.
+//! The short names of the queues: a number for each route. Stored beside the queues, and assigned
+//! on the writer's thread.
 
 use std::collections::HashMap;
 

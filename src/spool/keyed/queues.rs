@@ -314,7 +314,8 @@ impl Queues {
         }
     }
 
-    /// Notes that it is marked as possibly sent. What is cached of the delivery is out of date then.
+    /// Notes that it is marked as possibly sent. What is cached of the delivery is out of date
+    /// then.
     pub(super) fn mark(&mut self, token: &LeaseToken) -> bool {
         let Some(leased) = self.current_mut(token) else {
             return false;

@@ -1,4 +1,4 @@
-//! Looks a mail up, and what is of use to all who read. Runs off the async threads, beside the
+//! Looks up one mail, with helpers that all readers use. Runs outside the async threads, beside the
 //! writer.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use bytes::{Bytes, BytesMut};
 
 use super::keys::{self, QueueId};
-use super::stored_mail::{CHUNK, StoredMail};
+use super::stored_mail::{CHUNK_BYTES, StoredMail};
 use super::{SpoolState, feedback};
 use crate::delivery::{Delivery, Route};
 use crate::mail::{MailId, Timestamp};
@@ -202,7 +202,7 @@ pub(super) fn body<S: Store>(store: &S, mail: &StoredMail) -> Result<FoundBody, 
 /// The chunks of a message of this size, as far as they follow one another.
 fn chunks<S: Store>(store: &S, mail: MailId, size: usize) -> Result<Bytes, SpoolError> {
     let mut body = BytesMut::with_capacity(size.min(64 * 1024 * 1024));
-    for number in 0..u32::try_from(size.div_ceil(CHUNK)).unwrap_or(u32::MAX) {
+    for number in 0..u32::try_from(size.div_ceil(CHUNK_BYTES)).unwrap_or(u32::MAX) {
         match store.get(&keys::chunk(mail, number))? {
             Some(chunk) => body.extend_from_slice(&chunk),
             None => break,

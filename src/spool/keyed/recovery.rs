@@ -1,4 +1,4 @@
-//! What opening a spool puts in order, before anything else is done with it.
+//! Puts a spool in order when it is opened, before it is used.
 
 use std::ops::ControlFlow;
 
@@ -17,7 +17,7 @@ use crate::spool::codec;
 use crate::spool::store::{Store, Walk};
 
 /// How many queued deliveries of an older version are moved in one step.
-const MOVED: usize = 1000;
+const STEP_DELIVERIES: usize = 1000;
 
 /// Learns which queues there are and how much waits in each. What an older version has queued moves
 /// to the queues of today first.
@@ -71,6 +71,7 @@ fn nameless<S: Store>(
 ) -> Result<Vec<(QueueId, Route)>, SpoolError> {
     let mut found = Vec::new();
     let (mut from, to) = keys::starting_with(b"u");
+
     loop {
         let mut first = None;
         store.walk(&from, &to, Walk::Up, &mut |key, _| {
@@ -97,10 +98,10 @@ fn nameless<S: Store>(
 fn move_old_queues<S: Store>(transaction: &mut WriteTransaction<'_, S>) -> Result<(), SpoolError> {
     let (mut from, to) = keys::starting_with(b"q");
     loop {
-        let mut old = Vec::with_capacity(MOVED);
+        let mut old = Vec::with_capacity(STEP_DELIVERIES);
         let walk = &mut |key: &[u8], value: &[u8]| {
             old.push((key.to_vec(), Entry::from_bytes(value)));
-            if old.len() < MOVED {
+            if old.len() < STEP_DELIVERIES {
                 ControlFlow::Continue(())
             } else {
                 ControlFlow::Break(())

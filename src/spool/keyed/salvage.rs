@@ -1,27 +1,27 @@
-//! Puts in order what was saved from a damaged store: what can be derived is derived anew, what is
-//! not whole is said, and nothing is sent of which it is not known whether it was sent before.
-//! `sled/salvage.rs` asks; nobody else has the store open.
+//! Rebuilds a store from the records that were saved from a damaged one: what can be derived is
+//! derived again, what is missing is reported, and no mail is queued that may have been sent
+//! before. Called by `sled/salvage.rs`, while nobody else has the store open.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use super::backlog::{self, Account};
 use super::idempotency::KeyHash;
-pub(crate) use super::journal::Reach;
-use super::journal::wholeness::{self, Continued};
-use super::kept::{self, Kind};
+pub(crate) use super::journal::JournalEnd;
+use super::journal::verification::{self, JournalContinuation};
 use super::keys::{self, QueuePosition, Timer};
 use super::reader;
 use super::stored_mail::StoredMail;
 use super::transition::count_finished;
+use super::usage::{self, CountedKind};
 use crate::delivery::{DeadReason, Delivery, Stage};
 use crate::mail::{MailId, Timestamp};
-use crate::spool::codec::{self, Kept, KeyRecord, Totals};
+use crate::spool::codec::{self, KeyRecord, Totals, Usage};
 use crate::spool::store::{Batch, Store, Walk};
 use crate::spool::{SpoolError, SpoolOptions};
 
 /// The bytes that are written in one step.
-const STEP: usize = 256 * 1024;
+const STEP_BYTES: usize = 256 * 1024;
 
 /// About how many bytes a batch writes.
 pub(crate) fn weight(batch: &Batch) -> usize {
@@ -49,13 +49,13 @@ pub(crate) fn is_saved(key: &[u8]) -> bool {
     )
 }
 
-/// What is known beside the values that were found.
+/// What is known of the last commit, besides the values that were found.
 #[derive(Default)]
-pub(crate) struct Beside {
+pub(crate) struct LastCommit {
     /// The totals, where they are those of the last commit.
     pub totals: Option<Vec<u8>>,
     /// How far the journal was; none where it was copied whole.
-    pub journal: Option<Reach>,
+    pub journal: Option<JournalEnd>,
     /// Whether nothing was found of the last commit.
     pub is_end_missing: bool,
 }
@@ -65,14 +65,16 @@ pub(crate) struct Beside {
 pub(crate) fn put_in_order<S: Store>(
     store: &S,
     now: Timestamp,
-    beside: Beside,
+    last_commit: LastCommit,
     is_outdated: &dyn Fn(&[u8]) -> bool,
 ) -> Result<SalvageReport, SpoolError> {
-    let mut order = Rebuild {
+    let mut order = StoreRebuild {
         store,
         now,
         is_outdated,
-        before: beside.totals.and_then(|bytes| codec::decode(&bytes).ok()),
+        before: last_commit
+            .totals
+            .and_then(|bytes| codec::decode(&bytes).ok()),
         batch: Batch::new(),
         named: BTreeSet::new(),
         totals: Totals::default(),
@@ -102,20 +104,20 @@ pub(crate) fn put_in_order<S: Store>(
     order.idempotency_keys(&mails)?;
     order.totals.quarantined += reader::all_keys(store, b"z", usize::MAX)?.len() as u64;
     order.count()?;
-    if beside.is_end_missing {
+    if last_commit.is_end_missing {
         order.miss("what was written last is missing, whatever it was".into());
     }
-    if let Some(reach) = beside.journal {
+    if let Some(end) = last_commit.journal {
         order.vanished(&mails)?;
-        order.journal(reach)?;
+        order.journal(end)?;
     }
 
     order.finish()
 }
 
-type Queued = BTreeMap<QueuePosition, Vec<Vec<u8>>>;
+type QueueKeys = BTreeMap<QueuePosition, Vec<Vec<u8>>>;
 
-struct Rebuild<'a, S> {
+struct StoreRebuild<'a, S> {
     store: &'a S,
     now: Timestamp,
     is_outdated: &'a dyn Fn(&[u8]) -> bool,
@@ -132,7 +134,7 @@ struct Rebuild<'a, S> {
     ordered: SalvageReport,
 }
 
-impl<S: Store> Rebuild<'_, S> {
+impl<S: Store> StoreRebuild<'_, S> {
     /// The mails that are named by keys of this kind.
     fn ids(&self, kind: &[u8]) -> Result<BTreeSet<MailId>, SpoolError> {
         let (from, to) = keys::starting_with(kind);
@@ -145,8 +147,8 @@ impl<S: Store> Rebuild<'_, S> {
     }
 
     /// Every place in a queue, with the keys that name it.
-    fn queued(&self) -> Result<Queued, SpoolError> {
-        let mut queued = Queued::new();
+    fn queued(&self) -> Result<QueueKeys, SpoolError> {
+        let mut queued = QueueKeys::new();
         for kind in [b"u", b"q"] {
             for key in reader::all_keys(self.store, kind, usize::MAX)? {
                 let old = keys::read_old_queue(&key).map(|read| read.place);
@@ -159,7 +161,7 @@ impl<S: Store> Rebuild<'_, S> {
         Ok(queued)
     }
 
-    fn mail(&mut self, id: MailId, queued: &mut Queued) -> Result<(), SpoolError> {
+    fn mail(&mut self, id: MailId, queued: &mut QueueKeys) -> Result<(), SpoolError> {
         let (mail, deliveries) = match reader::whole(self.store, id) {
             Ok(Some(whole)) => (whole.mail, whole.deliveries),
             Ok(None) => return Ok(()),
@@ -216,7 +218,7 @@ impl<S: Store> Rebuild<'_, S> {
         mut delivery: Delivery,
         is_as_put: bool,
         has_body: bool,
-        queued: &mut Queued,
+        queued: &mut QueueKeys,
     ) -> Result<(), SpoolError> {
         let manifest = &mail.manifest;
         let id = manifest.id;
@@ -339,7 +341,7 @@ impl<S: Store> Rebuild<'_, S> {
             if is_over || are_worthless {
                 self.remove(key.clone())?;
             } else if let Some(hash) = key.get(1..).and_then(|hash| hash.try_into().ok()) {
-                self.totals.count(Kind::Key, 1);
+                self.totals.count(CountedKind::Key, 1);
                 self.timers.push(Timer::Key(hash));
                 self.step(false)?;
             }
@@ -367,7 +369,7 @@ impl<S: Store> Rebuild<'_, S> {
                 until: manifest.accepted_at + SpoolOptions::default().idempotency_ttl,
             };
             self.batch.push((key, Some(codec::encode(&record))));
-            self.totals.count(Kind::Key, 1);
+            self.totals.count(CountedKind::Key, 1);
             self.timers.push(Timer::Key(hash));
             self.step(false)?;
         }
@@ -377,10 +379,10 @@ impl<S: Store> Rebuild<'_, S> {
 
     /// Counts what else is there, and compares all of it with what was there.
     fn count(&mut self) -> Result<(), SpoolError> {
-        let (counted, drift) = kept::count(self.store)?;
+        let (counted, drift) = usage::count(self.store)?;
         self.totals.drift = Some(drift);
         let keys = self.totals.kept().keys;
-        *self.totals.kept() = Kept { keys, ..counted };
+        *self.totals.kept() = Usage { keys, ..counted };
         let Some(before) = self.before.take() else {
             return Ok(());
         };
@@ -427,7 +429,7 @@ impl<S: Store> Rebuild<'_, S> {
     /// Mails of which nothing is left, while the journal tells that they wait.
     fn vanished(&mut self, mails: &BTreeSet<MailId>) -> Result<(), SpoolError> {
         let is_unnamed = |id: &MailId| !mails.contains(id) && !self.named.contains(id);
-        for (id, told) in wholeness::waiting(self.store, &is_unnamed)? {
+        for (id, told) in verification::waiting(self.store, &is_unnamed)? {
             let accepted = told.accepted_at.map(|at| format!("accepted at {at}"));
             let message_id = told.message_id.map(|id| format!("Message-ID {id}"));
             let known: Vec<String> = accepted.into_iter().chain(message_id).collect();
@@ -440,9 +442,10 @@ impl<S: Store> Rebuild<'_, S> {
     }
 
     /// Has the journal go on, and says what of it is missing.
-    fn journal(&mut self, reach: Reach) -> Result<(), SpoolError> {
+    fn journal(&mut self, end: JournalEnd) -> Result<(), SpoolError> {
         let lost = self.ordered.missing.len() as u64;
-        let Continued { gaps, batch } = wholeness::go_on(self.store, reach, self.now, lost)?;
+        let JournalContinuation { gaps, batch } =
+            verification::resume_numbering(self.store, end, self.now, lost)?;
         for (from, to) in gaps {
             self.miss(format!(
                 "of the journal, {} events: {from} to {to}",
@@ -476,7 +479,7 @@ impl<S: Store> Rebuild<'_, S> {
             let (key, value) = keys::timers(self.now, &std::mem::take(&mut self.timers));
             self.batch.push((key, Some(value)));
         }
-        if is_last || weight(&self.batch) >= STEP {
+        if is_last || weight(&self.batch) >= STEP_BYTES {
             self.store.write(std::mem::take(&mut self.batch))?;
             self.store.sync()?;
         }

@@ -17,7 +17,7 @@ use super::stored_mail::{self, StoredMail};
 use super::write_transaction::WriteTransaction;
 use super::writer::GROUP_BYTES;
 use super::{KeyedSpool, WAITING_KIB, keys, listing, operations, reader, statistics};
-use crate::delivery::{By, Delivery, Route, Stage};
+use crate::delivery::{Delivery, Requester, Route, Stage};
 use crate::mail::{MailId, Submitter, Timestamp};
 use crate::spool::codec;
 use crate::spool::store::Store;
@@ -204,7 +204,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
     }
 
     async fn cancel(&self, id: MailId, now: Timestamp) -> Result<OperationResult, SpoolError> {
-        self.cancel_by(&By::default(), id, now).await
+        self.cancel_by(&Requester::default(), id, now).await
     }
 
     async fn retry(
@@ -213,16 +213,18 @@ impl<S: Store> Spool for KeyedSpool<S> {
         now: Timestamp,
         lifetime: Duration,
     ) -> Result<OperationResult, SpoolError> {
-        self.retry_by(&By::default(), id, now, lifetime).await
+        self.retry_by(&Requester::default(), id, now, lifetime)
+            .await
     }
 
     async fn purge(&self, id: MailId) -> Result<OperationResult, SpoolError> {
-        self.purge_by(&By::default(), id, Timestamp::now()).await
+        self.purge_by(&Requester::default(), id, Timestamp::now())
+            .await
     }
 
     async fn cancel_by(
         &self,
-        by: &By,
+        by: &Requester,
         id: MailId,
         now: Timestamp,
     ) -> Result<OperationResult, SpoolError> {
@@ -235,7 +237,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
 
     async fn retry_by(
         &self,
-        by: &By,
+        by: &Requester,
         id: MailId,
         now: Timestamp,
         lifetime: Duration,
@@ -255,7 +257,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
 
     async fn purge_by(
         &self,
-        by: &By,
+        by: &Requester,
         id: MailId,
         now: Timestamp,
     ) -> Result<OperationResult, SpoolError> {

@@ -12,7 +12,7 @@ use super::changes::{self, COMMIT_BYTES};
 use super::encoding::Encoded;
 use super::healing::UnwrittenOutcomes;
 use super::idempotency::KeyHash;
-use super::journal::{JournalState, Sealed};
+use super::journal::{JournalRecord, JournalState};
 use super::keys::QueuePosition;
 use super::queue_head::{Budget, Entry};
 use super::queue_ids::QueueIds;
@@ -90,7 +90,7 @@ impl<S: Store> SpoolState<S> {
     }
 
     /// Syncs what was written, as the options say, and publishes the journal's entries about it.
-    pub(super) fn keep(&self, entries: Vec<Arc<Sealed>>) -> Result<(), SpoolError> {
+    pub(super) fn keep(&self, entries: Vec<Arc<JournalRecord>>) -> Result<(), SpoolError> {
         let written = self.written.load(Ordering::SeqCst);
         let kept = match self.failure() {
             Some(failure) => return Err(failure),

@@ -14,9 +14,9 @@ use crate::spool::{Manifest, SpoolError};
 
 /// The bytes of one chunk of a message, and of the longest one that stands in its mail's record. A
 /// much larger value would become a file of its own in sled, which is not synced.
-pub(super) const CHUNK: usize = 4096;
+pub(super) const CHUNK_BYTES: usize = 4096;
 /// The most deliveries that stand in their mail's record.
-pub(super) const FEW: usize = 8;
+pub(super) const INLINE_DELIVERIES: usize = 8;
 
 /// Stands in place of a message that is not kept any more. No message is as short.
 const FORGOTTEN: &[u8] = &[0xFF];
@@ -35,7 +35,7 @@ pub(super) struct StoredMail {
 
 /// Whether a message of this size stands in its mail's record.
 pub(super) fn is_small(size: usize) -> bool {
-    size <= CHUNK
+    size <= CHUNK_BYTES
 }
 
 /// About how many bytes new deliveries take, with their places in a queue.
@@ -50,7 +50,7 @@ pub(super) fn weight(deliveries: &[Delivery]) -> usize {
 
 /// The deliveries of a new mail that have records of their own from the start.
 pub(super) fn beside_the_record(deliveries: &[Delivery]) -> &[Delivery] {
-    if deliveries.len() <= FEW {
+    if deliveries.len() <= INLINE_DELIVERIES {
         &[]
     } else {
         deliveries
@@ -59,7 +59,7 @@ pub(super) fn beside_the_record(deliveries: &[Delivery]) -> &[Delivery] {
 
 /// A new mail's record.
 pub(super) fn record(manifest: &Manifest, deliveries: &[Delivery], body: &[u8]) -> Vec<u8> {
-    let few = deliveries.len() <= FEW;
+    let few = deliveries.len() <= INLINE_DELIVERIES;
     let mut record = codec::encode(&(manifest, if few { deliveries } else { &[] }));
     if is_small(body.len()) {
         record.extend_from_slice(body);
@@ -70,7 +70,7 @@ pub(super) fn record(manifest: &Manifest, deliveries: &[Delivery], body: &[u8]) 
 /// The record of a mail whose message is not kept any more.
 #[cfg(feature = "postgres")]
 pub(super) fn forgotten_record(manifest: &Manifest, deliveries: &[Delivery]) -> Vec<u8> {
-    let few = deliveries.len() <= FEW;
+    let few = deliveries.len() <= INLINE_DELIVERIES;
     let mut record = codec::encode(&(manifest, if few { deliveries } else { &[] }));
     record.extend_from_slice(FORGOTTEN);
     record

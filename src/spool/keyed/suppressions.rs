@@ -1,5 +1,6 @@
-//! Who is not to get mail, as keys: `y` address, 0, list, 0, reason. The address is in lower case,
-//! so that all entries of one lie together and few keys are read to ask for it.
+//! Stores the addresses that get no mail, under the keys `y` address, 0, list, 0, reason. The
+//! address is in lower case. All entries of one address lie together, so that a lookup reads few
+//! keys.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
@@ -20,7 +21,7 @@ use crate::spool::{
 };
 
 /// The most keys that one page looks at.
-const LOOKED_AT: usize = 50_000;
+const MOST_LOOKED_AT: usize = 50_000;
 /// The most entries of one page.
 const MAX_PAGE: usize = 1000;
 /// About what an entry costs besides its key and its value.
@@ -28,13 +29,13 @@ const ENTRY_BYTES: usize = 64;
 
 /// What stands beside a key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Stored {
+struct StoredEntry {
     since: Timestamp,
     until: Option<Timestamp>,
     note: Option<String>,
 }
 
-impl Versioned for Stored {}
+impl Versioned for StoredEntry {}
 
 /// Whether there are any.
 pub(super) fn are_any<S: Store>(store: &S) -> Result<bool, SpoolError> {
@@ -70,7 +71,7 @@ pub(super) fn read(key: &[u8], value: &[u8]) -> Option<Suppression> {
     let address = Address::parse(std::str::from_utf8(parts.next()?).ok()?).ok()?;
     let list = std::str::from_utf8(parts.next()?).ok()?;
     let reason = *parts.next()?.first()?;
-    let Stored { since, until, note } = codec::decode(value).ok()?;
+    let StoredEntry { since, until, note } = codec::decode(value).ok()?;
 
     Some(Suppression {
         address,
@@ -87,7 +88,10 @@ pub(super) fn record(entry: &Suppression) -> (Vec<u8>, Vec<u8>) {
     let Suppression {
         since, until, note, ..
     } = entry.clone();
-    (key(entry), codec::encode(&Stored { since, until, note }))
+    (
+        key(entry),
+        codec::encode(&StoredEntry { since, until, note }),
+    )
 }
 
 fn of<S: Store>(shared: &SpoolState<S>, address: &Address) -> Result<Vec<Suppression>, SpoolError> {
@@ -122,7 +126,7 @@ fn page<S: Store>(
     let mut page = SuppressionPage::default();
     let (mut looked_at, mut last, mut more) = (0, Vec::new(), false);
     shared.store.walk(&from, &to, Walk::Up, &mut |key, value| {
-        if page.suppressions.len() == limit || looked_at == LOOKED_AT {
+        if page.suppressions.len() == limit || looked_at == MOST_LOOKED_AT {
             more = true;
             return ControlFlow::Break(());
         }

@@ -1,5 +1,5 @@
-//! What the clock does to mail: expiry, retention, messages and keys that are forgotten. Runs on
-//! the writer's thread in bounded steps, each committed whole or not at all.
+//! What the clock does to mail: expiry, retention, and the deletion of messages and idempotency
+//! keys. Runs on the writer's thread in bounded steps, each committed as a whole or not at all.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use super::changes::STEP_BYTES;
 use super::journal::pruning;
-use super::kept::Kind;
 use super::keys::{self, Timer};
 use super::operations;
 use super::reader::{self, MailState};
 use super::stored_mail::StoredMail;
+use super::usage::CountedKind;
 use super::write_transaction::WriteTransaction;
 use crate::delivery::{DeadReason, Delivery, Stage};
 use crate::mail::{MailId, Timestamp};
@@ -21,7 +21,7 @@ use crate::spool::{EndedDelivery, SpoolError, SweepReport};
 
 /// How many timers one sweep looks at, the last key's aside: as many as mails may come meanwhile,
 /// so that what has ended goes as fast as others come.
-const SWEEP: usize = 1024;
+const SWEEP_TIMERS: usize = 1024;
 
 /// How long after its expiry a delivery is looked at again that a sender has in its hands.
 const LEASED_GRACE: Duration = Duration::from_secs(1);
@@ -87,7 +87,10 @@ fn take_due<S: Store>(
 
     let mut taken = 0;
     shared.store.walk(&from, &to, Walk::Up, &mut |key, value| {
-        if due.len() >= SWEEP || taken >= SWEEP || keys::read_due(key).is_some_and(|at| at > now) {
+        if due.len() >= SWEEP_TIMERS
+            || taken >= SWEEP_TIMERS
+            || keys::read_due(key).is_some_and(|at| at > now)
+        {
             return ControlFlow::Break(());
         }
         taken += 1;
@@ -254,7 +257,7 @@ fn look_at_key<S: Store>(
 
     let Ok(mut record) = codec::decode::<KeyRecord>(&bytes) else {
         transaction.totals.quarantined += 1;
-        transaction.totals.count(Kind::Key, -1);
+        transaction.totals.count(CountedKind::Key, -1);
         return transaction.set_aside(key);
     };
 
@@ -271,7 +274,7 @@ fn look_at_key<S: Store>(
 
     if finished && record.until <= now {
         transaction.changes.remove(key);
-        transaction.totals.count(Kind::Key, -1);
+        transaction.totals.count(CountedKind::Key, -1);
         return Ok(());
     }
 

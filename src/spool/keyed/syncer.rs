@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::SpoolState;
 use super::answer::CommitAnswer;
-use super::journal::Sealed;
+use super::journal::JournalRecord;
 use super::writer::GROUP_BYTES;
 use crate::spool::SpoolError;
 use crate::spool::codec::Totals;
@@ -24,7 +24,7 @@ pub(super) struct WrittenGroup<S> {
     pub bytes: usize,
     pub totals: Totals,
     /// The journal's entries that it contains, to be published.
-    pub entries: Vec<Arc<Sealed>>,
+    pub entries: Vec<Arc<JournalRecord>>,
     pub answers: Vec<CommitAnswer<S>>,
     /// Whether it makes mail due, so that the scheduler must be woken.
     pub wakes: bool,
@@ -79,8 +79,8 @@ impl<S: Store> Syncer<S> {
 
     /// Adds a group to be synced.
     ///
-    /// With `here` it is synced on the calling thread if the syncer has nothing to do. That spares a
-    /// single caller two switches of threads.
+    /// With `here` it is synced on the calling thread if the syncer has nothing to do. That spares
+    /// a single caller two switches of threads.
     pub(super) fn add(&self, shared: &SpoolState<S>, group: WrittenGroup<S>, here: bool) {
         let mut state = self.state.lock();
         if here && !state.busy && state.written.is_empty() {

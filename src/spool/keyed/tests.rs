@@ -11,14 +11,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
 
-use super::claiming::UNREAD_AGAIN;
+use super::claiming::REREAD_AFTER;
 use super::encoding::EarlyParts;
 use super::keys::Timer;
 use super::*;
 use crate::delivery::{DeadReason, Delivery, Stage};
 use crate::mail::{Address, Guarantee, MailId, Priority, Submitter};
 use crate::spool::memory::MemoryStore;
-use crate::spool::store::{Batch, Visit, Walk};
+use crate::spool::store::{Batch, Visitor, Walk};
 use crate::spool::{
     Claim, ClaimRequest, EndedDelivery, LeaseToken, NewMail, OperationResult, Query, SettleResult,
     Spool,
@@ -463,7 +463,13 @@ impl Store for Faulty {
         self.store.get(key)
     }
 
-    fn walk(&self, from: &[u8], to: &[u8], way: Walk, visit: Visit<'_>) -> Result<(), SpoolError> {
+    fn walk(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        way: Walk,
+        visit: Visitor<'_>,
+    ) -> Result<(), SpoolError> {
         assert!(
             !self.panics.swap(false, Ordering::SeqCst),
             "a page is damaged"
@@ -879,7 +885,7 @@ async fn a_page_that_is_damaged_when_a_queue_is_read_does_not_stop_it_for_ever()
     let store = Faulty::default();
     let before = KeyedSpool::open(store.clone(), SpoolOptions::default()).expect("empty");
 
-    let mails = super::queue_head::REFILL + 10;
+    let mails = super::queue_head::REFILL_PLACES + 10;
     let put = before.put((0..mails).map(|_| new_mail(1)).collect()).await;
     assert!(put.iter().all(|put| *put == Ok(PutResult::Stored)));
     drop(before);
@@ -891,7 +897,7 @@ async fn a_page_that_is_damaged_when_a_queue_is_read_does_not_stop_it_for_ever()
     };
 
     let first = spool.claim(all()).await.expect("what opening has read");
-    assert_eq!(first.len(), super::queue_head::REFILL);
+    assert_eq!(first.len(), super::queue_head::REFILL_PLACES);
     store.panics.store(true, Ordering::SeqCst);
 
     let claimed = spool.claim(all()).await.expect("other queues go on");
@@ -941,7 +947,7 @@ async fn a_mail_that_the_disk_does_not_give_now_is_sent_later_and_its_neighbours
     );
 
     disk.withheld.lock().clear();
-    tokio::time::sleep(UNREAD_AGAIN + Duration::from_secs(1)).await;
+    tokio::time::sleep(REREAD_AFTER + Duration::from_secs(1)).await;
     let claims = spool.claim(request()).await.expect("claims");
     assert_eq!(
         claims

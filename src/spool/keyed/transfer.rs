@@ -1,5 +1,6 @@
-//! The parts of a keyed spool that nobody has open, told to a spool of another kind and taken from
-//! one. What follows from what is taken (timers, totals, accounts) is derived as after a salvage.
+//! Reads the parts of a keyed spool that nobody has open, to copy it into a spool of another kind,
+//! and stores the parts of such a copy. Records that follow from others (timers, totals, accounts)
+//! are derived as after a salvage.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
@@ -11,13 +12,13 @@ use super::feedback;
 use super::idempotency::KeyHash;
 use super::inspect::{self, WholeMail};
 use super::journal;
-use super::journal::entry::{self, Entry as Happened, Head, PendingEntries, RecordEntries};
+use super::journal::entry::{self, Entry as Happened, PendingEntries, RecordEntries, RecordHead};
 use super::keys::{self, QueuePosition};
 use super::queue_head::Entry;
 use super::queue_ids::QueueIds;
 use super::reader;
-use super::salvage::{Beside, put_in_order};
-use super::stored_mail::{self, CHUNK};
+use super::salvage::{LastCommit, put_in_order};
+use super::stored_mail::{self, CHUNK_BYTES};
 use super::suppressions;
 use crate::delivery::Event;
 use crate::mail::{MailId, Timestamp};
@@ -27,14 +28,14 @@ use crate::spool::store::{Batch, Store, Walk};
 use crate::spool::transfer::{MailPart, Part};
 
 /// The bytes that are written in one step.
-const STEP: usize = 256 * 1024;
+const STEP_BYTES: usize = 256 * 1024;
 /// The longest record of the journal whose entries are taken as they are.
-const RECORD: usize = 3800;
+const RECORD_BYTES: usize = 3800;
 
-type Each<'a> = &'a mut dyn FnMut(Part) -> Result<(), SpoolError>;
+type PartVisitor<'a> = &'a mut dyn FnMut(Part) -> Result<(), SpoolError>;
 
 /// Tells all parts of a store. One of which not all agrees is not copied.
-pub(in crate::spool) fn tell<S: Store>(store: &S, each: Each<'_>) -> Result<(), SpoolError> {
+pub(in crate::spool) fn tell<S: Store>(store: &S, each: PartVisitor<'_>) -> Result<(), SpoolError> {
     let problems = inspect::walk(store, &mut |_| Ok(()))?;
     if let Some(first) = problems.first() {
         return Err(SpoolError::Unreadable(format!(
@@ -93,9 +94,9 @@ fn key_records<S: Store>(store: &S) -> Result<HashMap<MailId, Timestamp>, SpoolE
 }
 
 /// A key and its value.
-type Pair = (Vec<u8>, Vec<u8>);
+type KeyValue = (Vec<u8>, Vec<u8>);
 
-fn pairs<S: Store>(store: &S, prefix: &[u8]) -> Result<Vec<Pair>, SpoolError> {
+fn pairs<S: Store>(store: &S, prefix: &[u8]) -> Result<Vec<KeyValue>, SpoolError> {
     let mut pairs = Vec::new();
     let (from, to) = keys::starting_with(prefix);
     store.walk(&from, &to, Walk::Up, &mut |key, value| {
@@ -105,7 +106,7 @@ fn pairs<S: Store>(store: &S, prefix: &[u8]) -> Result<Vec<Pair>, SpoolError> {
     Ok(pairs)
 }
 
-fn tell_journal<S: Store>(store: &S, each: Each<'_>) -> Result<(), SpoolError> {
+fn tell_journal<S: Store>(store: &S, each: PartVisitor<'_>) -> Result<(), SpoolError> {
     let id = store.get(keys::JOURNAL_ID)?;
     if let Some(id) = id.and_then(|id| <[u8; 4]>::try_from(id).ok()) {
         each(Part::Journal(u32::from_be_bytes(id)))?;
@@ -145,7 +146,7 @@ fn tell_journal<S: Store>(store: &S, each: Each<'_>) -> Result<(), SpoolError> {
 
 /// A record of the journal as parts, in the newest version.
 fn told(first: u64, record: &[u8]) -> Result<Vec<Part>, SpoolError> {
-    let (head, entries) = codec::decode_first::<Head>(record)?;
+    let (head, entries) = codec::decode_first::<RecordHead>(record)?;
     // Since version 2 entries say who submitted the mail.
     if record.first() != Some(&1) {
         let told = RecordEntries {
@@ -156,6 +157,7 @@ fn told(first: u64, record: &[u8]) -> Result<Vec<Part>, SpoolError> {
         };
         return Ok(vec![part((first, told))]);
     }
+
     let retold = retold(first, &entry::events(first, record)?);
     Ok(retold.into_iter().map(part).collect())
 }
@@ -187,7 +189,7 @@ fn retold(first: u64, events: &[Event]) -> Vec<(u64, RecordEntries)> {
 }
 
 /// Takes parts into an empty store.
-pub(in crate::spool) struct Taking<'a, S> {
+pub(in crate::spool) struct StoreImport<'a, S> {
     store: &'a S,
     hash: KeyHash,
     ids: QueueIds,
@@ -199,7 +201,7 @@ pub(in crate::spool) struct Taking<'a, S> {
     written: u64,
 }
 
-impl<'a, S: Store> Taking<'a, S> {
+impl<'a, S: Store> StoreImport<'a, S> {
     pub(in crate::spool) fn into(store: &'a S) -> Result<Self, SpoolError> {
         let (hash, secret) = KeyHash::of_spool(store)?;
         let mut batch = Batch::new();
@@ -207,7 +209,7 @@ impl<'a, S: Store> Taking<'a, S> {
             batch.push((keys::SECRET.to_vec(), Some(codec::encode(&secret))));
         }
 
-        Ok(Taking {
+        Ok(StoreImport {
             store,
             hash,
             ids: QueueIds::default(),
@@ -248,7 +250,7 @@ impl<'a, S: Store> Taking<'a, S> {
                     entries,
                 };
                 let (head, record) = self.encoded(&told);
-                if record.len() <= RECORD {
+                if record.len() <= RECORD_BYTES {
                     return self.record(first, &head, record);
                 }
 
@@ -268,8 +270,8 @@ impl<'a, S: Store> Taking<'a, S> {
     }
 
     /// Entries as the next record of the journal.
-    fn encoded(&self, told: &RecordEntries) -> (Head, Vec<u8>) {
-        let head = Head {
+    fn encoded(&self, told: &RecordEntries) -> (RecordHead, Vec<u8>) {
+        let head = RecordHead {
             skipped: 0,
             before: self.written,
             events: told.events,
@@ -281,7 +283,7 @@ impl<'a, S: Store> Taking<'a, S> {
         (head, record)
     }
 
-    fn record(&mut self, first: u64, head: &Head, record: Vec<u8>) -> Result<(), SpoolError> {
+    fn record(&mut self, first: u64, head: &RecordHead, record: Vec<u8>) -> Result<(), SpoolError> {
         self.written += record.len() as u64;
         if head.has_acts {
             self.put(keys::acts(first), Vec::new())?;
@@ -304,7 +306,7 @@ impl<'a, S: Store> Taking<'a, S> {
 
         let bytes = body.as_deref().unwrap_or_default();
         if !stored_mail::is_small(bytes.len()) {
-            for (number, chunk) in (0u32..).zip(bytes.chunks(CHUNK)) {
+            for (number, chunk) in (0u32..).zip(bytes.chunks(CHUNK_BYTES)) {
                 self.put(keys::chunk(id, number), chunk.to_vec())?;
             }
         }
@@ -355,7 +357,7 @@ impl<'a, S: Store> Taking<'a, S> {
     fn put(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<(), SpoolError> {
         self.weight += key.len() + value.len();
         self.batch.push((key, Some(value)));
-        if self.weight >= STEP {
+        if self.weight >= STEP_BYTES {
             self.flush()?;
         }
         Ok(())
@@ -370,7 +372,7 @@ impl<'a, S: Store> Taking<'a, S> {
     /// Derives the rest; what is not whole then is an error.
     pub(in crate::spool) fn finish(mut self, now: Timestamp) -> Result<(), SpoolError> {
         self.flush()?;
-        let ordered = put_in_order(self.store, now, Beside::default(), &|_| false)?;
+        let ordered = put_in_order(self.store, now, LastCommit::default(), &|_| false)?;
         if let Some(missing) = ordered.missing.first() {
             return Err(SpoolError::Unreadable(format!(
                 "what was copied is not whole: {missing}"

@@ -1,5 +1,5 @@
-//! A change of what is already kept, under way on the writer's thread: what is held meanwhile, and
-//! what is committed.
+//! A change of stored records by the writer's thread: what it reads and changes, and how it is
+//! committed.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;

@@ -1,5 +1,5 @@
-//! What each token and user has pending and has submitted today: counted by the commits that change
-//! it, and known here as of the last of them that was seen.
+//! What each token and user has pending and has submitted today. Commits change the counts in the
+//! database; a node knows them as of the last commit that it has seen.
 
 use std::collections::HashMap;
 
@@ -16,7 +16,7 @@ pub(super) struct Account {
 }
 
 /// An account as a commit left it.
-pub(super) type Known = (i64, Account);
+pub(super) type AccountAtCommit = (i64, Account);
 
 /// What is known of the accounts, and since which commit.
 #[derive(Default)]
@@ -32,7 +32,7 @@ impl Accounts {
     }
 
     /// What a commit says. An older one changes nothing.
-    pub(super) fn learn(&self, commit: i64, accounts: &[Known]) {
+    pub(super) fn learn(&self, commit: i64, accounts: &[AccountAtCommit]) {
         if accounts.is_empty() {
             return;
         }
@@ -62,7 +62,7 @@ impl Accounts {
 }
 
 /// Accounts as the database writes them.
-pub(super) fn read(texts: &[String]) -> Vec<Known> {
+pub(super) fn read(texts: &[String]) -> Vec<AccountAtCommit> {
     let read = texts.iter().filter_map(|text| {
         let numbers: Vec<i64> = text.split(' ').filter_map(|n| n.parse().ok()).collect();
         let [name, pending, day, accepted] = numbers[..] else {

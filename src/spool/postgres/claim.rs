@@ -1,5 +1,5 @@
-//! Claims: candidates are locked, chosen from by turns, and leased to this session, in one
-//! transaction. What others are choosing from is skipped.
+//! Claims: locks candidates, chooses from them by the turns of the priorities, and leases them to
+//! this session, in one transaction. Rows that another node has locked are skipped.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -10,19 +10,19 @@ use bytes::Bytes;
 use futures::FutureExt;
 use uuid::Uuid;
 
-use super::book::HeldDelivery;
 use super::ending;
+use super::lease_table::HeldDelivery;
 use super::link::{Connected, StatementFailure, judge};
 use super::rows::{self, OF_READY};
 use super::shared::{Committed, Core, tell_ends};
-use crate::delivery::{By, DeadReason, Delivery, Route, Stage};
+use crate::delivery::{DeadReason, Delivery, Requester, Route, Stage};
 use crate::mail::{MailId, Priority, Timestamp};
 use crate::spool::{Claim, ClaimRequest, EndedDelivery, Lease, LeaseKeeper, Manifest, SpoolError};
 
 /// The most rows of one queue that are looked at for one claim.
 const MOST_ROWS: i64 = 20_000;
 /// After so many nodes died with it a delivery goes out with no other like it beside it.
-pub(super) const SUSPECT: i32 = 2;
+pub(super) const SUSPECT_AFTER: i32 = 2;
 
 /// A delivery that may be taken.
 #[derive(Clone)]
@@ -71,7 +71,7 @@ pub(super) async fn claim(
                 Ok(claims) => return Ok(claims),
                 Err(error) => error,
             };
-            core.hints.stir([super::hints::ANY]);
+            core.hints.stir([super::hints::ANY_ROUTE]);
             core.has_doubt.store(true, Ordering::SeqCst);
             if on.rollback().await.is_err() {
                 core.claiming.discard().await;
@@ -137,7 +137,7 @@ async fn take(
     let limits = [wanted(critical), wanted(mails), wanted(mails)];
     let first = candidates(core, on, session, &routes, limits, request);
     let (_, mut fronts) = futures::future::try_join(began, first).await?;
-    let may_take_suspect = !core.book.lock().has_suspect();
+    let may_take_suspect = !core.leases.lock().has_suspect();
 
     let mut limit = critical + most_of_one;
     let taken = loop {
@@ -242,7 +242,7 @@ async fn quarantine_in(
     )
     .await?;
 
-    let committed = ending::end_all(core, on, &By::default(), None, &endings).await?;
+    let committed = ending::end_all(core, on, &Requester::default(), None, &endings).await?;
 
     Ok((ending::told(&endings), committed))
 }
@@ -296,7 +296,7 @@ async fn candidates(
             mail: row.get(0),
             idx: row.get(1),
             size: row.get(4),
-            suspect: row.get::<_, i32>(5) >= SUSPECT,
+            suspect: row.get::<_, i32>(5) >= SUSPECT_AFTER,
         });
     }
 
@@ -468,7 +468,7 @@ fn claims(
 
     let keeper: Weak<dyn LeaseKeeper> = Arc::downgrade(core) as Weak<dyn LeaseKeeper>;
     let mut claims = Vec::with_capacity(taken.len());
-    let mut book = core.book.lock();
+    let mut leases = core.leases.lock();
     if core.session() != session {
         // It was taken over meanwhile: whatever was leased to it is not ours.
         return (Vec::new(), Vec::new());
@@ -493,9 +493,9 @@ fn claims(
                 manifest: Arc::clone(manifest),
                 delivery: delivery.clone(),
                 marked: false,
-                suspect: takeovers >= SUSPECT,
+                suspect: takeovers >= SUSPECT_AFTER,
             };
-            let token = book.lease(mail, index, held);
+            let token = leases.lease(mail, index, held);
             route.get_or_insert_with(|| delivery.route.clone());
             of_one.push((Lease::new(token, keeper.clone()), delivery));
         }
@@ -508,6 +508,6 @@ fn claims(
         }
     }
 
-    drop(book);
+    drop(leases);
     (claims, broken)
 }

@@ -1,4 +1,4 @@
-//! What the nodes tell each other, as tables that each looks at.
+//! What the nodes tell each other, in tables that each node polls.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,14 +18,15 @@ use crate::spool::SpoolError;
 use crate::spool::cluster::{Cluster, NodeStatus, Orders};
 
 /// How long a mail is wanted back.
-const WANTED_FOR: Duration = Duration::from_secs(60);
+const RECALL_LIFETIME: Duration = Duration::from_secs(60);
 
 /// Reads what is to be obeyed, and tells of it where it is new.
 pub(super) async fn read_orders(core: &Core, on: &Connected) -> Result<(), tokio_postgres::Error> {
     let adding = core.adding.load(Ordering::Acquire);
     let rows = on
         .query(
-            "SELECT ARRAY(SELECT relay FROM paused ORDER BY relay), ARRAY(SELECT mail FROM wanted_back ORDER BY mail),
+            "SELECT ARRAY(SELECT relay FROM paused ORDER BY relay),
+              ARRAY(SELECT mail FROM wanted_back ORDER BY mail),
                EXISTS (SELECT FROM suppressions)",
             &[],
         )
@@ -61,7 +62,7 @@ pub(super) fn order(core: &Core, change: impl FnOnce(&mut Orders)) {
     });
 
     if is_new {
-        core.hints.stir([super::hints::ANY]);
+        core.hints.stir([super::hints::ANY_ROUTE]);
         core.changed.notify_one();
     }
 }
@@ -113,11 +114,12 @@ impl Cluster for PostgresNode {
     async fn want_back(&self, mail: MailId) -> Result<(), SpoolError> {
         let core = &self.core;
         let mail = rows::uuid(mail);
-        let seconds = i64::try_from(WANTED_FOR.as_secs()).unwrap_or(60);
+        let seconds = i64::try_from(RECALL_LIFETIME.as_secs()).unwrap_or(60);
         let done: Result<u64, SpoolError> = ask!(core, on => on.execute(
             "WITH h AS (UPDATE head SET commits = commits + 1),
                o AS (DELETE FROM wanted_back WHERE at < now() - $2 * interval '1 s' AND mail <> $1)
-             INSERT INTO wanted_back (mail) VALUES ($1) ON CONFLICT (mail) DO UPDATE SET at = now()",
+             INSERT INTO wanted_back (mail) VALUES ($1) ON CONFLICT (mail) DO UPDATE
+               SET at = now()",
             &[&mail, &(seconds as f64)],
         ));
         done.map(|_| ())

@@ -1,5 +1,5 @@
-//! How connections to the database are made: where it is, as whom, whether encrypted, and what holds
-//! on each of them.
+//! How connections to the database are made: to which servers, as which role, whether encrypted,
+//! and with which settings.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -24,7 +24,7 @@ const HEAD_START: Duration = Duration::from_millis(250);
 /// How long an answer may take: longer than the server lets a statement.
 const ANSWER_WITHIN: Duration = Duration::from_secs(65);
 /// How often it is looked whether a pool is in front.
-const LOOKS_AT_POOL: usize = 8;
+const POOL_CHECKS: usize = 8;
 
 /// Where the database is, and as whom.
 pub(super) struct Connector {
@@ -37,7 +37,7 @@ pub(super) struct Connector {
     /// Its name for people: host, port and database, without a password.
     pub name: String,
     /// How long an answer may take on the connections.
-    pub patience: Option<Duration>,
+    pub answer_timeout: Option<Duration>,
 }
 
 /// One server, and the way to it.
@@ -80,7 +80,7 @@ impl Connector {
             servers,
             tls,
             setup: setup(schema),
-            patience: Some(ANSWER_WITHIN),
+            answer_timeout: Some(ANSWER_WITHIN),
         })
     }
 
@@ -111,7 +111,7 @@ impl Connector {
 
         client.batch_execute(&self.setup).await?;
         let driver = driver.abort_handle();
-        Ok(Connected::new(client, driver, self.patience))
+        Ok(Connected::new(client, driver, self.answer_timeout))
     }
 
     /// As whom.
@@ -160,13 +160,16 @@ pub(super) async fn check_pooling(
 
     let first = (pid(one).await?, pid(other).await?);
     let mut is_shared = first.0 == first.1;
-    for _ in 0..LOOKS_AT_POOL {
+    for _ in 0..POOL_CHECKS {
         is_shared |= (pid(one).await?, pid(other).await?) != first;
     }
     if is_shared {
         return Err(SpoolError::Unusable {
             database: connector.name.clone(),
-            reason: "it is behind a pool that shares connections between transactions (pgbouncer with pool_mode = transaction or statement); use pool_mode = session, or name the server itself".into(),
+            reason: "it is behind a pool that shares connections between transactions (pgbouncer \
+                with pool_mode = transaction or statement); use pool_mode = session, or name the \
+                server itself"
+                .into(),
         });
     }
 
@@ -195,7 +198,8 @@ fn servers(config: &Config, extra: &TlsParameters) -> Result<Vec<Server>, String
         || (ports.len() > 1 && ports.len() != count)
     {
         return Err(format!(
-            "it names {} hosts, {} addresses and {} ports; give each host one, or all the same port",
+            "it names {} hosts, {} addresses and {} ports; give each host one, or all the same \
+            port",
             hosts.len(),
             addresses.len(),
             ports.len()

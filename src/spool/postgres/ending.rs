@@ -1,6 +1,6 @@
-//! Deliveries that end by no sender's settle: expired, cancelled, taken over from a node that is
-//! gone, dead from the start. Whatever ends them takes their rows out of `ready` and hands them in
-//! here.
+//! Deliveries that end without a sender's outcome: expired, cancelled, taken over from a dead node,
+//! or dead from the start. Whatever ends them deletes their rows from `ready` and passes them to
+//! this module.
 //!
 //! *Invariant:* what is taken out of `ready` is in `ended` in the same commit, and counted there;
 //! of one that cannot be read what can be is, and its bytes are set aside.
@@ -14,7 +14,7 @@ use super::link::Connected;
 use super::routes::Routes;
 use super::rows::{self, PENDING, Totals, stage_columns};
 use super::shared::{Committed, Core, bump};
-use crate::delivery::{By, Delivery, Stage};
+use crate::delivery::{Delivery, Requester, Stage};
 use crate::mail::{MailId, Timestamp};
 use crate::spool::keyed::journal::entry::{Entry, PendingEntries};
 use crate::spool::{EndedDelivery, Manifest, codec};
@@ -78,7 +78,7 @@ pub(super) fn told(endings: &[Ending]) -> Vec<EndedDelivery> {
 pub(super) async fn end_all(
     core: &Core,
     on: &Connected,
-    by: &By,
+    by: &Requester,
     act: Option<Entry<'_>>,
     endings: &[Ending],
 ) -> Result<Option<Committed>, Failure> {
@@ -159,6 +159,7 @@ impl Columns {
            $7::int2[],
            $8::int4[], $9::int4[], $10::int4[], $11::bytea[])
            AS u(mail, idx, route, priority, at, stage, reason, tries, counted, crashes, data)",
+
         &[
             &self.mails,
             &self.places,

@@ -1,5 +1,5 @@
-//! What came back for mail that was sent, as a table beside it: kept, told and acted upon in one
-//! commit.
+//! Bounces, complaints and other reports that came back for mail, in a table of their own: stored,
+//! entered into the journal and acted upon in one commit.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
@@ -17,7 +17,7 @@ use crate::spool::keyed::journal::entry::{Entry, PendingEntries};
 use crate::spool::{FeedbackResult, FeedbackStore, Manifest, NewFeedback, SpoolError, codec};
 
 /// How many are kept in one commit.
-const TOGETHER: usize = 64;
+const STEP_ENTRIES: usize = 64;
 
 type Failure = tokio_postgres::Error;
 
@@ -84,14 +84,14 @@ pub(super) async fn insert(
 }
 
 /// What is known of the deliveries that something came back for.
-struct Known {
+struct KnownDeliveries {
     manifests: HashMap<Uuid, Manifest>,
     recipients: HashMap<(Uuid, i32), Address>,
     /// The names of what is kept of each.
     kept: HashMap<(Uuid, i32), Vec<Uuid>>,
 }
 
-impl Known {
+impl KnownDeliveries {
     /// Whoever keeps something of one of these mails at the same time waits.
     async fn read(on: &Connected, new: &[NewFeedback]) -> Result<Self, Failure> {
         let mut ids: Vec<Uuid> = new.iter().map(|one| rows::uuid(one.mail)).collect();
@@ -129,7 +129,7 @@ impl Known {
             of_one.push(row.get(2));
         }
 
-        Ok(Known {
+        Ok(KnownDeliveries {
             manifests,
             recipients,
             kept,
@@ -156,7 +156,7 @@ async fn keep(
     on: &Connected,
     new: &[NewFeedback],
 ) -> Result<(Vec<FeedbackResult>, Option<Committed>), Failure> {
-    let mut known = Known::read(on, new).await?;
+    let mut known = KnownDeliveries::read(on, new).await?;
     let results: Vec<FeedbackResult> = new.iter().map(|one| known.judge(one)).collect();
     let kept: Vec<&NewFeedback> = new
         .iter()
@@ -201,6 +201,7 @@ impl FeedbackStore for PostgresNode {
     async fn keep(&self, new: Vec<NewFeedback>) -> Result<Vec<FeedbackResult>, SpoolError> {
         let core = &self.core;
         let suppresses = new.iter().any(|one| one.suppression.is_some());
+
         // A look that began before this is committed must not say that there is nobody.
         core.adding.fetch_add(1, Ordering::AcqRel);
         if suppresses {
@@ -221,8 +222,9 @@ async fn keep_all(
 ) -> Result<Vec<FeedbackResult>, SpoolError> {
     let mut results = Vec::with_capacity(new.len());
     let mut rest = new.into_iter();
+
     loop {
-        let some: Vec<NewFeedback> = rest.by_ref().take(TOGETHER).collect();
+        let some: Vec<NewFeedback> = rest.by_ref().take(STEP_ENTRIES).collect();
         if some.is_empty() {
             return Ok(results);
         }

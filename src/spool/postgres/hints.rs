@@ -1,6 +1,5 @@
-//! When to look again: the times at which something falls due, as far as they are known here, and
-//! what the last commit said of the whole. Hints only: what is missing here is found by the next
-//! poll.
+//! When to look for due mail again: the due times that this node knows of, and what the last commit
+//! said about the whole queue. They are only hints: what is missing here is found by the next poll.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -10,14 +9,14 @@ use parking_lot::Mutex;
 use crate::mail::Timestamp;
 
 /// How many times are remembered; beyond them the database is asked again when the last is reached.
-const REMEMBERED: usize = 20_000;
+const MOST_TIMES: usize = 20_000;
 
 /// How much earlier than what was found something may be due that others are just committing, in
 /// milliseconds.
-const BEHIND: i64 = 1000;
+const LOOK_BACK: i64 = 1000;
 
 /// The route of what may be on any.
-pub(super) const ANY: i32 = 0;
+pub(super) const ANY_ROUTE: i32 = 0;
 
 #[derive(Default)]
 struct DueTimes {
@@ -42,9 +41,9 @@ impl DueTimes {
 
     /// Something may wait in the queues of this route since this time.
     fn lower(&mut self, route: i32, due: i64) {
-        let is_lower = |of: i32, low: i64| (of == route || route == ANY) && due < low;
+        let is_lower = |of: i32, low: i64| (of == route || route == ANY_ROUTE) && due < low;
         self.lows
-            .retain(|(of, _), low| !is_lower(*of, low.saturating_sub(BEHIND)));
+            .retain(|(of, _), low| !is_lower(*of, low.saturating_sub(LOOK_BACK)));
     }
 }
 
@@ -75,12 +74,12 @@ impl Hints {
     /// Something falls due on this route at this time.
     pub(super) fn due_at(&self, route: i32, due: i64) {
         // What a claim that is under way finds was due by then.
-        let is_old = due < self.now.load(Ordering::Relaxed).saturating_sub(BEHIND);
+        let is_old = due < self.now.load(Ordering::Relaxed).saturating_sub(LOOK_BACK);
         let mut dues = self.dues.lock();
         dues.lower(route, due);
         dues.lowered += u64::from(is_old);
         dues.times.insert((due, route));
-        if dues.times.len() > REMEMBERED {
+        if dues.times.len() > MOST_TIMES {
             dues.times.pop_last();
         }
     }
@@ -104,7 +103,7 @@ impl Hints {
     pub(super) fn low(&self, route: i32, priority: i16) -> (i64, u64) {
         let dues = self.dues.lock();
         let low = dues.lows.get(&(route, priority));
-        let from = low.map_or(i64::MIN, |low| low.saturating_sub(BEHIND));
+        let from = low.map_or(i64::MIN, |low| low.saturating_sub(LOOK_BACK));
         (from, dues.lowered)
     }
 
@@ -120,7 +119,7 @@ impl Hints {
     pub(super) fn lows(&self) -> Vec<(i32, i16, i64)> {
         let dues = self.dues.lock();
         let lows = dues.lows.iter();
-        lows.map(|((route, priority), low)| (*route, *priority, low.saturating_sub(BEHIND)))
+        lows.map(|((route, priority), low)| (*route, *priority, low.saturating_sub(LOOK_BACK)))
             .collect()
     }
 
@@ -138,7 +137,7 @@ impl Hints {
     pub(super) fn due_routes(&self, now: Timestamp, all: impl FnOnce() -> Vec<i32>) -> Vec<i32> {
         let mut dues = self.dues.lock();
         dues.pass(now.as_millis());
-        if dues.stirred.remove(&ANY) {
+        if dues.stirred.remove(&ANY_ROUTE) {
             dues.stirred.extend(all());
         }
         dues.stirred.iter().copied().collect()

@@ -1,8 +1,9 @@
-//! What keeps the database from removing dead rows: a transaction, a prepared one or a replication
-//! slot that has been there for long. Claims walk over what is dead, and get slower with it.
+//! What keeps the database from removing dead rows: a transaction, a prepared transaction or a
+//! replication slot that has existed for long. Claims have to walk over dead rows, and become
+//! slower.
 //!
-//! Looked at by `session` now and then. How long something has been there is measured here: who may
-//! not see others' statistics sees their transaction's number, and not when it began.
+//! Checked by `poll` now and then. Its age is measured here, because a role that may not see the
+//! statistics of others sees the number of their transaction, but not when it began.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -13,9 +14,9 @@ use super::link::Connected;
 use super::shared::Core;
 
 /// How often it is looked at.
-pub(super) const LOOK: Duration = Duration::from_secs(2);
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// How long nothing is said of what is there, at least.
-const PATIENCE: Duration = Duration::from_secs(4);
+const REPORT_AFTER: Duration = Duration::from_secs(4);
 
 #[derive(Default)]
 pub(super) struct Horizon(Mutex<KnownTransactions>);
@@ -24,11 +25,11 @@ pub(super) struct Horizon(Mutex<KnownTransactions>);
 struct KnownTransactions {
     /// Who is there since when; named by the number that it holds.
     since: HashMap<String, Instant>,
-    oldest: Option<HeldBack>,
+    oldest: Option<OldestTransaction>,
 }
 
 #[derive(Clone)]
-struct HeldBack {
+struct OldestTransaction {
     what: String,
     since: Instant,
 }
@@ -55,15 +56,15 @@ impl Horizon {
     }
 
     /// These hold something now; the first that has for so long is told of.
-    fn seen(&self, holders: Vec<(String, String)>, patience: Duration) {
+    fn seen(&self, holders: Vec<(String, String)>, report_after: Duration) {
         let now = Instant::now();
         let mut known = self.0.lock();
         let before = std::mem::take(&mut known.since);
-        let mut oldest: Option<HeldBack> = None;
+        let mut oldest: Option<OldestTransaction> = None;
         for (name, what) in holders {
             let since = before.get(&name).copied().unwrap_or(now);
-            if since.elapsed() >= patience && oldest.as_ref().is_none_or(|o| since < o.since) {
-                oldest = Some(HeldBack { what, since });
+            if since.elapsed() >= report_after && oldest.as_ref().is_none_or(|o| since < o.since) {
+                oldest = Some(OldestTransaction { what, since });
             }
             known.since.insert(name, since);
         }
@@ -100,7 +101,8 @@ FROM pg_replication_slots s WHERE s.xmin IS NOT NULL";
 pub(super) async fn look(core: &Core, on: &Connected) -> Result<(), tokio_postgres::Error> {
     let rows = on.query(HOLDERS, &[]).await?;
     let holders = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-    core.horizon.seen(holders, (core.lease * 2).max(PATIENCE));
+    core.horizon
+        .seen(holders, (core.lease * 2).max(REPORT_AFTER));
     Ok(())
 }
 
@@ -118,23 +120,23 @@ mod tests {
     #[test]
     fn what_holds_the_same_for_long_is_told_until_it_is_gone() {
         let horizon = Horizon::default();
-        let patience = Duration::from_millis(20);
-        horizon.seen(holders(&["1:5", "2:7"]), patience);
+        let report_after = Duration::from_millis(20);
+        horizon.seen(holders(&["1:5", "2:7"]), report_after);
         assert!(
             horizon.warning().is_none(),
             "no transaction has been open for long"
         );
-        std::thread::sleep(patience);
+        std::thread::sleep(report_after);
 
-        horizon.seen(holders(&["1:6", "2:7"]), patience);
+        horizon.seen(holders(&["1:6", "2:7"]), report_after);
         let warning = horizon.warning().unwrap_or_default();
         assert!(
             warning.starts_with("it, 2:7"),
             "who moves on is not in the way: {warning}"
         );
-        assert!(horizon.held_for().is_some_and(|held| held >= patience));
+        assert!(horizon.held_for().is_some_and(|held| held >= report_after));
 
-        horizon.seen(holders(&["1:6"]), patience);
+        horizon.seen(holders(&["1:6"]), report_after);
         assert!(horizon.held_for().is_none());
     }
 }

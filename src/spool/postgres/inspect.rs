@@ -1,25 +1,26 @@
-//! Looks at a whole spool without being a node of it, as it is at one moment: whether all of it
-//! agrees, and every mail of it as a file. Changes nothing.
+//! Verifies a whole spool, or exports its mail, as it is at one moment and without being a node of
+//! it. Changes nothing.
 
 use std::path::Path;
 
 use uuid::Uuid;
 
 use super::PostgresSpool;
+use super::detached::DetachedSpool;
 use super::reading;
 use super::rows::{self, Totals};
 use super::schema::{self, Migrate};
-use super::transfer::{Aside, read_these};
+use super::transfer::read_these;
 use crate::delivery::{Delivery, Stage};
 use crate::private;
 use crate::spool::keyed::inspect::WholeMail;
-use crate::spool::sled::{Exported, Verified, describe};
+use crate::spool::sled::{ExportReport, VerifyReport, describe};
 use crate::spool::{Manifest, SpoolError};
 
 /// How many mails are read at a time.
-const STEP: i64 = 500;
+const STEP_MAILS: i64 = 500;
 /// The most problems that are told one by one.
-const TOLD: usize = 1000;
+const MOST_PROBLEMS: usize = 1000;
 
 type Failure = tokio_postgres::Error;
 
@@ -29,27 +30,30 @@ impl PostgresSpool {
     ///
     /// # Errors
     /// Where the database cannot be read. What is wrong inside is in the result.
-    pub async fn verify(&self) -> Result<Verified, SpoolError> {
-        let aside = Aside::open(self, Migrate::Check).await?;
-        let mut verified = Verified::default();
+    pub async fn verify(&self) -> Result<VerifyReport, SpoolError> {
+        let detached = DetachedSpool::open(self, Migrate::Check).await?;
+        let mut verified = VerifyReport::default();
         let mut totals = Totals::default();
-        begin(&aside).await?;
+        begin(&detached).await?;
 
         let mut problems = Problems::default();
         let mut last = Uuid::nil();
-        while let Some(mails) = page(&aside, last).await? {
+        while let Some(mails) = page(&detached, last).await? {
             last = mails.last().map_or(last, |mail| mail.id);
             for mail in mails {
                 count(&mail, &mut verified, &mut totals, &mut problems);
             }
         }
 
-        compare(&aside, &totals, &mut problems)
+        compare(&detached, &totals, &mut problems)
             .await
-            .map_err(|e| aside.failed(&e))?;
+            .map_err(|e| detached.failed(&e))?;
 
-        let set_aside = aside.on.query("SELECT count(*) FROM set_aside", &[]).await;
-        let set_aside = set_aside.map_err(|e| aside.failed(&e))?;
+        let set_aside = detached
+            .on
+            .query("SELECT count(*) FROM set_aside", &[])
+            .await;
+        let set_aside = set_aside.map_err(|e| detached.failed(&e))?;
         let quarantined: i64 = set_aside.first().map_or(0, |row| row.get(0));
         verified.quarantined = u64::try_from(quarantined).unwrap_or(0);
         verified.problems = problems.0;
@@ -61,21 +65,21 @@ impl PostgresSpool {
     ///
     /// # Errors
     /// As [`PostgresSpool::verify`], and where a file cannot be written.
-    pub async fn export(&self, to: &Path) -> Result<Exported, SpoolError> {
-        let aside = Aside::open(self, Migrate::Check).await?;
+    pub async fn export(&self, to: &Path) -> Result<ExportReport, SpoolError> {
+        let detached = DetachedSpool::open(self, Migrate::Check).await?;
 
         let cannot = |e: std::io::Error| {
             SpoolError::Unreadable(format!("cannot write to {}: {e}", to.display()))
         };
         private::make_target(to).map_err(cannot)?;
 
-        let mut exported = Exported::default();
-        begin(&aside).await?;
+        let mut exported = ExportReport::default();
+        begin(&detached).await?;
         let mut last = Uuid::nil();
-        while let Some(mails) = page(&aside, last).await? {
+        while let Some(mails) = page(&detached, last).await? {
             last = mails.last().map_or(last, |mail| mail.id);
             for mail in mails {
-                let part = match read_these(&aside, &[mail.id]).await {
+                let part = match read_these(&detached, &[mail.id]).await {
                     Ok(parts) => parts.into_iter().next(),
                     Err(SpoolError::Unreadable(problem)) => {
                         exported.problems.push(problem);
@@ -128,7 +132,7 @@ struct Problems(Vec<String>);
 
 impl Problems {
     fn tell(&mut self, problem: String) {
-        if self.0.len() < TOLD {
+        if self.0.len() < MOST_PROBLEMS {
             self.0.push(problem);
         }
     }
@@ -136,18 +140,19 @@ impl Problems {
 
 /// Whatever is asked from here on is asked of one moment; by whichever plan is the best for all of
 /// it.
-async fn begin(aside: &Aside) -> Result<(), SpoolError> {
-    let begun = aside
+async fn begin(detached: &DetachedSpool) -> Result<(), SpoolError> {
+    let begun = detached
         .on
         .client
         .batch_execute(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
              SET LOCAL idle_in_transaction_session_timeout TO 0; SET LOCAL statement_timeout TO 0;
-             SET LOCAL enable_seqscan TO on; SET LOCAL enable_sort TO on; SET LOCAL enable_hashjoin TO on;
+             SET LOCAL enable_seqscan TO on; SET LOCAL enable_sort TO on;
+               SET LOCAL enable_hashjoin TO on;
              SET LOCAL enable_mergejoin TO on; SET LOCAL enable_bitmapscan TO on",
         )
         .await;
-    begun.map_err(|e| aside.failed(&e))
+    begun.map_err(|e| detached.failed(&e))
 }
 
 /// A mail, as far as it can be read.
@@ -158,13 +163,16 @@ struct InspectedMail {
 }
 
 /// The next mails after this one; `None` where there are no more.
-async fn page(aside: &Aside, after: Uuid) -> Result<Option<Vec<InspectedMail>>, SpoolError> {
-    let failed = |e: Failure| aside.failed(&e);
-    let mails = aside
+async fn page(
+    detached: &DetachedSpool,
+    after: Uuid,
+) -> Result<Option<Vec<InspectedMail>>, SpoolError> {
+    let failed = |e: Failure| detached.failed(&e);
+    let mails = detached
         .on
         .query(
             "SELECT id, manifest, expires_at FROM mails WHERE id > $1 ORDER BY id LIMIT $2",
-            &[&after, &STEP],
+            &[&after, &STEP_MAILS],
         )
         .await
         .map_err(failed)?;
@@ -174,7 +182,7 @@ async fn page(aside: &Aside, after: Uuid) -> Result<Option<Vec<InspectedMail>>, 
     }
 
     let ids: Vec<Uuid> = mails.iter().map(|row| row.get("id")).collect();
-    let found = aside
+    let found = detached
         .on
         .query(reading::RECORDS, &[&ids])
         .await
@@ -192,7 +200,7 @@ async fn page(aside: &Aside, after: Uuid) -> Result<Option<Vec<InspectedMail>>, 
     for row in &found {
         let id: Uuid = row.get("mail");
         if let Ok(at) = looked.binary_search_by_key(&id, |mail| mail.id) {
-            let read = rows::whole_delivery(row, &aside.routes);
+            let read = rows::whole_delivery(row, &detached.routes);
             looked[at]
                 .deliveries
                 .push(read.map(|(_, _, delivery)| delivery));
@@ -204,7 +212,7 @@ async fn page(aside: &Aside, after: Uuid) -> Result<Option<Vec<InspectedMail>>, 
 
 fn count(
     mail: &InspectedMail,
-    verified: &mut Verified,
+    verified: &mut VerifyReport,
     totals: &mut Totals,
     problems: &mut Problems,
 ) {
@@ -275,8 +283,12 @@ const AGREEMENTS: &[(&str, &str)] = &[
     ),
 ];
 
-async fn compare(aside: &Aside, totals: &Totals, problems: &mut Problems) -> Result<(), Failure> {
-    let on = &aside.on;
+async fn compare(
+    detached: &DetachedSpool,
+    totals: &Totals,
+    problems: &mut Problems,
+) -> Result<(), Failure> {
+    let on = &detached.on;
     for (sql, what) in AGREEMENTS {
         let rows = on.query(sql, &[]).await?;
         let count: i64 = rows.first().map_or(0, |row| row.get(0));

@@ -17,16 +17,16 @@ use super::rows::Totals;
 use super::shared::{Core, bump};
 use crate::delivery::Event;
 use crate::mail::{MailId, Timestamp};
-use crate::spool::keyed::journal::entry::{self, Entry, Head, PendingEntries};
+use crate::spool::keyed::journal::entry::{self, Entry, PendingEntries, RecordHead};
 use crate::spool::{Journal, JournalPage, ReaderChange, ReaderStatus, SpoolError};
 
 /// The longest name of a reader.
 const LONGEST_NAME: usize = 200;
 /// The most rows that one page reads, and the most that are looked through for one mail.
 const PAGE_ROWS: i64 = 256;
-const LOOKED_THROUGH: i64 = 20_000;
+const MOST_LOOKED_THROUGH: i64 = 20_000;
 /// How many rows one step of pruning deletes.
-const PRUNED: i64 = 5000;
+const PRUNE_STEP: i64 = 5000;
 
 type Failure = tokio_postgres::Error;
 type Events = Vec<Arc<Event>>;
@@ -34,7 +34,7 @@ type Events = Vec<Arc<Event>>;
 /// The events of a row.
 fn events(row: &Row) -> Result<Vec<Event>, SpoolError> {
     let first: i64 = row.get("first");
-    let head = Head {
+    let head = RecordHead {
         skipped: 0,
         before: 0,
         events: u32::try_from(row.get::<_, i32>("events")).unwrap_or(0),
@@ -70,7 +70,8 @@ async fn rows_after(on: &Connected, after: u64) -> Result<Vec<Row>, Failure> {
     on.query(
         &format!(
             "SELECT {COLUMNS} FROM journal WHERE first + events > $1 AND first >=
-               coalesce((SELECT j.first FROM journal j WHERE j.first <= $1 ORDER BY j.first DESC LIMIT 1), 0)
+               coalesce((SELECT j.first FROM journal j WHERE j.first <= $1
+                 ORDER BY j.first DESC LIMIT 1), 0)
              ORDER BY first LIMIT $2"
         ),
         &[&number(after.saturating_add(1)), &PAGE_ROWS],
@@ -138,14 +139,15 @@ async fn rows_of_mail(on: &Connected, mail: MailId, after: u64) -> Result<Vec<Ro
         .map_or(mail.made_at().as_millis(), |row| row.get(0));
     on.query(
         &format!(
-            "SELECT {COLUMNS} FROM journal WHERE first + events > $1 AND at >= $2 AND position($3 IN entries) > 0
+            "SELECT {COLUMNS} FROM journal WHERE first + events > $1 AND at >= $2
+              AND position($3 IN entries) > 0
              ORDER BY first LIMIT $4"
         ),
         &[
             &number(after.saturating_add(1)),
             &(accepted - 3_600_000),
             &&mail.as_bytes()[..],
-            &LOOKED_THROUGH,
+            &MOST_LOOKED_THROUGH,
         ],
     )
     .await
@@ -155,7 +157,8 @@ async fn acts(on: &Connected, before: u64, most: usize) -> Result<Events, Failur
     let rows = on
         .query(
             &format!(
-                "SELECT {COLUMNS} FROM journal WHERE acts AND first < $1 ORDER BY first DESC LIMIT $2"
+                "SELECT {COLUMNS} FROM journal WHERE acts AND first < $1 ORDER BY first DESC \
+                LIMIT $2"
             ),
             &[&number(before), &i64::try_from(most).unwrap_or(1000)],
         )
@@ -177,7 +180,7 @@ async fn acts(on: &Connected, before: u64, most: usize) -> Result<Events, Failur
 
 /// Whether a row of the journal, j, is beyond the bound in bytes, $1: and read by all, b, or so far
 /// beyond it that nobody is waited for.
-pub(super) const TOO_MUCH: &str = "b.written - j.before > $1 AND (b.slowest IS NULL
+pub(super) const BEYOND_BOUND: &str = "b.written - j.before > $1 AND (b.slowest IS NULL
   OR j.first + j.events - 1 <= b.slowest OR b.written - j.before > 2 * $1)";
 
 pub(super) fn max_size(core: &Core) -> i64 {
@@ -192,7 +195,8 @@ pub(super) async fn prune(core: &Core, on: &Connected, now: Timestamp) -> Result
     let keep = i64::try_from(options.keep.as_millis()).unwrap_or(i64::MAX);
     let gone = on
         .query(
-            "WITH b AS MATERIALIZED (SELECT (SELECT min(at) FROM readers) AS slowest, (SELECT written FROM head) AS written)
+            "WITH b AS MATERIALIZED (SELECT (SELECT min(at) FROM readers) AS slowest,
+              (SELECT written FROM head) AS written)
              DELETE FROM journal WHERE first IN (SELECT j.first FROM journal j, b
                WHERE (j.at <= $1 OR b.written - j.before > $3)
                  AND (b.slowest IS NULL OR j.first + j.events - 1 <= b.slowest
@@ -203,7 +207,7 @@ pub(super) async fn prune(core: &Core, on: &Connected, now: Timestamp) -> Result
                 &now.as_millis().saturating_sub(keep),
                 &now.as_millis().saturating_sub(keep.saturating_mul(2)),
                 &max_size(core),
-                &PRUNED,
+                &PRUNE_STEP,
             ],
         )
         .await?;
@@ -213,14 +217,15 @@ pub(super) async fn prune(core: &Core, on: &Connected, now: Timestamp) -> Result
     if let (Some(first), Some(last)) = (first, last) {
         count_missed(on, first, last).await?;
     }
-    Ok(gone.len() as i64 >= PRUNED)
+    Ok(gone.len() as i64 >= PRUNE_STEP)
 }
 
 /// Counts what readers will not find any more.
 async fn count_missed(on: &Connected, first: i64, last: i64) -> Result<(), Failure> {
     let behind = on
         .query(
-            "UPDATE readers SET missed = missed + $2 - greatest(at, $1::int8 - 1) WHERE at < $2::int8 RETURNING name",
+            "UPDATE readers SET missed = missed + $2 - greatest(at, $1::int8 - 1) \
+            WHERE at < $2::int8 RETURNING name",
             &[&first, &last],
         )
         .await?;
@@ -318,6 +323,7 @@ impl Journal for PostgresNode {
             last: told.max(after),
             ..JournalPage::default()
         };
+
         for row in &rows? {
             let of_it = events(row)?.into_iter();
             let of_mail = of_it.filter(|event| event.mail == Some(mail) && event.seq > after);
@@ -336,7 +342,8 @@ impl Journal for PostgresNode {
         let core = &self.core;
         let otherwise = number(otherwise);
         let rows: Result<Vec<Row>, SpoolError> = ask!(core, on => on.query(
-            "WITH i AS (INSERT INTO readers (name, at) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING at)
+            "WITH i AS (INSERT INTO readers (name, at) VALUES ($1, $2)
+              ON CONFLICT DO NOTHING RETURNING at)
              SELECT at FROM i UNION ALL SELECT at FROM readers WHERE name = $1 LIMIT 1",
             &[&name, &otherwise],
         ));
@@ -364,7 +371,8 @@ impl Journal for PostgresNode {
                         .execute(
                             "INSERT INTO readers AS r (name, at, owner) VALUES ($1, $2, $3)
                              ON CONFLICT (name) DO UPDATE SET at = $2, owner = $3
-                             WHERE r.owner IN (0, $3) OR NOT EXISTS (SELECT FROM sessions s WHERE s.id = r.owner)",
+                             WHERE r.owner IN (0, $3) OR NOT EXISTS (SELECT FROM sessions s
+                               WHERE s.id = r.owner)",
                             &[&name, &number(to), &session],
                         )
                         .await?;
@@ -421,7 +429,8 @@ impl Journal for PostgresNode {
                     let ours = on
                         .execute(
                             "UPDATE readers r SET owner = $2 WHERE name = $1
-                               AND (r.owner IN (0, $2) OR NOT EXISTS (SELECT FROM sessions s WHERE s.id = r.owner))
+                               AND (r.owner IN (0, $2)
+                                 OR NOT EXISTS (SELECT FROM sessions s WHERE s.id = r.owner))
                                AND EXISTS (SELECT FROM sessions s WHERE s.id = $2)",
                             &[&name, &session],
                         )
@@ -463,7 +472,8 @@ impl Journal for PostgresNode {
         let core = &self.core;
         let most = i64::try_from(most).unwrap_or(i64::MAX);
         let rows: Result<Vec<Row>, SpoolError> = ask!(core, on => on.query(
-            "SELECT key, value FROM kept WHERE reader = $1 AND key >= $2 AND key < $3 ORDER BY key LIMIT $4",
+            "SELECT key, value FROM kept WHERE reader = $1 AND key >= $2 AND key < $3 \
+            ORDER BY key LIMIT $4",
             &[&name, &from, &to, &most],
         ));
         Ok(rows?.iter().map(|row| (row.get(0), row.get(1))).collect())
@@ -472,6 +482,7 @@ impl Journal for PostgresNode {
     async fn forget(&self, name: &str) -> Result<(), SpoolError> {
         check_name(name)?;
         let name = name.to_owned();
+
         self.core
             .change(move |_, on| {
                 let name = name.clone();

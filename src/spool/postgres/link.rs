@@ -1,4 +1,4 @@
-//! A connection to the database, what is asked on it, and what it means when that fails; one that is
+//! A connection to the database, its queries, and what their errors mean. A connection that was
 //! lost is made again.
 
 use std::collections::HashMap;
@@ -78,6 +78,7 @@ pub(super) fn judge(error: &tokio_postgres::Error) -> StatementFailure {
     if let Some(Severity::Fatal | Severity::Panic) = said.parsed_severity() {
         return StatementFailure::Gone;
     }
+
     match said.code() {
         &SqlState::UNIQUE_VIOLATION => StatementFailure::Exists,
         &SqlState::T_R_SERIALIZATION_FAILURE
@@ -107,16 +108,20 @@ pub(super) struct Connected {
     /// What reads and writes it. Without that, all that is asked fails.
     driver: AbortHandle,
     /// How long an answer may take.
-    patience: Option<Duration>,
+    answer_timeout: Option<Duration>,
 }
 
 impl Connected {
-    pub(super) fn new(client: Client, driver: AbortHandle, patience: Option<Duration>) -> Self {
+    pub(super) fn new(
+        client: Client,
+        driver: AbortHandle,
+        answer_timeout: Option<Duration>,
+    ) -> Self {
         Connected {
             client,
             prepared: Mutex::default(),
             driver,
-            patience,
+            answer_timeout,
         }
     }
 
@@ -126,14 +131,14 @@ impl Connected {
         &self,
         asked: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, tokio_postgres::Error> {
-        let Some(patience) = self.patience else {
+        let Some(answer_timeout) = self.answer_timeout else {
             return asked.await;
         };
         let mut asked = pin!(asked);
         tokio::select! {
             biased;
             answer = &mut asked => answer,
-            () = tokio::time::sleep(patience) => {
+            () = tokio::time::sleep(answer_timeout) => {
                 self.driver.abort();
                 asked.await
             }
@@ -247,6 +252,7 @@ impl Link {
             Ok(checked) => checked,
             Err(_) => Err(self.connector.unreachable("it does not answer")),
         };
+
         if checked.is_err() {
             self.discard().await;
         }

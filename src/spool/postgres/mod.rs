@@ -1,41 +1,48 @@
 //! The spool on PostgreSQL: one queue that any number of nodes share. Locks, order and durability
 //! are the database's.
 //!
-//! * `schema` makes the tables; `connector` the connections, `link` keeps one for each kind of work;
-//!   `shared` is what all parts share;
-//! * `session` is this node among the others, and its heartbeats; `look` sees what they do,
-//!   `takeover` gives back what the dead held, `outage` when the database is back; `cluster` is what they tell each other, `skew` how far their
-//!   clocks are apart; `book` is what this one holds, `hints` what it knows of what comes next;
-//! * `put`, `claim` and `settle` are the hot path, `operations` and `sweep` what users and the
-//!   clock change, `ending` how deliveries end by them, `lost` what nobody has in hand, `outbox` what applications enqueue, `reading`, `journal` and `suppressions` what is looked up, `accounts` what each has submitted; `rows` and `routes` are how all
-//!   of it stands in tables.
+//! * Set-up: `schema` makes the tables, `connector` makes connections, `link` keeps one for each
+//!   kind of work, `shared` holds what all parts share, and `check` tells whether a database can be
+//!   used.
+//! * Among other nodes: `session` announces this node and renews its lease, measured by
+//!   `lease_clock`; `poll` sees what other nodes change; `takeover` returns what dead nodes held;
+//!   `cluster` carries orders between nodes; `skew` measures how far their clocks differ; `outage`
+//!   tells when the database is back; `horizon` reports transactions that hold up its clean-up.
+//! * The hot path: `put`, `claim` and `settle`. `lease_table` is what this node holds, `hints` what
+//!   it knows of what is due next, and `lost_leases` returns what no sender holds.
+//! * Everything else: `operations` and `sweep` are what users and the clock change, `ending` how
+//!   deliveries end by that; `outbox` is what applications enqueue; `reading`, `journal`,
+//!   `suppressions` and `feedback` are looked up or added to; `accounts` counts what each submitter
+//!   has submitted. `rows` and `routes` say how all of it is stored in tables.
+//! * Without being a node (`detached`): `transfer` and `import` copy a whole spool, and `inspect`
+//!   verifies and exports it.
 //!
-//! `transfer` and `inspect` look at all of it without being a node, `reach` whether it can be opened.
-//!
-//! *Invariants made here:* a lease is a row whose owner is a session that lives, and whoever settles
-//! must own the row, under its lock; a session that lapsed is never used again; a node that could
-//! not renew its lease in time begins nothing.
+//! *Invariants made here:* a lease is a row whose owner is a session that lives, and whoever
+//! settles must own the row, under its lock; a session that lapsed is never used again; a node that
+//! could not renew its lease in time begins nothing.
 
 mod accounts;
-mod book;
+mod check;
 mod claim;
 mod cluster;
 mod connector;
+mod detached;
 mod ending;
 mod feedback;
 mod hints;
 mod horizon;
+pub(super) mod import;
 mod inspect;
 mod journal;
+mod lease_clock;
+mod lease_table;
 mod link;
-mod look;
-mod lost;
-mod moment;
+mod lost_leases;
 mod operations;
 mod outage;
 mod outbox;
+mod poll;
 mod put;
-mod reach;
 mod reading;
 mod routes;
 mod rows;
@@ -49,9 +56,9 @@ mod sweep;
 mod takeover;
 pub(super) mod transfer;
 
-pub use reach::Unreached;
+pub use check::DatabaseProblem;
+pub(super) use detached::DetachedSpool;
 pub use schema::Migrate;
-pub(super) use transfer::Aside;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -70,8 +77,8 @@ use uuid::Uuid;
 
 use self::connector::Connector;
 use self::hints::Hints;
+use self::lease_clock::LeaseInstant;
 use self::link::Link;
-use self::moment::Moment;
 use self::put::PutQueue;
 use self::settle::Command;
 use self::shared::Core;
@@ -82,7 +89,7 @@ use super::{
     LeaseToken, NewMail, OperationResult, Outbox, Page, PutResult, Query, Record, SettleResult,
     Spool, SpoolError, SpoolOptions, SpoolStats, Suppressions, SweepReport,
 };
-use crate::delivery::{By, Delivery, Route};
+use crate::delivery::{Delivery, Requester, Route};
 use crate::mail::{MailId, Submitter, Timestamp, seconds};
 
 /// How long closing waits for the database.
@@ -217,13 +224,13 @@ impl PostgresSpool {
             durability: Durability::Synced,
             claim_turn: tokio::sync::Mutex::default(),
             change_turn: tokio::sync::Mutex::default(),
-            book: Mutex::default(),
+            leases: Mutex::default(),
             routes: routes::Routes::default(),
             hints: Hints::default(),
             horizon: horizon::Horizon::default(),
             skew: skew::Skew::default(),
             changed: Notify::new(),
-            session: RwLock::new(Session::begun(0, Moment::now())),
+            session: RwLock::new(Session::begun(0, LeaseInstant::now())),
             closed: AtomicBool::new(false),
             down: RwLock::new(None),
             is_heard: AtomicBool::new(true),
@@ -255,7 +262,8 @@ impl PostgresSpool {
         let core = Arc::new(core);
         let failed = |error: tokio_postgres::Error| connector.error(&error);
         session::begin(&core, &on).await.map_err(failed)?;
-        // What follows may take longer than the lease: it beats from now on, as long as there is a core.
+        // What follows may take longer than the lease: it beats from now on, as long as there is a
+        // core.
         let beating = tokio::spawn(session::run(Arc::downgrade(&core))).abort_handle();
         for session in session::count_nodes(&core, &on).await.map_err(failed)? {
             takeover::take_over(&core, session, Ending::Lapsed).await?;
@@ -265,7 +273,7 @@ impl PostgresSpool {
         let tasks = vec![
             tokio::spawn(put::run(Arc::clone(&core), putting)).abort_handle(),
             tokio::spawn(settle::run(Arc::clone(&core), settles)).abort_handle(),
-            tokio::spawn(look::run(Arc::downgrade(&core))).abort_handle(),
+            tokio::spawn(poll::run(Arc::downgrade(&core))).abort_handle(),
             tokio::spawn(outage::run(Arc::downgrade(&core))).abort_handle(),
             beating,
         ];
@@ -296,7 +304,7 @@ async fn learn(core: &Core, on: &link::Connected) -> Result<(), tokio_postgres::
     }
 
     core.accounts.read(on).await?;
-    look::come(core, on).await?;
+    poll::come(core, on).await?;
     cluster::read_orders(core, on).await?;
 
     let next = sweep::next(core, on).await?;
@@ -447,12 +455,12 @@ impl Spool for PostgresNode {
     }
 
     async fn cancel(&self, id: MailId, now: Timestamp) -> Result<OperationResult, SpoolError> {
-        self.cancel_by(&By::default(), id, now).await
+        self.cancel_by(&Requester::default(), id, now).await
     }
 
     async fn cancel_by(
         &self,
-        by: &By,
+        by: &Requester,
         id: MailId,
         now: Timestamp,
     ) -> Result<OperationResult, SpoolError> {
@@ -461,7 +469,7 @@ impl Spool for PostgresNode {
 
     async fn retry_by(
         &self,
-        by: &By,
+        by: &Requester,
         id: MailId,
         now: Timestamp,
         lifetime: Duration,
@@ -471,7 +479,7 @@ impl Spool for PostgresNode {
 
     async fn purge_by(
         &self,
-        by: &By,
+        by: &Requester,
         id: MailId,
         now: Timestamp,
     ) -> Result<OperationResult, SpoolError> {
@@ -484,11 +492,12 @@ impl Spool for PostgresNode {
         now: Timestamp,
         lifetime: Duration,
     ) -> Result<OperationResult, SpoolError> {
-        self.retry_by(&By::default(), id, now, lifetime).await
+        self.retry_by(&Requester::default(), id, now, lifetime)
+            .await
     }
 
     async fn purge(&self, id: MailId) -> Result<OperationResult, SpoolError> {
-        self.purge_by(&By::default(), id, self.core.hints.now())
+        self.purge_by(&Requester::default(), id, self.core.hints.now())
             .await
     }
 
@@ -586,7 +595,8 @@ impl Spool for PostgresNode {
         match ended {
             Ok(ended) => ended,
             Err(_) => Err(self.core.connector.unreachable(
-                "it did not answer while the spool was closed; what this node held is given back when its lease is over",
+                "it did not answer while the spool was closed; what this node held is given back \
+                when its lease is over",
             )),
         }
     }

@@ -12,20 +12,20 @@ use super::reading::ask;
 use super::rows::{self, CANCELLED, DEAD, OF_ENDED, OF_READY, PENDING, Totals};
 use super::shared::{Committed, Core, bump};
 use super::{ending, hints, sweep};
-use crate::delivery::{By, Route, Stage};
+use crate::delivery::{Requester, Route, Stage};
 use crate::mail::{Address, MailId, Timestamp};
 use crate::spool::keyed::journal::entry::{Entry, PendingEntries};
 use crate::spool::{OperationResult, SpoolError};
 
 /// How many deliveries one step of rerouting moves.
-const REROUTE: i64 = 500;
+const REROUTE_STEP: i64 = 500;
 
 type Failure = tokio_postgres::Error;
-type Changed<T> = Result<(T, Option<Committed>), Failure>;
+type ChangeResult<T> = Result<(T, Option<Committed>), Failure>;
 
 pub(super) async fn cancel(
     core: &Arc<Core>,
-    by: &By,
+    by: &Requester,
     id: MailId,
     now: Timestamp,
 ) -> Result<OperationResult, SpoolError> {
@@ -52,10 +52,10 @@ async fn is_known(on: &Connected, id: MailId) -> Result<bool, Failure> {
 async fn cancel_in(
     core: &Core,
     on: &Connected,
-    by: &By,
+    by: &Requester,
     id: MailId,
     now: Timestamp,
-) -> Changed<OperationResult> {
+) -> ChangeResult<OperationResult> {
     let taken = on
         .query(
             &format!("DELETE FROM ready WHERE mail = $1 AND owner = 0 RETURNING {OF_READY}"),
@@ -79,14 +79,14 @@ async fn cancel_in(
 }
 
 /// What the journal tells last of what was done to a mail: that somebody did it.
-fn act<'a>(act: &'a str, by: &'a By, id: MailId, now: Timestamp) -> Option<Entry<'a>> {
+fn act<'a>(act: &'a str, by: &'a Requester, id: MailId, now: Timestamp) -> Option<Entry<'a>> {
     let is_told = by.who.is_some() && !by.is_part;
     is_told.then(|| Entry::act(act, id, now).by(by))
 }
 
 pub(super) async fn retry(
     core: &Arc<Core>,
-    by: &By,
+    by: &Requester,
     id: MailId,
     now: Timestamp,
     lifetime: Duration,
@@ -100,7 +100,7 @@ pub(super) async fn retry(
         .await??;
 
     if matches!(result, OperationResult::Done(_)) {
-        core.hints.stir([hints::ANY]);
+        core.hints.stir([hints::ANY_ROUTE]);
         core.hints.sweep_at((now + lifetime).as_millis());
         core.changed.notify_one();
     }
@@ -111,10 +111,10 @@ pub(super) async fn retry(
 async fn retry_in(
     core: &Core,
     on: &Connected,
-    by: &By,
+    by: &Requester,
     (id, now): (MailId, Timestamp),
     lifetime: Duration,
-) -> Changed<Result<OperationResult, SpoolError>> {
+) -> ChangeResult<Result<OperationResult, SpoolError>> {
     // Whoever deletes the mail, or retries it as well, waits.
     let mails = on
         .query(
@@ -240,7 +240,7 @@ async fn retry_in(
 
 pub(super) async fn purge(
     core: &Arc<Core>,
-    by: &By,
+    by: &Requester,
     id: MailId,
     now: Timestamp,
 ) -> Result<OperationResult, SpoolError> {
@@ -255,10 +255,10 @@ pub(super) async fn purge(
 async fn purge_in(
     core: &Core,
     on: &Connected,
-    by: &By,
+    by: &Requester,
     id: MailId,
     now: Timestamp,
-) -> Changed<OperationResult> {
+) -> ChangeResult<OperationResult> {
     let mails = on
         .query(
             "SELECT id, manifest, expires_at,
@@ -306,7 +306,7 @@ pub(super) async fn reroute(
         .change(move |core, on| reroute_in(core, on, known.clone(), fallback.clone()).boxed())
         .await?;
     if moved > 0 {
-        core.hints.stir([hints::ANY]);
+        core.hints.stir([hints::ANY_ROUTE]);
         core.changed.notify_one();
     }
     Ok(moved)
@@ -317,7 +317,7 @@ async fn reroute_in(
     on: &Connected,
     known: Vec<Route>,
     fallback: Route,
-) -> Changed<usize> {
+) -> ChangeResult<usize> {
     core.routes.learn(on).await?;
     let unknown: Vec<i32> = core
         .routes
@@ -341,7 +341,7 @@ async fn reroute_in(
                  ORDER BY r.due, r.mail, r.idx LIMIT $3) x LIMIT $3)
              UPDATE ready r SET route = $2 FROM x WHERE r.mail = x.mail AND r.idx = x.idx AND
                r.owner = 0",
-            &[&unknown, &to, &REROUTE],
+            &[&unknown, &to, &REROUTE_STEP],
         )
         .await?;
 

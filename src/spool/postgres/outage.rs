@@ -1,7 +1,7 @@
-//! Whether all of the database is there that this node needs, and when an outage is over.
+//! Whether the database can do everything that this node needs, and when an outage is over.
 //!
-//! `session` says when its heart is not heard, and whatever fails because of the database says so
-//! too; that it is over is found here, while the heart beats on.
+//! `session` reports missed heartbeats, and so does every operation that fails because of the
+//! database; the end of an outage is found here, while the heartbeats continue.
 
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
@@ -13,10 +13,10 @@ use super::shared::Core;
 use crate::spool::SpoolError;
 
 /// How long an answer is waited for.
-const WITHIN: Duration = Duration::from_secs(3);
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 /// How often it is looked whether all connections are there, and whether an outage is over.
-const LOOK: Duration = Duration::from_secs(1);
-const AGAIN: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+const RETRY_AFTER: Duration = Duration::from_millis(250);
 
 /// Looks until the spool is closed or gone. In a task of its own: whatever else waits for an answer
 /// that never comes is freed by it.
@@ -29,12 +29,12 @@ pub(super) async fn run(core: Weak<Core>) {
         }
         if core.down.read().is_some() {
             end(&core).await;
-        } else if last_check.is_none_or(|at| at.elapsed() >= LOOK) {
+        } else if last_check.is_none_or(|at| at.elapsed() >= POLL_INTERVAL) {
             last_check = Some(Instant::now());
             check_connections(&core).await;
         }
         drop(core);
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(RETRY_AFTER).await;
     }
 }
 
@@ -52,7 +52,8 @@ fn links(core: &Core) -> [&Link; 6] {
 /// Has all connections be there: a server may have room for some of them only.
 async fn check_connections(core: &Core) {
     let all = links(core).map(async |link| link.get().await.map(|_| ()));
-    let there = match tokio::time::timeout(WITHIN, futures::future::try_join_all(all)).await {
+    let there = match tokio::time::timeout(ANSWER_WITHIN, futures::future::try_join_all(all)).await
+    {
         Ok(there) => there.map(|_| ()),
         Err(_) => Err(core.connector.unreachable("it does not answer")),
     };
@@ -78,12 +79,12 @@ async fn end(core: &Core) {
 
     core.has_doubt.store(true, Ordering::SeqCst);
     tracing::info!("the database answers again");
-    core.hints.stir([hints::ANY]);
+    core.hints.stir([hints::ANY_ROUTE]);
     core.changed.notify_one();
 }
 
 /// All that a mail is written to on its way, and nothing of it is kept.
-const TRIAL: &str = "BEGIN;
+const TRIAL_WRITE: &str = "BEGIN;
 INSERT INTO mails (id, accepted_at, expires_at, priority, recipients, manifest, body)
   SELECT gen_random_uuid(), 0, 0, 0, '{}', '', string_agg(uuid_send(gen_random_uuid()),
     '') FROM generate_series(1, 512);
@@ -100,7 +101,7 @@ ROLLBACK";
 /// A server that answers may have no room for what is written, or not let it be; and what is owed
 /// to it is written first.
 async fn is_over(core: &Core) -> Result<(), SpoolError> {
-    let all = links(core).map(|link| link.check_writable(WITHIN));
+    let all = links(core).map(|link| link.check_writable(ANSWER_WITHIN));
     // All of them, whichever fails: each lets go of what is silent.
     let checked = futures::future::join_all(all).await;
     checked.into_iter().collect::<Result<(), _>>()?;
@@ -109,7 +110,7 @@ async fn is_over(core: &Core) -> Result<(), SpoolError> {
     }
 
     let on = core.on(&core.watching).await?;
-    let tried = match tokio::time::timeout(WITHIN, on.do_all(TRIAL)).await {
+    let tried = match tokio::time::timeout(ANSWER_WITHIN, on.do_all(TRIAL_WRITE)).await {
         Ok(Ok(())) => return Ok(()),
         Ok(Err(error)) => error,
         Err(_) => {

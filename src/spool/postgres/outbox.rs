@@ -1,5 +1,5 @@
-//! The outbox as a table: `enqueue` writes it in the application's transaction, a put takes it out
-//! in its own.
+//! The outbox as a table: `enqueue` writes a row in the application's transaction, and a put
+//! deletes it in its own.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -23,16 +23,16 @@ use crate::spool::outbox::{Handful, Outbox, OutboxDraft};
 use crate::spool::{Manifest, SpoolError};
 
 /// The most characters of a reason that are kept.
-const REASON: usize = 2000;
+const REASON_CHARACTERS: usize = 2000;
 
 type Failure = tokio_postgres::Error;
 
 /// How often drafts are looked for from the very first on: a transaction that took long commits
 /// some before those that were seen, and what a dead node had in hand stands there as well.
-const LOOK: Duration = Duration::from_secs(1);
+const FULL_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a draft waits before other nodes than the first look after it.
-const PATIENCE: Duration = Duration::from_millis(200);
+const OTHER_NODES_DELAY: Duration = Duration::from_millis(200);
 
 /// The drafts of the outbox, as far as they are known here.
 #[derive(Default)]
@@ -60,7 +60,7 @@ impl Drafts {
     pub(super) fn found(&self, first: Uuid, is_first_node: bool, now: Timestamp) {
         *self.from.lock() = first;
         let waits = now.since(rows::mail_id(first).made_at());
-        if is_first_node || waits > PATIENCE {
+        if is_first_node || waits > OTHER_NODES_DELAY {
             self.arrived.notify_one();
         }
     }
@@ -68,7 +68,7 @@ impl Drafts {
     /// From where on to look now.
     fn look(&self) -> Uuid {
         let mut looked = self.looked.lock();
-        match looked.is_none_or(|at| at.elapsed() >= LOOK) {
+        match looked.is_none_or(|at| at.elapsed() >= FULL_LOOK_INTERVAL) {
             true => {
                 *looked = Some(Instant::now());
                 Uuid::nil()
@@ -79,10 +79,10 @@ impl Drafts {
 }
 
 /// Takes drafts in hand, in the order in which they were enqueued, which is that of their names.
-/// Among them what this session took and does not have in hand: the answer was lost, or it could not
-/// be given back when the database was gone. A draft is written out once, unless it is large: those
-/// are not kept while it is found out how many fit.
-const TAKE: &str = "
+/// Among them what this session took and does not have in hand: the answer was lost, or it could
+/// not be given back when the database was gone. A draft is written out once, unless it is large:
+/// those are not kept while it is found out how many fit.
+const TAKE_DRAFTS: &str = "
 WITH b AS MATERIALIZED (SELECT id,
       CASE WHEN pg_column_size(draft) <= 8192 THEN draft::text END AS json,
       CASE WHEN pg_column_size(draft) > 8192 THEN octet_length(draft::text) END AS large
@@ -116,7 +116,7 @@ impl Outbox for PostgresNode {
         let in_hand: Vec<Uuid> = in_hand.into_iter().map(rows::uuid).collect();
         let from = core.drafts.look();
         let rows: Result<Vec<tokio_postgres::Row>, SpoolError> = ask!(core, on => on.query(
-            TAKE,
+            TAKE_DRAFTS,
             &[&session, &drafts, &in_hand, &bytes, &largest, &from],
         ));
         let drafts: Vec<OutboxDraft> = rows?
@@ -170,7 +170,7 @@ impl Outbox for PostgresNode {
         named?;
         let draft = draft.clone();
 
-        let reason: String = reason.chars().take(REASON).collect();
+        let reason: String = reason.chars().take(REASON_CHARACTERS).collect();
         self.core
             .change(move |core, on| {
                 let (draft, reason) = (draft.clone(), reason.clone());
@@ -217,7 +217,7 @@ async fn reject_in(
         return Ok(((), None));
     };
     let size = u64::try_from(size.get::<_, i32>(0)).unwrap_or(0);
-    let said = Said::of(draft.json.as_deref());
+    let readable = UnusableDraft::of(draft.json.as_deref());
 
     let route = Route::over([]);
     let stage = Stage::Dead {
@@ -226,7 +226,7 @@ async fn reject_in(
     };
 
     let priority = rows::priority_number(Priority::Default);
-    let numbered = (0u16..).zip(said.recipients);
+    let numbered = (0u16..).zip(readable.recipients);
     let endings: Vec<Ending> = numbered
         .map(|(index, recipient)| {
             let mut delivery = Delivery::new(recipient, route.clone(), now);
@@ -258,7 +258,7 @@ async fn reject_in(
         expires_at: now,
         return_path: None,
         message_id: format!("<{}@outbox.invalid>", draft.id),
-        subject: said.subject,
+        subject: readable.subject,
         priority: Priority::Default,
         guarantee: Guarantee::AtLeastOnce,
         tags: Vec::new(),
@@ -281,7 +281,8 @@ async fn reject_in(
 
     // What cannot be composed has no message: there is nothing that a retry could send.
     on.execute(
-        "INSERT INTO mails (id, accepted_at, expires_at, priority, recipients, manifest, body, forgotten, draft)
+        "INSERT INTO mails (id, accepted_at, expires_at, priority, recipients, manifest, body,
+          forgotten, draft)
          SELECT $1, $2, $2, $3, $4, $5, '', true, draft FROM outbox WHERE id = $1",
         &[
             &id,
@@ -316,12 +317,12 @@ async fn reject_in(
 }
 
 /// What can be read of a draft that cannot be composed: a record has a recipient.
-struct Said {
+struct UnusableDraft {
     recipients: Vec<Address>,
     subject: String,
 }
 
-impl Said {
+impl UnusableDraft {
     fn of(json: Option<&str>) -> Self {
         let draft = json.and_then(|json| serde_json::from_str(json).ok());
         let draft: serde_json::Value = draft.unwrap_or_default();
@@ -334,7 +335,7 @@ impl Said {
         }
 
         let subject = draft["subject"].as_str().unwrap_or_default();
-        Said {
+        UnusableDraft {
             recipients,
             subject: subject.chars().take(200).collect(),
         }

@@ -1,5 +1,5 @@
-//! New mail: what came meanwhile is put in one statement, and its callers are answered when that is
-//! committed.
+//! New mail: everything that has arrived is stored by one statement, and the callers are answered
+//! when it is committed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use crate::spool::keyed::journal::entry::{Entry, PendingEntries};
 use crate::spool::{Manifest, NewMail, PutResult, SpoolError, codec};
 
 /// The most mails, and about the most bytes, that are put together.
-const GROUP: usize = 512;
+const GROUP_MAILS: usize = 512;
 const GROUP_BYTES: usize = 8 * 1024 * 1024;
 /// How long a mail is tried again whose outcome is not known.
-const UNKNOWN_FOR: Duration = Duration::from_secs(4);
+const RETRY_UNKNOWN_FOR: Duration = Duration::from_secs(4);
 
 /// Mails to be put, and who waits for that.
 pub(super) struct PutQueue {
@@ -37,7 +37,7 @@ pub(super) async fn run(core: Arc<Core>, mut inbox: mpsc::UnboundedReceiver<PutQ
         let mut bytes = weight(&first);
         let mut count = first.mails.len();
         let mut puts = vec![first];
-        while count < GROUP
+        while count < GROUP_MAILS
             && bytes < GROUP_BYTES
             && let Ok(next) = inbox.try_recv()
         {
@@ -75,7 +75,9 @@ async fn put_all(core: &Arc<Core>, mails: Vec<NewMail>) -> Results {
     let mut group = Vec::new();
     let mut bytes = 0;
     for mail in mails {
-        if !group.is_empty() && (group.len() >= GROUP || bytes + mail.body.len() > GROUP_BYTES) {
+        if !group.is_empty()
+            && (group.len() >= GROUP_MAILS || bytes + mail.body.len() > GROUP_BYTES)
+        {
             results.extend(put_group(core, std::mem::take(&mut group)).await);
             bytes = 0;
         }
@@ -201,7 +203,7 @@ async fn put_together(core: &Arc<Core>, mails: &[NewMail]) -> Results {
             StatementFailure::Gone | StatementFailure::Lacking => {
                 core.put.discard().await;
                 tried = chosen.iter().map(|mail| mail.manifest.id).collect();
-                let deadline = *deadline.get_or_insert_with(|| Instant::now() + UNKNOWN_FOR);
+                let deadline = *deadline.get_or_insert_with(|| Instant::now() + RETRY_UNKNOWN_FOR);
                 if Instant::now() >= deadline {
                     return refuse(core, &error, mails);
                 }
@@ -326,7 +328,7 @@ fn hint(core: &Core, mails: &[&NewMail]) {
         for delivery in &mail.deliveries {
             match delivery.stage.due() {
                 Some(due) => {
-                    let route = core.routes.id(&delivery.route).unwrap_or(hints::ANY);
+                    let route = core.routes.id(&delivery.route).unwrap_or(hints::ANY_ROUTE);
                     core.hints.due_at(route, due.as_millis());
                 }
                 None => sweep = sweep.min(core.kept_until(mail.manifest.accepted_at.as_millis())),
@@ -349,23 +351,29 @@ fn forget_at(core: &Core, mail: &NewMail) -> i64 {
 
 const INSERT: &str = "
 WITH m AS (INSERT INTO mails (id, accepted_at, expires_at, priority, recipients, manifest, body)
-    SELECT u.id, u.accepted_at, u.expires_at, u.priority, string_to_array(u.recipients, E'\\n'), u.manifest, u.body
-    FROM unnest($1::uuid[], $2::int8[], $3::int8[], $4::int2[], $5::text[], $6::bytea[], $7::bytea[])
+    SELECT u.id, u.accepted_at, u.expires_at, u.priority, string_to_array(u.recipients, E'\\n'),
+      u.manifest, u.body
+    FROM unnest($1::uuid[], $2::int8[], $3::int8[], $4::int2[], $5::text[], $6::bytea[],
+      $7::bytea[])
       AS u(id, accepted_at, expires_at, priority, recipients, manifest, body)
     RETURNING 1),
   r AS (INSERT INTO ready (mail, idx, route, priority, due, expires_at, size, data, account)
-    SELECT * FROM unnest($8::uuid[], $9::int4[], $10::int4[], $11::int2[], $12::int8[], $13::int8[], $14::int8[], $15::bytea[],
+    SELECT * FROM unnest($8::uuid[], $9::int4[], $10::int4[], $11::int2[], $12::int8[],
+      $13::int8[], $14::int8[], $15::bytea[],
       $30::int8[])
     RETURNING 1),
-  e AS (INSERT INTO ended (mail, idx, route, priority, at, stage, reason, data, token, tries, counted, crashes)
-    SELECT u.*, 0, 0, 0, 0 FROM unnest($31::uuid[], $32::int4[], $33::int4[], $34::int2[], $35::int8[], $36::int2[],
+  e AS (INSERT INTO ended (mail, idx, route, priority, at, stage, reason, data, token, tries,
+    counted, crashes)
+    SELECT u.*, 0, 0, 0, 0 FROM unnest($31::uuid[], $32::int4[], $33::int4[], $34::int2[],
+      $35::int8[], $36::int2[],
       $37::int2[], $38::bytea[]) u
     RETURNING 1),
   k AS (INSERT INTO keys (key, mail, fingerprint, forget_at)
     SELECT * FROM unnest($16::bytea[], $17::uuid[], $18::uuid[], $19::int8[])
     RETURNING 1),
   o AS (DELETE FROM outbox WHERE id = ANY($29) RETURNING 1),
-  n AS MATERIALIZED (SELECT (SELECT count(*) FROM o) + (SELECT count(*) FROM m) + (SELECT count(*) FROM r) + (SELECT count(*) FROM k)
+  n AS MATERIALIZED (SELECT (SELECT count(*) FROM o) + (SELECT count(*) FROM m)
+    + (SELECT count(*) FROM r) + (SELECT count(*) FROM k)
     + (SELECT count(*) FROM e) AS n),
   b AS MATERIALIZED (SELECT h.* FROM n, LATERAL bump($20, $21, $22, n.n) h),
   j AS (INSERT INTO journal (first, events, at, before, acts, entries)
@@ -373,7 +381,8 @@ WITH m AS (INSERT INTO mails (id, accepted_at, expires_at, priority, recipients,
     FROM b, unnest($23::int8[], $24::int4[], $25::int8[], $26::int8[], $27::bool[], $28::bytea[])
       AS u(off, events, at, before, acts, entries))
 SELECT commits, pending, first,
-  ARRAY(SELECT count_accounts(b.commits, $39::int8[], $40::int8[], $41::int8[], $42::int8[])) FROM b";
+  ARRAY(SELECT count_accounts(b.commits, $39::int8[], $40::int8[], $41::int8[], $42::int8[]))
+    FROM b";
 
 async fn insert(
     core: &Core,

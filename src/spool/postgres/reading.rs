@@ -1,5 +1,5 @@
-//! Looking things up: records, bodies, pages of them, and numbers. Each record is read by one
-//! statement, so that no delivery is seen twice or not at all while it moves.
+//! Looks up records, messages, pages and statistics. Each record is read by one statement, so that
+//! no delivery is seen twice or missed while it moves.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -19,11 +19,11 @@ use crate::spool::query::DELIVERIES_PER_PAGE;
 use crate::spool::{Page, Query, Record, SpoolError, SpoolStats};
 
 /// How many mails are read for one page that few of them belong on.
-const READ: usize = 5000;
+const MOST_READ: usize = 5000;
 /// How many mails are read together: each may have thousands of recipients.
-const READ_AT_ONCE: usize = 64;
+const STEP_MAILS: usize = 64;
 /// How many places of an index are passed over for it, in which they do not even stand.
-const PASSED_OVER: usize = 100_000;
+const MOST_PASSED_OVER: usize = 100_000;
 
 type Failure = tokio_postgres::Error;
 
@@ -50,11 +50,14 @@ macro_rules! ask {
 pub(super) use ask;
 
 pub(super) const RECORDS: &str = "
-SELECT m.manifest, m.expires_at, m.recipients[d.idx + 1] AS recipient, d.* FROM mails m CROSS JOIN LATERAL (
-  SELECT mail, idx, route, due AS at, stage, 0::smallint AS reason, tries, counted, crashes, data, owner <> 0 AS leased
+SELECT m.manifest, m.expires_at, m.recipients[d.idx + 1] AS recipient, d.* FROM mails m
+  CROSS JOIN LATERAL (
+  SELECT mail, idx, route, due AS at, stage, 0::smallint AS reason, tries, counted, crashes,
+    data, owner <> 0 AS leased
   FROM ready WHERE mail = m.id
   UNION ALL
-  SELECT mail, idx, route, at, stage, reason, tries, counted, crashes, data, false FROM ended WHERE mail = m.id) d
+  SELECT mail, idx, route, at, stage, reason, tries, counted, crashes, data, false
+    FROM ended WHERE mail = m.id) d
 WHERE m.id = ANY($1) ORDER BY d.mail, d.idx";
 
 /// The records of these mails, those that there are, each as far as it can be read.
@@ -115,7 +118,8 @@ pub(super) async fn by_key(
 }
 
 const BODY: &str = "SELECT body, forgotten, NOT EXISTS (SELECT FROM ready r WHERE r.mail = m.id)
-  AND NOT EXISTS (SELECT FROM ended e WHERE e.mail = m.id AND e.stage <> 2) FROM mails m WHERE id = $1";
+  AND NOT EXISTS (SELECT FROM ended e WHERE e.mail = m.id AND e.stage <> 2) FROM mails m
+    WHERE id = $1";
 
 pub(super) async fn body(core: &Arc<Core>, id: MailId) -> Result<Option<Bytes>, SpoolError> {
     core.check_open()?;
@@ -222,7 +226,7 @@ async fn page(
             };
         }
 
-        let some = places.found.len().min(READ_AT_ONCE);
+        let some = places.found.len().min(STEP_MAILS);
         let some: Vec<(Cursor, bool)> = places.found.drain(..some).collect();
         let is_last = places.is_last && places.found.is_empty();
         let wanted = some.iter().filter(|(_, fits)| *fits);
@@ -237,7 +241,7 @@ async fn page(
             let is_end = is_last && n + 1 == count;
             if !fits {
                 passed += 1;
-                if passed >= PASSED_OVER && !is_end {
+                if passed >= MOST_PASSED_OVER && !is_end {
                     page.next = cursor.map(Cursor::text);
                     return Ok(page);
                 }
@@ -258,7 +262,7 @@ async fn page(
                 page.mails.push(record.clone());
             }
             let is_full = page.mails.len() >= size || deliveries >= DELIVERIES_PER_PAGE;
-            if (is_full || read >= READ) && !is_end {
+            if (is_full || read >= MOST_READ) && !is_end {
                 page.next = cursor.map(Cursor::text);
                 return Ok(page);
             }
@@ -335,7 +339,8 @@ async fn newest(
         }
     };
     let sql = format!(
-        "SELECT x.id, coalesce(($3::int2 IS NULL OR m.priority = $3) AND m.accepted_at >= $4 AND m.accepted_at < $5, false)
+        "SELECT x.id, coalesce(($3::int2 IS NULL OR m.priority = $3) AND m.accepted_at >= $4
+          AND m.accepted_at < $5, false)
          FROM ({all}) x LEFT JOIN mails m ON m.id = x.id ORDER BY x.id DESC"
     );
 
@@ -382,8 +387,10 @@ async fn waiting(
     };
 
     let sql = format!(
-        "SELECT DISTINCT x.due, x.mail FROM unnest($1::int4[]) q(route) CROSS JOIN generate_series(0, 2) p
-         CROSS JOIN LATERAL (SELECT DISTINCT r.due, r.mail FROM ready r WHERE r.route = q.route AND r.priority = p::int2
+        "SELECT DISTINCT x.due, x.mail FROM unnest($1::int4[]) q(route)
+          CROSS JOIN generate_series(0, 2) p
+         CROSS JOIN LATERAL (SELECT DISTINCT r.due, r.mail FROM ready r
+           WHERE r.route = q.route AND r.priority = p::int2
            AND (r.due, r.mail) > ($2, $3) AND {wanted} ORDER BY r.due, r.mail LIMIT $4) x
          ORDER BY x.due, x.mail LIMIT $4"
     );
@@ -414,17 +421,21 @@ async fn count(core: &Core, on: &Connected, now: Timestamp) -> Result<SpoolStats
     let waiting = on
         .query(
             "SELECT route, priority, CASE WHEN owner <> 0 OR stage = 1 THEN 2 WHEN due <= $1 THEN 1
-                 WHEN tries = 0 THEN 0 ELSE 4 END AS state, count(*), min(due) FROM ready GROUP BY 1, 2, 3",
+                 WHEN tries = 0 THEN 0 ELSE 4 END AS state, count(*), min(due) FROM ready
+                   GROUP BY 1, 2, 3",
             &[&now.as_millis()],
         )
         .await?;
 
     let whole = on
         .query(
-            "SELECT totals, (SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::int8 FROM pg_class c
-               WHERE c.relnamespace = (SELECT n.oid FROM pg_namespace n WHERE n.nspname = current_schema()) AND c.relkind = 'r'),
+            "SELECT totals, (SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::int8
+              FROM pg_class c
+               WHERE c.relnamespace = (SELECT n.oid FROM pg_namespace n
+                 WHERE n.nspname = current_schema()) AND c.relkind = 'r'),
                (SELECT count(*) FROM set_aside),
-               written - coalesce((SELECT before FROM journal ORDER BY first LIMIT 1), written) FROM head",
+               written - coalesce((SELECT before FROM journal ORDER BY first LIMIT 1),
+                 written) FROM head",
             &[],
         )
         .await?;

@@ -1,4 +1,4 @@
-//! Routes by the short number that rows have for them.
+//! Routes and the short numbers that rows have for them.
 
 use std::collections::HashMap;
 

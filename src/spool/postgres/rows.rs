@@ -1,5 +1,5 @@
-//! Mails and deliveries as rows. What may change of a delivery without its bytes being written anew
-//! stands in columns, and those count.
+//! Mails and deliveries as rows. The parts of a delivery that change often are columns; they take
+//! precedence over its encoded bytes.
 
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -89,7 +89,7 @@ fn stage(number: i16, at: i64, reason: i16) -> Stage {
 }
 
 /// What a row says of a delivery.
-pub(super) struct Read {
+pub(super) struct DeliveryRow {
     pub mail: MailId,
     pub index: u16,
     pub delivery: Delivery,
@@ -98,7 +98,7 @@ pub(super) struct Read {
 }
 
 /// A delivery as its row has it, as far as it can be read.
-pub(super) fn delivery(row: &Row, routes: &Routes) -> Read {
+pub(super) fn delivery(row: &Row, routes: &Routes) -> DeliveryRow {
     let (mail, index) = (mail_id(row.get("mail")), index(row));
     let (delivery, unread) = match whole_delivery(row, routes) {
         Ok((_, _, delivery)) => (delivery, None),
@@ -111,7 +111,7 @@ pub(super) fn delivery(row: &Row, routes: &Routes) -> Read {
         }
     };
 
-    Read {
+    DeliveryRow {
         mail,
         index,
         delivery,

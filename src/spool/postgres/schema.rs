@@ -20,10 +20,10 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0008.sql"),
 ];
 
-/// How often a step is tried that others were in the way of, and how long it lets them go on between.
-/// It waits for a table but a little: all that is asked of it meanwhile waits behind.
-const TRIES: usize = 10;
-const REST: Duration = Duration::from_secs(1);
+/// How often a step is tried that others were in the way of, and how long it lets them go on
+/// between. It waits for a table but a little: all that is asked of it meanwhile waits behind.
+const STEP_TRIES: usize = 10;
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Whether tables are made and changed when a spool is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,11 +65,12 @@ pub(super) async fn prepare(
 
     if migrate == Migrate::Check {
         return Err(unusable(format!(
-            "its schema {schema} has version {version} of the tables and {newest} is needed; run `postrider spool migrate`, or set `migrate` to auto"
+            "its schema {schema} has version {version} of the tables and {newest} is needed; run \
+            `postrider spool migrate`, or set `migrate` to auto"
         )));
     }
 
-    for _ in 1..TRIES {
+    for _ in 1..STEP_TRIES {
         match make(client, schema, version).await {
             Err(error) if judge(&error) == StatementFailure::Busy => {
                 tracing::info!(
@@ -77,7 +78,7 @@ pub(super) async fn prepare(
                     "the tables are in use; making them is tried again"
                 );
                 client.batch_execute("ROLLBACK").await.map_err(failed)?;
-                tokio::time::sleep(REST).await;
+                tokio::time::sleep(RETRY_AFTER).await;
             }
             made => return made.map_err(failed),
         }
@@ -94,12 +95,13 @@ async fn other_encoding(client: &Client) -> Result<Option<String>, tokio_postgre
 
 pub(super) fn not_utf8(database: &str, encoding: &str) -> String {
     format!(
-        "{database} has the encoding {encoding}, which cannot hold every address; make one with `createdb -E UTF8 -T template0`"
+        "{database} has the encoding {encoding}, which cannot hold every address; make one with \
+        `createdb -E UTF8 -T template0`"
     )
 }
 
 /// How the tables are, seen by whoever would use them.
-pub(super) enum Standing {
+pub(super) enum SchemaState {
     /// The database itself will not do, by its encoding.
     NotUtf8(String),
     /// Of this version, or of a newer one.
@@ -111,12 +113,12 @@ pub(super) enum Standing {
 }
 
 /// How the tables are; changes nothing.
-pub(super) async fn standing(
+pub(super) async fn state(
     client: &Client,
     schema: &str,
-) -> Result<Standing, tokio_postgres::Error> {
+) -> Result<SchemaState, tokio_postgres::Error> {
     if let Some(encoding) = other_encoding(client).await? {
-        return Ok(Standing::NotUtf8(encoding));
+        return Ok(SchemaState::NotUtf8(encoding));
     }
     let may_be_made = client
         .query_one(
@@ -125,12 +127,13 @@ pub(super) async fn standing(
             &[&schema],
         )
         .await?;
+
     if !may_be_made.get::<_, bool>(0) {
-        return Ok(Standing::MayNotBeMade);
+        return Ok(SchemaState::MayNotBeMade);
     }
     Ok(match version(client, schema).await? < STEPS.len() {
-        true => Standing::Older,
-        false => Standing::Ready,
+        true => SchemaState::Older,
+        false => SchemaState::Ready,
     })
 }
 
@@ -172,7 +175,8 @@ async fn make(client: &Client, schema: &str, seen: usize) -> Result<(), tokio_po
         }
         client
             .batch_execute(&format!(
-                "CREATE TABLE IF NOT EXISTS {name}.migrations (step int PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())"
+                "CREATE TABLE IF NOT EXISTS {name}.migrations (step int PRIMARY KEY, \
+                at timestamptz NOT NULL DEFAULT now())"
             ))
             .await?;
     }
@@ -181,7 +185,8 @@ async fn make(client: &Client, schema: &str, seen: usize) -> Result<(), tokio_po
     for (number, step) in (1i32..).zip(STEPS).skip(done) {
         client
             .batch_execute(&format!(
-                "SET LOCAL search_path TO {name}; SET LOCAL lock_timeout TO '2s'; SET LOCAL statement_timeout TO 0"
+                "SET LOCAL search_path TO {name}; SET LOCAL lock_timeout TO '2s'; \
+                SET LOCAL statement_timeout TO 0"
             ))
             .await?;
         client

@@ -1,8 +1,8 @@
-//! This node among the others: its session, and the heartbeats that keep it, which wait for nothing
-//! else that this node does.
+//! This node among the others: its session, and the heartbeats that keep it alive, which wait for
+//! nothing else that this node does.
 //!
-//! *Invariant:* a session that was ended by another is never used again, and nothing that was leased
-//! under it settles.
+//! *Invariant:* a session that was ended by another is never used again, and nothing that was
+//! leased under it settles.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -11,24 +11,25 @@ use std::time::{Duration, Instant};
 
 use super::cluster;
 use super::hints;
+use super::lease_clock::LeaseInstant;
 use super::link::{Connected, reason};
-use super::moment::Moment;
 use super::shared::{Core, Session};
 use crate::mail::Timestamp;
 use crate::spool::SpoolError;
 
 /// How long a heartbeat may take.
-const BEAT_WITHIN: Duration = Duration::from_secs(3);
+const BEAT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How soon it beats again where the database did not answer.
-const AGAIN: Duration = Duration::from_millis(100);
+const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// Makes a session of this node's.
 pub(super) async fn begin(core: &Core, on: &Connected) -> Result<(), tokio_postgres::Error> {
-    let asked = Moment::now();
+    let asked = LeaseInstant::now();
     let lease = i64::try_from(core.lease.as_millis()).unwrap_or(i64::MAX);
     let rows = on
         .query(
-            "INSERT INTO sessions (node, instance, version, lease_ms) VALUES ($1, $2, $3, $4) RETURNING id",
+            "INSERT INTO sessions (node, instance, version, lease_ms) \
+            VALUES ($1, $2, $3, $4) RETURNING id",
             &[
                 &core.node,
                 &core.instance,
@@ -39,10 +40,10 @@ pub(super) async fn begin(core: &Core, on: &Connected) -> Result<(), tokio_postg
         .await?;
     let id: i32 = rows.first().map_or(0, |row| row.get(0));
 
-    let mut book = core.book.lock();
-    book.begin(id);
+    let mut leases = core.leases.lock();
+    leases.begin(id);
     *core.session.write() = Session::begun(id, asked);
-    drop(book);
+    drop(leases);
     tracing::info!(session = id, node = %core.node, "a node of the spool");
     Ok(())
 }
@@ -58,7 +59,7 @@ pub(super) async fn run(core: Weak<Core>) {
         let every = beat_every(&core);
         let rest = match beat(&core).await {
             Ok(()) => every.saturating_sub(begun.elapsed()),
-            Err(_) => AGAIN,
+            Err(_) => RETRY_AFTER,
         };
         drop(core);
         tokio::time::sleep(rest).await;
@@ -71,7 +72,7 @@ fn beat_every(core: &Core) -> Duration {
 
 /// One heartbeat. Where the session is gone, another is begun.
 async fn beat(core: &Arc<Core>) -> Result<(), SpoolError> {
-    let beaten = match tokio::time::timeout(BEAT_WITHIN, try_beat(core)).await {
+    let beaten = match tokio::time::timeout(BEAT_TIMEOUT, try_beat(core)).await {
         Ok(beaten) => beaten,
         Err(_) => Err(core.connector.unreachable("it does not answer")),
     };
@@ -86,13 +87,13 @@ async fn beat(core: &Arc<Core>) -> Result<(), SpoolError> {
 
 async fn try_beat(core: &Arc<Core>) -> Result<(), SpoolError> {
     let on = core.on(&core.heart).await?;
-    let asked = Moment::now();
+    let asked = LeaseInstant::now();
     let before = Timestamp::now();
     // Whatever is in the way of it, such as tables that are gone, nothing may be begun without it.
     let failed = |error: tokio_postgres::Error| core.connector.unreachable(reason(&error));
 
     let session = core.session();
-    let holds = i64::try_from(core.book.lock().count()).unwrap_or(i64::MAX);
+    let holds = i64::try_from(core.leases.lock().count()).unwrap_or(i64::MAX);
     let beaten = on
         .query(
             "UPDATE sessions SET seen = now(), holds = $2 WHERE id = $1
@@ -115,11 +116,12 @@ async fn try_beat(core: &Arc<Core>) -> Result<(), SpoolError> {
             if session != 0 {
                 tracing::warn!(
                     session,
-                    "this node gave no sign of life for longer than its lease, and others have taken over what it held"
+                    "this node gave no sign of life for longer than its lease, and others have \
+                    taken over what it held"
                 );
             }
             begin(core, &on).await.map_err(failed)?;
-            core.hints.stir([hints::ANY]);
+            core.hints.stir([hints::ANY_ROUTE]);
             core.changed.notify_one();
         }
     }
@@ -131,9 +133,9 @@ async fn try_beat(core: &Arc<Core>) -> Result<(), SpoolError> {
 
 /// The sessions that are lapsed, and since when it is known.
 #[derive(Default)]
-pub(super) struct Lapsed(HashMap<i32, Instant>);
+pub(super) struct LapsedSessions(HashMap<i32, Instant>);
 
-impl Lapsed {
+impl LapsedSessions {
     fn seen(&mut self, lapsed: Vec<i32>) {
         self.0.retain(|session, _| lapsed.contains(session));
         for session in lapsed {
@@ -141,12 +143,12 @@ impl Lapsed {
         }
     }
 
-    /// Takes those that stayed so for two heartbeats: where the server's clock was set, all are lapsed
-    /// until they beat again.
+    /// Takes those that stayed so for two heartbeats: where the server's clock was set, all are
+    /// lapsed until they beat again.
     pub(super) fn take(&mut self, core: &Core) -> Vec<i32> {
-        let patience = beat_every(core) * 2;
+        let grace = beat_every(core) * 2;
         let known = self.0.iter();
-        let over = known.filter(|(_, since)| since.elapsed() >= patience);
+        let over = known.filter(|(_, since)| since.elapsed() >= grace);
         let mut over: Vec<i32> = over.map(|(session, _)| *session).collect();
         over.sort_unstable();
         over.iter().for_each(|session| _ = self.0.remove(session));

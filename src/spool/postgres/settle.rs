@@ -1,9 +1,9 @@
-//! Outcomes, marks and leases that come back: one task takes them up in the order of the calls and
-//! writes what came meanwhile together. While the database does not answer it keeps them, and
-//! writes them under their leases when it does.
+//! Outcomes, marks and returned leases: one task takes them in the order of the calls and writes
+//! all that have arrived together. While the database does not answer it keeps them, and writes
+//! them under their leases when it does.
 //!
-//! *Invariant:* the fence is the row's owner, under the row's lock: what belongs to another session is
-//! not touched, whatever this node believes.
+//! *Invariant:* the fence is the row's owner, under the row's lock: what belongs to another session
+//! is not touched, whatever this node believes.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use super::accounts;
-use super::book::{HeldDelivery, session_of};
 use super::hints;
+use super::lease_table::{HeldDelivery, session_of};
 use super::link::{Connected, StatementFailure, judge};
-use super::lost;
+use super::lost_leases;
 use super::rows::{self, MARKED, PENDING};
 use super::shared::{Committed, Core, tell_ends, told_alone};
 use crate::delivery::{DeadReason, Delivery, Stage};
@@ -25,9 +25,9 @@ use crate::spool::keyed::journal::entry::Entry;
 use crate::spool::{EndedDelivery, LeaseToken, SettleResult, SpoolError, codec};
 
 /// The most deliveries that are written together.
-const GROUP: usize = 256;
+const GROUP_DELIVERIES: usize = 256;
 /// How long the database is left alone when it did not answer.
-const REST: Duration = Duration::from_millis(200);
+const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// What the task is asked.
 pub(super) enum Command {
@@ -90,7 +90,7 @@ pub(super) async fn run(core: Arc<Core>, mut inbox: mpsc::UnboundedReceiver<Comm
                     break;
                 }
             }
-            if group.writes.len() + group.released.len() < GROUP {
+            if group.writes.len() + group.released.len() < GROUP_DELIVERIES {
                 command = inbox.try_recv().ok();
             }
         }
@@ -98,9 +98,9 @@ pub(super) async fn run(core: Arc<Core>, mut inbox: mpsc::UnboundedReceiver<Comm
         if let Some((tokens, reply)) = mark {
             let _ = reply.send(record_mark(&core, tokens).await);
         }
-        // What has left the book is written now, and nothing leaves it meanwhile.
+        // What has left the lease table is written now, and nothing leaves it meanwhile.
         if let Some(reply) = finding {
-            if let Err(error) = lost::give_back(&core).await {
+            if let Err(error) = lost_leases::give_back(&core).await {
                 tracing::debug!(%error, "what a lost claim holds is looked for later");
                 core.has_doubt.store(true, Ordering::SeqCst);
             }
@@ -119,8 +119,8 @@ impl Group {
     ) {
         let mut results = Vec::with_capacity(settled.len());
         for (token, delivery) in settled {
-            // Whoever cancels or claims it meanwhile is stopped by the row, not by the book.
-            match core.book.lock().end(&token) {
+            // Whoever cancels or claims it meanwhile is stopped by the row, not by the lease table.
+            match core.leases.lock().end(&token) {
                 Some(held) => {
                     results.push(Err(self.writes.len()));
                     self.writes.push(Write {
@@ -141,12 +141,15 @@ impl Group {
 
     fn release(&mut self, core: &Core, token: LeaseToken) {
         self.releases += 1;
-        let Some(held) = core.book.lock().end(&token) else {
+        let Some(held) = core.leases.lock().end(&token) else {
             return;
         };
 
         if !held.marked {
-            let route = core.routes.id(&held.delivery.route).unwrap_or(hints::ANY);
+            let route = core
+                .routes
+                .id(&held.delivery.route)
+                .unwrap_or(hints::ANY_ROUTE);
             self.released_on.insert(route);
             self.released.push(token);
             return;
@@ -192,7 +195,7 @@ async fn write(core: &Arc<Core>, group: Group) {
         }
     } else {
         core.releasing.fetch_sub(releases, Ordering::SeqCst);
-        answer(core, &writes, replies, Ok(Written::default()));
+        answer(core, &writes, replies, Ok(WriteResult::default()));
     }
 
     for pass in passes {
@@ -201,12 +204,12 @@ async fn write(core: &Arc<Core>, group: Group) {
 }
 
 /// Which of the writes were done.
-type Done = HashSet<usize>;
+type DoneWrites = HashSet<usize>;
 
 /// What came of writes. One that is neither done nor refused came too late.
 #[derive(Default)]
-struct Written {
-    done: Done,
+struct WriteResult {
+    done: DoneWrites,
     /// Those that the database cannot keep, whatever is done beside them.
     refused: HashMap<usize, SpoolError>,
 }
@@ -215,12 +218,13 @@ async fn write_until_known(
     core: &Arc<Core>,
     writes: &[Write],
     released: &[LeaseToken],
-) -> Result<Written, SpoolError> {
+) -> Result<WriteResult, SpoolError> {
     let mut is_doubtful = false;
     let mut time_limit = None;
     // At first all of them in one statement.
     let mut step = writes.len().max(1);
     let mut refused = HashMap::new();
+
     loop {
         if core.closed.load(Ordering::SeqCst) {
             // Somebody waits for the end of all this.
@@ -234,7 +238,7 @@ async fn write_until_known(
             Err(error) => {
                 core.note_down(&error);
                 *core.owed.write() = Some(error);
-                tokio::time::sleep(REST).await;
+                tokio::time::sleep(RETRY_AFTER).await;
                 continue;
             }
         };
@@ -242,7 +246,7 @@ async fn write_until_known(
         let outcome = async {
             let mut done = match is_doubtful {
                 true => known(&on, writes).await?,
-                false => Done::new(),
+                false => DoneWrites::new(),
             };
             let routes = writes.iter().map(|write| &write.delivery.route);
             core.routes.name_all(&on, routes).await?;
@@ -258,7 +262,7 @@ async fn write_until_known(
             let settled = settle_in_steps(core, &on, writes, left.chunks(step), &mut refused);
             let (settled, ()) = futures::future::try_join(settled, released).await?;
             done.extend(settled);
-            Ok::<Done, tokio_postgres::Error>(done)
+            Ok::<DoneWrites, tokio_postgres::Error>(done)
         }
         .await;
         let error = match outcome {
@@ -269,7 +273,7 @@ async fn write_until_known(
                     // They are leased, and in nobody's hands.
                     core.has_doubt.store(true, Ordering::SeqCst);
                 }
-                return Ok(Written { done, refused });
+                return Ok(WriteResult { done, refused });
             }
             Err(error) => error,
         };
@@ -279,11 +283,12 @@ async fn write_until_known(
             StatementFailure::Busy => {}
             StatementFailure::Gone | StatementFailure::Lacking => {
                 let error = core.failed(&error);
-                tracing::warn!(%error, count = writes.len(), "outcomes wait until the database answers");
+                tracing::warn!(%error, count = writes.len(),
+                    "outcomes wait until the database answers");
                 *core.owed.write() = Some(error);
                 core.settling.discard().await;
                 is_doubtful = true;
-                tokio::time::sleep(REST).await;
+                tokio::time::sleep(RETRY_AFTER).await;
             }
             // It was there already: a write of which nothing was heard.
             StatementFailure::Exists => is_doubtful = true,
@@ -307,8 +312,8 @@ async fn settle_in_steps(
     writes: &[Write],
     steps: std::slice::Chunks<'_, usize>,
     refused: &mut HashMap<usize, SpoolError>,
-) -> Result<Done, tokio_postgres::Error> {
-    let mut done = Done::new();
+) -> Result<DoneWrites, tokio_postgres::Error> {
+    let mut done = DoneWrites::new();
     for step in steps {
         match settle(core, on, writes, step).await {
             Ok(settled) => done.extend(settled),
@@ -325,17 +330,24 @@ async fn settle_in_steps(
 }
 
 const SETTLE: &str = "
-WITH s AS MATERIALIZED (SELECT * FROM unnest($1::uuid[], $2::int4[], $3::int4[], $4::int8[], $5::int8[], $6::int2[],
-      $7::int2[], $8::int4[], $9::int4[], $10::int4[], $11::int4[], $12::bytea[], $13::int4[], $14::bytea[])
-    WITH ORDINALITY AS s(mail, idx, owner, token, at, stage, reason, route, tries, counted, crashes, data, events, entry, ord)),
-  d AS (DELETE FROM ready r USING s WHERE r.mail = s.mail AND r.idx = s.idx AND r.owner = s.owner AND s.stage >= 2
+WITH s AS MATERIALIZED (SELECT * FROM unnest($1::uuid[], $2::int4[], $3::int4[], $4::int8[],
+  $5::int8[], $6::int2[],
+      $7::int2[], $8::int4[], $9::int4[], $10::int4[], $11::int4[], $12::bytea[], $13::int4[],
+        $14::bytea[])
+    WITH ORDINALITY AS s(mail, idx, owner, token, at, stage, reason, route, tries, counted,
+      crashes, data, events, entry, ord)),
+  d AS (DELETE FROM ready r USING s WHERE r.mail = s.mail AND r.idx = s.idx
+    AND r.owner = s.owner AND s.stage >= 2
     RETURNING s.*, r.priority, r.account),
-  u AS (UPDATE ready r SET stage = 0, due = s.at, route = s.route, tries = s.tries, counted = s.counted,
+  u AS (UPDATE ready r SET stage = 0, due = s.at, route = s.route, tries = s.tries,
+    counted = s.counted,
       crashes = s.crashes, data = s.data, owner = 0, token = s.token, takeovers = 0
     FROM s WHERE r.mail = s.mail AND r.idx = s.idx AND r.owner = s.owner AND s.stage < 2
     RETURNING s.events, s.entry, s.at, s.ord),
-  e AS (INSERT INTO ended (mail, idx, route, priority, at, stage, reason, token, tries, counted, crashes, data)
-    SELECT mail, idx, route, priority, at, stage, reason, token, tries, counted, crashes, data FROM d RETURNING 1),
+  e AS (INSERT INTO ended (mail, idx, route, priority, at, stage, reason, token, tries, counted,
+    crashes, data)
+    SELECT mail, idx, route, priority, at, stage, reason, token, tries, counted, crashes,
+      data FROM d RETURNING 1),
   t AS MATERIALIZED (SELECT ord, events, entry FROM d UNION ALL SELECT ord, events, entry FROM u),
   n AS MATERIALIZED (SELECT (SELECT count(*) FROM e) AS n,
       (SELECT coalesce(sum(events), 0)::int8 FROM t) AS events,
@@ -344,12 +356,14 @@ WITH s AS MATERIALIZED (SELECT * FROM unnest($1::uuid[], $2::int4[], $3::int4[],
               ELSE (SELECT count(*) FROM d WHERE d.stage = k + 1 AND d.priority = p) END
             FROM generate_series(0, 3) k, generate_series(0, 2) p ORDER BY k, p)::int8[] AS totals),
   b AS MATERIALIZED (SELECT h.*, n.events FROM n, LATERAL bump(n.events, n.bytes, n.totals, n.n) h),
-  g AS MATERIALIZED (SELECT array_agg(account) AS names, array_agg(-n) AS pending, array_agg(0::int8) AS none
+  g AS MATERIALIZED (SELECT array_agg(account) AS names, array_agg(-n) AS pending,
+    array_agg(0::int8) AS none
     FROM (SELECT account, count(*) AS n FROM d WHERE account <> 0 GROUP BY account) x),
   j AS (INSERT INTO journal (first, events, at, before, acts, entries)
     SELECT b.first, b.events, $15, b.before, false, string_agg(t.entry, ''::bytea ORDER BY t.ord)
     FROM b, t WHERE b.events > 0 GROUP BY b.first, b.events, b.before),
-  a AS MATERIALIZED (SELECT ARRAY(SELECT count_accounts(b.commits, g.names, g.pending, g.none, g.none)) AS accounts
+  a AS MATERIALIZED (SELECT ARRAY(SELECT count_accounts(b.commits, g.names, g.pending, g.none,
+    g.none)) AS accounts
     FROM b, g)
 SELECT t.ord, b.commits, b.pending, b.first + b.events - 1, a.accounts FROM t, b, a";
 
@@ -358,9 +372,9 @@ async fn settle(
     on: &Connected,
     writes: &[Write],
     chosen: &[usize],
-) -> Result<Done, tokio_postgres::Error> {
+) -> Result<DoneWrites, tokio_postgres::Error> {
     if chosen.is_empty() {
-        return Ok(Done::new());
+        return Ok(DoneWrites::new());
     }
     let count = chosen.len();
     let mut mails: Vec<Uuid> = Vec::with_capacity(count);
@@ -447,7 +461,7 @@ async fn settle(
 }
 
 /// Which writes were done of which nothing was heard.
-async fn known(on: &Connected, writes: &[Write]) -> Result<Done, tokio_postgres::Error> {
+async fn known(on: &Connected, writes: &[Write]) -> Result<DoneWrites, tokio_postgres::Error> {
     let mails: Vec<Uuid> = writes.iter().map(|w| rows::uuid(w.token.mail)).collect();
     let places: Vec<i32> = writes.iter().map(|w| i32::from(w.token.index)).collect();
     let tokens: Vec<i64> = writes
@@ -457,9 +471,12 @@ async fn known(on: &Connected, writes: &[Write]) -> Result<Done, tokio_postgres:
 
     let rows = on
         .query(
-            "SELECT s.ord FROM unnest($1::uuid[], $2::int4[], $3::int8[]) WITH ORDINALITY AS s(mail, idx, token, ord)
-             WHERE EXISTS (SELECT FROM ended e WHERE e.mail = s.mail AND e.idx = s.idx AND e.token = s.token)
-                OR EXISTS (SELECT FROM ready r WHERE r.mail = s.mail AND r.idx = s.idx AND r.token = s.token)",
+            "SELECT s.ord FROM unnest($1::uuid[], $2::int4[], $3::int8[])
+              WITH ORDINALITY AS s(mail, idx, token, ord)
+             WHERE EXISTS (SELECT FROM ended e WHERE e.mail = s.mail AND e.idx = s.idx
+               AND e.token = s.token)
+                OR EXISTS (SELECT FROM ready r WHERE r.mail = s.mail AND r.idx = s.idx
+                  AND r.token = s.token)",
             &[&mails, &places, &tokens],
         )
         .await?;
@@ -475,7 +492,8 @@ async fn release(on: &Connected, released: &[LeaseToken]) -> Result<(), tokio_po
     let places: Vec<i32> = released.iter().map(|t| i32::from(t.index)).collect();
     let owners: Vec<i32> = released.iter().map(|t| session_of(t.serial)).collect();
     on.execute(
-        "UPDATE ready r SET owner = 0, stage = 0 FROM unnest($1::uuid[], $2::int4[], $3::int4[]) AS s(mail, idx, owner)
+        "UPDATE ready r SET owner = 0, stage = 0 FROM unnest($1::uuid[], $2::int4[], $3::int4[])
+          AS s(mail, idx, owner)
          WHERE r.mail = s.mail AND r.idx = s.idx AND r.owner = s.owner",
         &[&mails, &places, &owners],
     )
@@ -488,9 +506,9 @@ fn answer(
     core: &Arc<Core>,
     writes: &[Write],
     replies: Vec<Reply>,
-    outcome: Result<Written, SpoolError>,
+    outcome: Result<WriteResult, SpoolError>,
 ) {
-    let Written { done, refused } = match outcome {
+    let WriteResult { done, refused } = match outcome {
         Ok(written) => written,
         Err(error) => {
             for reply in replies {
@@ -506,7 +524,7 @@ fn answer(
         let (_, when, _) = rows::stage_columns(&delivery.stage);
         match delivery.stage {
             Stage::Pending { .. } | Stage::Committing { .. } => {
-                let route = core.routes.id(&delivery.route).unwrap_or(hints::ANY);
+                let route = core.routes.id(&delivery.route).unwrap_or(hints::ANY_ROUTE);
                 core.hints.due_at(route, when);
             }
             _ => core.hints.sweep_at(core.kept_until(when)),
@@ -552,8 +570,8 @@ fn answer(
 /// Records that these may be sent: all of them, or none.
 async fn record_mark(core: &Arc<Core>, tokens: Vec<LeaseToken>) -> Result<(), SpoolError> {
     {
-        let book = core.book.lock();
-        if tokens.iter().any(|token| book.current(token).is_none()) {
+        let leases = core.leases.lock();
+        if tokens.iter().any(|token| leases.current(token).is_none()) {
             core.stale.fetch_add(1, Ordering::Relaxed);
             return Err(SpoolError::StaleLease);
         }
@@ -569,15 +587,16 @@ async fn record_mark(core: &Arc<Core>, tokens: Vec<LeaseToken>) -> Result<(), Sp
         let on = core.on(&core.settling).await?;
         let marked = on
             .execute(
-                "UPDATE ready r SET stage = 1 FROM unnest($1::uuid[], $2::int4[], $3::int4[]) AS s(mail, idx, owner)
+                "UPDATE ready r SET stage = 1 FROM unnest($1::uuid[], $2::int4[], $3::int4[])
+                  AS s(mail, idx, owner)
                  WHERE r.mail = s.mail AND r.idx = s.idx AND r.owner = s.owner",
                 &[&mails, &places, &owners],
             )
             .await;
         match marked {
             Ok(count) if count == tokens.len() as u64 => {
-                let mut book = core.book.lock();
-                tokens.iter().for_each(|token| book.mark(token));
+                let mut leases = core.leases.lock();
+                tokens.iter().for_each(|token| leases.mark(token));
                 return Ok(());
             }
             Ok(_) => {

@@ -11,15 +11,15 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use uuid::Uuid;
 
 use super::accounts::{self, Accounts};
-use super::book::LeaseTable;
 use super::connector::Connector;
 use super::hints::Hints;
 use super::horizon::Horizon;
+use super::lease_clock::LeaseInstant;
+use super::lease_table::LeaseTable;
 use super::link::{Connected, Link, StatementFailure, judge};
-use super::moment::Moment;
 use super::outbox::Drafts;
 use super::routes::Routes;
-use super::session::Lapsed;
+use super::session::LapsedSessions;
 use super::settle::Command;
 use super::skew::Skew;
 use crate::mail::Timestamp;
@@ -30,9 +30,9 @@ use crate::spool::{
 };
 
 /// How often a change that others were in the way of is tried again.
-const TRIES: usize = 5;
+const CHANGE_TRIES: usize = 5;
 /// The part of its lease after which a node that heard nothing begins no more mail.
-const FENCE: f64 = 0.6;
+const FENCE_FRACTION: f64 = 0.6;
 /// How long what was given back is waited for.
 const RELEASED_WITHIN: Duration = Duration::from_secs(2);
 
@@ -56,7 +56,7 @@ pub(super) struct Core {
     /// One claim and one change at a time.
     pub claim_turn: tokio::sync::Mutex<()>,
     pub change_turn: tokio::sync::Mutex<()>,
-    pub book: Mutex<LeaseTable>,
+    pub leases: Mutex<LeaseTable>,
     pub routes: Routes,
     pub hints: Hints,
     /// What keeps the database from removing dead rows.
@@ -72,7 +72,7 @@ pub(super) struct Core {
     /// Why outcomes wait that are known here, if they do: until they are recorded nothing is begun.
     pub owed: RwLock<Option<SpoolError>>,
     /// The sessions that gave no sign of life for too long, as of the last heartbeat.
-    pub lapsed: Mutex<Lapsed>,
+    pub lapsed: Mutex<LapsedSessions>,
     pub untold: Mutex<Vec<EndedDelivery>>,
     pub drafts: Drafts,
     pub accounts: Accounts,
@@ -102,11 +102,11 @@ pub(super) struct Core {
 pub(super) struct Session {
     pub id: i32,
     /// When the last heartbeat was asked for that was answered.
-    pub asked: Moment,
+    pub asked: LeaseInstant,
 }
 
 impl Session {
-    pub(super) fn begun(id: i32, asked: Moment) -> Self {
+    pub(super) fn begun(id: i32, asked: LeaseInstant) -> Self {
         Session { id, asked }
     }
 
@@ -130,7 +130,7 @@ impl Core {
         }
 
         let session = *self.session.read();
-        let may_go_on = self.lease.mul_f64(FENCE);
+        let may_go_on = self.lease.mul_f64(FENCE_FRACTION);
         if session.id == 0 || session.age() > may_go_on {
             return Some(
                 self.connector
@@ -249,7 +249,7 @@ impl Core {
                 if on.rollback().await.is_err() {
                     core.changing.discard().await;
                 }
-                if judge(&error) != StatementFailure::Busy || tries >= TRIES {
+                if judge(&error) != StatementFailure::Busy || tries >= CHANGE_TRIES {
                     return Err(core.failed(&error));
                 }
             }
@@ -298,7 +298,7 @@ impl Core {
 
     /// Whether this lease is current, as far as this node knows.
     pub(super) fn holds(&self, token: &LeaseToken) -> bool {
-        self.book.lock().current(token).is_some()
+        self.leases.lock().current(token).is_some()
     }
 }
 
@@ -322,7 +322,7 @@ pub(super) struct Committed {
     /// The number of the last event.
     pub last: i64,
     /// The accounts that it changed, as they are then.
-    pub accounts: Vec<accounts::Known>,
+    pub accounts: Vec<accounts::AccountAtCommit>,
 }
 
 /// What happened, as the rows of the journal have it.
@@ -374,10 +374,12 @@ pub(super) async fn bump(
     const SQL: &str = "WITH b AS MATERIALIZED (SELECT * FROM bump($1, $2, $3, 0)),
         j AS (INSERT INTO journal (first, events, at, before, acts, entries)
               SELECT b.first + u.off, u.events, u.at, b.before + u.before, u.acts, u.entries
-              FROM b, unnest($4::int8[], $5::int4[], $6::int8[], $7::int8[], $8::bool[], $9::bytea[])
+              FROM b, unnest($4::int8[], $5::int4[], $6::int8[], $7::int8[], $8::bool[],
+                $9::bytea[])
                 AS u(off, events, at, before, acts, entries))
         SELECT commits, pending, first,
-          ARRAY(SELECT count_accounts(b.commits, $10::int8[], $11::int8[], $12::int8[], $13::int8[])) FROM b";
+          ARRAY(SELECT count_accounts(b.commits, $10::int8[], $11::int8[], $12::int8[],
+            $13::int8[])) FROM b";
 
     let records = Records::of(told);
     let accounts = totals.accounts.columns();

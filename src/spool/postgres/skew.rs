@@ -1,5 +1,5 @@
-//! How far this machine's clock is from the database's. Leases go by the database's alone; when
-//! mail falls due and expires is told by each node's own.
+//! How far this machine's clock is from the database's. Leases depend on the database's clock only;
+//! when mail falls due and expires depends on each node's own.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use crate::mail::Timestamp;
 
 /// How far a clock may be off before it is told.
-const TOLERATED: Duration = Duration::from_secs(5);
+const TOLERATED_SKEW: Duration = Duration::from_secs(5);
 
 #[derive(Default)]
 pub(super) struct Skew(Mutex<Option<ClockSkew>>);
@@ -25,7 +25,7 @@ impl Skew {
     pub(super) fn seen(&self, before: Timestamp, told: Timestamp, after: Timestamp) {
         let (behind, ahead) = (told.since(after), before.since(told));
         let by = behind.max(ahead);
-        let apart = (by > TOLERATED).then_some(ClockSkew {
+        let apart = (by > TOLERATED_SKEW).then_some(ClockSkew {
             is_ahead: ahead > behind,
             by,
         });

@@ -1,5 +1,5 @@
-//! Who is not to get mail, as a table that all nodes share. Whether there is anybody at all is
-//! known here as of the last look, so that nothing is asked where nobody is.
+//! The addresses that get no mail, in a table that all nodes share. Each node knows since its last
+//! poll whether there are any at all, so that it need not ask while there are none.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
@@ -22,7 +22,7 @@ use crate::spool::{
 /// The most entries of one page.
 const MAX_PAGE: usize = 1000;
 /// How many entries are written in one commit.
-const STEP: usize = 5000;
+const STEP_ENTRIES: usize = 5000;
 
 /// An entry's address, list and reason, in this order.
 type Key = (String, String, i16);
@@ -122,6 +122,7 @@ impl PostgresNode {
                 async move { Ok((insert(on, &entries).await?, None)) }.boxed()
             })
             .await;
+
         self.core.suppresses.store(true, Ordering::Release);
         self.core.adding.fetch_add(1, Ordering::AcqRel);
         written
@@ -163,7 +164,7 @@ impl Suppressions for PostgresNode {
             return Ok(());
         }
         let entries: Vec<Suppression> = entries.into_values().collect();
-        for step in entries.chunks(STEP) {
+        for step in entries.chunks(STEP_ENTRIES) {
             self.write(step.to_vec()).await?;
         }
         Ok(())

@@ -1,5 +1,5 @@
-//! What the clock does to mail: expiry, retention, keys that are forgotten; in bounded steps, each
-//! a transaction. Any node may do it: what another is at is skipped.
+//! What the clock does to mail: expiry, retention, and the deletion of idempotency keys; in bounded
+//! steps, each one transaction. Any node may do it; rows that another node has locked are skipped.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,13 +13,13 @@ use super::ending;
 use super::link::Connected;
 use super::rows::Totals;
 use super::shared::{Committed, Core, bump};
-use crate::delivery::{By, DeadReason, Stage};
+use crate::delivery::{DeadReason, Requester, Stage};
 use crate::mail::Timestamp;
 use crate::spool::keyed::journal::entry::PendingEntries;
 use crate::spool::{SpoolError, SweepReport};
 
 /// How many deliveries or mails one step ends or deletes.
-const STEP: i64 = 1000;
+const STEP_ROWS: i64 = 1000;
 /// How long after its expiry a delivery is looked at again that a sender has in its hands.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -56,10 +56,10 @@ async fn step(
     let bodies = forget_bodies(core, on, now).await?;
     let keys = forget_keys(core, on, now).await?;
     let journal = super::journal::prune(core, on, now).await?;
-    report.more = report.ended.len() as i64 >= STEP
-        || report.pruned as i64 >= STEP
-        || keys as i64 >= STEP
-        || bodies as i64 >= STEP
+    report.more = report.ended.len() as i64 >= STEP_ROWS
+        || report.pruned as i64 >= STEP_ROWS
+        || keys as i64 >= STEP_ROWS
+        || bodies as i64 >= STEP_ROWS
         || journal;
 
     // What is set here may be lowered by what comes meanwhile, never the other way round.
@@ -93,7 +93,7 @@ async fn expire(
                0::smallint AS reason, r.tries,
                r.counted, r.crashes, r.data,
                (SELECT m.recipients[r.idx + 1] FROM mails m WHERE m.id = r.mail) AS recipient",
-            &[&now.as_millis(), &STEP],
+            &[&now.as_millis(), &STEP_ROWS],
         )
         .await?;
 
@@ -104,7 +104,7 @@ async fn expire(
     let reason = DeadReason::Expired;
     let endings = ending::taken(core, on, &rows, |_| Stage::Dead { at: now, reason }).await?;
     report.ended.extend(ending::told(&endings));
-    ending::end_all(core, on, &By::default(), None, &endings).await
+    ending::end_all(core, on, &Requester::default(), None, &endings).await
 }
 
 /// A mail that has ended: no delivery waits, and this is its last end.
@@ -127,7 +127,7 @@ async fn prune(
                   ORDER BY e.at LIMIT $2) x
                  JOIN mails m ON m.id = x.mail FOR UPDATE OF m SKIP LOCKED"
             ),
-            &[&until, &STEP],
+            &[&until, &STEP_ROWS],
         )
         .await?;
 
@@ -155,7 +155,7 @@ async fn forget_bodies(core: &Core, on: &Connected, now: Timestamp) -> Result<us
                ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED)
              UPDATE ended e SET body_due = false FROM x WHERE e.mail = x.mail AND e.idx = x.idx
                RETURNING e.mail",
-            &[&until, &STEP],
+            &[&until, &STEP_ROWS],
         )
         .await?;
 
@@ -208,7 +208,7 @@ async fn forget_keys(core: &Core, on: &Connected, now: Timestamp) -> Result<usiz
         .query(
             "SELECT k.key, EXISTS (SELECT FROM ready r WHERE r.mail = k.mail) FROM keys k
              WHERE k.forget_at <= $1 ORDER BY k.forget_at LIMIT $2 FOR UPDATE OF k SKIP LOCKED",
-            &[&now.as_millis(), &STEP],
+            &[&now.as_millis(), &STEP_ROWS],
         )
         .await?;
     let (held, over): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| row.get(1));
@@ -244,7 +244,7 @@ pub(super) async fn next(core: &Core, on: &Connected) -> Result<i64, Failure> {
                     (SELECT {} FROM (SELECT * FROM journal ORDER BY first LIMIT 1) j,
                        (SELECT (SELECT min(at) FROM readers) AS slowest,
                          (SELECT written FROM head) AS written) b)",
-                super::journal::TOO_MUCH
+                super::journal::BEYOND_BOUND
             ),
             &[&super::journal::max_size(core)],
         )

@@ -1,5 +1,5 @@
-//! What a session held when it ended goes back to the queues: of this node's own when it closes, of
-//! others when they gave no sign of life.
+//! Returns what a session held when it ended to the queues: this node's own session when it closes,
+//! other nodes' sessions when they are dead.
 
 use std::sync::Arc;
 
@@ -11,14 +11,14 @@ use super::link::Connected;
 use super::rows::{OF_READY, PENDING};
 use super::session::IS_LAPSED;
 use super::shared::{Committed, Core, tell_ends};
-use crate::delivery::{By, DeadReason, Stage};
+use crate::delivery::{DeadReason, Requester, Stage};
 use crate::spool::{EndedDelivery, SpoolError};
 
 /// After so many nodes died with it a delivery is dead.
 const POISONED_AFTER: i32 = 4;
 
 /// Takes over what these sessions held, as far as nobody else has.
-pub(super) async fn bury(core: Arc<Core>, lapsed: Vec<i32>) {
+pub(super) async fn take_over_all(core: Arc<Core>, lapsed: Vec<i32>) {
     for session in lapsed {
         if let Err(error) = take_over(&core, session, Ending::Lapsed).await {
             tracing::warn!(session, %error, "what another node held could not be taken over yet");
@@ -70,7 +70,7 @@ pub(super) async fn take_over(
     }
 
     tell_ends(core, told);
-    core.hints.stir([hints::ANY]);
+    core.hints.stir([hints::ANY_ROUTE]);
     core.changed.notify_one();
     Ok(())
 }
@@ -187,7 +187,7 @@ async fn end_session(
 
     let committed = match endings.is_empty() {
         true => None,
-        false => ending::end_all(core, on, &By::default(), None, &endings).await?,
+        false => ending::end_all(core, on, &Requester::default(), None, &endings).await?,
     };
 
     let ended = SessionEnd {

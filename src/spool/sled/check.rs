@@ -15,7 +15,7 @@ use super::frame::Scanner;
 use super::log::{self, Kind, SEGMENT_HEAD, SegmentHeader};
 use super::open::SEGMENT;
 use super::pages;
-use super::watermark::{self, Mark, Stage, Torn};
+use super::watermark::{self, Stage, TornPlace, WatermarkRecord};
 
 /// How near the end of a segment the log must end, for the next one to have been begun where
 /// nothing in it tells; and how much of that may have been written.
@@ -23,7 +23,7 @@ const BEGUN: usize = SEGMENT / 4;
 /// How many segments may have been begun.
 const MOST_BEGUN: usize = 2;
 /// What a disk writes as a whole, in bytes.
-const PAGE: usize = 4096;
+const DISK_PAGE: usize = 4096;
 
 /// Why a spool is not opened.
 #[derive(Debug)]
@@ -42,10 +42,10 @@ impl From<io::Error> for CheckFailure {
 
 /// What is known of a log that is whole.
 #[derive(Debug, Default)]
-pub(super) struct Checked {
-    pub mark: Option<Mark>,
+pub(super) struct LogCheck {
+    pub mark: Option<WatermarkRecord>,
     /// Places that were being written again when the power was cut; nothing is in them.
-    pub torn: Vec<Torn>,
+    pub torn: Vec<TornPlace>,
     /// Damaged snapshots, which are not needed.
     pub worthless: Vec<PathBuf>,
 }
@@ -107,8 +107,8 @@ impl ReadSegment {
         self.header.map_or(0, |header| header.lsn)
     }
 
-    fn torn(&self) -> Torn {
-        Torn {
+    fn torn(&self) -> TornPlace {
+        TornPlace {
             at: self.at,
             lsn: self.lsn(),
         }
@@ -116,7 +116,7 @@ impl ReadSegment {
 }
 
 /// Checks the files of a spool that nobody has open.
-pub(super) fn check(dir: &Path) -> Result<Checked, CheckFailure> {
+pub(super) fn check(dir: &Path) -> Result<LogCheck, CheckFailure> {
     let damaged = |name: &str, reason: String| CheckFailure::Damaged {
         file: dir.join(name),
         reason,
@@ -131,9 +131,9 @@ pub(super) fn check(dir: &Path) -> Result<Checked, CheckFailure> {
     let file = match File::open(dir.join("db")) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound && reached == 0 => {
-            return Ok(Checked {
+            return Ok(LogCheck {
                 mark,
-                ..Checked::default()
+                ..LogCheck::default()
             });
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -208,7 +208,7 @@ pub(super) fn check(dir: &Path) -> Result<Checked, CheckFailure> {
         torn.push(place.torn());
     }
 
-    Ok(Checked {
+    Ok(LogCheck {
         mark,
         torn,
         worthless: snapshots.worthless,
@@ -303,7 +303,7 @@ impl Tail {
 /// Whether a part of this place was filled with zeros.
 fn has_empty_page(segment: &[u8]) -> bool {
     segment
-        .chunks_exact(PAGE)
+        .chunks_exact(DISK_PAGE)
         .any(|page| page.iter().all(|byte| *byte == 0))
 }
 

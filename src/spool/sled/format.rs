@@ -5,21 +5,21 @@
 use std::path::Path;
 
 use super::open::unopenable;
-use super::{Opened, frame, guarded};
+use super::{OpenFiles, frame, guarded};
 use crate::spool::SpoolError;
 use crate::spool::keyed::TOTALS;
 
 /// The format that is written.
 const FORMAT: u8 = 2;
 /// Keys of the store's own. None of the keyed spool's begins that way.
-const OWN: u8 = 0;
+const STORE_PREFIX: u8 = 0;
 pub(super) const FORMAT_KEY: &[u8] = b"\0f";
 /// Written by a commit that does not write the totals, so that each commit leaves its number.
 pub(super) const COMMIT_KEY: &[u8] = b"\0c";
 /// How far the values have frames, while they are given them.
 const FRAMED_KEY: &[u8] = b"\0m";
 /// The bytes that are given frames in one step.
-const STEP: usize = 256 * 1024;
+const STEP_BYTES: usize = 256 * 1024;
 
 /// The number of the first commit after an opening. It leaves room for those that were written
 /// before and did not count, so that no number is given twice.
@@ -39,7 +39,7 @@ pub(super) fn last_commit(db: &sled::Db) -> Result<u64, sled::Error> {
 }
 
 /// Brings a database to the format that is written.
-pub(super) fn adopt(opened: &Opened, path: &Path) -> Result<(), SpoolError> {
+pub(super) fn adopt(opened: &OpenFiles, path: &Path) -> Result<(), SpoolError> {
     let unopenable = |error: sled::Error| unopenable(path, error);
     let db = &opened.db;
     let told = guarded(|| db.get(FORMAT_KEY)).map_err(unopenable)?;
@@ -74,12 +74,12 @@ pub(super) fn adopt(opened: &Opened, path: &Path) -> Result<(), SpoolError> {
     step(opened, last).map_err(unopenable)
 }
 
-fn frame_all(opened: &Opened, commit: u64) -> Result<(), sled::Error> {
+fn frame_all(opened: &OpenFiles, commit: u64) -> Result<(), sled::Error> {
     let db = &opened.db;
     let framed = guarded(|| db.get(FRAMED_KEY))?;
     let mut from = match &framed {
         Some(key) => [&key[..], &[0]].concat(),
-        None => vec![OWN + 1],
+        None => vec![STORE_PREFIX + 1],
     };
 
     loop {
@@ -87,7 +87,7 @@ fn frame_all(opened: &Opened, commit: u64) -> Result<(), sled::Error> {
         let mut bytes = 0;
         let mut last = None;
         let mut range = db.range(from..);
-        while bytes < STEP
+        while bytes < STEP_BYTES
             && let Some(next) = guarded(|| range.next().transpose())?
         {
             let (key, value) = next;
@@ -103,7 +103,7 @@ fn frame_all(opened: &Opened, commit: u64) -> Result<(), sled::Error> {
 }
 
 /// Writes a batch and puts it on disk.
-fn step(opened: &Opened, batch: sled::Batch) -> Result<(), sled::Error> {
+fn step(opened: &OpenFiles, batch: sled::Batch) -> Result<(), sled::Error> {
     guarded(|| opened.db.apply_batch(batch))?;
     guarded(|| opened.db.flush())?;
     Ok(opened.log.sync_data()?)

@@ -19,7 +19,7 @@ pub(super) const MAGIC: [u8; 4] = [0xF7, 0xB3, b'p', 0xD1];
 const HEAD: usize = 4 + 8 + 2 + 4;
 const TAIL: usize = 8;
 /// The longest value that is looked for among bytes that may be anything.
-const LONGEST: usize = 8 * 1024 * 1024;
+const LONGEST_VALUE: usize = 8 * 1024 * 1024;
 
 /// A value that is as it was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ fn read(bytes: &[u8]) -> Option<(Frame<'_>, usize)> {
 
     let (length, rest) = rest.split_first_chunk::<4>()?;
     let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
-    if length > LONGEST {
+    if length > LONGEST_VALUE {
         return None;
     }
 

@@ -1,5 +1,4 @@
-//! Looks into a spool that no service has open: whether all of it is whole, and every mail of it as
-//! a file.
+//! Verifies a spool that no service has open, or exports its mail.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +15,7 @@ use crate::spool::store::Store;
 
 /// What was found in a spool.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Verified {
+pub struct VerifyReport {
     /// Mails that are whole.
     pub mails: u64,
     /// Deliveries that are not finished.
@@ -40,10 +39,10 @@ pub struct Verified {
 /// # Errors
 /// As [`open`](super::open): a spool that is in use or cannot be opened. What is wrong inside is in
 /// the result.
-pub fn verify(path: &Path) -> Result<Verified, SpoolError> {
+pub fn verify(path: &Path) -> Result<VerifyReport, SpoolError> {
     require(path)?;
     let store = open_store(path, Purpose::Look)?;
-    let mut verified = Verified::default();
+    let mut verified = VerifyReport::default();
     let problems = inspect::walk(&store, &mut |seen: WholeMail<'_>| {
         verified.mails += 1;
         for delivery in seen.deliveries {
@@ -75,7 +74,7 @@ pub fn verify(path: &Path) -> Result<Verified, SpoolError> {
 
 /// What an export wrote.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Exported {
+pub struct ExportReport {
     /// Mails that were written.
     pub mails: u64,
     /// What could not be, one sentence each.
@@ -87,7 +86,7 @@ pub struct Exported {
 ///
 /// # Errors
 /// As [`verify`], and where a file cannot be written.
-pub fn export(path: &Path, to: &Path) -> Result<Exported, SpoolError> {
+pub fn export(path: &Path, to: &Path) -> Result<ExportReport, SpoolError> {
     require(path)?;
     let store = open_store(path, Purpose::Look)?;
 
@@ -96,7 +95,7 @@ pub fn export(path: &Path, to: &Path) -> Result<Exported, SpoolError> {
     };
     private::make_target(to).map_err(cannot)?;
 
-    let mut exported = Exported::default();
+    let mut exported = ExportReport::default();
     exported.problems = inspect::walk(&store, &mut |seen: WholeMail<'_>| {
         let id: MailId = seen.manifest.id;
         if let Some(body) = seen.body {

@@ -27,9 +27,9 @@ mod watermark;
 
 #[cfg(feature = "postgres")]
 pub(super) use inspect::describe;
-pub use inspect::{Exported, Verified, export, verify};
+pub use inspect::{ExportReport, VerifyReport, export, verify};
 pub use open::open;
-pub use salvage::{Salvaged, salvage};
+pub use salvage::{SalvageResult, salvage};
 
 use std::fs::File;
 use std::ops::ControlFlow;
@@ -46,13 +46,13 @@ use self::room::Room;
 use self::watermark::Watermark;
 use super::SpoolError;
 use super::keyed::{IRREPLACEABLE, TOTALS, is_delivery, last_event};
-use super::store::{Batch, Store, Visit, Walk};
+use super::store::{Batch, Store, Visitor, Walk};
 
 /// Free bytes below which no new mail is taken, so that what is under way can still be recorded.
-const RESERVE: u64 = 64 * 1024 * 1024;
+const RESERVED_BYTES: u64 = 64 * 1024 * 1024;
 
 /// How many keys' old pages one call frees, or more.
-const FREED_AT_A_TIME: usize = 64;
+const FREE_STEP: usize = 64;
 
 /// How long closing waits until the files can be opened again.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -60,7 +60,7 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 struct SledStore {
     path: PathBuf,
     /// Gone once it is closed.
-    opened: RwLock<Option<Opened>>,
+    opened: RwLock<Option<OpenFiles>>,
     /// The number of the last commit that was written.
     written: AtomicU64,
     /// The number of the next one.
@@ -75,7 +75,7 @@ struct SledStore {
 }
 
 /// The files of a spool.
-struct Opened {
+struct OpenFiles {
     db: sled::Db,
     /// The file that everything is written to, for syncing.
     log: File,
@@ -97,7 +97,7 @@ fn guarded<T>(ask: impl FnOnce() -> sled::Result<T>) -> sled::Result<T> {
 }
 
 impl SledStore {
-    fn new(path: &Path, opened: Opened, last_commit: u64) -> Self {
+    fn new(path: &Path, opened: OpenFiles, last_commit: u64) -> Self {
         SledStore {
             path: path.to_owned(),
             opened: RwLock::new(Some(opened)),
@@ -111,7 +111,7 @@ impl SledStore {
 
     /// The files. Asked for again by those who look something up in the middle of a walk, so that
     /// one who waits to close them must not come between.
-    fn opened(&self) -> Result<MappedRwLockReadGuard<'_, Opened>, SpoolError> {
+    fn opened(&self) -> Result<MappedRwLockReadGuard<'_, OpenFiles>, SpoolError> {
         RwLockReadGuard::try_map(self.opened.read_recursive(), Option::as_ref)
             .map_err(|_| SpoolError::Closed)
     }
@@ -176,7 +176,7 @@ impl SledStore {
 
 /// What the files take in any case: two segments that are being written, two whose room is taken
 /// ahead, and the outcomes.
-const FIXED: u64 = 5 * open::SEGMENT as u64;
+const FIXED_BYTES: u64 = 5 * open::SEGMENT as u64;
 
 /// The bytes on disk of all files in this directory. sled knows of its log alone, and of that what
 /// it has written and not what it takes up.
@@ -210,7 +210,13 @@ impl Store for SledStore {
             .map_err(|e| self.unreadable(&e))
     }
 
-    fn walk(&self, from: &[u8], to: &[u8], way: Walk, visit: Visit<'_>) -> Result<(), SpoolError> {
+    fn walk(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        way: Walk,
+        visit: Visitor<'_>,
+    ) -> Result<(), SpoolError> {
         if from >= to {
             return Ok(());
         }
@@ -265,7 +271,7 @@ impl Store for SledStore {
         guarded(|| opened.db.apply_batch(group)).map_err(|e| self.broken(&e))?;
         // Each key that is written leaves an old page behind, and sled frees those of many keys
         // only when somebody has it do so: a few with each call.
-        for _ in 0..=keys / FREED_AT_A_TIME {
+        for _ in 0..=keys / FREE_STEP {
             crossbeam_epoch::pin().flush();
         }
         self.written.store(commit, Ordering::Release);
@@ -303,10 +309,10 @@ impl Store for SledStore {
     fn has_room(&self) -> Result<(), SpoolError> {
         // A file system that cannot say how full it is does not stop the mail.
         match fs4::available_space(&self.path) {
-            Ok(free) if free < RESERVE => Err(SpoolError::DiskFull {
+            Ok(free) if free < RESERVED_BYTES => Err(SpoolError::DiskFull {
                 path: self.path.clone(),
                 free,
-                needed: RESERVE,
+                needed: RESERVED_BYTES,
             }),
             _ => Ok(()),
         }
@@ -317,7 +323,7 @@ impl Store for SledStore {
     }
 
     fn grown_bytes(&self) -> u64 {
-        self.bytes().saturating_sub(FIXED)
+        self.bytes().saturating_sub(FIXED_BYTES)
     }
 
     fn is_persistent(&self) -> bool {
@@ -373,7 +379,7 @@ impl Store for SledStore {
         let Some(opened) = self.opened.write().take() else {
             return;
         };
-        let Opened {
+        let OpenFiles {
             db, log, watermark, ..
         } = opened;
 

@@ -7,12 +7,12 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::check::{self, CheckFailure, Checked};
+use super::check::{self, CheckFailure, LogCheck};
 use super::format;
 use super::outcomes::Outcomes;
 use super::room::Room;
 use super::watermark::Watermark;
-use super::{Opened, SledStore, guarded};
+use super::{OpenFiles, SledStore, guarded};
 use crate::private;
 use crate::spool::keyed::KeyedSpool;
 use crate::spool::{Spool, SpoolError, SpoolOptions};
@@ -58,10 +58,10 @@ pub(super) fn open_store(path: &Path, purpose: Purpose) -> Result<SledStore, Spo
 }
 
 /// Opens the files, and says which commit was the last.
-pub(super) fn open_files(path: &Path, purpose: Purpose) -> Result<(Opened, u64), SpoolError> {
+pub(super) fn open_files(path: &Path, purpose: Purpose) -> Result<(OpenFiles, u64), SpoolError> {
     let io = |error: std::io::Error| unopenable(path, error);
     private::make_directory(path).map_err(io)?;
-    let Checked {
+    let LogCheck {
         mark,
         torn,
         worthless,
@@ -100,7 +100,7 @@ pub(super) fn open_files(path: &Path, purpose: Purpose) -> Result<(Opened, u64),
         });
     }
 
-    let opened = Opened {
+    let opened = OpenFiles {
         db,
         log,
         room: Room::open(path).map_err(io)?,
@@ -117,7 +117,7 @@ pub(super) fn open_files(path: &Path, purpose: Purpose) -> Result<(Opened, u64),
 }
 
 /// Reads all of the files, while nobody else has them open.
-fn check_files(path: &Path) -> Result<Checked, SpoolError> {
+fn check_files(path: &Path) -> Result<LogCheck, SpoolError> {
     let _alone = lock(path)?;
     check::check(path).map_err(|refusal| match refusal {
         CheckFailure::Damaged { file, reason } => SpoolError::Damaged {

@@ -17,9 +17,9 @@ use crate::private;
 /// The file's name.
 const FILE: &str = "outcomes";
 /// The bytes of one entry: the hash of a delivery's key, and the commit.
-const ENTRY: usize = 16;
+const ENTRY_BYTES: usize = 16;
 /// How many are remembered.
-const MOST: u64 = 1 << 20;
+const MOST_ENTRIES: u64 = 1 << 20;
 
 pub(super) struct Outcomes {
     file: File,
@@ -46,7 +46,7 @@ impl Outcomes {
             .truncate(false)
             .open(dir.join(FILE))?;
         // Where the newest is in a full file is not known: it begins again at the front.
-        let count = file.metadata()?.len() / ENTRY as u64 % MOST;
+        let count = file.metadata()?.len() / ENTRY_BYTES as u64 % MOST_ENTRIES;
         let waiting = Vec::new();
         let state = Mutex::new(OutcomeState { count, waiting });
         Ok(Outcomes { file, state })
@@ -61,7 +61,7 @@ impl Outcomes {
     pub(super) fn reach(&self, commit: u64) -> io::Result<()> {
         let mut state = self.state.lock();
         let reached = state.waiting.partition_point(|(_, of)| *of <= commit);
-        let mut bytes = Vec::with_capacity(reached * ENTRY);
+        let mut bytes = Vec::with_capacity(reached * ENTRY_BYTES);
         for (hash, commit) in state.waiting.drain(..reached) {
             bytes.extend_from_slice(&hash.to_be_bytes());
             bytes.extend_from_slice(&commit.to_be_bytes());
@@ -69,11 +69,11 @@ impl Outcomes {
 
         let mut rest = &bytes[..];
         while !rest.is_empty() {
-            let place = state.count % MOST;
-            let room = usize::try_from(MOST - place).unwrap_or(usize::MAX);
-            let (now, later) = rest.split_at(rest.len().min(room.saturating_mul(ENTRY)));
-            self.file.write_all_at(now, place * ENTRY as u64)?;
-            state.count += (now.len() / ENTRY) as u64;
+            let place = state.count % MOST_ENTRIES;
+            let room = usize::try_from(MOST_ENTRIES - place).unwrap_or(usize::MAX);
+            let (now, later) = rest.split_at(rest.len().min(room.saturating_mul(ENTRY_BYTES)));
+            self.file.write_all_at(now, place * ENTRY_BYTES as u64)?;
+            state.count += (now.len() / ENTRY_BYTES) as u64;
             rest = later;
         }
 
@@ -92,7 +92,7 @@ impl NewestCommits {
         };
         let number = |bytes: &[u8]| bytes.iter().fold(0, |n, byte| n << 8 | u64::from(*byte));
         let mut newest = HashMap::new();
-        for entry in bytes.chunks_exact(ENTRY) {
+        for entry in bytes.chunks_exact(ENTRY_BYTES) {
             let (hash, commit) = (number(&entry[..8]), number(&entry[8..]));
             let known = newest.entry(hash).or_insert(commit);
             *known = commit.max(*known);

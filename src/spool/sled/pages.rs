@@ -1,8 +1,9 @@
-//! What sled's pages hold, read from a log that may be damaged, without sled. Each message that is
-//! whole counts; what lies between them is searched for frames.
+//! Reads sled's pages from a log that may be damaged, without sled. Each message that is whole
+//! counts; the bytes between them are searched for frames.
 //!
-//! A page is its last whole image and the changes behind that. Where an image is damaged, the one
-//! before it and the changes behind that say the same, as long as their place was not used again.
+//! A page consists of its last whole image and the changes after it. If an image is damaged, the
+//! one before it and the changes after that one give the same page, unless their place was used
+//! again.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;

@@ -1,5 +1,5 @@
-//! Writes the end of the log once more, after a sync that failed: the system may then take for
-//! written what is in its memory only, and no later sync would put that on disk.
+//! Writes the end of the log again after a sync that failed: the system may consider those pages
+//! written although they are in memory only, and no later sync would write them.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -10,7 +10,7 @@ use super::log::{SEGMENT_HEAD, SegmentHeader};
 use super::open::SEGMENT;
 
 /// How many segments are written again: more than are written between two syncs.
-const LAST: usize = 3;
+const LAST_SEGMENTS: usize = 3;
 
 /// Writes the last segments of the log as they are read, and syncs them.
 pub(super) fn write_end_again(dir: &Path) -> io::Result<()> {
@@ -33,7 +33,7 @@ pub(super) fn write_end_again(dir: &Path) -> io::Result<()> {
     segments.sort_unstable();
 
     let mut buffer = vec![0; SEGMENT];
-    for (_, at) in segments.into_iter().rev().take(LAST) {
+    for (_, at) in segments.into_iter().rev().take(LAST_SEGMENTS) {
         let here = usize::try_from(length - at).unwrap_or(SEGMENT).min(SEGMENT);
         file.read_exact_at(&mut buffer[..here], at)?;
         file.write_all_at(&buffer[..here], at)?;

@@ -1,6 +1,7 @@
-//! Room on the disk for what is written next, taken before it is needed. sled cannot go on after a
-//! write that found none: not even to read, because its reading tidies up. So it never finds none:
-//! the end of the log has its blocks already, and nothing is handed to sled once they run out.
+//! Allocates disk space for the log before it is needed. sled cannot continue after a write that
+//! found no space, not even to read, because its reads write too. So it never meets that: the
+//! blocks at the end of the log are allocated already, and nothing is passed to sled once they run
+//! out.
 //!
 //! Where the file system cannot do this, sled fails, and is opened again once there is room.
 
@@ -13,9 +14,9 @@ use parking_lot::Mutex;
 use super::open::SEGMENT;
 
 /// How far ahead room is taken, from the beginning of the log's last segment on.
-const AHEAD: u64 = 2 * SEGMENT as u64;
+const BYTES_AHEAD: u64 = 2 * SEGMENT as u64;
 /// How much of it is left for what sled writes by itself.
-const MARGIN: u64 = SEGMENT as u64 / 2;
+const MARGIN_BYTES: u64 = SEGMENT as u64 / 2;
 
 /// The room that was taken for a log.
 pub(super) struct Room {
@@ -64,7 +65,7 @@ impl Room {
                 state.taken = wanted;
                 Ok(())
             }
-            Err(_) if state.taken >= length + MARGIN => Ok(()),
+            Err(_) if state.taken >= length + MARGIN_BYTES => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -72,7 +73,7 @@ impl Room {
 
 /// Up to where a log of this length is to have blocks.
 fn wanted(length: u64) -> u64 {
-    length / SEGMENT as u64 * SEGMENT as u64 + AHEAD
+    length / SEGMENT as u64 * SEGMENT as u64 + BYTES_AHEAD
 }
 
 /// Takes blocks for this part of a file, whose length stays as it is.
@@ -109,13 +110,13 @@ mod tests {
 
         room.provide().unwrap();
         assert_eq!(db.metadata().unwrap().len(), 0, "its length stays");
-        assert!(blocks() >= AHEAD, "{}", blocks());
-        db.set_len(AHEAD + 5).unwrap();
+        assert!(blocks() >= BYTES_AHEAD, "{}", blocks());
+        db.set_len(BYTES_AHEAD + 5).unwrap();
         room.provide().unwrap();
 
-        assert!(blocks() >= 2 * AHEAD, "{}", blocks());
+        assert!(blocks() >= 2 * BYTES_AHEAD, "{}", blocks());
         db.set_len(7).unwrap();
         room.provide().unwrap();
-        assert!(blocks() >= AHEAD, "{}", blocks());
+        assert!(blocks() >= BYTES_AHEAD, "{}", blocks());
     }
 }

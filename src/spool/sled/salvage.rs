@@ -13,16 +13,16 @@ use super::watermark::Stage;
 use super::{pages, spare, watermark};
 use crate::mail::Timestamp;
 use crate::spool::SpoolError;
-use crate::spool::keyed::salvage::{Beside, Reach, is_saved, put_in_order};
+use crate::spool::keyed::salvage::{JournalEnd, LastCommit, is_saved, put_in_order};
 use crate::spool::keyed::{TOTALS, is_delivery};
 use crate::spool::store::{Batch, Store};
 
 /// The bytes that are written in one step.
-const STEP: usize = 256 * 1024;
+const STEP_BYTES: usize = 256 * 1024;
 
 /// What a salvage found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Salvaged {
+pub struct SalvageResult {
     /// Mails that are whole.
     pub mails: u64,
     /// Stretches of the files that are not as they were written.
@@ -37,7 +37,7 @@ pub struct Salvaged {
 /// # Errors
 /// [`SpoolError::Locked`] while `from` is in use; where `to` is not new, and where something cannot
 /// be read or written.
-pub fn salvage(from: &Path, to: &Path) -> Result<Salvaged, SpoolError> {
+pub fn salvage(from: &Path, to: &Path) -> Result<SalvageResult, SpoolError> {
     require(from)?;
     let is_new = match std::fs::read_dir(to) {
         Ok(mut entries) => entries.next().is_none(),
@@ -63,19 +63,19 @@ pub fn salvage(from: &Path, to: &Path) -> Result<Salvaged, SpoolError> {
 
     let reached = mark.map_or(0, |mark| mark.commit);
     let totals = found.values.remove(TOTALS);
-    let mut beside = Beside {
+    let mut last_commit = LastCommit {
         totals: totals
             .filter(|totals| totals.commit >= reached)
             .map(|totals| totals.value),
-        journal: Some(Reach {
+        journal: Some(JournalEnd {
             last: mark.map_or(0, |mark| mark.journal),
             may_be_more: mark.is_none_or(|mark| mark.stage != Stage::Closed),
         }),
-        ..Beside::default()
+        ..LastCommit::default()
     };
 
     if found.newest < reached {
-        beside.is_end_missing = true;
+        last_commit.is_end_missing = true;
     }
 
     let store = open_store(to, Purpose::Serve)?;
@@ -92,7 +92,7 @@ pub fn salvage(from: &Path, to: &Path) -> Result<Salvaged, SpoolError> {
         }
         bytes += key.len() + found.value.len();
         batch.push((key, Some(found.value)));
-        if bytes >= STEP {
+        if bytes >= STEP_BYTES {
             store.write(std::mem::take(&mut batch))?;
             store.sync()?;
             bytes = 0;
@@ -101,13 +101,13 @@ pub fn salvage(from: &Path, to: &Path) -> Result<Salvaged, SpoolError> {
 
     store.write(batch)?;
     store.sync()?;
-    let ordered = put_in_order(&store, Timestamp::now(), beside, &|key| {
+    let ordered = put_in_order(&store, Timestamp::now(), last_commit, &|key| {
         known.is_newer(key, commits.get(key).copied().unwrap_or(0))
     })?;
 
     store.sync()?;
     store.close();
-    Ok(Salvaged {
+    Ok(SalvageResult {
         mails: ordered.mails,
         damaged: found.damaged,
         missing: ordered.missing,

@@ -1,5 +1,5 @@
-//! A second copy of what is written once in a spool's life and can be derived from nothing else:
-//! the file `spare` beside the log. Only a salvage reads it.
+//! A second copy of what is written once in a spool's life and cannot be derived from anything
+//! else: the file `spare` beside the log. Only a salvage reads it.
 
 use std::io;
 use std::path::Path;

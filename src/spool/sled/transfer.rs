@@ -1,5 +1,5 @@
-//! A spool on disk that no service has open, told to a spool of another kind; and a new one that
-//! takes what another tells.
+//! Reads a spool on disk that no service has open, to copy it into a spool of another kind, and
+//! stores such a copy in a new directory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use super::open::{Purpose, open_store, unopenable};
 use crate::mail::Timestamp;
 use crate::private;
 use crate::spool::SpoolError;
-use crate::spool::keyed::transfer::{self, Taking};
+use crate::spool::keyed::transfer::{self, StoreImport};
 use crate::spool::store::Store;
 use crate::spool::transfer::Part;
 
@@ -77,7 +77,7 @@ fn take_all<S: Store>(
     store: &S,
     next: &mut dyn FnMut() -> Result<Option<Part>, SpoolError>,
 ) -> Result<(), SpoolError> {
-    let mut taking = Taking::into(store)?;
+    let mut taking = StoreImport::into(store)?;
     while let Some(part) = next()? {
         taking.take(part)?;
     }

@@ -18,21 +18,21 @@ use crate::private;
 pub(super) const FILE: &str = "synced";
 const MAGIC: [u8; 8] = *b"PRsynct2";
 /// The bytes of a mark: this, three numbers, the stage, a checksum.
-const MARK: usize = 8 + 3 * 8 + 1 + 8;
+const MARK_BYTES: usize = 8 + 3 * 8 + 1 + 8;
 /// How a mark began and how long it was before it told of the journal.
 const OLD_MAGIC: [u8; 8] = *b"PRsynced";
-const OLD_MARK: usize = MARK - 8;
+const OLD_MARK_BYTES: usize = MARK_BYTES - 8;
 const PLACES: [u64; 2] = [0, 4096];
 /// Where the torn places of the log stand.
 const TORN_AT: u64 = 8192;
 const TORN_MAGIC: [u8; 8] = *b"PRbegun\0";
 /// The most of them that are remembered.
-const TORN_MOST: usize = 64;
+const MOST_TORN: usize = 64;
 
 /// A place in the log's file that was being written again when the power was cut. It stays as it is
 /// until it is used again, which shows in its header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Torn {
+pub(super) struct TornPlace {
     pub at: u64,
     /// What its header says; 0 where that is torn as well.
     pub lsn: u64,
@@ -51,7 +51,7 @@ pub(super) enum Stage {
 
 /// What the file says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Mark {
+pub(super) struct WatermarkRecord {
     /// Grows with each writing.
     turn: u64,
     /// The last commit that is on disk.
@@ -63,14 +63,14 @@ pub(super) struct Mark {
 
 pub(super) struct Watermark {
     file: File,
-    last: Mutex<Mark>,
+    last: Mutex<WatermarkRecord>,
 }
 
 /// What the file in this directory says; `None` where there is none.
 ///
 /// # Errors
 /// Where it cannot be read, and where it says nothing that is whole.
-pub(super) fn read(dir: &Path) -> io::Result<Option<Mark>> {
+pub(super) fn read(dir: &Path) -> io::Result<Option<WatermarkRecord>> {
     let bytes = match std::fs::read(dir.join(FILE)) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -85,7 +85,7 @@ pub(super) fn read(dir: &Path) -> io::Result<Option<Mark>> {
 }
 
 /// The places that are known to be torn.
-pub(super) fn torn(dir: &Path) -> io::Result<Vec<Torn>> {
+pub(super) fn torn(dir: &Path) -> io::Result<Vec<TornPlace>> {
     let bytes = match std::fs::read(dir.join(FILE)) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -95,7 +95,7 @@ pub(super) fn torn(dir: &Path) -> io::Result<Vec<Torn>> {
     Ok(bytes.get(at..).and_then(parse_torn).unwrap_or_default())
 }
 
-fn parse_torn(bytes: &[u8]) -> Option<Vec<Torn>> {
+fn parse_torn(bytes: &[u8]) -> Option<Vec<TornPlace>> {
     let (told, checksum) = bytes.split_last_chunk::<8>()?;
     let list = told.strip_prefix(&TORN_MAGIC)?;
     if XxHash3_64::oneshot(told) != u64::from_be_bytes(*checksum) {
@@ -104,7 +104,7 @@ fn parse_torn(bytes: &[u8]) -> Option<Vec<Torn>> {
 
     let number = |bytes: &[u8]| bytes.first_chunk::<8>().map(|n| u64::from_be_bytes(*n));
     let read = |entry: &[u8]| {
-        Some(Torn {
+        Some(TornPlace {
             at: number(entry)?,
             lsn: number(&entry[8..])?,
         })
@@ -113,9 +113,9 @@ fn parse_torn(bytes: &[u8]) -> Option<Vec<Torn>> {
     list.chunks_exact(16).map(read).collect()
 }
 
-fn torn_bytes(torn: &[Torn]) -> Vec<u8> {
+fn torn_bytes(torn: &[TornPlace]) -> Vec<u8> {
     let mut bytes = TORN_MAGIC.to_vec();
-    for place in torn.iter().take(TORN_MOST) {
+    for place in torn.iter().take(MOST_TORN) {
         bytes.extend_from_slice(&place.at.to_be_bytes());
         bytes.extend_from_slice(&place.lsn.to_be_bytes());
     }
@@ -124,10 +124,10 @@ fn torn_bytes(torn: &[Torn]) -> Vec<u8> {
     bytes
 }
 
-fn parse(bytes: &[u8]) -> Option<Mark> {
+fn parse(bytes: &[u8]) -> Option<WatermarkRecord> {
     let bytes = match bytes.get(..8)? {
-        magic if magic == MAGIC => bytes.get(..MARK)?,
-        magic if magic == OLD_MAGIC => bytes.get(..OLD_MARK)?,
+        magic if magic == MAGIC => bytes.get(..MARK_BYTES)?,
+        magic if magic == OLD_MAGIC => bytes.get(..OLD_MARK_BYTES)?,
         _ => return None,
     };
 
@@ -142,7 +142,7 @@ fn parse(bytes: &[u8]) -> Option<Mark> {
         Some(u64::from_be_bytes(*bytes))
     };
 
-    Some(Mark {
+    Some(WatermarkRecord {
         turn: number(8)?,
         commit: number(16)?,
         journal: number(24).unwrap_or(0),
@@ -154,9 +154,9 @@ fn parse(bytes: &[u8]) -> Option<Mark> {
     })
 }
 
-impl Mark {
-    fn to_bytes(self) -> [u8; MARK] {
-        let mut bytes = [0; MARK];
+impl WatermarkRecord {
+    fn to_bytes(self) -> [u8; MARK_BYTES] {
+        let mut bytes = [0; MARK_BYTES];
         bytes[..8].copy_from_slice(&MAGIC);
         bytes[8..16].copy_from_slice(&self.turn.to_be_bytes());
         bytes[16..24].copy_from_slice(&self.commit.to_be_bytes());
@@ -171,7 +171,11 @@ impl Mark {
 impl Watermark {
     /// Opens the file of a spool whose files sled is about to open: from now on it is not closed.
     /// That is on disk when this returns.
-    pub(super) fn open(dir: &Path, known: Option<Mark>, torn: &[Torn]) -> io::Result<Self> {
+    pub(super) fn open(
+        dir: &Path,
+        known: Option<WatermarkRecord>,
+        torn: &[TornPlace],
+    ) -> io::Result<Self> {
         let file = private::options()
             .read(true)
             .write(true)
@@ -179,7 +183,7 @@ impl Watermark {
             .truncate(false)
             .open(dir.join(FILE))?;
 
-        let known = known.unwrap_or(Mark {
+        let known = known.unwrap_or(WatermarkRecord {
             turn: 0,
             commit: 0,
             journal: 0,
@@ -225,7 +229,7 @@ impl Watermark {
 
     fn write(&self, commit: u64, journal: u64, stage: Stage) -> io::Result<()> {
         let mut last = self.last.lock();
-        let next = Mark {
+        let next = WatermarkRecord {
             turn: last.turn + 1,
             commit: last.commit.max(commit),
             journal: last.journal.max(journal),
@@ -270,7 +274,7 @@ mod tests {
             assert_eq!(read(dir.path()).unwrap().unwrap().commit, 6);
         }
 
-        let begun = [Torn { at: 1, lsn: 2 }, Torn { at: 3, lsn: 0 }];
+        let begun = [TornPlace { at: 1, lsn: 2 }, TornPlace { at: 3, lsn: 0 }];
         let reopened = Watermark::open(dir.path(), Some(told), &begun).unwrap();
         assert_eq!(torn(dir.path()).unwrap(), begun);
 

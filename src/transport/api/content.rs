@@ -16,7 +16,7 @@ use crate::transport::Transaction;
 const MAX_DEPTH: usize = 16;
 
 /// Fields that say what the provider is told in other ways, or that it writes itself.
-const TOLD_OTHERWISE: [&str; 14] = [
+const OMITTED_FIELDS: [&str; 14] = [
     "from",
     "to",
     "cc",
@@ -34,7 +34,7 @@ const TOLD_OTHERWISE: [&str; 14] = [
 ];
 
 /// Parameters of a content type that are not passed on.
-const SAID_OTHERWISE: [&str; 5] = ["name", "charset", "boundary", "format", "delsp"];
+const OMITTED_PARAMETERS: [&str; 5] = ["name", "charset", "boundary", "format", "delsp"];
 
 /// A mailbox of the header.
 #[derive(Clone, Debug, PartialEq)]
@@ -115,6 +115,7 @@ impl Content {
         let named =
             |list: Option<&mail_parser::Address<'_>>| list.map(mailboxes).unwrap_or_default();
         let (to, cc) = (named(message.to()), named(message.cc()));
+
         for recipient in recipients {
             let is = |mailbox: &&Mailbox| is_same(&mailbox.address, recipient);
             if let Some(mailbox) = to.iter().find(is) {
@@ -305,7 +306,7 @@ fn other_fields(message: &Message<'_>) -> Result<Vec<(String, String)>, String> 
     let mut fields: Vec<(String, String)> = Vec::new();
     for (name, value) in message.headers_raw() {
         let lower = name.to_ascii_lowercase();
-        if TOLD_OTHERWISE.contains(&lower.as_str()) || lower.starts_with("content-") {
+        if OMITTED_FIELDS.contains(&lower.as_str()) || lower.starts_with("content-") {
             continue;
         }
         if fields
@@ -354,7 +355,7 @@ fn file_type(part: &MessagePart<'_>) -> String {
     let parameters = part.content_type().and_then(|kind| kind.attributes());
     for parameter in parameters.into_iter().flatten() {
         let name = parameter.name.to_ascii_lowercase();
-        if !SAID_OTHERWISE.contains(&name.as_str()) && parameter.value.is_ascii() {
+        if !OMITTED_PARAMETERS.contains(&name.as_str()) && parameter.value.is_ascii() {
             let value = parameter.value.replace('\\', "\\\\").replace('"', "\\\"");
             told.push_str(&format!("; {name}=\"{value}\""));
         }

@@ -31,7 +31,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::http::{HttpAnswer, HttpClient, Post, RequestProgress, Unanswered};
+use super::http::{HttpAnswer, HttpClient, Post, RequestFailure, RequestProgress};
 use super::{Connection, RelayError, Transaction, Transport};
 use crate::delivery::{Outcome, Phase, Reply, printable};
 use crate::mail::{Address, MailId};
@@ -42,9 +42,9 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 /// How long to wait where the answer does not say.
 const DEFAULT_WAIT: Duration = Duration::from_secs(5);
 /// How often a request is repeated at once where the provider tells repetitions apart.
-const REPEATS: u32 = 2;
+const MOST_REPEATS: u32 = 2;
 /// How often somebody who waits looks whether the mail is still wanted.
-const LOOK: Duration = Duration::from_millis(500);
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What a provider takes in one request.
 #[derive(Clone, Copy, Debug)]
@@ -172,10 +172,10 @@ trait Provider: Send + Sync {
 
 /// A relay over a provider's API.
 pub(super) struct Api {
-    shared: Arc<Shared>,
+    shared: Arc<ApiState>,
 }
 
-struct Shared {
+struct ApiState {
     client: HttpClient,
     /// The provider's address, without a slash at its end.
     base: String,
@@ -191,7 +191,7 @@ impl Api {
         let provider = server.provider()?;
         let base = server.base();
         Ok(Api {
-            shared: Arc::new(Shared {
+            shared: Arc::new(ApiState {
                 client,
                 base,
                 provider,
@@ -219,7 +219,7 @@ impl Transport for Api {
     }
 }
 
-impl Shared {
+impl ApiState {
     fn rests_for(&self) -> Duration {
         let until = *self.rests_until.lock();
         until.map_or(Duration::ZERO, |until| {
@@ -260,7 +260,7 @@ impl Shared {
 }
 
 struct ApiConnection {
-    shared: Arc<Shared>,
+    shared: Arc<ApiState>,
     usable: bool,
 }
 
@@ -392,7 +392,7 @@ impl ApiConnection {
             };
 
             let answered = self.ask(request, token.as_deref()).await;
-            let can_repeat = repeats < REPEATS && self.shared.provider.knows_repeats();
+            let can_repeat = repeats < MOST_REPEATS && self.shared.provider.knows_repeats();
             let (verdict, code) = match answered {
                 // A token that was taken back early is fetched anew, once.
                 Ok(answer) if answer.status == 401 && token.is_some() => {
@@ -406,7 +406,7 @@ impl ApiConnection {
                 Err(unanswered) if unanswered.reached == RequestProgress::Whole => {
                     (Verdict::InDoubt(unanswered.reason), 0)
                 }
-                Err(Unanswered { reached, reason }) => {
+                Err(RequestFailure { reached, reason }) => {
                     self.usable = false;
                     let reason = printable(&reason);
                     return all(match reached {
@@ -450,12 +450,16 @@ impl ApiConnection {
             }
             match self.shared.rests_for() {
                 Duration::ZERO => return Ok(()),
-                wait => tokio::time::sleep(wait.min(LOOK)).await,
+                wait => tokio::time::sleep(wait.min(CHECK_INTERVAL)).await,
             }
         }
     }
 
-    async fn ask(&self, request: Request, token: Option<&str>) -> Result<HttpAnswer, Unanswered> {
+    async fn ask(
+        &self,
+        request: Request,
+        token: Option<&str>,
+    ) -> Result<HttpAnswer, RequestFailure> {
         let mut post = Post {
             url: format!("{}{}", self.shared.base, request.path),
             content_type: request.content_type,
@@ -482,6 +486,7 @@ impl ApiConnection {
     fn outcomes(&mut self, mail: &Mail<'_>, verdict: Verdict, code: u16) -> Vec<Outcome> {
         let all = |outcome: Outcome| vec![outcome; mail.recipients.len()];
         let answer = |text: &str| Reply::new(code, text);
+
         match verdict {
             Verdict::Accepted { id, except, reason } => {
                 let text =

@@ -13,7 +13,7 @@ use super::{Limits, Mail, Provider, Request, Verdict, by_status, retry_after};
 use crate::mail::{Address, Timestamp};
 use crate::transport::http::HttpAnswer;
 
-const PATH: &str = "/v2/email/outbound-emails";
+const SEND_PATH: &str = "/v2/email/outbound-emails";
 
 pub(super) struct Ses {
     region: String,
@@ -68,7 +68,7 @@ impl Provider for Ses {
             "Content": {"Raw": {"Data": STANDARD.encode(message)}},
             "Destination": {"ToAddresses": recipients},
         });
-        let request = Request::json(PATH, &body);
+        let request = Request::json(SEND_PATH, &body);
 
         let time = amz_date(Timestamp::now());
         let headers = [
@@ -84,7 +84,7 @@ impl Provider for Ses {
             service: "ses",
         };
 
-        let signed = authorization(&scope, PATH, &headers, &request.body, &time);
+        let signed = authorization(&scope, SEND_PATH, &headers, &request.body, &time);
         Ok(request
             .header("authorization", signed)
             .header("x-amz-date", time.clone()))

@@ -199,6 +199,7 @@ impl ApiServer {
         if let Some(endpoint) = &self.endpoint {
             return endpoint.trim_end_matches('/').to_owned();
         }
+
         match &self.kind {
             Kind::Ses { region } => format!("https://email.{region}.amazonaws.com"),
             Kind::Mailgun { eu: true, .. } => "https://api.eu.mailgun.net".into(),

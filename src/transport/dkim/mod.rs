@@ -12,7 +12,7 @@ mod key;
 mod signing;
 
 pub use key::{KeyError, SigningKey, dns_name};
-pub(super) use signing::Signing;
+pub(super) use signing::SigningTransport;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::mail::Timestamp;
 
 /// The fields that are signed, as RFC 6376 §5.4.1 recommends them and RFC 8058 §4 requires the last
 /// two. Each is listed once more than it occurs, so that nobody can add another one.
-const SIGNED: [&str; 17] = [
+const SIGNED_FIELDS: [&str; 17] = [
     "From",
     "Reply-To",
     "Sender",
@@ -170,7 +170,10 @@ impl Signer {
     ) -> Option<String> {
         let mut signed = Vec::new();
         let mut names = Vec::new();
-        for name in SIGNED.into_iter().filter(|name| rewriting.leaves(name)) {
+        for name in SIGNED_FIELDS
+            .into_iter()
+            .filter(|name| rewriting.leaves(name))
+        {
             // The last field of that name is signed first (§5.4.2).
             for field in message.fields(name).rev() {
                 relaxed_field(field, &mut signed);

@@ -11,15 +11,15 @@ use crate::mail::Timestamp;
 use crate::transport::{AnnouncedLimits, Connection, Transaction, Transport};
 
 /// Signs what goes over another transport.
-pub(crate) struct Signing {
+pub(crate) struct SigningTransport {
     dkim: Arc<Dkim>,
     rewriting: Rewriting,
     inner: Arc<dyn Transport>,
 }
 
-impl Signing {
+impl SigningTransport {
     pub(crate) fn new(dkim: Arc<Dkim>, rewriting: Rewriting, inner: Arc<dyn Transport>) -> Self {
-        Signing {
+        SigningTransport {
             dkim,
             rewriting,
             inner,
@@ -28,7 +28,7 @@ impl Signing {
 }
 
 #[async_trait]
-impl Transport for Signing {
+impl Transport for SigningTransport {
     async fn connect(&self) -> Result<Box<dyn Connection>, Outcome> {
         Ok(Box::new(SigningConnection {
             dkim: Arc::clone(&self.dkim),

@@ -21,7 +21,7 @@ use crate::delivery::{Outcome, Phase, REFUSED, SILENCE, printable};
 use crate::transport::{RelayError, Security};
 
 /// What to do about a server that says nothing before it was spoken to.
-const WAITS_FOR_TLS: &str = "; if it speaks TLS from the first byte (usually on port 465), use \
+const TLS_HINT: &str = "; if it speaks TLS from the first byte (usually on port 465), use \
                              smtps://";
 
 /// Opens a connection to the first of the host's addresses with which that succeeds (RFC 5321
@@ -137,6 +137,7 @@ pub(super) fn client_id(configured: Option<&str>) -> Result<ClientId, RelayError
     let usable = |name: &str| {
         !name.is_empty() && name.len() <= 255 && name.bytes().all(|b| b.is_ascii_graphic())
     };
+
     match configured {
         Some(name) if !usable(name) => Err(RelayError::ClientName(name.to_owned())),
         Some(name) => Ok(match name.parse::<IpAddr>() {
@@ -206,7 +207,7 @@ async fn greet(smtp: &Smtp, wire: &Wire) -> Result<AsyncSmtpConnection, Outcome>
             Outcome::Unavailable(phase, reason)
                 if waits_for_us && smtp.server.security != Security::Tls =>
             {
-                Outcome::Unavailable(phase, reason + WAITS_FOR_TLS)
+                Outcome::Unavailable(phase, reason + TLS_HINT)
             }
             failure => failure,
         }
@@ -317,14 +318,14 @@ mod tests {
 
     /// What a server says at each step; an empty word is a hang-up, none is silence.
     #[derive(Clone, Copy)]
-    struct Manners {
+    struct ServerScript {
         greeting: Option<&'static str>,
         ehlo: Option<&'static str>,
         auth: Option<&'static str>,
         mail: Option<&'static str>,
     }
 
-    const GOOD: Manners = Manners {
+    const GOOD: ServerScript = ServerScript {
         greeting: Some("220 here"),
         ehlo: Some("250-here\r\n250 AUTH PLAIN"),
         auth: Some("235 2.7.0 welcome"),
@@ -343,7 +344,7 @@ mod tests {
         }
     }
 
-    async fn server(manners: Manners) -> TestServer {
+    async fn server(manners: ServerScript) -> TestServer {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let met = Arc::new(AtomicUsize::new(0));
@@ -357,10 +358,11 @@ mod tests {
         TestServer { address, met }
     }
 
-    async fn speak(mut stream: TcpStream, manners: Manners) -> std::io::Result<()> {
+    async fn speak(mut stream: TcpStream, manners: ServerScript) -> std::io::Result<()> {
         let (read, mut write) = stream.split();
         let mut lines = BufReader::new(read).lines();
         let mut word = manners.greeting;
+
         loop {
             match word {
                 None => std::future::pending().await,
@@ -395,40 +397,40 @@ mod tests {
     #[tokio::test]
     async fn the_next_address_is_tried_whatever_goes_wrong_at_one_and_it_is_remembered() {
         for bad in [
-            Manners {
+            ServerScript {
                 greeting: Some("421 4.3.2 busy"),
                 ..GOOD
             },
-            Manners {
+            ServerScript {
                 greeting: Some("554 5.7.1 not you"),
                 ..GOOD
             },
-            Manners {
+            ServerScript {
                 greeting: Some(""),
                 ..GOOD
             },
-            Manners {
+            ServerScript {
                 greeting: None,
                 ..GOOD
             },
-            Manners {
+            ServerScript {
                 ehlo: Some("421 4.3.2 going down"),
                 ..GOOD
             },
-            Manners {
+            ServerScript {
                 ehlo: Some(""),
                 ..GOOD
             },
-            Manners { ehlo: None, ..GOOD },
-            Manners {
+            ServerScript { ehlo: None, ..GOOD },
+            ServerScript {
                 auth: Some("421 4.7.0 busy"),
                 ..GOOD
             },
-            Manners {
+            ServerScript {
                 auth: Some("454 4.7.0 temporary failure"),
                 ..GOOD
             },
-            Manners {
+            ServerScript {
                 auth: Some(""),
                 ..GOOD
             },
@@ -445,7 +447,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_login_that_is_refused_is_not_tried_at_every_address() {
-        let refusing = Manners {
+        let refusing = ServerScript {
             auth: Some("535 5.7.8 no"),
             ..GOOD
         };
@@ -460,7 +462,7 @@ mod tests {
 
     #[tokio::test]
     async fn where_every_address_is_bad_each_is_tried_and_the_last_says_why() {
-        let busy = Manners {
+        let busy = ServerScript {
             greeting: Some("421 4.3.2 busy"),
             ..GOOD
         };
@@ -478,7 +480,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_sends_the_first_mail_away_is_tried_last_the_next_time() {
-        let away = Manners {
+        let away = ServerScript {
             mail: Some("421 4.3.2 going down"),
             ..GOOD
         };

@@ -12,7 +12,7 @@ use super::connect::reason_of;
 use super::extensions::{self, Extensions};
 use super::memory::Memory;
 use super::reply::{ServerReply, nonsense};
-use super::wire::{Unwritten, Wire};
+use super::wire::{Wire, WriteFailure};
 use crate::delivery::{Circumstances, Fault, Outcome, Phase, TlsUse};
 use crate::mail::{Address, MailId, ascii_header, seven_bit};
 use crate::transport::{AnnouncedLimits, Connection, TimeOuts, Transaction};
@@ -22,7 +22,7 @@ const QUIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A message of up to so many bytes is converted where it is; a larger one on a thread for such
 /// work.
-const CONVERTED_AT_ONCE: usize = 64 * 1024;
+const INLINE_CONVERSION: usize = 64 * 1024;
 
 /// A connection that is greeted, secured and authenticated.
 pub(super) struct SmtpConnection {
@@ -114,7 +114,7 @@ impl SmtpConnection {
     }
 
     /// Writes what is in `out`.
-    pub(super) async fn write(&mut self, time_limit: Duration) -> Result<(), Unwritten> {
+    pub(super) async fn write(&mut self, time_limit: Duration) -> Result<(), WriteFailure> {
         self.wire.wait_up_to(time_limit);
         self.wire.write(&self.out).await
     }
@@ -206,7 +206,7 @@ impl Connection for SmtpConnection {
                 false => Some(message),
             }
         };
-        let message = match mail.message.len() > CONVERTED_AT_ONCE {
+        let message = match mail.message.len() > INLINE_CONVERSION {
             true => tokio::task::spawn_blocking(convert).await.ok()??,
             false => convert()?,
         };

@@ -12,10 +12,10 @@ use tokio::time::Instant;
 use crate::mail::minutes;
 
 /// How long a relay that dropped what was written ahead is spoken to one command at a time.
-const LOCK_STEP: Duration = minutes(30);
+const LOCK_STEP_FOR: Duration = minutes(30);
 
 /// How long an address that failed is tried after the others.
-const BAD: Duration = minutes(5);
+const BAD_FOR: Duration = minutes(5);
 
 /// Shared by all connections of one transport.
 #[derive(Debug, Default)]
@@ -43,7 +43,7 @@ impl Memory {
 
     /// The server answered a command, and nothing of what was written behind it.
     pub(super) fn drops_pipelined(&self) {
-        *self.lock_step_until.lock() = Some(Instant::now() + LOCK_STEP);
+        *self.lock_step_until.lock() = Some(Instant::now() + LOCK_STEP_FOR);
     }
 
     /// The server answered a command that was written ahead.
@@ -69,7 +69,7 @@ impl Memory {
     /// The server could not be spoken to at this address, for this reason, or takes nothing there.
     pub(super) fn is_bad(&self, address: SocketAddr, reason: &str) {
         let known = BadAddress {
-            until: Instant::now() + BAD,
+            until: Instant::now() + BAD_FOR,
             reason: reason.to_owned(),
         };
         let before = self.bad.lock().insert(address, known);

@@ -10,21 +10,21 @@ pub(super) fn size(message: &[u8]) -> u64 {
 }
 
 /// Writes a message out, part by part.
-pub(super) struct Stuffing<'a> {
+pub(super) struct DotStuffer<'a> {
     message: &'a [u8],
     at: usize,
     /// The next dot that is to be doubled; the message's length when there is none.
     dot: usize,
 }
 
-impl<'a> Stuffing<'a> {
+impl<'a> DotStuffer<'a> {
     pub(super) fn new(message: &'a [u8]) -> Self {
         let dot = if message.starts_with(b".") {
             0
         } else {
             next_dot(message, 0)
         };
-        Stuffing {
+        DotStuffer {
             message,
             at: 0,
             dot,
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     fn stuffed(message: &[u8], room: usize) -> Vec<u8> {
-        let mut stuffing = Stuffing::new(message);
+        let mut stuffing = DotStuffer::new(message);
         let mut out = Vec::new();
         let mut part = Vec::new();
         while !stuffing.fill(&mut part, room) {

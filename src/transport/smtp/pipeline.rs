@@ -11,17 +11,17 @@ use std::time::Duration;
 
 use super::connection::SmtpConnection;
 use super::extensions::Extensions;
-use super::message::{self, Stuffing};
+use super::message::{self, DotStuffer};
 use super::reply::ServerReply;
 use crate::delivery::{Outcome, Phase};
 use crate::mail::Address;
 use crate::transport::{TimeOuts, Transaction};
 
 /// The most commands that go out before their replies are read.
-const WINDOW: usize = 64;
+const WINDOW_COMMANDS: usize = 64;
 
 /// The most bytes of a message that go out in one write.
-const PART: usize = 64 * 1024;
+const PART_BYTES: usize = 64 * 1024;
 
 /// How long to wait for a last reply that says why a server hung up in the middle of a message.
 const FINAL_REPLY_WAIT: Duration = Duration::from_secs(1);
@@ -74,8 +74,8 @@ impl EnvelopeCommand {
 }
 
 /// The outcome of recipients without a verdict when the connection ends at one recipient's RCPT. If
-/// some recipient has a verdict, that one is the cause. The others got no further than MAIL, and are
-/// tried again without it ([`Outcome::is_bystanders`]).
+/// some recipient has a verdict, that one is the cause. The others got no further than MAIL, and
+/// are tried again without it ([`Outcome::is_bystanders`]).
 fn ended(step: EnvelopeCommand, reason: String, verdicts: &Verdicts) -> Outcome {
     match step {
         EnvelopeCommand::Rcpt(_) if verdicts.iter().any(Option::is_some) => {
@@ -122,7 +122,7 @@ impl SmtpConnection {
         let total = next.recipients.len() + 2;
         if self.may_pipeline()
             && self.left > 0
-            && total <= WINDOW
+            && total <= WINDOW_COMMANDS
             && self.extensions.refuse(next).is_none()
             && self.extensions.limits.part(&next.recipients).is_none()
         {
@@ -152,8 +152,8 @@ impl SmtpConnection {
         self.begun == Some(mail.mail) && self.begun_commands == self.out
     }
 
-    /// Sends MAIL, RCPT and DATA, and reads the answers. `Ok(None)`: the server waits for the message.
-    /// `Ok(Some)`: no recipient gets it. `Err`: the connection ends with it.
+    /// Sends MAIL, RCPT and DATA, and reads the answers. `Ok(None)`: the server waits for the
+    /// message. `Ok(Some)`: no recipient gets it. `Err`: the connection ends with it.
     async fn envelope(
         &mut self,
         mail: &Transaction,
@@ -161,7 +161,11 @@ impl SmtpConnection {
     ) -> Result<Option<Outcome>, Outcome> {
         let reset = std::mem::take(&mut self.needs_reset);
         let total = usize::from(reset) + mail.recipients.len() + 2;
-        let window = if self.may_pipeline() { WINDOW } else { 1 };
+        let window = if self.may_pipeline() {
+            WINDOW_COMMANDS
+        } else {
+            1
+        };
         let was_begun = self.begun.take().is_some();
 
         // Commands are written in groups of at most `window`. The one that is being answered begins
@@ -261,8 +265,8 @@ impl SmtpConnection {
             .map_err(|unwritten| unwritten.reason)
     }
 
-    /// Remembers whether this server answers commands that were written before it had answered those
-    /// ahead of them: `is_behind`, within this group; `was_begun`, behind the message before.
+    /// Remembers whether this server answers commands that were written before it had answered
+    /// those ahead of them: `is_behind`, within this group; `was_begun`, behind the message before.
     fn remember_pipelining(
         &self,
         answer: &Result<ServerReply, String>,
@@ -304,7 +308,7 @@ impl SmtpConnection {
     /// Sends the message itself and reads the verdict on it.
     async fn message(&mut self, mail: &Transaction, next: Option<&Transaction>) -> TransactionEnd {
         // The message, without its final dot.
-        let mut message = Stuffing::new(&mail.message);
+        let mut message = DotStuffer::new(&mail.message);
         loop {
             // A reply that comes now would be mistaken for the verdict on a message that the server
             // does not have yet.
@@ -312,7 +316,7 @@ impl SmtpConnection {
                 return Err(self.interrupted(self.timeouts.command).await);
             }
             self.out.clear();
-            if message.fill(&mut self.out, PART) {
+            if message.fill(&mut self.out, PART_BYTES) {
                 break;
             }
             self.wire.wait_up_to(self.timeouts.body);
@@ -367,9 +371,9 @@ impl SmtpConnection {
         }
     }
 
-    /// The outcome when the server speaks in the middle of the message. A refusal is about this mail,
-    /// since no other is in question; but it does not count as final, because the server has not
-    /// seen the whole message.
+    /// The outcome when the server speaks in the middle of the message. A refusal is about this
+    /// mail, since no other is in question; but it does not count as final, because the server has
+    /// not seen the whole message.
     async fn interrupted(&mut self, time_limit: Duration) -> Outcome {
         match self.answer(time_limit).await {
             Err(reason) => Outcome::Lost(Phase::Body, reason),

@@ -59,14 +59,14 @@ fn way_out(error: &std::io::Error) -> &'static str {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     match inner {
         Some(Error::InvalidCertificate(wrong)) => way_out_of(wrong),
-        Some(Error::InvalidMessage(_)) => NO_TLS_THERE,
+        Some(Error::InvalidMessage(_)) => NO_TLS_HINT,
         // A server that hangs up at the sight of a handshake.
-        None if error.kind() == std::io::ErrorKind::UnexpectedEof => NO_TLS_THERE,
+        None if error.kind() == std::io::ErrorKind::UnexpectedEof => NO_TLS_HINT,
         _ => "",
     }
 }
 
-const NO_TLS_THERE: &str = "; it does not speak TLS there: perhaps smtp+starttls:// is meant \
+const NO_TLS_HINT: &str = "; it does not speak TLS there: perhaps smtp+starttls:// is meant \
                             (usually on port 587), or another port";
 
 fn way_out_of(wrong: &CertificateError) -> &'static str {
@@ -120,6 +120,7 @@ impl ServerCertVerifier for PinnedVerifier {
         let verified = self
             .authorities
             .verify_server_cert(shown, others, name, ocsp, now);
+
         match verified {
             // Whether it is expired is looked at before that.
             Err(Error::InvalidCertificate(wrong))

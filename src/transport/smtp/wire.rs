@@ -40,7 +40,7 @@ const INBOX: usize = 4 * MAX_LINE;
 /// A handle to a connection's bytes.
 #[derive(Clone)]
 pub(super) struct Wire {
-    shared: Arc<Mutex<Shared>>,
+    shared: Arc<Mutex<WireState>>,
 }
 
 /// A stream that was taken off the wire, for its handshake.
@@ -51,7 +51,7 @@ pub(super) enum Stream {
     Away,
 }
 
-struct Shared {
+struct WireState {
     stream: Stream,
     peer: SocketAddr,
     /// What came and was not handed up, at `start..end`.
@@ -81,7 +81,7 @@ struct Shared {
 }
 
 /// A write that failed.
-pub(super) struct Unwritten {
+pub(super) struct WriteFailure {
     /// How many bytes were handed to the stream; the server may have got them.
     pub(super) handed_over: usize,
     pub(super) reason: String,
@@ -90,7 +90,7 @@ pub(super) struct Unwritten {
 impl Wire {
     pub(super) fn new(stream: Stream, peer: SocketAddr) -> Self {
         let deadline = Instant::now();
-        let shared = Shared {
+        let shared = WireState {
             stream,
             peer,
             inbox: Box::new([0; INBOX]),
@@ -182,21 +182,21 @@ impl Wire {
     }
 
     /// Writes all of this, before the deadline.
-    pub(super) async fn write(&self, bytes: &[u8]) -> Result<(), Unwritten> {
+    pub(super) async fn write(&self, bytes: &[u8]) -> Result<(), WriteFailure> {
         self.write_while(bytes, |_, _| Ok(())).await
     }
 
     /// Writes all of this, before the deadline; gives up when the server has something to say and
     /// takes no more.
-    pub(super) async fn write_to_listener(&self, bytes: &[u8]) -> Result<(), Unwritten> {
-        self.write_while(bytes, Shared::check_silence).await
+    pub(super) async fn write_to_listener(&self, bytes: &[u8]) -> Result<(), WriteFailure> {
+        self.write_while(bytes, WireState::check_silence).await
     }
 
     async fn write_while(
         &self,
         bytes: &[u8],
-        goes_on: impl Fn(&mut Shared, &mut Context<'_>) -> Result<(), String>,
-    ) -> Result<(), Unwritten> {
+        goes_on: impl Fn(&mut WireState, &mut Context<'_>) -> Result<(), String>,
+    ) -> Result<(), WriteFailure> {
         let mut handed_over = 0;
         let written = poll_fn(|cx| {
             let mut shared = self.shared.lock();
@@ -214,7 +214,7 @@ impl Wire {
 
         let failed = written.await.err();
         failed.map_or(Ok(()), |error| {
-            Err(Unwritten {
+            Err(WriteFailure {
                 handed_over,
                 reason: error.to_string(),
             })
@@ -222,7 +222,7 @@ impl Wire {
     }
 }
 
-impl Shared {
+impl WireState {
     fn set_deadline(&mut self, span: Duration) {
         self.time_limit = span;
         self.deadline = Instant::now() + span;

@@ -35,7 +35,8 @@ const TROUBLES: [(&str, u16, &str); 5] = [
          results: \
         DKIM = did not pass, SPF [example.com] with ip: [192.0.2.44] = did not pass. For \
         instructions on setting up \
-        authentication, go to https://support.example/mail/answer/81126-averyveryverylongpathwithoutanybreakinit",
+        authentication, go to \
+        https://support.example/mail/answer/81126-averyveryverylongpathwithoutanybreakinit",
     ),
     (
         "gone",
@@ -50,7 +51,8 @@ const PEOPLE: [&str; 8] = [
     "jürgen.groß@example.org",
     "alan.turing@computing.example",
     "katherine.johnson@orbits.example",
-    "a.name.that.does.not.want.to.end.until.no.column.can.hold.it@a-subdomain-of-some-length.example.org",
+    "a.name.that.does.not.want.to.end.until.no.column.can.hold.it@\
+        a-subdomain-of-some-length.example.org",
     "linus@example.net",
     "margaret@apollo.example",
 ];

@@ -15,11 +15,11 @@ trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 /// The end of a session, of whatever kind; there is nothing to report.
-struct Ended;
+struct SessionEnd;
 
-impl From<io::Error> for Ended {
+impl From<io::Error> for SessionEnd {
     fn from(_: io::Error) -> Self {
-        Ended
+        SessionEnd
     }
 }
 
@@ -71,7 +71,7 @@ pub(super) async fn serve(stream: TcpStream, state: Arc<State>) {
 }
 
 impl Session {
-    async fn run(&mut self) -> Result<(), Ended> {
+    async fn run(&mut self) -> Result<(), SessionEnd> {
         if matches!(self.state.tls, Some((Tls::Implicit, _))) {
             self.handshake().await?;
         }
@@ -85,7 +85,7 @@ impl Session {
         }
     }
 
-    async fn command(&mut self) -> Result<(), Ended> {
+    async fn command(&mut self) -> Result<(), SessionEnd> {
         let line = self.moment.line.clone();
         let verb = line
             .split(' ')
@@ -159,7 +159,7 @@ impl Session {
             "NOOP" => self.say(250, "2.0.0 ok"),
             "QUIT" => {
                 self.answer(Step::Quit, 221, "2.0.0 bye").await?;
-                return Err(Ended);
+                return Err(SessionEnd);
             }
             _ => self.say(502, "5.5.2 what?"),
         }
@@ -178,7 +178,7 @@ impl Session {
         lines.join("\n")
     }
 
-    async fn auth(&mut self, line: &str) -> Result<(), Ended> {
+    async fn auth(&mut self, line: &str) -> Result<(), SessionEnd> {
         let mut words = line.split(' ').skip(1);
         let mechanism = words.next().unwrap_or_default().to_ascii_uppercase();
         let initial = words.next().map(str::to_owned);
@@ -239,14 +239,14 @@ impl Session {
         Ok(())
     }
 
-    async fn challenge(&mut self, text: &str) -> Result<String, Ended> {
+    async fn challenge(&mut self, text: &str) -> Result<String, SessionEnd> {
         self.say(334, text);
         let line = self.line().await?;
         Ok(decode(&line))
     }
 
     /// Reads the message and answers its final dot.
-    async fn data(&mut self) -> Result<(), Ended> {
+    async fn data(&mut self) -> Result<(), SessionEnd> {
         let mut asked = false;
         let mut searched: usize = 0;
         let end = loop {
@@ -314,7 +314,7 @@ impl Session {
     }
 
     /// Answers a step: as the script says, or with this. True where the answer was positive.
-    async fn answer(&mut self, step: Step, code: u16, text: &str) -> Result<bool, Ended> {
+    async fn answer(&mut self, step: Step, code: u16, text: &str) -> Result<bool, SessionEnd> {
         let Some(act) = self.state.act(step, &self.moment) else {
             self.say(code, text);
             return Ok(code < 400);
@@ -336,14 +336,14 @@ impl Session {
 
     /// Acts, where the right reply would have been `code` and `text`; code 0 means that none is
     /// due.
-    async fn perform(&mut self, act: Act, code: u16, text: &str) -> Result<(), Ended> {
+    async fn perform(&mut self, act: Act, code: u16, text: &str) -> Result<(), SessionEnd> {
         match act {
             Act::Reply(code, text) => self.say(code, &text),
             Act::ReplyThenCut(code, text) => {
                 self.say(code, &text);
-                return Err(Ended);
+                return Err(SessionEnd);
             }
-            Act::Cut => return Err(Ended),
+            Act::Cut => return Err(SessionEnd),
             Act::Hang => {
                 self.flush().await?;
                 std::future::pending::<()>().await;
@@ -406,20 +406,20 @@ impl Session {
         }
     }
 
-    async fn handshake(&mut self) -> Result<(), Ended> {
+    async fn handshake(&mut self) -> Result<(), SessionEnd> {
         match self.state.act(Step::Handshake, &self.moment) {
             None => {}
             Some(Act::Hang) => std::future::pending::<()>().await,
-            Some(_) => return Err(Ended),
+            Some(_) => return Err(SessionEnd),
         }
-        let (_, config) = self.state.tls.clone().ok_or(Ended)?;
-        let plain = self.stream.take().ok_or(Ended)?;
+        let (_, config) = self.state.tls.clone().ok_or(SessionEnd)?;
+        let plain = self.stream.take().ok_or(SessionEnd)?;
         self.stream = Some(Box::new(TlsAcceptor::from(config).accept(plain).await?));
         self.encrypted = true;
         Ok(())
     }
 
-    async fn line(&mut self) -> Result<String, Ended> {
+    async fn line(&mut self) -> Result<String, SessionEnd> {
         loop {
             if let Some(end) = self.inbox.windows(2).position(|pair| pair == b"\r\n") {
                 let line = self.inbox.drain(..end + 2).take(end).collect::<Vec<u8>>();
@@ -430,14 +430,14 @@ impl Session {
     }
 
     /// Says what there is to say, and reads what has come.
-    async fn read(&mut self) -> Result<(), Ended> {
+    async fn read(&mut self) -> Result<(), SessionEnd> {
         self.flush().await?;
-        let stream = self.stream.as_mut().ok_or(Ended)?;
+        let stream = self.stream.as_mut().ok_or(SessionEnd)?;
 
         let mut part = vec![0; 64 * 1024];
         let count = stream.read(&mut part).await?;
         if count == 0 {
-            return Err(Ended);
+            return Err(SessionEnd);
         }
         self.state.turnarounds.fetch_add(1, Ordering::SeqCst);
         if self.state.turnaround > Duration::ZERO {
@@ -448,11 +448,11 @@ impl Session {
         Ok(())
     }
 
-    async fn flush(&mut self) -> Result<(), Ended> {
+    async fn flush(&mut self) -> Result<(), SessionEnd> {
         if self.outbox.is_empty() {
             return Ok(());
         }
-        let stream = self.stream.as_mut().ok_or(Ended)?;
+        let stream = self.stream.as_mut().ok_or(SessionEnd)?;
         if self.state.bare_line_feeds {
             self.outbox.retain(|byte| *byte != b'\r');
         }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::scripted::{Scripted, json as answer};
+use super::scripted::{ScriptedService, json as answer};
 use super::{ID, run};
 
 #[test]
@@ -27,7 +27,7 @@ fn who_did_what_is_a_table_over_all_pages() {
             "filter": "2 entries"},
     ]});
 
-    let service = Scripted::new([
+    let service = ScriptedService::new([
         answer(200, first.clone()),
         answer(200, second),
         answer(200, first.clone()),
@@ -75,7 +75,7 @@ fn who_did_what_is_a_table_over_all_pages() {
 
 #[test]
 fn nothing_done_is_said() {
-    let service = Scripted::new([answer(200, json!({"entries": []}))]);
+    let service = ScriptedService::new([answer(200, json!({"entries": []}))]);
     let out = run(&service, &["audit", "--act", "purge"]).well();
     assert_eq!(out, "nothing was done\n");
 }

@@ -7,7 +7,7 @@ use postrider::ingress::http::{HttpDoor, HttpSettings, Limits, Scope, Token};
 use postrider::{Dispatcher, MailStatus, Relay, Stats};
 use tokio::sync::watch;
 
-use crate::command_line::{Done, finish, postrider};
+use crate::command_line::{CommandResult, finish, postrider};
 use crate::common::{Act, FakeSmtp, Rule, Step, TestSpool};
 
 /// A running service: nobody@… is refused for good, and later@… for now.
@@ -64,11 +64,11 @@ impl Service {
     }
 
     /// Runs a command against it.
-    fn run(&self, words: &[&str]) -> Done {
+    fn run(&self, words: &[&str]) -> CommandResult {
         self.run_with(words, b"")
     }
 
-    fn run_with(&self, words: &[&str], input: &[u8]) -> Done {
+    fn run_with(&self, words: &[&str], input: &[u8]) -> CommandResult {
         finish(
             postrider().args(words).env("POSTRIDER_URL", &self.url),
             input,

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::command_line::record::record;
-use crate::command_line::scripted::{Scripted, json as answer, problem};
+use crate::command_line::scripted::{ScriptedService, json as answer, problem};
 use crate::command_line::{ID, finish, postrider, run, run_with};
 
 fn relay(name: &str, state: &str, failure: Option<&str>) -> Value {
@@ -26,7 +26,7 @@ fn stats() -> Value {
 
 #[test]
 fn the_numbers_are_on_one_screen() {
-    let service = Scripted::new([answer(200, stats()), answer(200, stats())]);
+    let service = ScriptedService::new([answer(200, stats()), answer(200, stats())]);
     let out = run(&service, &["stats"]).well();
     for expected in [
         "queued 1,200, dead 3\n",
@@ -54,7 +54,7 @@ fn the_numbers_are_on_one_screen() {
 #[test]
 fn relays_are_listed() {
     let body = json!({"relays": [relay("primary", "up", None), relay("backup", "paused", None)]});
-    let service = Scripted::new([answer(200, body.clone()), answer(200, body.clone())]);
+    let service = ScriptedService::new([answer(200, body.clone()), answer(200, body.clone())]);
     let out = run(&service, &["relay", "list"]).well();
     let lines: Vec<String> = out
         .lines()
@@ -78,7 +78,7 @@ fn relays_are_listed() {
 
 #[test]
 fn a_relay_is_paused_and_resumed_by_its_name() {
-    let service = Scripted::new([
+    let service = ScriptedService::new([
         answer(200, relay("a/b c", "paused", None)),
         answer(200, relay("a/b c", "up", None)),
         problem(
@@ -116,7 +116,7 @@ fn a_relay_is_paused_and_resumed_by_its_name() {
 fn dead_letters_are_listed_with_the_reason() {
     let page = json!({"mails": [record("dead")], "next": null});
 
-    let service = Scripted::new([answer(200, page)]);
+    let service = ScriptedService::new([answer(200, page)]);
     let out = run(&service, &["dead", "list", "--tag", "otp"]).well();
     let row = out.lines().nth(1).unwrap();
     for expected in [
@@ -138,7 +138,7 @@ fn dead_letters_are_listed_with_the_reason() {
 #[test]
 fn dead_letters_are_sent_again() {
     let count = |dry_run: bool| answer(200, json!({"count": 1234, "dry_run": dry_run}));
-    let service = Scripted::new([count(true), count(false), count(false)]);
+    let service = ScriptedService::new([count(true), count(false), count(false)]);
 
     let words = ["dead", "retry", "--recipient", "ada@example.org"];
     let out = run(&service, &[&words[..], &["--dry-run"]].concat()).well();
@@ -163,7 +163,7 @@ fn dead_letters_are_sent_again() {
 
 #[test]
 fn dead_letters_are_deleted_only_when_it_is_meant() {
-    let service = Scripted::new([
+    let service = ScriptedService::new([
         answer(200, json!({"count": 1, "dry_run": true})),
         answer(200, json!({"count": 1, "delivered": 2, "dry_run": false})),
     ]);

@@ -4,8 +4,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::command_line::scripted::{Scripted, json as answer, problem};
-use crate::command_line::{Done, finish, postrider, run};
+use crate::command_line::scripted::{ScriptedService, json as answer, problem};
+use crate::command_line::{CommandResult, finish, postrider, run};
 
 /// A user whose home holds these files.
 struct User(tempfile::TempDir);
@@ -35,16 +35,16 @@ impl User {
         command
     }
 
-    fn does(&self, words: &[&str]) -> Done {
+    fn does(&self, words: &[&str]) -> CommandResult {
         finish(&mut self.command(words), b"")
     }
 }
 
-fn relays() -> Scripted {
-    Scripted::new([answer(200, json!({"relays": []}))])
+fn relays() -> ScriptedService {
+    ScriptedService::new([answer(200, json!({"relays": []}))])
 }
 
-fn shown(service: &Scripted) -> Option<String> {
+fn shown(service: &ScriptedService) -> Option<String> {
     let asked = service.asked_once();
     asked.header("authorization").map(str::to_owned)
 }
@@ -66,7 +66,7 @@ fn a_users_file_says_where_the_service_is_and_what_opens_its_door() {
 
 #[test]
 fn sendmail_finds_its_service_in_the_users_file() {
-    let service = Scripted::new([answer(202, json!({}))]);
+    let service = ScriptedService::new([answer(202, json!({}))]);
     let text = format!("url = \"{}\"\ntoken = \"s3cret\"\n", service.url());
     let user = User::with(&[(".config/postrider.toml", &text)]);
     let mut command = user.command(&["sendmail", "-i", "ada@example.org"]);
@@ -187,7 +187,7 @@ fn what_is_wrong_is_told_where_it_was_said() {
 fn errors_are_json_where_json_is_asked_for() {
     let invalid = json!({"type": "urn:x", "title": "The request is not valid", "status": 422,
         "errors": [{"pointer": "/to/1", "detail": "`x` has no @"}]});
-    let service = Scripted::new([problem(422, invalid.clone())]);
+    let service = ScriptedService::new([problem(422, invalid.clone())]);
     let words = [
         "send",
         "--to",
@@ -227,13 +227,13 @@ fn errors_are_json_where_json_is_asked_for() {
 
 #[test]
 fn health_is_an_exit_code() {
-    let ready = Scripted::new([answer(200, json!({"ready": true}))]);
+    let ready = ScriptedService::new([answer(200, json!({"ready": true}))]);
     let out = run(&ready, &["health", "--token", "s3cret"]).well();
     assert_eq!(out, "ready\n");
     assert_eq!(ready.asked_once().line, "GET /health/ready");
     assert_eq!(shown(&ready), None, "health asks for no token");
 
-    let live = Scripted::new([answer(200, json!({}))]);
+    let live = ScriptedService::new([answer(200, json!({}))]);
     assert_eq!(run(&live, &["health", "--live"]).well(), "live\n");
     assert_eq!(live.asked_once().line, "GET /health/live");
 
@@ -242,7 +242,7 @@ fn health_is_an_exit_code() {
         json!({"title": "Not available now", "status": 503, "detail": "the queue is full"}),
     );
 
-    let told = run(&Scripted::new([full]), &["health"]).failed(1);
+    let told = run(&ScriptedService::new([full]), &["health"]).failed(1);
     assert_eq!(told, "postrider: not ready: the queue is full\n");
     let away = User::with(&[]);
     away.does(&["health", "--url", "http://127.0.0.1:1"])
@@ -297,7 +297,7 @@ fn a_newcomers_slips_are_told_sensibly() {
 
 #[test]
 fn a_time_can_be_said_in_words() {
-    let service = Scripted::new([answer(
+    let service = ScriptedService::new([answer(
         202,
         json!({"id": crate::command_line::ID, "state": "scheduled", "duplicate": false,
             "durability": "synced"}),
@@ -325,7 +325,7 @@ fn a_time_can_be_said_in_words() {
     );
 
     for wrong in ["yesterday 9:00", "whenever", ""] {
-        let told = run(&Scripted::silent(), &[&mail[..], &[wrong]].concat()).failed(2);
+        let told = run(&ScriptedService::silent(), &[&mail[..], &[wrong]].concat()).failed(2);
         assert!(told.contains("--at"), "{told}");
     }
 }

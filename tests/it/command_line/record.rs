@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::command_line::scripted::{self, Scripted, json as answer, other, problem};
+use crate::command_line::scripted::{self, ScriptedService, json as answer, other, problem};
 use crate::command_line::{ID, finish, postrider, run};
 
 /// A mail's record as the service gives it: one recipient, tried once.
@@ -13,16 +13,27 @@ pub fn record(state: &str) -> Value {
         _ => (450, "4.2.1", "come back later", Value::Null),
     };
 
+    let finished_at = match reason.is_null() {
+        true => Value::Null,
+        false => json!("2026-01-31T12:00:05.000Z"),
+    };
+    let next_attempt_at = match state {
+        "deferred" => json!("2026-01-31T12:01:04.000Z"),
+        _ => Value::Null,
+    };
+
     json!({
         "id": ID, "state": state, "created_at": "2026-01-31T12:00:00.000Z",
-        "finished_at": if reason.is_null() { Value::Null } else { json!("2026-01-31T12:00:05.000Z") },
+        "finished_at": finished_at,
         "expires_at": "2026-02-02T12:00:00.000Z", "return_path": "shop@example.com",
         "subject": "Your \u{1b}]0;code\u{7}", "message_id": "<1@example.com>",
         "priority": "critical",
         "guarantee": "at_least_once", "tags": ["otp", "login"], "idempotency_key": "otp-42",
         "size": 2048,
         "deliveries": [{
-            "recipient": "ada@example.org", "state": if state == "partial" { "dead" } else { state }, "reason": reason,
+            "recipient": "ada@example.org",
+            "state": if state == "partial" { "dead" } else { state },
+            "reason": reason,
             "relays": ["primary", "backup"],
             "attempts": [{
                 "at": "2026-01-31T12:00:04.000Z", "relay": "primary",
@@ -30,7 +41,7 @@ pub fn record(state: &str) -> Value {
                 "enhanced": enhanced, "text": text,
             }],
             "attempts_counted": 1,
-            "next_attempt_at": if state == "deferred" { json!("2026-01-31T12:01:04.000Z") } else { Value::Null },
+            "next_attempt_at": next_attempt_at,
             "finished_at": Value::Null,
         }],
     })
@@ -55,7 +66,7 @@ fn a_mail_is_named_by_other_names_and_its_status_says_why_it_waits() {
     waiting["deliveries"][0]["waits"] =
         json!({"because": "relay_down", "relay": "primary", "text": "connect: refused\u{1b}[2J"});
 
-    let service = Scripted::new([answer(200, waiting)]);
+    let service = ScriptedService::new([answer(200, waiting)]);
     let out = run(&service, &["status", "<1@example.com>"]).well();
     let line = service.asked_once().line;
     assert_eq!(line, "GET /v1/mails/%3C1@example.com%3E");
@@ -65,7 +76,7 @@ fn a_mail_is_named_by_other_names_and_its_status_says_why_it_waits() {
     );
     assert!(!out.contains('\u{1b}'), "{out}");
 
-    let service = Scripted::new([answer(200, record("cancelled"))]);
+    let service = ScriptedService::new([answer(200, record("cancelled"))]);
     run(&service, &["cancel", "otp-42"]).well();
     assert_eq!(service.asked_once().line, "POST /v1/mails/otp-42/cancel");
 }
@@ -110,7 +121,7 @@ fn a_mail_is_looked_for_until_it_is_known_which_is_meant() {
         ),
     ] {
         let last = answer(200, record("queued"));
-        let service = Scripted::new(answers.into_iter().chain([last]).collect::<Vec<_>>());
+        let service = ScriptedService::new(answers.into_iter().chain([last]).collect::<Vec<_>>());
         run(&service, &[does, name]).well();
         let asked: Vec<String> = service.asked().into_iter().map(|one| one.line).collect();
         let call = if does == "cancel" { "/cancel" } else { "" };
@@ -119,10 +130,10 @@ fn a_mail_is_looked_for_until_it_is_known_which_is_meant() {
         assert_eq!(asked, [&first[..], &asked_on, &asked_on, &last]);
     }
 
-    let service = Scripted::new([in_part(json!([ID])), in_part(json!([OTHER]))]);
+    let service = ScriptedService::new([in_part(json!([ID])), in_part(json!([OTHER]))]);
     let why = run(&service, &["cancel", name]).failed(1);
     assert!(why.contains(ID) && why.contains(OTHER), "{why}");
-    let service = Scripted::new([first(), unknown]);
+    let service = ScriptedService::new([first(), unknown]);
     let why = run(&service, &["cancel", name]).failed(1);
     assert!(why.contains("there is no mail"), "{why}");
 }
@@ -136,7 +147,7 @@ fn what_is_counted_in_parts_is_added_up() {
                 "looked_at": 10_000}),
         )
     };
-    let service = Scripted::new([part(json!("abc")), part(Value::Null)]);
+    let service = ScriptedService::new([part(json!("abc")), part(Value::Null)]);
     let out = run(&service, &["count", "-q", "from:shop"]).well();
     has_line(&out, &["queued", "4"]);
     has_line(&out, &["all", "6"]);
@@ -146,7 +157,7 @@ fn what_is_counted_in_parts_is_added_up() {
 
 #[test]
 fn a_status_tells_where_each_delivery_is() {
-    let service = Scripted::new([answer(200, record("deferred"))]);
+    let service = ScriptedService::new([answer(200, record("deferred"))]);
     let out = run(&service, &["status", ID]).well();
     assert_eq!(service.asked_once().line, format!("GET /v1/mails/{ID}"));
     has_line(&out, &["mail", ID]);
@@ -166,7 +177,7 @@ fn a_status_tells_where_each_delivery_is() {
 
 #[test]
 fn a_dead_mail_says_why() {
-    let service = Scripted::new([answer(200, record("dead"))]);
+    let service = ScriptedService::new([answer(200, record("dead"))]);
     let out = run(&service, &["status", ID]).well();
     has_line(&out, &["ada@example.org", "dead: rejected"]);
     has_line(&out, &["rcpt to: 550 5.1.1 no such user\\u{1b}[2J"]);
@@ -174,7 +185,7 @@ fn a_dead_mail_says_why() {
 
 #[test]
 fn a_delivered_mail_shows_what_the_relay_said() {
-    let service = Scripted::new([answer(200, record("delivered"))]);
+    let service = ScriptedService::new([answer(200, record("delivered"))]);
     let out = run(&service, &["status", ID]).well();
     has_line(
         &out,
@@ -190,7 +201,7 @@ fn a_delivered_mail_shows_what_the_relay_said() {
 
 #[test]
 fn a_status_as_json_is_what_the_service_answered() {
-    let service = Scripted::new([answer(200, record("deferred"))]);
+    let service = ScriptedService::new([answer(200, record("deferred"))]);
     let out = run(&service, &["status", ID, "--json"]).well();
     assert_eq!(out, record("deferred").to_string() + "\n");
 }
@@ -199,7 +210,7 @@ fn a_status_as_json_is_what_the_service_answered() {
 fn an_unknown_mail_fails() {
     let body =
         json!({"title": "Not found", "status": 404, "detail": format!("there is no mail {ID}")});
-    let service = Scripted::new([problem(404, body)]);
+    let service = ScriptedService::new([problem(404, body)]);
     let err = run(&service, &["status", ID]).failed(1);
     assert_eq!(
         err,
@@ -209,7 +220,7 @@ fn an_unknown_mail_fails() {
 
 #[test]
 fn what_is_no_id_is_wrong_usage() {
-    let err = run(&Scripted::silent(), &["status", "42"]).failed(2);
+    let err = run(&ScriptedService::silent(), &["status", "42"]).failed(2);
     assert!(err.contains("`42` is not a mail id"), "{err}");
 }
 
@@ -222,7 +233,7 @@ fn a_mail_is_shown_with_its_attempts_its_text_and_its_files() {
                    Content-Type: application/pdf\r\n\
                    Content-Disposition: attachment; filename=\"bill.pdf\"\r\n\r\n12345\r\n\
                    --b--\r\n";
-    let service = Scripted::new([
+    let service = ScriptedService::new([
         answer(200, record("deferred")),
         other(200, "message/rfc822", message),
     ]);
@@ -250,7 +261,7 @@ fn a_mail_is_shown_with_its_attempts_its_text_and_its_files() {
 #[test]
 fn a_raw_message_is_exact() {
     let message = b"Subject: \x1b[2J\r\n\r\n\xff\x00\r\n";
-    let service = Scripted::new([other(200, "message/rfc822", message.as_slice())]);
+    let service = ScriptedService::new([other(200, "message/rfc822", message.as_slice())]);
     let output = postrider()
         .args(["show", ID, "--raw", "--url", &service.url()])
         .output()
@@ -261,7 +272,8 @@ fn a_raw_message_is_exact() {
 #[test]
 fn a_mail_can_be_cancelled_and_retried() {
     for (verb, state) in [("cancel", "cancelled"), ("retry", "queued")] {
-        let service = Scripted::new([answer(200, record(state)), answer(200, record(state))]);
+        let service =
+            ScriptedService::new([answer(200, record(state)), answer(200, record(state))]);
         assert_eq!(
             run(&service, &[verb, ID]).well(),
             format!("{ID}  {state}\n")
@@ -280,7 +292,7 @@ fn a_mail_can_be_cancelled_and_retried() {
 #[test]
 fn it_can_be_too_late_to_cancel() {
     let detail = format!("mail {ID} is delivered, which is too late for that");
-    let service = Scripted::new([problem(
+    let service = ScriptedService::new([problem(
         409,
         json!({"title": "Too late", "status": 409, "detail": detail}),
     )]);
@@ -292,7 +304,7 @@ fn it_can_be_too_late_to_cancel() {
 
 #[test]
 fn a_list_asks_for_what_is_wanted() {
-    let service = Scripted::new([answer(
+    let service = ScriptedService::new([answer(
         200,
         json!({"mails": [record("deferred")], "next": null}),
     )]);
@@ -334,13 +346,13 @@ fn a_list_asks_for_what_is_wanted() {
 
 #[test]
 fn a_list_without_mails_says_so() {
-    let service = Scripted::new([answer(200, json!({"mails": [], "next": null}))]);
+    let service = ScriptedService::new([answer(200, json!({"mails": [], "next": null}))]);
     assert_eq!(run(&service, &["list"]).well(), "no mails\n");
 }
 
 #[test]
 fn a_list_that_is_cut_off_says_so() {
-    let service = Scripted::new([answer(
+    let service = ScriptedService::new([answer(
         200,
         json!({"mails": [record("dead")], "next": "c1"}),
     )]);
@@ -365,7 +377,7 @@ fn all_mails_are_listed_page_by_page() {
         ]
     };
 
-    let service = Scripted::new(pages());
+    let service = ScriptedService::new(pages());
     let out = run(&service, &["list", "--all"]).well();
     assert_eq!(out.matches(ID).count(), 2);
     let cursors: Vec<_> = service
@@ -375,7 +387,7 @@ fn all_mails_are_listed_page_by_page() {
         .collect();
     assert_eq!(cursors, ["", "c1", "c2"]);
 
-    let service = Scripted::new(pages());
+    let service = ScriptedService::new(pages());
     let out = run(&service, &["list", "--all", "--json"]).well();
     let pages: Vec<Value> = out
         .lines()
@@ -391,7 +403,7 @@ fn all_mails_are_listed_page_by_page() {
 #[test]
 fn a_reader_that_has_seen_enough_is_no_error() {
     let many: Vec<Value> = (0..1000).map(|_| record("dead")).collect();
-    let service = Scripted::new([answer(200, json!({"mails": many, "next": null}))]);
+    let service = ScriptedService::new([answer(200, json!({"mails": many, "next": null}))]);
     let mut command = postrider();
     command
         .args(["list", "--all", "--json", "--url", &service.url()])
@@ -415,7 +427,7 @@ fn a_reader_that_has_seen_enough_is_no_error() {
 
 #[test]
 fn a_service_behind_a_path_is_asked_below_it() {
-    let service = Scripted::new([answer(200, record("queued"))]);
+    let service = ScriptedService::new([answer(200, record("queued"))]);
     let url = format!("{}/mail/", service.url());
     finish(postrider().args(["status", ID, "--url", &url]), b"").well();
     assert_eq!(

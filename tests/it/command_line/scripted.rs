@@ -10,10 +10,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 /// No test waits longer than this for a client.
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_LIMIT: Duration = Duration::from_secs(20);
 
 /// A service that gives these answers, one a request, and then closes its door.
-pub struct Scripted {
+pub struct ScriptedService {
     address: String,
     asked: Arc<Mutex<Vec<ReceivedRequest>>>,
 }
@@ -94,7 +94,7 @@ impl Answer {
     }
 }
 
-impl Scripted {
+impl ScriptedService {
     /// A service that gives these answers.
     pub fn new(answers: impl IntoIterator<Item = Answer>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -108,8 +108,8 @@ impl Scripted {
                 let Ok((mut stream, _)) = listener.accept() else {
                     return;
                 };
-                stream.set_read_timeout(Some(PATIENCE)).unwrap();
-                stream.set_write_timeout(Some(PATIENCE)).unwrap();
+                stream.set_read_timeout(Some(WAIT_LIMIT)).unwrap();
+                stream.set_write_timeout(Some(WAIT_LIMIT)).unwrap();
                 let Some(request) = read(&stream) else {
                     continue;
                 };
@@ -119,12 +119,12 @@ impl Scripted {
             }
         });
 
-        Scripted { address, asked }
+        ScriptedService { address, asked }
     }
 
     /// A service that nobody may ask anything.
     pub fn silent() -> Self {
-        Scripted::new([])
+        ScriptedService::new([])
     }
 
     pub fn url(&self) -> String {

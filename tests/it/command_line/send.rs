@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use crate::command_line::record::record;
-use crate::command_line::scripted::{Scripted, json as answer, other, problem};
-use crate::command_line::{Done, ID, finish, postrider, run, run_with};
+use crate::command_line::scripted::{ScriptedService, json as answer, other, problem};
+use crate::command_line::{CommandResult, ID, finish, postrider, run, run_with};
 
-const LEAST: [&str; 7] = [
+const REQUIRED_OPTIONS: [&str; 7] = [
     "send",
     "--to",
     "ada@example.org",
@@ -20,8 +20,8 @@ fn accepted(state: &str) -> Value {
     json!({"id": ID, "state": state, "duplicate": false, "durability": "synced"})
 }
 
-fn taking() -> Scripted {
-    Scripted::new([answer(202, accepted("queued"))])
+fn taking() -> ScriptedService {
+    ScriptedService::new([answer(202, accepted("queued"))])
 }
 
 #[test]
@@ -29,7 +29,11 @@ fn a_mail_is_handed_in_and_its_id_printed() {
     let service = taking();
     let out = run(
         &service,
-        &[&LEAST[..], &["--from", "Shop <shop@example.com>"]].concat(),
+        &[
+            &REQUIRED_OPTIONS[..],
+            &["--from", "Shop <shop@example.com>"],
+        ]
+        .concat(),
     )
     .well();
 
@@ -121,7 +125,11 @@ fn an_invitation_goes_as_another_form_of_the_text() {
     .unwrap();
 
     let service = taking();
-    let words = [&LEAST[..], &["--alternative", file.to_str().unwrap()]].concat();
+    let words = [
+        &REQUIRED_OPTIONS[..],
+        &["--alternative", file.to_str().unwrap()],
+    ]
+    .concat();
     run(&service, &words).well();
 
     let asked = service.asked_once().json();
@@ -225,9 +233,9 @@ fn json_is_exactly_what_the_service_answered() {
     let body = format!(
         "{{\"id\": \"{ID}\",  \"state\":\"queued\",\n\"duplicate\":false, \"new_field\":1}}"
     );
-    let service = Scripted::new([other(202, "application/json", body.clone())]);
+    let service = ScriptedService::new([other(202, "application/json", body.clone())]);
     assert_eq!(
-        run(&service, &[&LEAST[..], &["--json"]].concat()).well(),
+        run(&service, &[&REQUIRED_OPTIONS[..], &["--json"]].concat()).well(),
         body + "\n"
     );
 }
@@ -235,29 +243,33 @@ fn json_is_exactly_what_the_service_answered() {
 #[test]
 fn a_key_that_was_seen_before_is_told() {
     let body = json!({"id": ID, "duplicate": true, "durability": "synced"});
-    let service = Scripted::new([answer(202, body)]);
+    let service = ScriptedService::new([answer(202, body)]);
     assert_eq!(
-        run(&service, &LEAST).well(),
+        run(&service, &REQUIRED_OPTIONS).well(),
         format!("{ID}  accepted before under this key\n")
     );
 }
 
 #[test]
 fn waiting_ends_when_the_mail_is_delivered() {
-    let service = Scripted::new([
+    let service = ScriptedService::new([
         answer(202, accepted("queued")),
         answer(200, record("sending")),
         answer(200, record("delivered")),
     ]);
-    let out = run(&service, &[&LEAST[..], &["--wait"]].concat()).well();
+    let out = run(&service, &[&REQUIRED_OPTIONS[..], &["--wait"]].concat()).well();
     assert_eq!(out, format!("{ID}  queued  on disk\n{ID}  delivered\n"));
     assert_eq!(service.asked()[2].line, format!("GET /v1/mails/{ID}"));
 }
 
 #[test]
 fn waiting_for_a_mail_that_fails_for_good_fails() {
-    let service = Scripted::new([answer(202, accepted("queued")), answer(200, record("dead"))]);
-    let done = run(&service, &[&LEAST[..], &["--wait", "--json"]].concat());
+    let service =
+        ScriptedService::new([answer(202, accepted("queued")), answer(200, record("dead"))]);
+    let done = run(
+        &service,
+        &[&REQUIRED_OPTIONS[..], &["--wait", "--json"]].concat(),
+    );
     assert_eq!(done.code, 1);
     assert_eq!(
         serde_json::from_str::<Value>(&done.out).unwrap(),
@@ -271,11 +283,14 @@ fn waiting_for_a_mail_that_fails_for_good_fails() {
 
 #[test]
 fn waiting_no_longer_than_asked_says_try_later() {
-    let service = Scripted::new([
+    let service = ScriptedService::new([
         answer(202, accepted("queued")),
         answer(200, record("deferred")),
     ]);
-    let done = run(&service, &[&LEAST[..], &["--wait=0s", "--json"]].concat());
+    let done = run(
+        &service,
+        &[&REQUIRED_OPTIONS[..], &["--wait=0s", "--json"]].concat(),
+    );
     let err = done.failed(75);
     assert!(
         err.contains(&format!("mail {ID} is deferred after 0s")),
@@ -285,8 +300,8 @@ fn waiting_no_longer_than_asked_says_try_later() {
 
 #[test]
 fn a_service_that_goes_away_while_waited_for_has_still_accepted() {
-    let service = Scripted::new([answer(202, accepted("queued"))]);
-    let done = run(&service, &[&LEAST[..], &["--wait"]].concat());
+    let service = ScriptedService::new([answer(202, accepted("queued"))]);
+    let done = run(&service, &[&REQUIRED_OPTIONS[..], &["--wait"]].concat());
     assert_eq!(done.code, 75);
     assert!(
         done.err.contains(&format!("mail {ID} was accepted; but")),
@@ -298,8 +313,8 @@ fn a_service_that_goes_away_while_waited_for_has_still_accepted() {
 #[test]
 fn a_mail_that_was_sent_at_once_is_not_waited_for() {
     let body = json!({"id": ID, "state": "delivered", "duplicate": false, "durability": "direct"});
-    let service = Scripted::new([answer(202, body)]);
-    let out = run(&service, &[&LEAST[..], &["--wait"]].concat()).well();
+    let service = ScriptedService::new([answer(202, body)]);
+    let out = run(&service, &[&REQUIRED_OPTIONS[..], &["--wait"]].concat()).well();
     assert_eq!(
         out,
         format!("{ID}  delivered  sent at once, because it could not be kept\n")
@@ -312,10 +327,10 @@ fn each_bad_field_is_named() {
         "detail": "2 fields",
         "errors": [{"pointer": "/to/0", "detail": "`x` has no @"},
             {"pointer": "/subject", "detail": "has a \u{1b}[2J"}]});
-    let service = Scripted::new([problem(422, body)]);
+    let service = ScriptedService::new([problem(422, body)]);
     let expected =
         "postrider: The request is not valid:\n  --to `x` has no @\n  --subject has a \\u{1b}[2J\n";
-    assert_eq!(run(&service, &LEAST).failed(1), expected);
+    assert_eq!(run(&service, &REQUIRED_OPTIONS).failed(1), expected);
 }
 
 #[test]
@@ -323,9 +338,9 @@ fn one_bad_field_is_one_line() {
     let body = json!({"type": "x", "title": "The request is not valid", "status": 422,
         "detail": "/to/0: `x` has no @",
         "errors": [{"pointer": "/to/0", "detail": "`x` has no @"}]});
-    let service = Scripted::new([problem(422, body)]);
+    let service = ScriptedService::new([problem(422, body)]);
     assert_eq!(
-        run(&service, &LEAST).failed(1),
+        run(&service, &REQUIRED_OPTIONS).failed(1),
         "postrider: The request is not valid: --to `x` has no @\n"
     );
 }
@@ -334,19 +349,19 @@ fn one_bad_field_is_one_line() {
 fn a_full_service_says_when_to_try_again() {
     let body =
         json!({"title": "The queue is full", "status": 503, "detail": "5 deliveries are pending"});
-    let service = Scripted::new([problem(503, body).with("Retry-After: 5")]);
+    let service = ScriptedService::new([problem(503, body).with("Retry-After: 5")]);
     let expected = "postrider: The queue is full: 5 deliveries are pending; try again in 5 s\n";
-    assert_eq!(run(&service, &LEAST).failed(75), expected);
+    assert_eq!(run(&service, &REQUIRED_OPTIONS).failed(75), expected);
 }
 
 #[test]
 fn a_service_that_is_not_there_is_something_to_try_later() {
-    let service = Scripted::silent();
+    let service = ScriptedService::silent();
     let url = service.url();
 
     // Its door closes by itself, because it has no answers to give.
     let done = loop {
-        let done = run(&service, &LEAST);
+        let done = run(&service, &REQUIRED_OPTIONS);
         if done.err.contains("no service answers") {
             break done;
         }
@@ -360,15 +375,15 @@ fn a_service_that_is_not_there_is_something_to_try_later() {
 
 #[test]
 fn what_is_no_postrider_is_not_taken_for_one() {
-    let service = Scripted::new([other(404, "text/html", "<h1>Not Found\u{1b}[2J</h1>")]);
-    let err = run(&service, &LEAST).failed(1);
+    let service = ScriptedService::new([other(404, "text/html", "<h1>Not Found\u{1b}[2J</h1>")]);
+    let err = run(&service, &REQUIRED_OPTIONS).failed(1);
     assert!(
         err.contains("answered with HTTP 404 and not as Postrider does") && !err.contains("h1"),
         "{err}"
     );
-    let service = Scripted::new([other(200, "text/html", "<h1>It works!</h1>")]);
+    let service = ScriptedService::new([other(200, "text/html", "<h1>It works!</h1>")]);
     assert!(
-        run(&service, &LEAST)
+        run(&service, &REQUIRED_OPTIONS)
             .failed(1)
             .contains("is not understood")
     );
@@ -377,18 +392,22 @@ fn what_is_no_postrider_is_not_taken_for_one() {
 #[test]
 fn a_redirect_is_not_followed_with_the_token() {
     let service =
-        Scripted::new([other(307, "text/plain", "").with("Location: http://127.0.0.1:1/")]);
-    let err = run(&service, &[&LEAST[..], &["--token", "secret"]].concat()).failed(1);
+        ScriptedService::new([other(307, "text/plain", "").with("Location: http://127.0.0.1:1/")]);
+    let err = run(
+        &service,
+        &[&REQUIRED_OPTIONS[..], &["--token", "secret"]].concat(),
+    )
+    .failed(1);
     assert!(err.contains("HTTP 307"), "{err}");
 }
 
 #[test]
 fn the_token_opens_the_door_and_is_never_printed() {
     let service = taking();
-    let with_token = |token: &str| -> Done {
+    let with_token = |token: &str| -> CommandResult {
         finish(
             postrider()
-                .args(LEAST)
+                .args(REQUIRED_OPTIONS)
                 .env("POSTRIDER_URL", service.url())
                 .env("POSTRIDER_TOKEN", token),
             b"",
@@ -408,15 +427,15 @@ fn the_token_opens_the_door_and_is_never_printed() {
 #[test]
 fn a_missing_token_is_told_with_the_way_out() {
     let body = json!({"title": "A valid token is needed", "status": 401});
-    let service = Scripted::new([problem(401, body)]);
+    let service = ScriptedService::new([problem(401, body)]);
     let expected =
         "postrider: A valid token is needed; give a token with --token or POSTRIDER_TOKEN\n";
-    assert_eq!(run(&service, &LEAST).failed(1), expected);
+    assert_eq!(run(&service, &REQUIRED_OPTIONS).failed(1), expected);
 }
 
 #[test]
 fn wrong_usage_is_told_before_anything_is_sent() {
-    let service = Scripted::silent();
+    let service = ScriptedService::silent();
     for (words, reason) in [
         (
             &["send", "--to", "a@example.org", "--subject", "s"][..],
@@ -428,31 +447,35 @@ fn wrong_usage_is_told_before_anything_is_sent() {
             "--subject <TEXT>",
         ),
         (
-            &[&LEAST[..], &["--eml", "x"]].concat(),
+            &[&REQUIRED_OPTIONS[..], &["--eml", "x"]].concat(),
             "cannot be used with",
         ),
         (
-            &[&LEAST[..], &["--priority", "urgent"]].concat(),
+            &[&REQUIRED_OPTIONS[..], &["--priority", "urgent"]].concat(),
             "critical, default, bulk",
         ),
         (
-            &[&LEAST[..], &["--at", "soon"]].concat(),
+            &[&REQUIRED_OPTIONS[..], &["--at", "soon"]].concat(),
             "is not a time such as",
         ),
         (
-            &[&LEAST[..], &["--header", "none"]].concat(),
+            &[&REQUIRED_OPTIONS[..], &["--header", "none"]].concat(),
             "has no colon",
         ),
         (
-            &[&LEAST[..], &["--header", "X: 1", "--header", "X: 2"]].concat(),
+            &[
+                &REQUIRED_OPTIONS[..],
+                &["--header", "X: 1", "--header", "X: 2"],
+            ]
+            .concat(),
             "--header gives X twice",
         ),
         (
-            &[&LEAST[..], &["--url", "ftp://x"]].concat(),
+            &[&REQUIRED_OPTIONS[..], &["--url", "ftp://x"]].concat(),
             "has to begin with http",
         ),
         (
-            &[&LEAST[..], &["--url", "http://u:p@x"]].concat(),
+            &[&REQUIRED_OPTIONS[..], &["--url", "http://u:p@x"]].concat(),
             "use --token",
         ),
     ] {
@@ -463,10 +486,10 @@ fn wrong_usage_is_told_before_anything_is_sent() {
 
 #[test]
 fn a_file_that_cannot_be_read_is_named() {
-    let service = Scripted::silent();
+    let service = ScriptedService::silent();
     let err = run(
         &service,
-        &[&LEAST[..], &["--attach", "/nowhere/x.pdf"]].concat(),
+        &[&REQUIRED_OPTIONS[..], &["--attach", "/nowhere/x.pdf"]].concat(),
     )
     .failed(1);
     assert_eq!(

@@ -5,9 +5,9 @@ use std::os::unix::process::CommandExt;
 use serde_json::json;
 
 use crate::command_line::scripted::{
-    Answer, ReceivedRequest, Scripted, json as answer, other, problem,
+    Answer, ReceivedRequest, ScriptedService, json as answer, other, problem,
 };
-use crate::command_line::{Done, ID, finish, postrider, run_with};
+use crate::command_line::{CommandResult, ID, finish, postrider, run_with};
 
 fn accepted() -> Answer {
     answer(
@@ -19,7 +19,7 @@ fn accepted() -> Answer {
 /// Sends `input` with these words, and returns what the service was asked.
 #[track_caller]
 fn sent(words: &[&str], input: impl AsRef<[u8]>) -> ReceivedRequest {
-    let service = Scripted::new([accepted()]);
+    let service = ScriptedService::new([accepted()]);
     let out = run_with(&service, &[&["sendmail"], words].concat(), input.as_ref()).well();
     assert_eq!(out, "", "a sendmail says nothing when all is well");
     let asked = service.asked_once();
@@ -28,9 +28,9 @@ fn sent(words: &[&str], input: impl AsRef<[u8]>) -> ReceivedRequest {
 }
 
 /// Sends against a service that gives this answer.
-fn refused(answers: impl IntoIterator<Item = Answer>, words: &[&str]) -> Done {
+fn refused(answers: impl IntoIterator<Item = Answer>, words: &[&str]) -> CommandResult {
     run_with(
-        &Scripted::new(answers),
+        &ScriptedService::new(answers),
         &[&["sendmail"], words].concat(),
         b"From: a@example.com\n\nhi\n",
     )
@@ -105,7 +105,7 @@ fn what_an_encoded_word_holds_is_nobodys_address() {
         "Cc: b@example.org, =?utf-8?b?eEBldmlsLmV4YW1wbGU=?=",
     ] {
         let message = format!("From: a@example.com\n{field}\n\nhi\n");
-        let service = Scripted::new([]);
+        let service = ScriptedService::new([]);
         let done = run_with(&service, &["sendmail", "-t"], message.as_bytes());
         let err = done.failed(67);
         assert!(err.contains("encoded word"), "{err}");
@@ -202,7 +202,7 @@ fn words_after_two_dashes_are_recipients() {
 
 #[test]
 fn a_link_named_sendmail_does_the_same() {
-    let service = Scripted::new([accepted()]);
+    let service = ScriptedService::new([accepted()]);
     let mut command = postrider();
     command
         .arg0("/usr/sbin/sendmail")
@@ -249,7 +249,7 @@ fn smtp_is_spoken_on_standard_input() {
     let dialogue = "EHLO [127.0.0.1]\r\nMAIL FROM:<shop@example.com>\r\nRCPT TO:<a@example.org>\r\n\
         RCPT TO:<b@example.org>\r\nDATA\r\nSubject: x\r\n\r\n..hi\r\n.\r\nQUIT\r\n";
     for words in [&["-bs"][..], &["-t", "-i", "-bs"]] {
-        let service = Scripted::new([accepted()]);
+        let service = ScriptedService::new([accepted()]);
         let words = [&["sendmail"], words].concat();
         let out = run_with(&service, &words, dialogue.as_bytes()).well();
         assert!(
@@ -270,7 +270,7 @@ fn smtp_is_spoken_on_standard_input() {
     );
 
     let out = run_with(
-        &Scripted::new([no]),
+        &ScriptedService::new([no]),
         &["sendmail", "-bs"],
         dialogue.as_bytes(),
     )
@@ -283,7 +283,7 @@ fn smtp_is_spoken_on_standard_input() {
 fn the_queue_is_printed_and_what_needs_no_doing_is_done() {
     let empty = || answer(200, json!({"mails": [], "next": null}));
     for (name, words) in [("sendmail", &["-bp"][..]), ("/usr/bin/mailq", &[])] {
-        let service = Scripted::new([empty(), empty(), empty(), empty()]);
+        let service = ScriptedService::new([empty(), empty(), empty(), empty()]);
         let mut command = postrider();
         command
             .arg0(name)
@@ -294,7 +294,7 @@ fn the_queue_is_printed_and_what_needs_no_doing_is_done() {
 
     for words in [&["-q"][..], &["-q30m"], &["-bi"], &["-I"]] {
         let words = [&["sendmail"], words].concat();
-        assert_eq!(run_with(&Scripted::new([]), &words, b"").well(), "");
+        assert_eq!(run_with(&ScriptedService::new([]), &words, b"").well(), "");
     }
 }
 
@@ -355,7 +355,7 @@ fn a_service_that_is_away_is_75_and_a_wrong_address_78() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
-    let words = |url: &str| -> Done {
+    let words = |url: &str| -> CommandResult {
         finish(
             postrider().args(["sendmail", "--url", url, "-i", "a@example.org"]),
             b"From: a@example.com\n\nhi\n",

@@ -7,14 +7,14 @@ use std::process::{Child, Stdio};
 
 use serde_json::json;
 
-use crate::command_line::scripted::{Scripted, json as answer, other};
+use crate::command_line::scripted::{ScriptedService, json as answer, other};
 use crate::command_line::{postrider, run, run_with};
 
 #[test]
 fn entries_are_added_listed_and_taken_off() {
     let entry =
         json!({"address": "a@example.org", "reason": "manual", "since": "2026-01-31T12:00:00Z"});
-    let service = Scripted::new([answer(201, entry.clone())]);
+    let service = ScriptedService::new([answer(201, entry.clone())]);
     let words = [
         "suppression",
         "add",
@@ -35,7 +35,8 @@ fn entries_are_added_listed_and_taken_off() {
     let expected = json!({"address": "a@example.org", "list": "news", "note": "asked by phone"});
     assert_eq!(asked.json(), expected);
 
-    let service = Scripted::new([answer(200, json!({"suppressions": [entry], "next": "abc"}))]);
+    let service =
+        ScriptedService::new([answer(200, json!({"suppressions": [entry], "next": "abc"}))]);
     let shown = run(&service, &["suppression", "list", "--reason", "manual"]).well();
     assert!(
         shown.contains("a@example.org") && shown.contains("--cursor abc"),
@@ -47,7 +48,7 @@ fn entries_are_added_listed_and_taken_off() {
         "GET /v1/suppressions?reason=manual&limit=50"
     );
 
-    let service = Scripted::new([answer(200, json!({"count": 2}))]);
+    let service = ScriptedService::new([answer(200, json!({"count": 2}))]);
     let shown = run(&service, &["suppression", "remove", "a@example.org"]).well();
     assert_eq!(shown, "entries taken off: 2\n");
     assert_eq!(
@@ -55,14 +56,14 @@ fn entries_are_added_listed_and_taken_off() {
         "DELETE /v1/suppressions?address=a%40example.org"
     );
 
-    run(&Scripted::new([]), &["suppression", "remove"]).failed(2);
+    run(&ScriptedService::new([]), &["suppression", "remove"]).failed(2);
 }
 
 #[test]
 fn files_go_in_and_come_out() {
     let done =
         json!({"imported": 1, "refused": 1, "errors": [{"line": 2, "detail": "has no address"}]});
-    let service = Scripted::new([answer(200, done)]);
+    let service = ScriptedService::new([answer(200, done)]);
     let told = run_with(
         &service,
         &["suppression", "import", "-"],
@@ -76,7 +77,7 @@ fn files_go_in_and_come_out() {
     );
     assert_eq!(service.asked_once().body, b"a@example.org\n,x\n");
 
-    let service = Scripted::new([other(200, "text/csv", "address\na@example.org\n")]);
+    let service = ScriptedService::new([other(200, "text/csv", "address\na@example.org\n")]);
     let shown = run(&service, &["suppression", "export", "--list", "news"]).well();
     assert_eq!(shown, "address\na@example.org\n");
     assert_eq!(
@@ -194,12 +195,12 @@ fn a_large_file_goes_in_and_comes_out_without_standing_in_memory() {
 
 #[test]
 fn a_file_that_cannot_be_read_is_told_by_its_name_or_with_what_the_system_says() {
-    let service = Scripted::silent();
+    let service = ScriptedService::silent();
     let told = run(&service, &["suppression", "import", "/nowhere/at.csv"]).failed(1);
     assert!(told.contains("/nowhere/at.csv"), "{told}");
 
     let done = json!({"imported": 0, "refused": 0, "errors": []});
-    let service = Scripted::new([answer(200, done)]);
+    let service = ScriptedService::new([answer(200, done)]);
     let told = run(&service, &["suppression", "import", "/"]).failed(1);
     assert!(
         told.contains("the file cannot be read: Is a directory"),

@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdout, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::command_line::scripted::{Scripted, json as answer, other, problem};
+use crate::command_line::scripted::{ScriptedService, json as answer, other, problem};
 use crate::command_line::{ID, postrider, run};
 
 /// A command that runs, and what it prints.
@@ -15,7 +15,7 @@ struct Running {
 }
 
 impl Running {
-    fn start(service: &Scripted, words: &[&str]) -> Self {
+    fn start(service: &ScriptedService, words: &[&str]) -> Self {
         let mut command = postrider();
         command
             .args(words)
@@ -99,7 +99,7 @@ fn each_event_is_a_line() {
     .map(|(text, _)| text)
     .collect();
 
-    let service = Scripted::new([stream(format!(": hello\nretry: 2000\n\n{text}"))]);
+    let service = ScriptedService::new([stream(format!(": hello\nretry: 2000\n\n{text}"))]);
     let mut tail = Running::start(&service, &["tail", "--mail", ID]);
     for expected in [
         format!("12:00:00  accepted    {ID}"),
@@ -133,7 +133,7 @@ fn each_event_is_a_line() {
 fn a_broken_connection_goes_on_where_it_broke() {
     let (first, _) = event(7, "accepted", json!({"mail": ID}));
     let (second, _) = event(8, "cancelled", json!({"mail": ID}));
-    let service = Scripted::new([
+    let service = ScriptedService::new([
         stream(format!("{first}id: run-8\nevent: cancelled\ndata: cut o")),
         problem(503, json!({"title": "Not available now", "status": 503})),
         stream(second),
@@ -176,14 +176,14 @@ fn a_broken_connection_goes_on_where_it_broke() {
 #[test]
 fn json_is_one_event_a_line() {
     let (text, data) = event(1, "accepted", json!({"mail": ID}));
-    let service = Scripted::new([stream(text)]);
+    let service = ScriptedService::new([stream(text)]);
     let mut tail = Running::start(&service, &["tail", "--json"]);
     assert_eq!(tail.line(), data.to_string());
 }
 
 #[test]
 fn a_service_that_says_no_is_not_asked_for_ever() {
-    let service = Scripted::new([problem(
+    let service = ScriptedService::new([problem(
         403,
         json!({"title": "The token's scope does not allow this", "status": 403}),
     )]);
@@ -193,7 +193,7 @@ fn a_service_that_says_no_is_not_asked_for_ever() {
         "postrider: The token's scope does not allow this\n"
     );
 
-    let service = Scripted::new([
+    let service = ScriptedService::new([
         stream(event(1, "accepted", json!({})).0),
         problem(
             401,
@@ -208,6 +208,6 @@ fn a_service_that_says_no_is_not_asked_for_ever() {
 
 #[test]
 fn an_answer_that_is_no_stream_is_not_followed() {
-    let service = Scripted::new([answer(404, json!({"title": "Not found", "status": 404}))]);
+    let service = ScriptedService::new([answer(404, json!({"title": "Not found", "status": 404}))]);
     run(&service, &["tail"]).failed(1);
 }

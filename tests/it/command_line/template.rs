@@ -6,11 +6,11 @@ use std::path::Path;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::command_line::scripted::{Scripted, json as answer};
-use crate::command_line::{Done, ID, finish, postrider, run, run_with};
+use crate::command_line::scripted::{ScriptedService, json as answer};
+use crate::command_line::{CommandResult, ID, finish, postrider, run, run_with};
 
 /// A configuration beside its templates.
-fn house(files: &[(&str, &str)]) -> TempDir {
+fn template_dir(files: &[(&str, &str)]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let config = "[templates]\npath = \"mails\"\n[[relays]]\nurl = \"capture://\"\n";
     fs::write(dir.path().join("postrider.toml"), config).unwrap();
@@ -22,7 +22,7 @@ fn house(files: &[(&str, &str)]) -> TempDir {
     dir
 }
 
-fn in_house(dir: &Path, words: &[&str]) -> Done {
+fn run_in(dir: &Path, words: &[&str]) -> CommandResult {
     finish(postrider().args(words).current_dir(dir), b"")
 }
 
@@ -34,29 +34,29 @@ const GOOD: [(&str, &str); 3] = [
 
 #[test]
 fn files_are_checked_listed_and_rendered_before_they_are_in_force() {
-    let dir = house(&GOOD);
+    let dir = template_dir(&GOOD);
     let dir = dir.path();
-    let told = in_house(dir, &["template", "check"]).well();
+    let told = run_in(dir, &["template", "check"]).well();
     assert!(
         told.contains("mails: no mistakes found (templates: 1)"),
         "{told}"
     );
 
-    let listed = in_house(dir, &["template", "list", "--config", "postrider.toml"]).well();
+    let listed = run_in(dir, &["template", "list", "--config", "postrider.toml"]).well();
     assert!(listed.contains("code"), "{listed}");
 
     let render = ["template", "render", "code", "--config", "postrider.toml"];
-    let html = in_house(dir, &[&render[..], &["--part", "html"]].concat()).well();
+    let html = run_in(dir, &[&render[..], &["--part", "html"]].concat()).well();
     assert_eq!(html, "<p>\n123 &amp; 4</p>");
 
     let given = [&render[..], &["--data", r#"{"code": "<7>"}"#, "--json"]].concat();
-    let rendered = in_house(dir, &given).well();
+    let rendered = run_in(dir, &given).well();
     assert!(
         rendered.contains("&lt;7&gt;") && rendered.contains("Your code"),
         "{rendered}"
     );
 
-    let told = in_house(dir, &[&render[..], &["--data", "{}"]].concat()).failed(1);
+    let told = run_in(dir, &[&render[..], &["--data", "{}"]].concat()).failed(1);
     assert_eq!(
         told,
         "postrider: code/body.html, line 2: `code` is missing\n"
@@ -65,12 +65,12 @@ fn files_are_checked_listed_and_rendered_before_they_are_in_force() {
 
 #[test]
 fn mistakes_are_told_line_by_line_by_both_checks() {
-    let dir = house(&GOOD);
+    let dir = template_dir(&GOOD);
     let dir = dir.path();
     fs::write(dir.join("mails/code/body.html"), "<p>\n{% if x %}").unwrap();
     fs::create_dir(dir.join("mails/empty")).unwrap();
 
-    let told = in_house(dir, &["template", "check"]).failed(2);
+    let told = run_in(dir, &["template", "check"]).failed(2);
     let lines: Vec<&str> = told.lines().collect();
     assert_eq!(lines.len(), 2, "{told}");
     assert!(lines[0].starts_with("mails/empty: has neither"), "{told}");
@@ -79,7 +79,7 @@ fn mistakes_are_told_line_by_line_by_both_checks() {
         "{told}"
     );
 
-    let told = in_house(dir, &["template", "check", "--json"]);
+    let told = run_in(dir, &["template", "check", "--json"]);
     assert_eq!(told.code, 2);
     assert!(
         told.out.contains("\"line\"") && told.out.contains("\"ok\":false"),
@@ -87,20 +87,20 @@ fn mistakes_are_told_line_by_line_by_both_checks() {
         told.out
     );
 
-    let told = in_house(dir, &["check"]).failed(2);
+    let told = run_in(dir, &["check"]).failed(2);
     assert!(
         told.contains("templates.path") && told.contains("body.html:2: syntax"),
         "{told}"
     );
 
-    let told = in_house(dir, &["template", "check", "nowhere"]).failed(2);
+    let told = run_in(dir, &["template", "check", "nowhere"]).failed(2);
     assert!(told.starts_with("nowhere: cannot be read"), "{told}");
 }
 
 #[test]
 fn a_template_is_asked_of_the_service() {
     let taken = json!({"id": ID, "state": "queued", "duplicate": false, "durability": "synced"});
-    let service = Scripted::new([answer(202, taken)]);
+    let service = ScriptedService::new([answer(202, taken)]);
     let words = [
         "send",
         "--from",
@@ -119,7 +119,7 @@ fn a_template_is_asked_of_the_service() {
 
     let made = json!({"name": "code", "locale": "de", "hash": "00", "subject": "S",
         "html": "<p>H</p>", "text": "T"});
-    let service = Scripted::new([answer(200, made)]);
+    let service = ScriptedService::new([answer(200, made)]);
     let shown = run(
         &service,
         &["template", "render", "code", "--data", r#"{"code": 7}"#],

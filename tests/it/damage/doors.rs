@@ -6,17 +6,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-use super::house::copy;
+use super::sample::copy;
 use crate::common::service::{Service, configuration, configured};
 use crate::common::{Act, FakeSmtp, Rule, Step};
 
-struct Said {
+struct CommandOutput {
     code: Option<i32>,
     out: String,
     error: String,
 }
 
-fn postrider(dir: &Path, arguments: &[&str]) -> Said {
+fn postrider(dir: &Path, arguments: &[&str]) -> CommandOutput {
     let output = Command::new(env!("CARGO_BIN_EXE_postrider"))
         .args(arguments)
         .current_dir(dir)
@@ -24,7 +24,7 @@ fn postrider(dir: &Path, arguments: &[&str]) -> Said {
         .env_remove("RUST_LOG")
         .output()
         .unwrap();
-    Said {
+    CommandOutput {
         code: output.status.code(),
         out: String::from_utf8(output.stdout).unwrap(),
         error: String::from_utf8(output.stderr).unwrap(),

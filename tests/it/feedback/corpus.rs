@@ -4,19 +4,19 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use postrider::FeedbackKind;
-use postrider::feedback::{Reading, read};
+use postrider::feedback::{ReportReading, read};
 
 use FeedbackKind::{Bounced, Complained, Delivered};
 
 /// What a report says: kind, status, whether for good. Nothing follows from `Nothing`.
-enum Says {
+enum ExpectedReading {
     This(FeedbackKind, &'static str, bool),
     Nothing,
     NoReport,
 }
-use Says::{NoReport, Nothing, This};
+use ExpectedReading::{NoReport, Nothing, This};
 
-const CORPUS: [(&str, Says); 38] = [
+const CORPUS: [(&str, ExpectedReading); 38] = [
     ("postfix-unknown", This(Bounced, "5.1.1", true)),
     ("postfix-delayed", Nothing),
     ("postfix-expired", This(Bounced, "4.4.1", false)),
@@ -74,7 +74,7 @@ fn the_reports_of_many_systems_are_understood() {
             let text = report(name, "b-1@bounces.example.com", "1@example.com");
             let reading = read(text.replace("\r\n", line_end).as_bytes());
             match (says, &reading) {
-                (This(kind, status, permanent), Reading::Report(report)) => {
+                (This(kind, status, permanent), ReportReading::Report(report)) => {
                     let found = &report.findings[0];
                     assert_eq!(report.findings.len(), 1, "{name}: {report:?}");
                     assert_eq!(found.kind, *kind, "{name}: {found:?}");
@@ -89,7 +89,7 @@ fn the_reports_of_many_systems_are_understood() {
                     );
                     assert!(!found.text.contains("means nothing"), "{name}: {found:?}");
                 }
-                (Nothing, Reading::Nothing) | (NoReport, Reading::NoReport) => {}
+                (Nothing, ReportReading::Nothing) | (NoReport, ReportReading::NoReport) => {}
                 (_, other) => panic!("{name}: {other:?}"),
             }
         }

@@ -25,20 +25,20 @@ const CERTIFICATE: &str =
 
 /// What a request says besides its path.
 #[derive(Clone, Debug)]
-struct Signed {
+struct SignedRequest {
     headers: Vec<(&'static str, String)>,
     body: String,
 }
 
 /// The public web, as far as it is asked: pages by their addresses, and what was asked.
 #[derive(Debug, Default)]
-struct Web {
+struct FakeWeb {
     pages: BTreeMap<String, String>,
     asked: Mutex<Vec<String>>,
 }
 
 #[async_trait::async_trait]
-impl Fetch for Web {
+impl Fetch for FakeWeb {
     async fn fetch(&self, url: &str) -> Result<Bytes, String> {
         self.asked.lock().unwrap().push(url.to_owned());
         match self.pages.get(url) {
@@ -52,7 +52,7 @@ impl Fetch for Web {
 /// SNS, with a certificate that it made itself.
 struct Sns {
     key: rsa::RsaPrivateKey,
-    web: Arc<Web>,
+    web: Arc<FakeWeb>,
 }
 
 /// Its key, which takes a while to be made.
@@ -72,9 +72,9 @@ impl Sns {
             CERTIFICATE.to_owned(),
             params.self_signed(&pair).unwrap().pem(),
         )];
-        let web = Web {
+        let web = FakeWeb {
             pages: pages.into(),
-            ..Web::default()
+            ..FakeWeb::default()
         };
         Sns {
             key,
@@ -122,7 +122,7 @@ impl Sns {
         said
     }
 
-    fn notification(&self, event: &str, at: Timestamp, version: &str) -> Signed {
+    fn notification(&self, event: &str, at: Timestamp, version: &str) -> SignedRequest {
         let said = json!({
             "Type": "Notification",
             "MessageId": "22b80b92-fdea-4c2c-8f9d-bdfb0c7bf324",
@@ -131,7 +131,7 @@ impl Sns {
             "Timestamp": at.to_string(),
             "UnsubscribeURL": "https://sns.eu-west-1.amazonaws.com/?Action=Unsubscribe",
         });
-        Signed {
+        SignedRequest {
             headers: vec![("content-type", "text/plain; charset=UTF-8".to_owned())],
             body: self.message(said, version).to_string(),
         }
@@ -139,13 +139,13 @@ impl Sns {
 }
 
 /// A service that hears all providers, whose token nobody of them has.
-struct World {
+struct ProviderSetup {
     service: Service,
     sendgrid: EcdsaKeyPair,
     sns: Sns,
 }
 
-impl World {
+impl ProviderSetup {
     async fn new() -> Self {
         let random = rand::SystemRandom::new();
         let algorithm = &ECDSA_P256_SHA256_ASN1_SIGNING;
@@ -192,7 +192,7 @@ impl World {
             |door| door.with_providers(providers),
         )
         .await;
-        World {
+        ProviderSetup {
             service,
             sendgrid,
             sns,
@@ -212,7 +212,7 @@ impl World {
     }
 
     /// Signs a body as a provider does.
-    fn sign(&self, provider: Provider, body: &Value, at: Timestamp) -> Signed {
+    fn sign(&self, provider: Provider, body: &Value, at: Timestamp) -> SignedRequest {
         let seconds = at.as_millis() / 1000;
         let body_text = body.to_string();
         let basic = |pair: &str| format!("Basic {}", BASE64_STANDARD.encode(pair));
@@ -272,10 +272,10 @@ impl World {
         };
         let mut headers = headers;
         headers.push(("content-type", "application/json".to_owned()));
-        Signed { headers, body }
+        SignedRequest { headers, body }
     }
 
-    async fn bring(&self, provider: Provider, signed: &Signed) -> Answer {
+    async fn bring(&self, provider: Provider, signed: &SignedRequest) -> Answer {
         let mut headers: Vec<(&str, &str)> = vec![("host", "mail.example.com")];
         let given = signed.headers.iter();
         headers.extend(given.map(|(name, value)| (*name, value.as_str())));
@@ -355,7 +355,9 @@ fn event(provider: Provider, what: &str, to: &str, id: &str) -> Option<Value> {
             json!([{"event": name, "type": kind, "email": to, "smtp-id": id, "timestamp": 1,
                 "sg_event_id": format!("e-{what}"),
                 "sg_message_id": "14c5d75ce93.dfd.64b469.filter",
-                "reason": "550 no such user", "status": if kind == "bounce" { "5.1.1" } else { "" }}])
+                "reason": "550 no such user",
+                "status": if kind == "bounce" { "5.1.1" } else { "" },
+            }])
         }
         (Provider::Mailgun, _) => {
             let (name, severity) = match what {
@@ -434,7 +436,7 @@ fn event(provider: Provider, what: &str, to: &str, id: &str) -> Option<Value> {
 }
 
 /// The name that a mail has in its Message-ID.
-async fn message_id(world: &World, mail: MailId) -> String {
+async fn message_id(world: &ProviderSetup, mail: MailId) -> String {
     world
         .service
         .dispatcher
@@ -446,7 +448,7 @@ async fn message_id(world: &World, mail: MailId) -> String {
 
 #[tokio::test]
 async fn each_provider_tells_what_became_of_a_mail_and_twice_is_once() {
-    let world = World::new().await;
+    let world = ProviderSetup::new().await;
     for provider in Provider::ALL {
         let name = provider.as_str();
         for (what, kind) in [
@@ -509,14 +511,14 @@ async fn what_does_not_prove_whose_it_is_or_is_not_of_now_changes_nothing() {
     let now = Timestamp::now();
     for provider in Provider::ALL {
         // One of its own for each: guesses cost an address time.
-        let world = World::new().await;
+        let world = ProviderSetup::new().await;
         let mail = world.send("ada@example.org", None).await;
         let id = message_id(&world, mail).await;
         let name = provider.as_str();
         let said = event(provider, "delivered", "ada@example.org", &id).unwrap();
         let good = world.sign(provider, &said, now);
 
-        let refused = |what: String, signed: Signed| {
+        let refused = |what: String, signed: SignedRequest| {
             let world = &world;
             async move {
                 let answer = world.bring(provider, &signed).await;
@@ -527,7 +529,7 @@ async fn what_does_not_prove_whose_it_is_or_is_not_of_now_changes_nothing() {
         };
 
         // Nothing to check.
-        let bare = Signed {
+        let bare = SignedRequest {
             headers: vec![("content-type", "application/json".to_owned())],
             body: said.to_string(),
         };
@@ -570,7 +572,7 @@ async fn what_does_not_prove_whose_it_is_or_is_not_of_now_changes_nothing() {
                 let value = body["signature"][field].as_str().unwrap();
                 let turned: String = value.chars().rev().collect();
                 body["signature"][field] = turned.into();
-                let wrong = Signed {
+                let wrong = SignedRequest {
                     body: body.to_string(),
                     ..good.clone()
                 };
@@ -581,7 +583,7 @@ async fn what_does_not_prove_whose_it_is_or_is_not_of_now_changes_nothing() {
     }
 
     // And the same is believed as it was signed, once.
-    let world = World::new().await;
+    let world = ProviderSetup::new().await;
     let mail = world.send("ada@example.org", None).await;
     let id = message_id(&world, mail).await;
     for provider in [
@@ -602,7 +604,7 @@ async fn what_does_not_prove_whose_it_is_or_is_not_of_now_changes_nothing() {
 
 #[tokio::test]
 async fn unknown_events_batches_and_hostile_bodies_do_no_harm() {
-    let world = World::new().await;
+    let world = ProviderSetup::new().await;
     let ada = world.send("ada@example.org", None).await;
     let ben = world.send("ben@example.org", None).await;
     let now = Timestamp::now();
@@ -674,7 +676,7 @@ async fn unknown_events_batches_and_hostile_bodies_do_no_harm() {
 /// to hold back more; and a recipient may be told with a name.
 #[tokio::test]
 async fn a_bounce_that_says_nothing_of_the_address_suppresses_nobody() {
-    let world = World::new().await;
+    let world = ProviderSetup::new().await;
     let now = Timestamp::now();
     let ses = |kind: &str, id: &str| {
         let mut said = event(Provider::Ses, "bounced", "kept@example.org", id).unwrap();
@@ -713,7 +715,7 @@ async fn a_bounce_that_says_nothing_of_the_address_suppresses_nobody() {
 
 #[tokio::test]
 async fn sns_is_believed_by_its_certificate_alone_and_confirmed_where_its_topic_is() {
-    let world = World::new().await;
+    let world = ProviderSetup::new().await;
     let mail = world.send("ada@example.org", None).await;
     let id = message_id(&world, mail).await;
     let now = Timestamp::now();
@@ -745,7 +747,7 @@ async fn sns_is_believed_by_its_certificate_alone_and_confirmed_where_its_topic_
     ] {
         let mut wrong = good.clone();
         wrong[field] = value.into();
-        let signed = Signed {
+        let signed = SignedRequest {
             headers: Vec::new(),
             body: wrong.to_string(),
         };
@@ -767,7 +769,7 @@ async fn sns_is_believed_by_its_certificate_alone_and_confirmed_where_its_topic_
     let mut forged = world.sns.message(confirmation.clone(), "2");
     forged["Token"] = "another".into();
     for (body, status) in [(forged, 401), (world.sns.message(confirmation, "2"), 202)] {
-        let signed = Signed {
+        let signed = SignedRequest {
             headers: Vec::new(),
             body: body.to_string(),
         };
@@ -785,16 +787,16 @@ async fn sns_is_believed_by_its_certificate_alone_and_confirmed_where_its_topic_
 
 /// A world with a mail of its own, since each wrong proof costs its address time; and what a
 /// provider says of it.
-async fn told_of_one(provider: Provider) -> (World, MailId, Value) {
-    let world = World::new().await;
+async fn told_of_one(provider: Provider) -> (ProviderSetup, MailId, Value) {
+    let world = ProviderSetup::new().await;
     let mail = world.send("ada@example.org", None).await;
     let id = message_id(&world, mail).await;
     let said = event(provider, "bounced", "ada@example.org", &id).unwrap();
     (world, mail, said)
 }
 
-/// One provider's proof proves nothing to another, nor of another body than it was made for, however
-/// alike the two are to a reader of JSON.
+/// One provider's proof proves nothing to another, nor of another body than it was made for,
+/// however alike the two are to a reader of JSON.
 #[tokio::test]
 async fn a_proof_holds_for_its_provider_and_its_bytes_alone() {
     let now = Timestamp::now();
@@ -859,7 +861,7 @@ async fn a_proof_holds_for_its_provider_and_its_bytes_alone() {
 /// The same event once more, under another id and another signature, says nothing new.
 #[tokio::test]
 async fn what_is_said_again_under_another_id_is_kept_once_for_its_kind() {
-    let world = World::new().await;
+    let world = ProviderSetup::new().await;
     for provider in Provider::ALL
         .into_iter()
         .filter(|one| *one != Provider::Postmark)
@@ -890,7 +892,7 @@ async fn what_is_said_again_under_another_id_is_kept_once_for_its_kind() {
 
 #[tokio::test]
 async fn a_header_that_comes_twice_and_bytes_of_another_set_are_refused() {
-    let world = World::new().await;
+    let world = ProviderSetup::new().await;
     let mail = world.send("ada@example.org", None).await;
     let id = message_id(&world, mail).await;
     let now = Timestamp::now();
@@ -951,7 +953,7 @@ async fn a_header_that_comes_twice_and_bytes_of_another_set_are_refused() {
 /// Lists that are long for no reason: of events, and of the recipients of one.
 #[tokio::test]
 async fn huge_lists_of_events_and_recipients_take_neither_time_nor_memory_without_bounds() {
-    let world = World::new().await;
+    let world = ProviderSetup::new().await;
     let mail = world.send("ada@example.org", None).await;
     let id = message_id(&world, mail).await;
     let now = Timestamp::now();
@@ -1043,7 +1045,7 @@ async fn nothing_is_fetched_from_where_only_looks_like_sns() {
     );
     // A few at a time: each costs its address time.
     for some in all.collect::<Vec<_>>().chunks(4) {
-        let world = World::new().await;
+        let world = ProviderSetup::new().await;
         let mail = world.send("ada@example.org", None).await;
         let id = message_id(&world, mail).await;
         let said = event(Provider::Ses, "bounced", "ada@example.org", &id).unwrap();
@@ -1051,7 +1053,7 @@ async fn nothing_is_fetched_from_where_only_looks_like_sns() {
         for url in some {
             let mut wrong: Value = serde_json::from_str(&good.body).unwrap();
             wrong["SigningCertURL"] = url.as_str().into();
-            let signed = Signed {
+            let signed = SignedRequest {
                 headers: Vec::new(),
                 body: wrong.to_string(),
             };
@@ -1070,7 +1072,7 @@ async fn nothing_is_fetched_from_where_only_looks_like_sns() {
         "x y\r\nHost: evil.example",
         "",
     ] {
-        let world = World::new().await;
+        let world = ProviderSetup::new().await;
         let confirmation = json!({
             "Type": "SubscriptionConfirmation",
             "MessageId": "165545c9-2a5c-472c-8df2-7ff2be2b3b1b",
@@ -1080,7 +1082,7 @@ async fn nothing_is_fetched_from_where_only_looks_like_sns() {
             "SubscribeURL": "https://evil.example/?Action=ConfirmSubscription",
             "Timestamp": now.to_string(),
         });
-        let signed = Signed {
+        let signed = SignedRequest {
             headers: Vec::new(),
             body: world.sns.message(confirmation, "2").to_string(),
         };

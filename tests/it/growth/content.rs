@@ -12,7 +12,8 @@ use super::{filled, grows_with_its_input};
 fn events_of_providers_cost_what_their_size_is() {
     use postrider::ingress::http::exercise::provider_events;
 
-    let event = r#"{"event": "bounce", "email": "a@b.example", "RecordType": "Bounce", "Type": "HardBounce"}"#;
+    let event = r#"{"event": "bounce", "email": "a@b.example", "RecordType": "Bounce",
+        "Type": "HardBounce"}"#;
     let repeated = format!("{event},");
     for (before, piece, after) in [
         ("[", repeated.as_str(), "{}]"),

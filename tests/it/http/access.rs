@@ -287,7 +287,7 @@ async fn without_tokens_there_is_nothing_to_sign_in_with() {
 const JSON: (&str, &str) = ("content-type", "application/json");
 const APP: (&str, &str) = ("authorization", "Bearer app-secret");
 const SHOP: (&str, &str) = ("authorization", "Bearer shop-secret");
-const EYE: (&str, &str) = ("authorization", "Bearer eye-secret");
+const READ_TOKEN: (&str, &str) = ("authorization", "Bearer eye-secret");
 
 async fn two_tenants() -> Service {
     let tokens = vec![
@@ -401,12 +401,14 @@ async fn with_the_scope_send_one_sees_lists_and_cancels_ones_own_mail_alone() {
 
     let count = ask("GET", "/v1/mails/count".into(), APP).await.value();
     assert_eq!(count["count"], 1);
-    let all = ask("GET", "/v1/mails/count".into(), EYE).await.value();
+    let all = ask("GET", "/v1/mails/count".into(), READ_TOKEN)
+        .await
+        .value();
     assert_eq!(all["count"], 2);
 
     for (method, path, who) in [
         ("POST", format!("/v1/mails/{own}/retry"), APP),
-        ("POST", format!("/v1/mails/{own}/cancel"), EYE),
+        ("POST", format!("/v1/mails/{own}/cancel"), READ_TOKEN),
         ("GET", "/v1/relays".into(), APP),
         ("GET", "/v1/stats".into(), APP),
         ("GET", "/metrics".into(), APP),
@@ -418,7 +420,7 @@ async fn with_the_scope_send_one_sees_lists_and_cancels_ones_own_mail_alone() {
     let cancelled = ask("POST", format!("/v1/mails/{own}/cancel"), APP).await;
     assert_eq!(cancelled.value()["state"], "cancelled");
 
-    let record = ask("GET", format!("/v1/mails/{foreign}"), EYE)
+    let record = ask("GET", format!("/v1/mails/{foreign}"), READ_TOKEN)
         .await
         .value();
     assert_eq!(record["state"], "scheduled");

@@ -10,7 +10,7 @@ use crate::common::{ScriptedRelay, TestSpool};
 use crate::http::service::Service;
 
 /// A service whose relay refuses everybody at example.net, and defers everybody at example.com.
-async fn moody() -> Service {
+async fn erratic_service() -> Service {
     let scripted = ScriptedRelay::free();
     scripted.answer(|mail| {
         let recipient = mail.recipients[0].as_str();
@@ -136,7 +136,7 @@ async fn what_is_done_to_a_mail_is_done_alike_at_every_door_whatever_its_state()
         all.chain(of("purge", purge)).collect::<Vec<_>>()
     });
 
-    let service = moody().await;
+    let service = erratic_service().await;
     let mut waiting = Vec::new();
     let mut made = Vec::new();
     for case in cases {
@@ -203,7 +203,7 @@ async fn what_is_done_to_a_mail_is_done_alike_at_every_door_whatever_its_state()
 
 #[tokio::test]
 async fn what_a_search_finds_is_counted_and_then_cancelled_retried_and_purged() {
-    let service = moody().await;
+    let service = erratic_service().await;
     hand_in(
         &service,
         &["ada@example.org"; 700],
@@ -274,7 +274,7 @@ async fn what_a_search_finds_is_counted_and_then_cancelled_retried_and_purged() 
 
 #[tokio::test]
 async fn a_job_keeps_its_pace_and_can_be_stopped() {
-    let service = moody().await;
+    let service = erratic_service().await;
     hand_in(&service, &["ada@example.org"; 30], &json!({"delay": "1d"})).await;
     let slowly = json!({"all": true, "per_minute": 60});
     let begun = service
@@ -302,7 +302,7 @@ async fn a_job_keeps_its_pace_and_can_be_stopped() {
 
 #[tokio::test]
 async fn an_act_on_many_says_which_mails_it_means() {
-    let service = moody().await;
+    let service = erratic_service().await;
     hand_in(&service, &["bob@example.net"], &json!({})).await;
     service.dispatcher.wait_idle().await;
     for (request, pointers) in [
@@ -338,7 +338,7 @@ async fn an_act_on_many_says_which_mails_it_means() {
 
 #[tokio::test]
 async fn what_failed_is_grouped_by_what_was_said_and_by_domain() {
-    let service = moody().await;
+    let service = erratic_service().await;
     let to = [
         "bob@example.net",
         "robert@example.net",
@@ -412,7 +412,7 @@ async fn what_failed_is_grouped_by_what_was_said_and_by_domain() {
 
 #[tokio::test]
 async fn an_export_has_every_mail_and_no_formula() {
-    let service = moody().await;
+    let service = erratic_service().await;
     hand_in(&service, &["bob@example.net"; 1200], &json!({})).await;
     service.dispatcher.wait_idle().await;
     hand_in(

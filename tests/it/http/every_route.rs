@@ -10,7 +10,7 @@ use super::service::{Service, token};
 
 /// Who may ask something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum For {
+enum Audience {
     /// Anybody, from this service's own name: it tells nothing of any mail.
     Anybody,
     /// Anybody from anywhere: what is asked bears its own proof.
@@ -21,27 +21,27 @@ enum For {
     Scopes([bool; 3]),
 }
 
-type Route = (&'static str, &'static str, For);
+type Route = (&'static str, &'static str, Audience);
 
-const SEND: For = For::Scopes([true, false, true]);
-const READ: For = For::Scopes([false, true, true]);
-const ADMIN: For = For::Scopes([false, false, true]);
+const SEND: Audience = Audience::Scopes([true, false, true]);
+const READ: Audience = Audience::Scopes([false, true, true]);
+const ADMIN: Audience = Audience::Scopes([false, false, true]);
 /// With `send`, one's own mail alone.
-const OWN: For = For::Scopes([true, true, true]);
-const OWN_ACT: For = For::Scopes([true, false, true]);
+const OWN: Audience = Audience::Scopes([true, true, true]);
+const OWN_ACT: Audience = Audience::Scopes([true, false, true]);
 
 /// What the document of the door describes.
 const DESCRIBED: &[Route] = &[
-    ("GET", "/health/live", For::Anybody),
-    ("GET", "/health/ready", For::Anybody),
-    ("GET", "/status.js", For::World),
-    ("GET", "/status/{token}", For::World),
-    ("GET", "/status/{token}/events", For::World),
-    ("POST", "/v1/feedback/{provider}", For::World),
-    ("GET", "/v1/session", For::Token),
-    ("POST", "/v1/session", For::Token),
-    ("DELETE", "/v1/session", For::Token),
-    ("POST", "/v1/templates/{name}/render", For::Token),
+    ("GET", "/health/live", Audience::Anybody),
+    ("GET", "/health/ready", Audience::Anybody),
+    ("GET", "/status.js", Audience::World),
+    ("GET", "/status/{token}", Audience::World),
+    ("GET", "/status/{token}/events", Audience::World),
+    ("POST", "/v1/feedback/{provider}", Audience::World),
+    ("GET", "/v1/session", Audience::Token),
+    ("POST", "/v1/session", Audience::Token),
+    ("DELETE", "/v1/session", Audience::Token),
+    ("POST", "/v1/templates/{name}/render", Audience::Token),
     ("POST", "/v1/mails", SEND),
     ("POST", "/v1/mails/batch", SEND),
     ("GET", "/v1/mails", OWN),
@@ -90,21 +90,21 @@ const DESCRIBED: &[Route] = &[
 
 /// What it does not describe: itself, the page, and what recipients ask.
 const BESIDES: &[Route] = &[
-    ("GET", "/openapi.json", For::Anybody),
-    ("GET", "/", For::Anybody),
-    ("GET", "/mails", For::Anybody),
-    ("GET", "/mails/{id}", For::Anybody),
-    ("GET", "/dead", For::Anybody),
-    ("GET", "/relays", For::Anybody),
-    ("GET", "/relays/{name}", For::Anybody),
-    ("GET", "/inbox", For::Anybody),
-    ("GET", "/inbox/{id}", For::Anybody),
-    ("GET", "/events", For::Anybody),
-    ("GET", "/audit", For::Anybody),
-    ("GET", "/about", For::Anybody),
-    ("GET", "/page/main.js", For::Anybody),
-    ("GET", "/u/{token}", For::World),
-    ("POST", "/u/{token}", For::World),
+    ("GET", "/openapi.json", Audience::Anybody),
+    ("GET", "/", Audience::Anybody),
+    ("GET", "/mails", Audience::Anybody),
+    ("GET", "/mails/{id}", Audience::Anybody),
+    ("GET", "/dead", Audience::Anybody),
+    ("GET", "/relays", Audience::Anybody),
+    ("GET", "/relays/{name}", Audience::Anybody),
+    ("GET", "/inbox", Audience::Anybody),
+    ("GET", "/inbox/{id}", Audience::Anybody),
+    ("GET", "/events", Audience::Anybody),
+    ("GET", "/audit", Audience::Anybody),
+    ("GET", "/about", Audience::Anybody),
+    ("GET", "/page/main.js", Audience::Anybody),
+    ("GET", "/u/{token}", Audience::World),
+    ("POST", "/u/{token}", Audience::World),
 ];
 
 /// What a web page of others sends, or one whose name was made to lead here.
@@ -124,7 +124,7 @@ const FOREIGN: [&[(&str, &str)]; 8] = [
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
-fn routes() -> impl Iterator<Item = (&'static str, String, For)> {
+fn routes() -> impl Iterator<Item = (&'static str, String, Audience)> {
     let all = DESCRIBED.iter().chain(BESIDES);
     all.map(|&(method, path, who)| {
         let place = path
@@ -172,9 +172,9 @@ async fn every_route_lets_in_its_scopes_and_nobody_else() {
     let service = with_tokens().await;
     for (method, path, who) in routes() {
         let (of_none, of_scopes) = match who {
-            For::Anybody | For::World => (true, [true; 3]),
-            For::Token => (false, [true; 3]),
-            For::Scopes(scopes) => (false, scopes),
+            Audience::Anybody | Audience::World => (true, [true; 3]),
+            Audience::Token => (false, [true; 3]),
+            Audience::Scopes(scopes) => (false, scopes),
         };
 
         let (status, ..) = service.open(method, &path, &[], "").await;
@@ -203,7 +203,7 @@ async fn without_tokens_no_route_answers_the_web_pages_of_others() {
             let headers = [foreign, &[JSON]].concat();
             let (status, said, _) = service.open(method, &path, &headers, mail()).await;
             let is_refused = status == 403;
-            let expected = who != For::World;
+            let expected = who != Audience::World;
             assert_eq!(
                 is_refused, expected,
                 "{method} {path} {foreign:?}: {status}"
@@ -251,11 +251,11 @@ async fn a_cookie_opens_no_route_to_the_web_pages_of_others() {
     let cookie = ("cookie", cookie);
 
     for (method, path, who) in routes() {
-        if let For::Anybody | For::World = who {
+        if let Audience::Anybody | Audience::World = who {
             continue;
         }
-        // With tokens the service may have any name, and a browser shows the cookie to none but that
-        // for which it was given.
+        // With tokens the service may have any name, and a browser shows the cookie to none but
+        // that for which it was given.
         let other_names = |foreign: &&[(&str, &str)]| foreign.len() < 2;
         for foreign in FOREIGN.into_iter().filter(other_names).chain([&[][..]]) {
             let headers = [foreign, &[JSON, cookie]].concat();

@@ -125,8 +125,10 @@ fn data_are_text_wherever_they_stand_in_html_and_mjml() {
              <mj-style>p { color: {{ x }} }</mj-style>\
              <mj-attributes><mj-all font-family=\"{{ x }}\"/></mj-attributes></mj-head><mj-body>\
              <mj-section background-url=\"{{ x }}\"><mj-column>\
-             <mj-text css-class=\"{{ x }}\" color='{{ x }}'><p title=\"{{ x }}\">{{ x }}</p></mj-text>\
-             <mj-button href=\"https://example.com/?q={{ x }}\" title=\"{{ x }}\">{{ x }}</mj-button>\
+             <mj-text css-class=\"{{ x }}\" color='{{ x }}'><p title=\"{{ x }}\">{{ x \
+             }}</p></mj-text>\
+             <mj-button href=\"https://example.com/?q={{ x }}\" title=\"{{ x }}\">{{ x \
+             }}</mj-button>\
              <mj-image src='{{ x }}' href=\"{{ x }}\" alt=\"{{ x }}\" width=\"{{ x }}\"/>\
              <mj-table><tr><td>{{ x }}</td></tr></mj-table>\
              <mj-social><mj-social-element name=\"facebook\" href=\"{{ x }}\">{{ x }}\
@@ -254,7 +256,8 @@ async fn data_of_a_wrong_type_that_are_deep_or_too_large_are_refused_and_never_a
         assert_eq!(submit(&service, "shown", &data).await.status, 202, "{data}");
     }
 
-    let head = r#"{"from": "a@example.org", "to": "b@example.org", "template": {"name": "shown", "data": "#;
+    let head = r#"{"from": "a@example.org", "to": "b@example.org",
+        "template": {"name": "shown", "data": "#;
     let json = [("content-type", "application/json")];
     for (open, close) in [("[", "]"), ("{\"x\":", "}")] {
         for depth in [200, 100_000] {
@@ -281,7 +284,8 @@ fn filters_and_loops_over_data_end_and_take_bounded_memory() {
         ("json", "{{ list|tojson(indent=n) }}"),
         (
             "doubling",
-            "{% set a = namespace(s=text) %}{% for one in list %}{% set a.s = a.s ~ a.s %}{% endfor %}{{ a.s|length }}",
+            "{% set a = namespace(s=text) %}{% for one in list %}{% set a.s = a.s ~ a.s %}{% \
+            endfor %}{{ a.s|length }}",
         ),
         ("joined", "{{ list|join(text) }}"),
         (
@@ -290,7 +294,8 @@ fn filters_and_loops_over_data_end_and_take_bounded_memory() {
         ),
         (
             "nested",
-            "{% for a in list %}{% for b in list %}{% for c in list %}x{% endfor %}{% endfor %}{% endfor %}",
+            "{% for a in list %}{% for b in list %}{% for c in list %}x{% endfor %}{% endfor \
+            %}{% endfor %}",
         ),
         (
             "sorted",
@@ -298,7 +303,8 @@ fn filters_and_loops_over_data_end_and_take_bounded_memory() {
         ),
         (
             "grouped",
-            "{% for a in list %}{{ list|batch(n)|list|length }}{{ list|slice(n)|list|length }}{% endfor %}",
+            "{% for a in list %}{{ list|batch(n)|list|length }}{{ list|slice(n)|list|length }}{% \
+            endfor %}",
         ),
         (
             "padded",
@@ -314,7 +320,8 @@ fn filters_and_loops_over_data_end_and_take_bounded_memory() {
         ),
         (
             "macros",
-            "{% macro m(d) %}{% if d %}{{ m(d - 1) }}{{ m(d - 1) }}{% endif %}{% endmacro %}{{ m(n) }}",
+            "{% macro m(d) %}{% if d %}{{ m(d - 1) }}{{ m(d - 1) }}{% endif %}{% endmacro %}{{ \
+            m(n) }}",
         ),
         (
             "lines",
@@ -338,7 +345,8 @@ fn filters_and_loops_over_data_end_and_take_bounded_memory() {
         ),
         (
             "compared",
-            "{% for a in list %}{% if text in text %}x{% endif %}{% if list == list %}y{% endif %}{% endfor %}",
+            "{% for a in list %}{% if text in text %}x{% endif %}{% if list == list %}y{% endif \
+            %}{% endfor %}",
         ),
     ];
     let text = "x\n".repeat(200_000);
@@ -472,7 +480,8 @@ async fn no_field_of_a_mail_becomes_another_one_of_its_header() {
     let service = service(files.path()).await;
     let mail = |hostile: &str, place: &str| {
         let mut mail = json!({"from": "Shop <shop@example.com>", "to": ["Ada <ada@example.org>"],
-            "subject": "s", "text": "t", "tags": ["x"], "idempotency_key": format!("{place}{hostile}"),
+            "subject": "s", "text": "t", "tags": ["x"],
+            "idempotency_key": format!("{place}{hostile}"),
             "headers": {"X-Shop": "x"}, "attachments": [{"filename": "x.txt", "content": "eA=="}]});
         match place {
             "from" => mail["from"] = format!("\"{hostile}\" <shop@example.com>").into(),

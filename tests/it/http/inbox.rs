@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::service::{Answer, Service};
 
-const SOON: Duration = Duration::from_millis(150);
+const SHORT_WAIT: Duration = Duration::from_millis(150);
 
 fn mail(to: Value, subject: &str) -> Value {
     json!({"from": "shop@example.com", "to": to, "subject": subject, "text": "t"})
@@ -33,7 +33,7 @@ async fn each_of_several_waiters_gets_what_it_asked_for() {
     ];
     let waiting = join_all(queries.map(|(query, _)| latest(&service, query)));
     let coming = async {
-        tokio::time::sleep(SOON).await;
+        tokio::time::sleep(SHORT_WAIT).await;
         let hand_in = |to, subject| {
             let mail = mail(to, subject);
             let service = &service;
@@ -43,7 +43,7 @@ async fn each_of_several_waiters_gets_what_it_asked_for() {
         hand_in(json!("ada@example.com.example"), "Your Bill").await;
         hand_in(json!("eve@example.org"), "Your parcel").await;
         let a = hand_in(json!("ada@example.org"), "Your Code").await;
-        tokio::time::sleep(SOON).await;
+        tokio::time::sleep(SHORT_WAIT).await;
         let both = json!(["ben@example.org", "carl@example.org"]);
         let b = hand_in(both, "Bill ready").await;
         let c = hand_in(json!("dora@example.net"), "Your trip").await;
@@ -76,7 +76,7 @@ async fn what_does_not_match_is_waited_past_until_the_time_is_over() {
     let begun = Instant::now();
     let waiting = join_all(queries.iter().map(|query| latest(&service, query)));
     let coming = async {
-        tokio::time::sleep(SOON).await;
+        tokio::time::sleep(SHORT_WAIT).await;
         service.accept(&mail(json!("ben@example.org"), "Two")).await
     };
     let (answers, _) = tokio::join!(waiting, coming);
@@ -111,10 +111,10 @@ async fn a_waiter_that_goes_away_leaves_its_place() {
     let service = Service::with(Vec::new(), limits, |builder| builder).await;
     for round in 0..3 {
         let waiting = join_all((0..4).map(|_| latest(&service, "to=nobody&wait=60s")));
-        let gone = tokio::time::timeout(SOON, waiting).await;
+        let gone = tokio::time::timeout(SHORT_WAIT, waiting).await;
         assert!(gone.is_err(), "round {round}: they did not wait");
         // Their places are free once the service has seen them go.
-        tokio::time::sleep(SOON * 4).await;
+        tokio::time::sleep(SHORT_WAIT * 4).await;
         assert_eq!(
             service.call("GET", "/health/live").await.status,
             200,
@@ -127,7 +127,7 @@ async fn a_waiter_that_goes_away_leaves_its_place() {
 async fn a_service_that_stops_keeps_no_waiter() {
     let service = Service::start().await;
     let stopping = async {
-        tokio::time::sleep(SOON).await;
+        tokio::time::sleep(SHORT_WAIT).await;
         service.stop.send(true).unwrap();
     };
     let begun = Instant::now();

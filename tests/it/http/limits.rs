@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use crate::http::service::Service;
 
-const SOON: Duration = Duration::from_secs(10);
+const SHORT_WAIT: Duration = Duration::from_secs(10);
 
 fn mail() -> String {
     json!({"from": "a@example.org", "to": "b@example.org", "text": "t"}).to_string()
@@ -24,7 +24,7 @@ async fn small(limits: Limits) -> Service {
 /// Everything that a connection says until it is closed.
 async fn rest(stream: &mut TcpStream) -> String {
     let mut said = Vec::new();
-    let _ = timeout(SOON, stream.read_to_end(&mut said))
+    let _ = timeout(SHORT_WAIT, stream.read_to_end(&mut said))
         .await
         .expect("the connection stayed open");
     String::from_utf8_lossy(&said).into_owned()
@@ -82,14 +82,14 @@ async fn a_body_without_a_length_is_bounded_too() {
     });
 
     let mut said = [0; 12];
-    timeout(SOON, reader.read_exact(&mut said))
+    timeout(SHORT_WAIT, reader.read_exact(&mut said))
         .await
         .expect("no answer")
         .unwrap();
 
     assert_eq!(&said, b"HTTP/1.1 413");
     drop(reader);
-    timeout(SOON, sender)
+    timeout(SHORT_WAIT, sender)
         .await
         .expect("the service reads on without end")
         .unwrap();
@@ -175,7 +175,7 @@ async fn a_client_that_does_not_take_its_answer_is_cut_off() {
 /// Asks for `path`, again and again until it is not told that there is no room; returns after the
 /// answer's first bytes.
 async fn connected_once_there_is_room(addr: std::net::SocketAddr, path: &str) -> TcpStream {
-    let tried = timeout(SOON, async {
+    let tried = timeout(SHORT_WAIT, async {
         loop {
             let mut stream = TcpStream::connect(addr).await.unwrap();
             stream
@@ -351,7 +351,7 @@ async fn an_answer_larger_than_the_memory_for_all_of_them_is_given_when_there_is
 
     drop(untaken);
     let again = async { while service.call("GET", &path).await.status != 200 {} };
-    timeout(SOON, again)
+    timeout(SHORT_WAIT, again)
         .await
         .expect("its room never came back");
 }
@@ -390,7 +390,7 @@ async fn what_is_given_up_keeps_its_room_until_it_has_ended() {
     );
 
     service.dispatcher.resume("capture").await.unwrap();
-    timeout(SOON, async { while send().await.status != 202 {} })
+    timeout(SHORT_WAIT, async { while send().await.status != 202 {} })
         .await
         .expect("the room never came back");
 }
@@ -456,14 +456,14 @@ async fn a_closing_door_finishes_what_has_begun_and_takes_nothing_new() {
 
     begun.write_all(head.as_bytes()).await.unwrap();
     let mut go_on = [0; 25];
-    timeout(SOON, begun.read_exact(&mut go_on))
+    timeout(SHORT_WAIT, begun.read_exact(&mut go_on))
         .await
         .expect("no answer")
         .unwrap();
     assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
 
     service.stop.send(true).unwrap();
-    timeout(SOON, async {
+    timeout(SHORT_WAIT, async {
         while TcpStream::connect(service.addr).await.is_ok() {}
     })
     .await
@@ -472,7 +472,7 @@ async fn a_closing_door_finishes_what_has_begun_and_takes_nothing_new() {
 
     let said = rest(&mut begun).await;
     assert!(said.starts_with("HTTP/1.1 202"), "{said}");
-    timeout(SOON, service.served)
+    timeout(SHORT_WAIT, service.served)
         .await
         .expect("the door did not close")
         .unwrap();
@@ -492,12 +492,12 @@ async fn a_closing_door_does_not_wait_for_ever() {
     begun.write_all(head.as_bytes()).await.unwrap();
 
     let mut go_on = [0; 25];
-    timeout(SOON, begun.read_exact(&mut go_on))
+    timeout(SHORT_WAIT, begun.read_exact(&mut go_on))
         .await
         .expect("no answer")
         .unwrap();
     service.stop.send(true).unwrap();
-    timeout(SOON, service.served)
+    timeout(SHORT_WAIT, service.served)
         .await
         .expect("the door did not close")
         .unwrap();

@@ -435,7 +435,8 @@ async fn a_post_unsubscribes_once_in_whatever_form_it_comes() {
         ),
         (
             "multipart/form-data; boundary=b",
-            "--b\r\nContent-Disposition: form-data; name=\"List-Unsubscribe\"\r\n\r\nOne-Click\r\n--b--\r\n",
+            "--b\r\nContent-Disposition: form-data; \
+            name=\"List-Unsubscribe\"\r\n\r\nOne-Click\r\n--b--\r\n",
         ),
         ("application/json", "{"),
         (

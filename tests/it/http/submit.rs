@@ -399,8 +399,9 @@ async fn a_finished_message_is_taken_under_the_envelope_of_the_query() {
         ("idempotency-key", "m-1"),
     ];
 
-    let path = "/v1/mails?from=bounces%2Bada@example.com&to=ada@example.org&to=bob@example.org&priority=bulk&tag=a\
-                &tag=b&expires_in=3600&guarantee=at_most_once";
+    let path = "/v1/mails?from=bounces%2Bada@example.com&to=ada@example.org&to=bob@example.org\
+        &priority=bulk&tag=a\
+        &tag=b&expires_in=3600&guarantee=at_most_once";
     let answer = service.send("POST", path, &kind, message).await;
     assert_eq!(answer.status, 202, "{}", answer.text());
 

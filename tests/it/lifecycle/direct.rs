@@ -36,9 +36,11 @@ async fn send_now_says_what_the_relay_said_and_keeps_nothing() {
     let sent = postrider.send_now(both).await.unwrap();
     assert_eq!(sent.id, id);
     assert!(!sent.all_delivered());
-    assert!(
-        matches!(&sent.outcomes[0], (to, Outcome::Delivered(reply)) if to.as_str() == "ada@example.org" && reply.code == 250)
-    );
+    assert!(matches!(
+        &sent.outcomes[0],
+        (to, Outcome::Delivered(reply))
+            if to.as_str() == "ada@example.org" && reply.code == 250
+    ));
     assert!(
         matches!(&sent.outcomes[1], (to, Outcome::Rejected(Phase::RcptTo, reply))
         if to.as_str() == "bob@example.org" && reply.enhanced.as_deref() == Some("5.1.1"))

@@ -12,7 +12,7 @@ use postrider::{
     SeriesQuery, SuppressionQuery, SuppressionReason, Timestamp, Webhook, Weights, seconds,
 };
 
-use crate::common::faulty_spool::How;
+use crate::common::faulty_spool::Fault;
 use crate::common::{EventLog, FaultySpool, ScriptedRelay, eventually, mail, mail_to};
 
 /// All that the engine asks of a spool that can fail.
@@ -57,7 +57,7 @@ const METHODS: [&str; 34] = [
 const SECRET: &str = "whsec_c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0";
 
 /// For as long as it takes until the spool is mended.
-const A_WHILE: u32 = u32::MAX;
+const EVERY_TIME: u32 = u32::MAX;
 
 fn tagged(tag: &str, relay: &str) -> RouteRule {
     let matching = Match {
@@ -98,7 +98,7 @@ async fn is(postrider: &Dispatcher, id: postrider::MailId, wanted: &str) -> bool
 }
 
 /// A day in the life of an engine whose spool fails so at one thing.
-async fn a_day(method: &'static str, times: u32, how: How) {
+async fn a_day(method: &'static str, times: u32, how: Fault) {
     let day = format!("{method} fails {times} times ({how:?})");
     let spool = FaultySpool::new();
     let (first, second) = (ScriptedRelay::free(), ScriptedRelay::free());
@@ -109,7 +109,7 @@ async fn a_day(method: &'static str, times: u32, how: How) {
 
     spool.fails(method, times, how);
     let healer =
-        (times == A_WHILE).then(|| tokio::spawn(mends_in_a_while(Arc::clone(&spool), method)));
+        (times == EVERY_TIME).then(|| tokio::spawn(mends_in_a_while(Arc::clone(&spool), method)));
 
     let relays = || vec![first.relay(), second.relay().name("second")];
     let gone = ScriptedRelay::free();
@@ -291,7 +291,7 @@ async fn a_day(method: &'static str, times: u32, how: How) {
     notices.close(seconds(1)).await;
     let drained = postrider.shutdown(Drain::within(seconds(10))).await;
     match method {
-        "close" if times != A_WHILE => {
+        "close" if times != EVERY_TIME => {
             assert!(postrider.stopped().await.is_err(), "{day}: nobody is told")
         }
         _ => assert!(drained.unwrap(), "{day}: not all was finished"),
@@ -374,29 +374,29 @@ async fn mends_in_a_while(spool: Arc<FaultySpool>, method: &'static str) {
     );
 }
 
-async fn days(times: u32, how: How) {
+async fn days(times: u32, how: Fault) {
     let all = METHODS.iter().map(|method| a_day(method, times, how));
     futures::future::join_all(all).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_stands_still_after_the_spool_failed_once() {
-    days(1, How::Errs).await;
+    days(1, Fault::Errs).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_stands_still_after_the_spool_failed_twice() {
-    days(2, How::Errs).await;
+    days(2, Fault::Errs).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_stands_still_after_the_spool_failed_for_a_while() {
-    days(A_WHILE, How::Errs).await;
+    days(EVERY_TIME, Fault::Errs).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_stands_still_after_the_spool_panicked() {
-    days(1, How::Panics).await;
+    days(1, Fault::Panics).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -146,8 +146,8 @@ async fn several_that_share_a_schedule_send_it_once() {
     }
 }
 
-/// Sends daily at this time over the next change of the zone's clock in this direction; the times of
-/// day at which mail went out on the day before, that day, and the day after.
+/// Sends daily at this time over the next change of the zone's clock in this direction; the times
+/// of day at which mail went out on the day before, that day, and the day after.
 async fn over_a_change(name: &str, cron: &str, ahead: bool) -> Vec<String> {
     let zone = TimeZone::get(name).unwrap();
     let (clock, scripted) = (Clock::fake(), ScriptedRelay::free());

@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::json;
 
 use crate::common::service::{Service, configuration, configured};
-use crate::common::{Receiver, Says, eventually};
+use crate::common::{Receiver, Response, eventually};
 
 const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
@@ -34,8 +34,8 @@ async fn what_was_committed_before_a_kill_is_told_after_it_under_the_same_id() {
     let dir = tempfile::tempdir().unwrap();
     // The first call is heard and never answered: whether it came cannot be known.
     let receiver = Receiver::answering(|_, n| match n {
-        0 => Says::Nothing,
-        _ => Says::Status(200),
+        0 => Response::Nothing,
+        _ => Response::Status(200),
     })
     .await;
 
@@ -142,7 +142,7 @@ async fn people_look_at_webhooks_try_them_and_have_them_told_again() {
     assert_eq!(again.status, 202, "{again:?}");
     assert_eq!(receiver.comes_to(9).await[8].id(), calls[1].id());
 
-    receiver.answers(|_, _| Says::Status(500));
+    receiver.answers(|_, _| Response::Status(500));
     let (done, said) = ask(&service, &["webhook", "test", "shop"]);
     assert!(!done && said.contains("500"), "{said}");
     for (path, body, status) in [

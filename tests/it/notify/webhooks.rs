@@ -13,8 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::common::test_spool::is_postgres;
 use crate::common::{
-    Act, EventLog, FakeSmtp, Receiver, Rule, Says, ScriptedRelay, Step, TestSpool, as_time_passes,
-    engine, eventually, mail, mail_to, relay_at, submit,
+    Act, EventLog, FakeSmtp, Receiver, Response, Rule, ScriptedRelay, Step, TestSpool,
+    as_time_passes, engine, eventually, mail, mail_to, relay_at, submit,
 };
 
 const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
@@ -160,10 +160,10 @@ async fn only_what_is_asked_for_is_told_by_event_and_by_tag() {
 async fn what_failed_is_sent_again_by_the_schedule_under_one_id_and_a_new_time() {
     let (postrider, clock) = started().await;
     let receiver = Receiver::answering(|_, n| match n {
-        0 => Says::Status(500),
-        1 => Says::With(302, "Location: /elsewhere".to_owned()),
-        2 => Says::Status(400),
-        _ => Says::Status(200),
+        0 => Response::Status(500),
+        1 => Response::With(302, "Location: /elsewhere".to_owned()),
+        2 => Response::Status(400),
+        _ => Response::Status(200),
     })
     .await;
     let notices = notices(&postrider, vec![webhook("shop", &receiver, &["delivered"])]).await;
@@ -218,8 +218,8 @@ async fn what_failed_is_sent_again_by_the_schedule_under_one_id_and_a_new_time()
 async fn a_message_that_fails_keeps_no_other_from_being_told() {
     let (postrider, clock) = started().await;
     let receiver = Receiver::answering(|call, _| match call.body.contains("poison@") {
-        true => Says::Status(500),
-        false => Says::Status(200),
+        true => Response::Status(500),
+        false => Response::Status(200),
     })
     .await;
     let notices = notices(&postrider, vec![webhook("shop", &receiver, &["delivered"])]).await;
@@ -248,7 +248,7 @@ async fn a_message_that_fails_keeps_no_other_from_being_told() {
 async fn a_webhook_that_hangs_holds_up_nobody_else() {
     let (postrider, _clock) = started().await;
     let (hanging, well) = (
-        Receiver::answering(|_, _| Says::Nothing).await,
+        Receiver::answering(|_, _| Response::Nothing).await,
         Receiver::start().await,
     );
 
@@ -283,10 +283,10 @@ async fn a_webhook_that_hangs_holds_up_nobody_else() {
 async fn an_answer_that_drips_ends_within_its_time() {
     let (postrider, _clock) = started().await;
     let body = Receiver::answering(|_, _| {
-        Says::Drops("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+        Response::Drops("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
     })
     .await;
-    let head = Receiver::answering(|_, _| Says::Drops("HTTP/1.1 200 OK\r\nX: ")).await;
+    let head = Receiver::answering(|_, _| Response::Drops("HTTP/1.1 200 OK\r\nX: ")).await;
     let hooks = [("body", &body), ("head", &head)].map(|(name, receiver)| {
         let mut hook = webhook(name, receiver, &["delivered"]);
         hook.timeout = seconds(1);
@@ -307,8 +307,8 @@ async fn an_answer_that_drips_ends_within_its_time() {
 async fn too_many_requests_and_their_like_slow_it_down_as_long_as_they_say() {
     let (postrider, clock) = started().await;
     let receiver = Receiver::answering(|_, n| match n {
-        0 => Says::With(429, "Retry-After: 600".to_owned()),
-        _ => Says::Status(200),
+        0 => Response::With(429, "Retry-After: 600".to_owned()),
+        _ => Response::Status(200),
     })
     .await;
     let notices = notices(&postrider, vec![webhook("shop", &receiver, &["delivered"])]).await;
@@ -332,7 +332,7 @@ async fn too_many_requests_and_their_like_slow_it_down_as_long_as_they_say() {
 #[tokio::test]
 async fn one_that_is_gone_is_switched_off_and_that_is_said_and_switched_on_it_has_lost_nothing() {
     let (postrider, _clock) = started().await;
-    let gone = Receiver::answering(|_, _| Says::Status(410)).await;
+    let gone = Receiver::answering(|_, _| Response::Status(410)).await;
     let watching = Receiver::start().await;
     let notices = notices(
         &postrider,
@@ -379,7 +379,7 @@ async fn one_that_is_gone_is_switched_off_and_that_is_said_and_switched_on_it_ha
         "{numbers}"
     );
 
-    gone.answers(|_, _| Says::Status(200));
+    gone.answers(|_, _| Response::Status(200));
     assert!(!notices.test("gone").await.unwrap().answer.id.is_empty());
     assert_eq!(
         notices.webhook("gone").await.unwrap().state,
@@ -400,7 +400,7 @@ async fn one_that_is_gone_is_switched_off_and_that_is_said_and_switched_on_it_ha
 #[tokio::test]
 async fn one_that_takes_nothing_for_days_is_switched_off() {
     let (postrider, clock) = started().await;
-    let receiver = Receiver::answering(|_, _| Says::Status(500)).await;
+    let receiver = Receiver::answering(|_, _| Response::Status(500)).await;
     let notices = notices(&postrider, vec![webhook("shop", &receiver, &["delivered"])]).await;
     for n in 0..20 {
         submit(&postrider, mail(&format!("user{n}@example.org"))).await;
@@ -428,7 +428,7 @@ async fn one_that_takes_nothing_for_days_is_switched_off() {
     assert!(took >= hours(72) && took < hours(100), "{took:?}");
     let tries = receiver.calls().len();
     assert!(tries < 400, "{tries} calls to one that is down");
-    receiver.answers(|_, _| Says::Status(200));
+    receiver.answers(|_, _| Response::Status(200));
     notices.redeliver("shop", Redeliver::Failed).await.unwrap();
 
     eventually("nothing is lost", async || {
@@ -684,7 +684,7 @@ async fn no_redirect_leads_anywhere() {
             "file:///etc/passwd".to_owned(),
         ] {
             let line = format!("Location: {target}\r\nRefresh: 0;url={target}");
-            let outer = Receiver::answering(move |_, _| Says::With(status, line.clone())).await;
+            let outer = Receiver::answering(move |_, _| Response::With(status, line.clone())).await;
             let hook = webhook("shop", &outer, &["delivered"]);
             let notices = notices(&postrider, vec![hook]).await;
             let tested = notices.test("shop").await.unwrap();
@@ -701,7 +701,7 @@ async fn a_restart_loses_none_and_keeps_their_ids() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Clock::fake();
 
-    let receiver = Receiver::answering(|_, _| Says::Status(500)).await;
+    let receiver = Receiver::answering(|_, _| Response::Status(500)).await;
     let receiver = Arc::new(receiver);
     for life in 0..3 {
         let builder = engine(ScriptedRelay::free().relay(), &clock).test_spool_in(dir.path());
@@ -710,7 +710,7 @@ async fn a_restart_loses_none_and_keeps_their_ids() {
         let before = receiver.calls().len();
         submit(&postrider, mail(&format!("life{life}@example.org"))).await;
         if life == 2 {
-            receiver.answers(|_, _| Says::Status(200));
+            receiver.answers(|_, _| Response::Status(200));
             clock.advance(hours(1));
         } else {
             receiver.comes_to(before + 1).await;

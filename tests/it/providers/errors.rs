@@ -12,7 +12,7 @@ use crate::common::test_spool::is_postgres;
 
 /// What comes of a mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+enum Disposition {
     /// Nobody will ever take it.
     Dead,
     /// This relay does not take anybody's, and the route's next one did.
@@ -23,14 +23,14 @@ enum End {
     Again,
 }
 
-struct Case {
+struct ErrorCase {
     url: &'static str,
     act: Act,
-    end: End,
+    end: Disposition,
 }
 
-fn case(url: &'static str, status: u16, body: Value, end: End) -> Case {
-    Case {
+fn case(url: &'static str, status: u16, body: Value, end: Disposition) -> ErrorCase {
+    ErrorCase {
         url,
         act: answer(status, body),
         end,
@@ -38,8 +38,8 @@ fn case(url: &'static str, status: u16, body: Value, end: End) -> Case {
 }
 
 /// What each provider says when it does not take a mail.
-fn refusals() -> Vec<Case> {
-    use End::{Again, Backup, Dead, InDoubt};
+fn refusals() -> Vec<ErrorCase> {
+    use Disposition::{Again, Backup, Dead, InDoubt};
 
     let mut cases = Vec::new();
     let mut ses = |status: u16, name: &'static str, text: &str, end| {
@@ -52,7 +52,7 @@ fn refusals() -> Vec<Case> {
         ));
         // The name may stand in the header alone.
         let headers: &'static [(&str, &str)] = vec![("x-amzn-errortype", name)].leak();
-        cases.push(Case {
+        cases.push(ErrorCase {
             url: SES,
             act: Act::Answer(status, headers, body.to_string()),
             end,
@@ -94,7 +94,7 @@ fn refusals() -> Vec<Case> {
         |status, message: &str, end| case(MAILGUN, status, json!({"message": message}), end);
     cases.extend([
         mailgun(404, "Domain not found: mg.example.com", Backup),
-        Case {
+        ErrorCase {
             url: MAILGUN,
             act: Act::Answer(200, &[], "Mailgun Magnificent API".into()),
             end: Backup,
@@ -221,7 +221,7 @@ fn refusals() -> Vec<Case> {
         postmark(422, 300, "Invalid email request", Dead),
         postmark(422, 406, "Inactive recipient", Dead),
         postmark(500, 0, "Internal Server Error", InDoubt),
-        Case {
+        ErrorCase {
             url: POSTMARK,
             act: Act::Answer(403, &[], "<html>a firewall".into()),
             end: Backup,
@@ -247,26 +247,26 @@ fn refusals() -> Vec<Case> {
 }
 
 /// Tries a case with a mail that may be sent twice, and with one that may not.
-async fn holds(case: Case) {
+async fn holds(case: ErrorCase) {
     for guarantee in [Guarantee::AtLeastOnce, Guarantee::AtMostOnce] {
         let name = format!("{} {:?} {guarantee:?}", case.url, case.act);
         let mail = mail().guarantee(guarantee).build().unwrap();
         let (word, status, asked) = comes_to(case.url, case.act.clone(), mail).await;
         let expected = match (case.end, guarantee) {
-            (End::Dead, _) => "dead",
-            (End::Backup, _) => "backup",
-            (End::InDoubt, Guarantee::AtMostOnce) => "dead",
-            (End::InDoubt | End::Again, _) => "deferred",
+            (Disposition::Dead, _) => "dead",
+            (Disposition::Backup, _) => "backup",
+            (Disposition::InDoubt, Guarantee::AtMostOnce) => "dead",
+            (Disposition::InDoubt | Disposition::Again, _) => "deferred",
         };
         assert_eq!(word, expected, "{name}: {status:#?}");
         let reason = status.deliveries[0].reason.map(|reason| reason.as_str());
         match (case.end, expected) {
-            (End::Dead, _) => assert_eq!(reason, Some("rejected"), "{name}"),
-            (End::InDoubt, "dead") => assert_eq!(reason, Some("in_doubt"), "{name}"),
+            (Disposition::Dead, _) => assert_eq!(reason, Some("rejected"), "{name}"),
+            (Disposition::InDoubt, "dead") => assert_eq!(reason, Some("in_doubt"), "{name}"),
             _ => {}
         }
         // Where repetitions are told apart, a doubt is cleared by asking again.
-        let repeats = case.end == End::InDoubt && guarantee == Guarantee::AtMostOnce;
+        let repeats = case.end == Disposition::InDoubt && guarantee == Guarantee::AtMostOnce;
         let knows = [BREVO, RESEND].contains(&case.url) && !name.contains("idempotent");
         if repeats && !knows {
             assert_eq!(asked.len(), 1, "{name}");
@@ -290,7 +290,7 @@ async fn side_by_side(all: Vec<BoxFuture<'static, ()>>) {
     }
 }
 
-async fn all_hold(cases: Vec<Case>) {
+async fn all_hold(cases: Vec<ErrorCase>) {
     side_by_side(cases.into_iter().map(|case| holds(case).boxed()).collect()).await;
 }
 

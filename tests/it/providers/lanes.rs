@@ -13,7 +13,7 @@ use crate::common::TestSpool;
 use crate::common::service::{Service, configured};
 
 /// Nothing here takes this long unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_LIMIT: Duration = Duration::from_secs(30);
 
 fn small(to: &str) -> Mail {
     let mail = Mail::builder().from("shop@example.com").to(to);
@@ -39,7 +39,7 @@ async fn told(engine: &Dispatcher, what: impl Fn(&EventKind) -> bool) {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, waiting)
+    tokio::time::timeout(WAIT_LIMIT, waiting)
         .await
         .expect("it is told");
 }
@@ -136,7 +136,7 @@ async fn an_account_that_is_shut_opens_the_breaker_and_costs_no_mail_anything() 
 
     told(&engine, |kind| matches!(kind, EventKind::RelayUp)).await;
     for id in ids {
-        let status = tokio::time::timeout(PATIENCE, engine.wait(id)).await;
+        let status = tokio::time::timeout(WAIT_LIMIT, engine.wait(id)).await;
         let status = status.unwrap().unwrap();
         assert_eq!(status.state.as_str(), "delivered", "{status:#?}");
     }

@@ -13,11 +13,11 @@ use postrider::spool::{
     SweepReport,
 };
 
-use super::steps::{Sketch, Step, Verdict};
-use super::{Home, KEY_TIME, RETENTION};
+use super::steps::{MailSketch, Step, Verdict};
+use super::{KEY_TIME, RETENTION, SpoolKind};
 
 /// A mail, as the model knows it.
-struct Kept {
+struct ModelMail {
     manifest: Manifest,
     body: Bytes,
     deliveries: Vec<Delivery>,
@@ -26,7 +26,7 @@ struct Kept {
     has_ended: bool,
 }
 
-impl Kept {
+impl ModelMail {
     fn finished_at(&self) -> Option<Timestamp> {
         let ends: Option<Vec<_>> = self
             .deliveries
@@ -42,11 +42,11 @@ impl Kept {
 }
 
 pub struct History {
-    home: Home,
+    home: SpoolKind,
     spool: Arc<dyn Spool>,
     now: Timestamp,
     count: u64,
-    mails: BTreeMap<MailId, Kept>,
+    mails: BTreeMap<MailId, ModelMail>,
     keys: BTreeMap<&'static str, (MailId, u128)>,
     held: Vec<Claim>,
     /// Leases that have ended.
@@ -57,7 +57,7 @@ pub struct History {
 }
 
 impl History {
-    pub async fn begin(home: Home) -> Self {
+    pub async fn begin(home: SpoolKind) -> Self {
         History {
             spool: home.open().await,
             home,
@@ -231,7 +231,7 @@ impl History {
         );
     }
 
-    async fn put(&mut self, sketches: &[Sketch]) {
+    async fn put(&mut self, sketches: &[MailSketch]) {
         let new_mails: Vec<NewMail> = sketches
             .iter()
             .map(|sketch| self.new_mail(sketch))
@@ -274,7 +274,7 @@ impl History {
                 let leased = vec![false; deliveries.len()];
                 self.mails.insert(
                     id,
-                    Kept {
+                    ModelMail {
                         manifest,
                         body,
                         deliveries,
@@ -286,7 +286,7 @@ impl History {
         }
     }
 
-    fn new_mail(&mut self, sketch: &Sketch) -> NewMail {
+    fn new_mail(&mut self, sketch: &MailSketch) -> NewMail {
         self.count += 1;
         let mut id = [0; 16];
         id[..6].copy_from_slice(&self.now.as_millis().to_be_bytes()[2..]);
@@ -341,7 +341,7 @@ impl History {
     }
 
     /// Whether a claim could take this delivery.
-    fn claimable(&self, kept: &Kept, index: usize, request: &ClaimRequest) -> bool {
+    fn claimable(&self, kept: &ModelMail, index: usize, request: &ClaimRequest) -> bool {
         let delivery = &kept.deliveries[index];
         let due = matches!(delivery.stage, Stage::Pending { due } if due <= request.now);
         due && !kept.leased[index] && request.routes.contains(&delivery.route)
@@ -502,8 +502,8 @@ impl History {
     }
 
     async fn settle_stale(&mut self, n: usize) {
-        struct Nobody;
-        impl LeaseKeeper for Nobody {
+        struct IdleKeeper;
+        impl LeaseKeeper for IdleKeeper {
             fn release(&self, _: LeaseToken) {}
         }
 
@@ -513,7 +513,7 @@ impl History {
         let (token, mut delivery) = self.stale[at].clone();
 
         delivery.stage = Stage::Delivered { at: self.now };
-        let forged = Lease::new(token, Weak::<Nobody>::new());
+        let forged = Lease::new(token, Weak::<IdleKeeper>::new());
         assert_eq!(
             self.spool.settle(vec![(forged, delivery)]).await,
             Ok(vec![SettleResult::Stale])

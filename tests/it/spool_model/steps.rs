@@ -6,7 +6,7 @@ use proptest::prelude::*;
 /// One thing that happens. Numbers that name a mail or a claim are taken modulo how many there are.
 #[derive(Clone, Debug)]
 pub enum Step {
-    Put(Vec<Sketch>),
+    Put(Vec<MailSketch>),
     Claim {
         turns: Vec<Priority>,
         critical_only: usize,
@@ -46,7 +46,7 @@ pub enum Step {
 
 /// A mail that is put.
 #[derive(Clone, Debug)]
-pub struct Sketch {
+pub struct MailSketch {
     pub priority: Priority,
     pub routes: Vec<&'static str>,
     pub due_in: u64,
@@ -104,7 +104,7 @@ fn any_claim() -> impl Strategy<Value = Step> {
         )
 }
 
-fn any_sketch() -> impl Strategy<Value = Sketch> {
+fn any_sketch() -> impl Strategy<Value = MailSketch> {
     let routes = prop::collection::vec(
         prop::sample::select(vec!["primary", "primary", "backup", "gone"]),
         1..4,
@@ -124,7 +124,7 @@ fn any_sketch() -> impl Strategy<Value = Sketch> {
         size,
     )
         .prop_map(
-            |(priority, routes, due_in, expires_in, key, content, at_most_once, size)| Sketch {
+            |(priority, routes, due_in, expires_in, key, content, at_most_once, size)| MailSketch {
                 priority,
                 routes,
                 due_in,

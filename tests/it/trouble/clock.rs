@@ -9,7 +9,7 @@ use std::process::Command;
 use crate::common::real_servers::libfaketime;
 use crate::common::service::{Service, configuration, configured};
 use crate::common::{Act, FakeSmtp, Rule, Step};
-use crate::trouble::house::arrived;
+use crate::trouble::service_dir::arrived;
 
 const DAY: std::time::Duration = std::time::Duration::from_secs(86_400);
 
@@ -22,7 +22,8 @@ fn set(dir: &Path, offset: &str) {
 
 fn hand_in(service: &Service, to: &str, more: &str) -> String {
     let mail = format!(
-        r#"{{"from": "shop@example.com", "to": "{to}@example.org", "subject": "s", "text": "t"{more}}}"#
+        r#"{{"from": "shop@example.com", "to": "{to}@example.org", "subject": "s",
+            "text": "t"{more}}}"#
     );
     let answer = service.post("/v1/mails", &mail);
     assert_eq!(answer.status, 202, "{answer:?}");
@@ -142,7 +143,7 @@ async fn a_clock_that_jumps_an_hour_both_ways_loses_nothing_and_ends_only_what_t
     };
 
     let before = tries(&long);
-    crate::trouble::house::eventually("retries go on", || tries(&long) > before + 1);
+    crate::trouble::service_dir::eventually("retries go on", || tries(&long) > before + 1);
     assert_eq!(
         service.state(&tonight),
         "scheduled",

@@ -11,7 +11,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use crate::common::FakeSmtp;
 use crate::common::service::{Service, configuration, configured_after};
-use crate::trouble::house::eventually;
+use crate::trouble::service_dir::eventually;
 
 /// As many of them as there are descriptors for in this process, up to five thousand at each door.
 fn crowd() -> usize {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::FakeSmtp;
 use crate::common::service::{Service, configuration, configured, try_call};
-use crate::trouble::house::{arrived, eventually};
+use crate::trouble::service_dir::{arrived, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doors_without_file_descriptors_rest_and_say_so_and_go_on_when_there_are_some() {
@@ -19,7 +19,8 @@ async fn doors_without_file_descriptors_rest_and_say_so_and_go_on_when_there_are
 
     // Due while there is no descriptor for a connection to the relay, unless one of before is still
     // open.
-    let mail = r#"{"from": "shop@example.com", "to": "due@example.org", "subject": "s", "text": "t", "delay": "1s"}"#;
+    let mail = r#"{"from": "shop@example.com", "to": "due@example.org", "subject": "s",
+        "text": "t", "delay": "1s"}"#;
     let due = service.post("/v1/mails", mail).json()["id"]
         .as_str()
         .unwrap()

@@ -6,7 +6,7 @@ use crate::common::FakeSmtp;
 use crate::common::service::{Service, configuration, configured};
 use crate::common::test_spool::is_of_files;
 use crate::trouble::disk::{Disk, FailingSyncs, MIB};
-use crate::trouble::house::{arrived, eventually, refuses_everywhere, start, verify};
+use crate::trouble::service_dir::{arrived, eventually, refuses_everywhere, start, verify};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_fails_to_sync_closes_the_doors_until_it_syncs_and_loses_nothing_that_was_acknowledged()

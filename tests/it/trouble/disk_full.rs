@@ -6,7 +6,9 @@ use std::time::Duration;
 use crate::common::service::Service;
 use crate::common::{Act, FakeSmtp, Rule, Step};
 use crate::trouble::disk::{Disk, MIB};
-use crate::trouble::house::{arrived, eventually, refuses_everywhere, start, start_with, verify};
+use crate::trouble::service_dir::{
+    arrived, eventually, refuses_everywhere, start, start_with, verify,
+};
 
 /// What the spool keeps free, as its error says.
 const RESERVE: u64 = 64 * MIB;

@@ -104,7 +104,7 @@ async fn two_hundred_who_follow_and_take_nothing_cost_little_and_there_is_an_end
 
     assert_eq!(status(&mut follow(&service)), 429);
     followers.truncate(400);
-    crate::trouble::house::eventually("there is room again", || {
+    crate::trouble::service_dir::eventually("there is room again", || {
         status(&mut follow(&service)) == 200
     });
 }

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::common::service::{Service, call, configuration, configured};
-use crate::trouble::house::{House, eventually};
+use crate::trouble::service_dir::{ServiceDir, eventually};
 
 const MIB: usize = 1024 * 1024;
 
@@ -21,8 +21,8 @@ fn full_of(before: &str, entry: &str, after: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_takes_much_more_than_its_own_size() {
-    let house = House::start("").await;
-    let service = &house.service;
+    let service_dir = ServiceDir::start("").await;
+    let service = &service_dir.service;
     let before = service.peak_memory();
 
     let mail = r#"{"from":"a@example.org","to":"nobody","text":"x","#;
@@ -77,8 +77,8 @@ async fn no_request_takes_much_more_than_its_own_size() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn several_requests_at_once_share_the_memory_that_there_is_for_them() {
-    let house = House::start("").await;
-    let service = &house.service;
+    let service_dir = ServiceDir::start("").await;
+    let service = &service_dir.service;
     let before = service.peak_memory();
 
     let mail = r#"{"from":"a@example.org","to":"nobody","text":"x","#;
@@ -172,13 +172,14 @@ fn ask_and_wait(http: SocketAddr, path: &str) -> (TcpStream, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_does_not_take_a_large_answer_takes_no_more_memory_than_there_is_for_it() {
-    let house = House::start("max_memory = \"40MiB\"\n").await;
-    let service = &house.service;
+    let service_dir = ServiceDir::start("max_memory = \"40MiB\"\n").await;
+    let service = &service_dir.service;
     service.post("/v1/relays/primary/pause", "");
 
     let content = "A".repeat(4 * MIB);
     let body = format!(
-        r#"{{"from":"a@example.org","to":"b@example.org","text":"x","attachments":[{{"filename":"x","content":"{content}"}}]}}"#
+        r#"{{"from":"a@example.org","to":"b@example.org","text":"x",
+            "attachments":[{{"filename":"x","content":"{content}"}}]}}"#
     );
     let answer = service.post("/v1/mails", &body);
     assert_eq!(answer.status, 202, "{}", answer.body);
@@ -218,8 +219,8 @@ async fn who_does_not_take_a_large_answer_takes_no_more_memory_than_there_is_for
 async fn mail_to_ten_thousand_takes_little_more_memory_than_its_addresses() {
     const RECIPIENTS: usize = 10_000;
     let mails = std::env::var("MAILS_TO_MANY").map_or(20, |mails| mails.parse().unwrap());
-    let house = House::start("").await;
-    let service = &house.service;
+    let service_dir = ServiceDir::start("").await;
+    let service = &service_dir.service;
     service.post("/v1/relays/primary/pause", "");
     let before = service.peak_memory();
 

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::trouble::house::House;
+use crate::trouble::service_dir::ServiceDir;
 
 /// How large each message is.
 const SIZE: usize = 2 * 1024 * 1024;
@@ -73,8 +73,8 @@ fn say(door: SocketAddr, key: usize, message: &str) -> std::io::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_says_what_takes_long_to_read_keeps_nobody_waiting() {
-    let house = House::start("").await;
-    let service = &house.service;
+    let service_dir = ServiceDir::start("").await;
+    let service = &service_dir.service;
     let (messages, over, said) = (messages(), AtomicBool::new(false), AtomicUsize::new(0));
 
     let longest = std::thread::scope(|scope| {

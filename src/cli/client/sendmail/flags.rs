@@ -10,7 +10,7 @@ use crate::cli::screen::escaped;
 /// done anyway, or not by a client.
 const WITH_VALUE: &str = "ABCFLMNOPRVXbdefhopqr";
 /// Flags that stand alone.
-const ALONE: &str = "GIUcimnstvx";
+const WITHOUT_VALUE: &str = "GIUcimnstvx";
 
 /// What the command line asks for.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -68,7 +68,7 @@ impl Flags {
             };
             for (at, flag) in cluster.char_indices() {
                 let rest = &cluster[at + flag.len_utf8()..];
-                if ALONE.contains(flag) {
+                if WITHOUT_VALUE.contains(flag) {
                     flags.alone(flag);
                 } else if WITH_VALUE.contains(flag) {
                     // The error mode, the debug level and the queue's interval may be missing, and

@@ -18,7 +18,7 @@ use super::service::{Client, Parameters, Payload};
 use super::user;
 use crate::cli::failure::Failure;
 use crate::cli::screen::{Screen, escaped, note};
-use crate::ingress::smtp::{self, Refused, StdioSubmission};
+use crate::ingress::smtp::{self, StdioRefusal, StdioSubmission};
 use crate::mail::{Addressees, MailError, MailId};
 
 /// What the help ends with.
@@ -65,7 +65,7 @@ pub struct Sendmail {
 }
 
 /// The largest message that is spoken; the service has a limit of its own.
-const LARGEST: usize = 256 << 20;
+const LARGEST_MESSAGE: usize = 256 << 20;
 
 /// What the service answers when it took a mail.
 #[derive(Deserialize)]
@@ -198,16 +198,22 @@ fn speak(client: &Client) -> Result<(), SendmailError> {
         taken.map(|taken| taken.id.to_string()).map_err(|failure| {
             let trouble = SendmailError::from(failure);
             let refused = match trouble.code {
-                Code::NoUser => Refused::Recipient,
-                Code::DataError | Code::Usage => Refused::ForGood,
-                _ => Refused::ForNow,
+                Code::NoUser => StdioRefusal::Recipient,
+                Code::DataError | Code::Usage => StdioRefusal::ForGood,
+                _ => StdioRefusal::ForNow,
             };
             (refused, trouble.message)
         })
     };
 
     let (input, mut output) = (io::stdin().lock(), io::stdout().lock());
-    let spoken = smtp::converse(input, &mut output, &user::mail_name(), LARGEST, hand_in);
+    let spoken = smtp::converse(
+        input,
+        &mut output,
+        &user::mail_name(),
+        LARGEST_MESSAGE,
+        hand_in,
+    );
     spoken.and_then(|()| output.flush()).map_err(|error| {
         SendmailError::new(Code::IoError, format!("the dialogue broke off: {error}"))
     })

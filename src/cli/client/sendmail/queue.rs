@@ -9,20 +9,23 @@ use crate::delivery::State;
 use crate::dispatch::{MailStatus, StatusPage};
 
 /// The states in which a mail waits.
-const WAITING: [State; 4] = [
+const WAITING_STATES: [State; 4] = [
     State::Queued,
     State::Sending,
     State::Deferred,
     State::Scheduled,
 ];
 /// The most mails of each that are shown.
-const MOST: usize = 1000;
+const MOST_SHOWN: usize = 1000;
 
 /// Prints the queue.
 pub(super) fn print(client: &Client, screen: &mut Screen) -> Result<(), SendmailError> {
     let mut mails: Vec<MailStatus> = Vec::new();
-    for state in WAITING {
-        let parameters = vec![("state", state.to_string()), ("limit", MOST.to_string())];
+    for state in WAITING_STATES {
+        let parameters = vec![
+            ("state", state.to_string()),
+            ("limit", MOST_SHOWN.to_string()),
+        ];
         let page: StatusPage = client.get(&["v1", "mails"], &parameters)?.decode()?;
         mails.extend(page.mails);
     }
@@ -48,7 +51,7 @@ fn show(mails: &[MailStatus], screen: &mut Screen) -> io::Result<()> {
         let waiting = mail
             .deliveries
             .iter()
-            .filter(|one| WAITING.contains(&one.state));
+            .filter(|one| WAITING_STATES.contains(&one.state));
         for delivery in waiting {
             if let Some(attempt) = delivery.attempts.last() {
                 screen.line(&[plain(format!("    ({})", attempt.text))])?;

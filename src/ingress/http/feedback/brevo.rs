@@ -4,13 +4,13 @@
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::provider::{Reading, given, text};
+use super::provider::{EventReading, given, text};
 use crate::FeedbackKind;
 use crate::dispatch::ProviderEvent;
 
-pub(super) fn read(event: &Value) -> Reading {
+pub(super) fn read(event: &Value) -> EventReading {
     let Some(name) = event["event"].as_str() else {
-        return Reading::Unknown;
+        return EventReading::Unknown;
     };
     let (kind, permanent) = match name {
         "delivered" => (FeedbackKind::Delivered, false),
@@ -19,13 +19,13 @@ pub(super) fn read(event: &Value) -> Reading {
         "spam" | "complaint" => (FeedbackKind::Complained, false),
         "unsubscribe" | "unsubscribed" => (FeedbackKind::Unsubscribed, false),
         "request" | "sent" | "deferred" | "opened" | "unique_opened" | "proxy_open"
-        | "unique_proxy_open" | "click" => return Reading::Nothing,
-        _ => return Reading::Unknown,
+        | "unique_proxy_open" | "click" => return EventReading::Nothing,
+        _ => return EventReading::Unknown,
     };
 
     let times = [&event["ts_epoch"], &event["ts_event"], &event["date"]];
     let time = times.into_iter().find_map(given).unwrap_or_default();
-    Reading::event(ProviderEvent {
+    EventReading::event(ProviderEvent {
         id: format!("{name} {time}"),
         kind,
         permanent,

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::proof::{ProofError, ProviderRequest, Stamp};
-use super::provider::{Reading, given, text};
+use super::provider::{EventReading, given, text};
 use crate::FeedbackKind;
 use crate::dispatch::ProviderEvent;
 
@@ -48,10 +48,10 @@ fn hex(text: &str) -> Option<Vec<u8>> {
     digits.chunks(2).map(byte).collect()
 }
 
-pub(super) fn read(body: &Value) -> Reading {
+pub(super) fn read(body: &Value) -> EventReading {
     let event = &body["event-data"];
     let Some(name) = event["event"].as_str() else {
-        return Reading::Unknown;
+        return EventReading::Unknown;
     };
     let (kind, permanent) = match (name, event["severity"].as_str()) {
         ("delivered", _) => (FeedbackKind::Delivered, false),
@@ -60,8 +60,10 @@ pub(super) fn read(body: &Value) -> Reading {
         ("complained", _) => (FeedbackKind::Complained, false),
         ("unsubscribed", _) => (FeedbackKind::Unsubscribed, false),
         // What failed for a while is tried again there.
-        ("failed" | "accepted" | "opened" | "clicked" | "stored", _) => return Reading::Nothing,
-        _ => return Reading::Unknown,
+        ("failed" | "accepted" | "opened" | "clicked" | "stored", _) => {
+            return EventReading::Nothing;
+        }
+        _ => return EventReading::Unknown,
     };
 
     let status = &event["delivery-status"];
@@ -84,7 +86,7 @@ pub(super) fn read(body: &Value) -> Reading {
     let is_known_there = event["reason"]
         .as_str()
         .is_some_and(|reason| reason.starts_with("suppress-"));
-    Reading::event(ProviderEvent {
+    EventReading::event(ProviderEvent {
         id: text(&event["id"]),
         kind,
         permanent: permanent && !is_known_there,

@@ -1,4 +1,5 @@
-//! `/v1/feedback/`: what comes back for mail that was sent, as messages and as providers' events.
+//! `/v1/feedback/`: reports that come back for mail that was sent, as messages and as providers'
+//! events.
 
 mod proof;
 pub(super) mod provider;

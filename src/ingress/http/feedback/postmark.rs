@@ -4,13 +4,13 @@
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::provider::{Reading, given, text};
+use super::provider::{EventReading, given, text};
 use crate::FeedbackKind;
 use crate::dispatch::ProviderEvent;
 
-pub(super) fn read(event: &Value) -> Reading {
+pub(super) fn read(event: &Value) -> EventReading {
     let Some(name) = event["RecordType"].as_str() else {
-        return Reading::Unknown;
+        return EventReading::Unknown;
     };
     let (kind, permanent) = match (name, event["Type"].as_str()) {
         ("Delivery", _) => (FeedbackKind::Delivered, false),
@@ -42,8 +42,10 @@ pub(super) fn read(event: &Value) -> Reading {
         }
         // Answers of people who are away, what is tried again there, and who reads what.
         ("Bounce", Some("Transient" | "AutoResponder" | "AddressChange" | "Subscribe"))
-        | ("SubscriptionChange" | "Open" | "Click" | "SMTPApiError", _) => return Reading::Nothing,
-        _ => return Reading::Unknown,
+        | ("SubscriptionChange" | "Open" | "Click" | "SMTPApiError", _) => {
+            return EventReading::Nothing;
+        }
+        _ => return EventReading::Unknown,
     };
 
     let texts = [&event["Details"], &event["Description"], &event["Type"]];
@@ -55,7 +57,7 @@ pub(super) fn read(event: &Value) -> Reading {
         &event["BouncedAt"],
     ];
     let time = times.into_iter().find_map(given).unwrap_or_default();
-    Reading::event(ProviderEvent {
+    EventReading::event(ProviderEvent {
         id: format!("{} {time}", own.as_deref().unwrap_or_default()),
         kind,
         permanent,

@@ -17,9 +17,9 @@ use crate::ingress::secrets::ClaimedSecret;
 use crate::mail::Timestamp;
 
 /// How far ahead of our clock the provider's may be.
-const AHEAD: Duration = Duration::from_secs(5 * 60);
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(5 * 60);
 /// How many proofs are remembered.
-const REMEMBERED: usize = 250_000;
+const REMEMBERED_PROOFS: usize = 250_000;
 
 /// A request that claims to be a provider's.
 #[derive(Clone, Copy)]
@@ -133,25 +133,25 @@ impl SeenProofs {
         stamp: &Stamp,
         max_age: Duration,
         now: Timestamp,
-    ) -> Result<Taking<'_>, ProofError> {
+    ) -> Result<PendingProof<'_>, ProofError> {
         let until = stamp.at + max_age;
-        if until < now || now + AHEAD < stamp.at {
+        if until < now || now + CLOCK_TOLERANCE < stamp.at {
             return Err(ProofError::NotOfNow);
         }
 
         let mut seen = self.0.lock();
-        if seen.len() >= REMEMBERED {
+        if seen.len() >= REMEMBERED_PROOFS {
             seen.retain(|_, until| *until >= now);
         }
         if seen.contains_key(&stamp.name) {
             return Err(ProofError::TakenBefore);
         }
-        if seen.len() >= REMEMBERED {
+        if seen.len() >= REMEMBERED_PROOFS {
             return Err(ProofError::NotNow);
         }
 
         seen.insert(stamp.name, until);
-        Ok(Taking {
+        Ok(PendingProof {
             seen: self,
             name: Some(stamp.name),
         })
@@ -159,19 +159,19 @@ impl SeenProofs {
 }
 
 /// A proof that is being taken.
-pub(super) struct Taking<'a> {
+pub(super) struct PendingProof<'a> {
     seen: &'a SeenProofs,
     name: Option<[u8; 16]>,
 }
 
-impl Taking<'_> {
+impl PendingProof<'_> {
     /// What it proves is kept.
     pub fn keep(mut self) {
         self.name = None;
     }
 }
 
-impl Drop for Taking<'_> {
+impl Drop for PendingProof<'_> {
     fn drop(&mut self) {
         if let Some(name) = self.name {
             self.seen.0.lock().remove(&name);
@@ -193,7 +193,7 @@ mod tests {
         let stamp = Stamp::of_seconds("1649367553", b"signed").unwrap();
         assert_eq!(stamp, Stamp::new(at, b"signed"));
 
-        let take = |now| seen.take(&stamp, 5 * MINUTE, now).map(Taking::keep);
+        let take = |now| seen.take(&stamp, 5 * MINUTE, now).map(PendingProof::keep);
         let old = at + 5 * MINUTE + Duration::from_millis(1);
         assert_eq!(take(old), Err(ProofError::NotOfNow));
         let early = Timestamp::from_millis(at.as_millis() - 300_001);
@@ -214,14 +214,15 @@ mod tests {
         let at = Timestamp::from_millis(1_649_367_553_000);
         let take = |n: usize, at, now| {
             let stamp = Stamp::new(at, &n.to_le_bytes());
-            seen.take(&stamp, MINUTE, now).map(Taking::keep)
+            seen.take(&stamp, MINUTE, now).map(PendingProof::keep)
         };
-        for n in 0..REMEMBERED {
+
+        for n in 0..REMEMBERED_PROOFS {
             take(n, at, at).unwrap();
         }
-        assert_eq!(take(REMEMBERED, at, at), Err(ProofError::NotNow));
+        assert_eq!(take(REMEMBERED_PROOFS, at, at), Err(ProofError::NotNow));
         assert_eq!(take(0, at, at), Err(ProofError::TakenBefore));
         let later = at + 2 * MINUTE;
-        take(REMEMBERED, later, later).unwrap();
+        take(REMEMBERED_PROOFS, later, later).unwrap();
     }
 }

@@ -229,6 +229,7 @@ impl Providers {
     ) -> Result<Option<Stamp>, ProofError> {
         let secret = settings.secret.as_ref().map(ExposeSecret::expose_secret);
         let needed = secret.ok_or(ProofError::Missing);
+
         match (settings.provider, message) {
             (Provider::Ses, Some(message)) => {
                 let certificates = &self.0.certificates;
@@ -249,7 +250,7 @@ impl Providers {
 }
 
 /// What was read of one event.
-pub(super) enum Reading {
+pub(super) enum EventReading {
     /// It says what became of mail.
     Events(Vec<ProviderEvent>),
     /// It is known, and nothing follows from it.
@@ -258,9 +259,9 @@ pub(super) enum Reading {
     Unknown,
 }
 
-impl Reading {
+impl EventReading {
     pub(super) fn event(event: ProviderEvent) -> Self {
-        Reading::Events(vec![event])
+        EventReading::Events(vec![event])
     }
 }
 
@@ -278,10 +279,11 @@ impl Reading {
     request_body(content = Value, content_type = "application/json"),
     responses(
         (status = 202, description = "The result", body = Taken),
-        (status = 401, description = "It does not prove whose it is, is not of now, or was taken \
-                                      before"),
+        (status = 401,
+            description = "It does not prove whose it is, is not of now, or was taken before"),
         (status = 404, description = "This provider has no section in `[feedback]`"),
-        (status = 429, description = "Too many wrong passwords or signatures came from this address"),
+        (status = 429,
+            description = "Too many wrong passwords or signatures came from this address"),
     ),
 )]
 pub(in crate::ingress::http) async fn take(
@@ -411,8 +413,8 @@ fn listed(body: &[u8]) -> Result<Vec<&RawValue>, serde_json::Error> {
 }
 
 /// What an event says.
-fn reading(provider: Provider, event: &RawValue) -> Reading {
-    let read: fn(&Value) -> Reading = match provider {
+fn reading(provider: Provider, event: &RawValue) -> EventReading {
+    let read: fn(&Value) -> EventReading = match provider {
         Provider::Brevo => brevo::read,
         Provider::Sendgrid => sendgrid::read,
         Provider::Mailgun => mailgun::read,
@@ -421,9 +423,9 @@ fn reading(provider: Provider, event: &RawValue) -> Reading {
         Provider::Resend => resend::read,
     };
     match serde_json::from_str(event.get()).map(|said| read(&said)) {
-        Ok(Reading::Events(of_nobody)) if of_nobody.is_empty() => Reading::Unknown,
+        Ok(EventReading::Events(of_nobody)) if of_nobody.is_empty() => EventReading::Unknown,
         Ok(reading) => reading,
-        Err(_) => Reading::Unknown,
+        Err(_) => EventReading::Unknown,
     }
 }
 
@@ -441,15 +443,15 @@ fn read(
     let mut events = Vec::new();
     for one in listed(body)? {
         match reading(provider, one) {
-            Reading::Events(of_one) => {
+            EventReading::Events(of_one) => {
                 let raw = Bytes::copy_from_slice(one.get().as_bytes());
                 events.extend(of_one.into_iter().map(|event| ProviderEvent {
                     raw: raw.clone(),
                     ..event
                 }));
             }
-            Reading::Nothing => count("nothing"),
-            Reading::Unknown => count("ignored"),
+            EventReading::Nothing => count("nothing"),
+            EventReading::Unknown => count("ignored"),
         }
     }
 
@@ -474,7 +476,7 @@ pub(in crate::ingress::http) fn exercise(body: &[u8]) {
     }
     for event in listed(body).unwrap_or_default() {
         for provider in Provider::ALL {
-            if let Reading::Events(events) = reading(provider, event) {
+            if let EventReading::Events(events) = reading(provider, event) {
                 assert!(!events.is_empty(), "{event}");
             }
         }

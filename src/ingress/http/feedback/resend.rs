@@ -8,13 +8,13 @@ use ring::hmac;
 use serde_json::Value;
 
 use super::proof::{ProofError, ProviderRequest, Stamp};
-use super::provider::{MOST_RECIPIENTS, Reading, given, text};
+use super::provider::{EventReading, MOST_RECIPIENTS, given, text};
 use super::ses::is_of_the_address;
 use crate::FeedbackKind;
 use crate::dispatch::ProviderEvent;
 
 /// How many signatures of one request are looked at: there are two while a secret is replaced.
-const SIGNATURES: usize = 10;
+const MOST_SIGNATURES: usize = 10;
 
 pub(super) fn prove(claimed: ProviderRequest<'_>, secret: &str) -> Result<Stamp, ProofError> {
     let field = |name: &str| {
@@ -32,7 +32,10 @@ pub(super) fn prove(claimed: ProviderRequest<'_>, secret: &str) -> Result<Stamp,
         hmac::verify(&key, &signed, &signature).ok()
     };
 
-    let right = signatures.split(' ').take(SIGNATURES).find_map(is_right);
+    let right = signatures
+        .split(' ')
+        .take(MOST_SIGNATURES)
+        .find_map(is_right);
     right.ok_or(ProofError::Wrong)?;
     Stamp::of_seconds(time, &signed)
 }
@@ -44,9 +47,9 @@ pub(super) fn signing_key(secret: &str) -> Option<Vec<u8>> {
     (key.len() >= 16).then_some(key)
 }
 
-pub(super) fn read(event: &Value) -> Reading {
+pub(super) fn read(event: &Value) -> EventReading {
     let Some(name) = event["type"].as_str() else {
-        return Reading::Unknown;
+        return EventReading::Unknown;
     };
     let data = &event["data"];
     let bounce = &data["bounce"];
@@ -63,8 +66,8 @@ pub(super) fn read(event: &Value) -> Reading {
         | "email.scheduled"
         | "email.delivery_delayed"
         | "email.opened"
-        | "email.clicked" => return Reading::Nothing,
-        _ => return Reading::Unknown,
+        | "email.clicked" => return EventReading::Nothing,
+        _ => return EventReading::Unknown,
     };
 
     let recipients: Vec<String> = match &data["to"] {
@@ -99,5 +102,5 @@ pub(super) fn read(event: &Value) -> Reading {
         provider_id: own.clone(),
         raw: Bytes::new(),
     };
-    Reading::Events(recipients.into_iter().map(of_one).collect())
+    EventReading::Events(recipients.into_iter().map(of_one).collect())
 }

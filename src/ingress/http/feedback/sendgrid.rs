@@ -7,7 +7,7 @@ use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use serde_json::Value;
 
 use super::proof::{ProofError, ProviderRequest, Stamp};
-use super::provider::{Reading, given, text};
+use super::provider::{EventReading, given, text};
 use crate::FeedbackKind;
 use crate::dispatch::ProviderEvent;
 
@@ -35,9 +35,9 @@ pub(super) fn public_key(shown: &str) -> Option<Vec<u8>> {
     (der.len() == 91 && point[0] == 4).then(|| point.to_vec())
 }
 
-pub(super) fn read(event: &Value) -> Reading {
+pub(super) fn read(event: &Value) -> EventReading {
     let Some(name) = event["event"].as_str() else {
-        return Reading::Unknown;
+        return EventReading::Unknown;
     };
     let (kind, permanent) = match (name, event["type"].as_str()) {
         ("delivered", _) => (FeedbackKind::Delivered, false),
@@ -46,15 +46,15 @@ pub(super) fn read(event: &Value) -> Reading {
         ("spamreport", _) => (FeedbackKind::Complained, false),
         ("unsubscribe" | "group_unsubscribe", _) => (FeedbackKind::Unsubscribed, false),
         ("processed" | "deferred" | "open" | "click" | "group_resubscribe", _) => {
-            return Reading::Nothing;
+            return EventReading::Nothing;
         }
-        _ => return Reading::Unknown,
+        _ => return EventReading::Unknown,
     };
 
     let texts = [&event["reason"], &event["response"]];
     let own = given(&event["sg_message_id"]);
     let status = given(&event["status"]).filter(|_| kind == FeedbackKind::Bounced);
-    Reading::event(ProviderEvent {
+    EventReading::event(ProviderEvent {
         id: text(&event["sg_event_id"]),
         kind,
         permanent,

@@ -4,13 +4,14 @@
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::provider::{MOST_RECIPIENTS, Reading, given, text};
+use super::provider::{EventReading, MOST_RECIPIENTS, given, text};
 use crate::FeedbackKind;
 use crate::dispatch::ProviderEvent;
 
-pub(super) fn read(event: &Value) -> Reading {
+pub(super) fn read(event: &Value) -> EventReading {
     // Feedback notifications and event publishing call it by another name each.
     let names = [&event["eventType"], &event["notificationType"]];
+
     match names.into_iter().find_map(Value::as_str) {
         Some("Bounce") => bounce(event),
         Some("Complaint") => complaint(event),
@@ -22,7 +23,7 @@ pub(super) fn read(event: &Value) -> Reading {
                 text: text(&delivery["smtpResponse"]),
                 ..about(event, recipient, text(&delivery["timestamp"]))
             };
-            Reading::Events(recipients.map(of_one).collect())
+            EventReading::Events(recipients.map(of_one).collect())
         }
         Some(name @ ("Reject" | "Rendering Failure")) => {
             let reasons = [
@@ -35,15 +36,15 @@ pub(super) fn read(event: &Value) -> Reading {
                 ..about(event, recipient, name.to_owned())
             };
             let recipients = list(&event["mail"]["destination"]).iter().map(text);
-            Reading::Events(recipients.map(of_one).collect())
+            EventReading::Events(recipients.map(of_one).collect())
         }
         Some("Subscription") => subscription(event),
-        Some("Send" | "Open" | "Click" | "DeliveryDelay") => Reading::Nothing,
-        _ => Reading::Unknown,
+        Some("Send" | "Open" | "Click" | "DeliveryDelay") => EventReading::Nothing,
+        _ => EventReading::Unknown,
     }
 }
 
-fn bounce(event: &Value) -> Reading {
+fn bounce(event: &Value) -> EventReading {
     let bounce = &event["bounce"];
     let sub_type = bounce["bounceSubType"].as_str().unwrap_or_default();
     let is_final = bounce["bounceType"] == "Permanent" && is_of_the_address(sub_type);
@@ -59,7 +60,7 @@ fn bounce(event: &Value) -> Reading {
         )
     };
     let recipients = list(&bounce["bouncedRecipients"]).iter();
-    Reading::Events(recipients.map(of_one).collect())
+    EventReading::Events(recipients.map(of_one).collect())
 }
 
 /// Whether a bounce of this kind says something of the address for good: what SES itself held back
@@ -71,11 +72,11 @@ pub(super) fn is_of_the_address(sub_type: &str) -> bool {
     )
 }
 
-fn complaint(event: &Value) -> Reading {
+fn complaint(event: &Value) -> EventReading {
     let complaint = &event["complaint"];
     let status = given(&complaint["complaintFeedbackType"]);
     if status.as_deref() == Some("not-spam") {
-        return Reading::Nothing;
+        return EventReading::Nothing;
     }
 
     let said = [
@@ -96,25 +97,26 @@ fn complaint(event: &Value) -> Reading {
 
     // Who complained is not known where a mail went to several: SES then names all who may have.
     match list(&complaint["complainedRecipients"]) {
-        [one] => Reading::event(of_one(one)),
-        _ => Reading::Unknown,
+        [one] => EventReading::event(of_one(one)),
+        _ => EventReading::Unknown,
     }
 }
 
-fn subscription(event: &Value) -> Reading {
+fn subscription(event: &Value) -> EventReading {
     let preferences = &event["subscription"]["newTopicPreferences"];
     let off = |topic: &Value| topic["subscriptionStatus"] == "OptOut";
     let has_left = preferences["unsubscribeAll"] == true
         || list(&preferences["topicSubscriptionStatus"])
             .iter()
             .any(off);
+
     match list(&event["mail"]["destination"]) {
-        [one] if has_left => Reading::event(ProviderEvent {
+        [one] if has_left => EventReading::event(ProviderEvent {
             kind: FeedbackKind::Unsubscribed,
             text: "Subscription".to_owned(),
             ..about(event, text(one), text(&event["subscription"]["timestamp"]))
         }),
-        _ => Reading::Nothing,
+        _ => EventReading::Nothing,
     }
 }
 
@@ -129,6 +131,7 @@ fn about(event: &Value, recipient: String, id: String) -> ProviderEvent {
     };
     let field = list(&mail["headers"]).iter().find(is_name);
     let in_header = field.and_then(|field| given(&field["value"]));
+
     ProviderEvent {
         id,
         kind: FeedbackKind::Bounced,

@@ -20,9 +20,9 @@ use crate::Fetch;
 use crate::mail::Timestamp;
 
 /// How many certificates are kept: SNS has one in a region, and another while it is replaced.
-const CERTIFICATES: usize = 32;
+const MOST_CERTIFICATES: usize = 32;
 /// How many are fetched in a minute.
-const FETCHES: u32 = 20;
+const FETCHES_PER_MINUTE: u32 = 20;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// What SNS sends (<https://docs.aws.amazon.com/sns/latest/dg/sns-message-and-json-formats.html>).
@@ -105,6 +105,7 @@ impl<'a> Topic<'a> {
             && is_of(region, b"-")
             && is_of(account, b"")
             && is_of(name, b"-_.");
+
         is_right.then_some(Topic {
             arn,
             region,
@@ -130,6 +131,7 @@ impl<'a> Topic<'a> {
         let is_name = |name: &str| {
             (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric())
         };
+
         // What is asked for is exactly what stands there: no port, no name before an `@`.
         let plain = format!("https://{}{}", self.host(), read.path());
         name.is_some_and(is_name) && plain == url
@@ -235,14 +237,14 @@ impl Certificates {
         if known.minute.is_none_or(is_over) {
             (known.minute, known.fetched) = (Some(now), 0);
         }
-        if known.fetched >= FETCHES {
+        if known.fetched >= FETCHES_PER_MINUTE {
             return Err(ProofError::NotNow);
         }
         known.fetched += 1;
 
         let page = self.fetch(url).await?;
         let key = read_certificate(&page).ok_or(ProofError::Wrong)?;
-        if known.keys.len() >= CERTIFICATES {
+        if known.keys.len() >= MOST_CERTIFICATES {
             known.keys.clear();
         }
         known.keys.insert(url.to_owned(), key.clone());

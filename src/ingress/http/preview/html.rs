@@ -30,7 +30,7 @@ const MAX_REFERENCES: usize = 8_000;
 const MAX_DEPTH: usize = 200;
 
 /// Elements that hold nothing, or that the next of their kind ends.
-const SHALLOW: [&str; 18] = [
+const SHALLOW_ELEMENTS: [&str; 18] = [
     "area", "base", "br", "col", "dd", "dt", "embed", "hr", "img", "input", "li", "link", "meta",
     "p", "td", "th", "tr", "wbr",
 ];
@@ -173,7 +173,7 @@ fn within_bounds(html: &str) -> &str {
         let name = rest.trim_start_matches('/');
         let length = name.bytes().take_while(u8::is_ascii_alphanumeric).count();
         let name = name[..length].to_ascii_lowercase();
-        if !name.is_empty() && !SHALLOW.contains(&name.as_str()) {
+        if !name.is_empty() && !SHALLOW_ELEMENTS.contains(&name.as_str()) {
             match is_end {
                 true => depth = depth.saturating_sub(1),
                 false => depth += 1,

@@ -42,7 +42,7 @@ const SCRIPT: &str = include_str!("status.js");
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// How soon a browser should come back when its stream broke.
-const COME_BACK: Duration = Duration::from_secs(3);
+const RECONNECT_AFTER: Duration = Duration::from_secs(3);
 
 /// What end users are told with.
 #[derive(Clone, Debug)]
@@ -57,7 +57,7 @@ pub struct StatusSettings {
 /// Makes the addresses at which end users see what became of a mail, and reads them.
 #[derive(Clone)]
 pub struct StatusPages {
-    seal: Arc<token::Seal>,
+    cipher: Arc<token::TokenCipher>,
     base: Arc<str>,
     /// How many more may watch a mail.
     watchers: Arc<Semaphore>,
@@ -75,7 +75,7 @@ impl StatusPages {
     pub(super) fn new(settings: &StatusSettings, own_url: &str, watchers: usize) -> Option<Self> {
         let base = settings.base_url.as_deref().unwrap_or(own_url);
         Some(StatusPages {
-            seal: Arc::new(token::Seal::new(settings.secret.expose_secret())?),
+            cipher: Arc::new(token::TokenCipher::new(settings.secret.expose_secret())?),
             base: base.trim_end_matches('/').into(),
             watchers: Arc::new(Semaphore::new(watchers)),
         })
@@ -83,7 +83,7 @@ impl StatusPages {
 
     /// The address for an end user who waits for this mail.
     pub fn url(&self, id: MailId) -> Option<String> {
-        let token = self.seal.token(id)?;
+        let token = self.cipher.token(id)?;
         Some(format!("{}/status/{token}", self.base))
     }
 }
@@ -159,15 +159,19 @@ fn retries(delivery: &DeliveryStatus) -> u32 {
 }
 
 /// The mail whose token a path bears.
-pub(super) struct Bearer(MailId);
+pub(super) struct StatusToken(MailId);
 
-impl FromRequestParts<SharedDoor> for Bearer {
+impl FromRequestParts<SharedDoor> for StatusToken {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, door: &SharedDoor) -> Result<Self, Problem> {
         // What a page adds against caches is not looked at, and a token says all.
         let token = segment(parts, door).await.map_err(|_| unknown())?;
         let pages = door.status.as_ref().ok_or_else(unknown)?;
-        pages.seal.mail(&token).map(Bearer).ok_or_else(unknown)
+        pages
+            .cipher
+            .mail(&token)
+            .map(StatusToken)
+            .ok_or_else(unknown)
     }
 }
 
@@ -196,7 +200,7 @@ async fn look(dispatcher: &Dispatcher, id: MailId) -> Result<PublicStatus, Probl
 )]
 pub(super) async fn status(
     State(door): State<SharedDoor>,
-    Bearer(id): Bearer,
+    StatusToken(id): StatusToken,
 ) -> Result<Json<PublicStatus>, Problem> {
     Ok(Json(look(&door.dispatcher, id).await?))
 }
@@ -217,7 +221,7 @@ pub(super) async fn status(
 )]
 pub(super) async fn events(
     State(door): State<SharedDoor>,
-    Bearer(id): Bearer,
+    StatusToken(id): StatusToken,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let pages = door.status.as_ref().ok_or_else(unknown)?;
@@ -234,7 +238,7 @@ pub(super) async fn events(
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
 
-    let watch = Watch {
+    let watch = MailWatch {
         happened,
         dispatcher: door.dispatcher.clone(),
         id,
@@ -242,8 +246,8 @@ pub(super) async fn events(
         next: Some(now),
     };
 
-    let hello = Frame::default().retry(COME_BACK).comment("postrider");
-    let told = stream::unfold(watch, Watch::next).map(|status| status.frame());
+    let hello = Frame::default().retry(RECONNECT_AFTER).comment("postrider");
+    let told = stream::unfold(watch, MailWatch::next).map(|status| status.frame());
     let frames = stream::iter([hello])
         .chain(told)
         .map(move |frame| {
@@ -258,7 +262,7 @@ pub(super) async fn events(
 }
 
 /// Somebody watches a mail.
-struct Watch {
+struct MailWatch {
     happened: EventStream,
     dispatcher: Dispatcher,
     id: MailId,
@@ -266,7 +270,7 @@ struct Watch {
     next: Option<PublicStatus>,
 }
 
-impl Watch {
+impl MailWatch {
     /// Waits until there is something to tell; nothing comes after the end of the mail, or where it
     /// cannot be looked at.
     async fn next(mut self) -> Option<(PublicStatus, Self)> {

@@ -13,12 +13,12 @@ use crate::mail::MailId;
 const PURPOSE: &[u8] = b"postrider status";
 
 /// Makes tokens and reads them.
-pub(super) struct Seal {
+pub(super) struct TokenCipher {
     key: LessSafeKey,
     nonces: hmac::Key,
 }
 
-impl Seal {
+impl TokenCipher {
     /// The seal of this secret.
     pub fn new(secret: &str) -> Option<Self> {
         let key = |part: &[u8]| {
@@ -28,7 +28,7 @@ impl Seal {
             context.finish()
         };
         let sealing = UnboundKey::new(&AES_256_GCM, key(b"seal ").as_ref()).ok()?;
-        Some(Seal {
+        Some(TokenCipher {
             key: LessSafeKey::new(sealing),
             nonces: hmac::Key::new(hmac::HMAC_SHA256, key(b"nonce ").as_ref()),
         })
@@ -68,13 +68,16 @@ mod tests {
 
     #[test]
     fn a_token_names_its_mail_and_nobody_can_make_or_read_one() {
-        let seal = Seal::new("a secret of some length").unwrap();
+        let cipher = TokenCipher::new("a secret of some length").unwrap();
         let (one, other) = (MailId::generate(), MailId::generate());
-        let token = seal.token(one).unwrap();
-        assert_eq!(seal.mail(&token), Some(one));
-        assert_eq!(seal.token(one).unwrap(), token);
-        assert_ne!(seal.token(other).unwrap(), token);
-        assert_eq!(Seal::new("another secret").unwrap().mail(&token), None);
+        let token = cipher.token(one).unwrap();
+        assert_eq!(cipher.mail(&token), Some(one));
+        assert_eq!(cipher.token(one).unwrap(), token);
+        assert_ne!(cipher.token(other).unwrap(), token);
+        assert_eq!(
+            TokenCipher::new("another secret").unwrap().mail(&token),
+            None
+        );
 
         let bytes = URL_SAFE_NO_PAD.decode(&token).unwrap();
         let id = one.as_bytes();
@@ -82,11 +85,11 @@ mod tests {
         for at in 0..bytes.len() {
             let mut changed = bytes.clone();
             changed[at] ^= 1;
-            assert_eq!(seal.mail(&URL_SAFE_NO_PAD.encode(changed)), None);
+            assert_eq!(cipher.mail(&URL_SAFE_NO_PAD.encode(changed)), None);
         }
 
         for none in ["", "x", &one.to_string(), &token[1..], &format!("{token}A")] {
-            assert_eq!(seal.mail(none), None, "{none}");
+            assert_eq!(cipher.mail(none), None, "{none}");
         }
     }
 }

@@ -9,7 +9,7 @@ use super::super::budget::Budget;
 use super::super::reply::SmtpReply;
 use super::super::{Limits, User};
 use super::{Security, Session, SessionContext, SessionStep};
-use crate::ingress::guard::Guard;
+use crate::ingress::guard::LoginGuard;
 use crate::mail::Timestamp;
 
 /// Feeds a listener `bytes` as its client's, and panics when something does not hold: every reply
@@ -70,7 +70,7 @@ fn converse(bytes: &[u8], size: usize, login: bool) -> Transcript {
         users,
         trusted: Default::default(),
         budget: Budget::new(1 << 20),
-        guard: Guard::new(0, limits.ban_time, Default::default()),
+        guard: LoginGuard::new(0, limits.ban_time, Default::default()),
     };
 
     let mut session = Session::new(context, IpAddr::V4(Ipv4Addr::LOCALHOST), Security::Plain);

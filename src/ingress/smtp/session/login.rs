@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::super::auth::{self, Mechanism, Progress};
-use super::{Expecting, Security, Session, SessionStep};
+use super::{ExpectedInput, Security, Session, SessionStep};
 
 /// What an address is told that is not heard for a while.
 pub(in crate::ingress::smtp) const TOO_MANY_FAILED: &str =
@@ -79,7 +79,7 @@ impl Session {
     pub(super) fn login(&mut self, progress: Progress) -> Option<SessionStep> {
         match progress {
             Progress::Challenge(challenge, exchange) => {
-                self.expects = Expecting::Login(exchange);
+                self.expects = ExpectedInput::Login(exchange);
                 self.say(334, "", challenge);
             }
             Progress::LoggedIn(name) => {

@@ -21,7 +21,7 @@ fn context(limits: Limits, users: Vec<User>) -> SessionContext {
         users: Users::new(users),
         trusted: Default::default(),
         budget,
-        guard: Guard::new(limits.ban_after, limits.ban_time, Default::default()),
+        guard: LoginGuard::new(limits.ban_after, limits.ban_time, Default::default()),
     }
 }
 
@@ -693,7 +693,7 @@ fn replies_are_sent_before_they_pile_up() {
         session.advance(&mut input, Timestamp::from_millis(0)),
         SessionStep::Flush
     ) {
-        assert!(session.replies().len() <= MUCH_TO_SAY + 512);
+        assert!(session.replies().len() <= REPLY_BYTES + 512);
         session.replies().clear();
         flushes += 1;
     }

@@ -4,7 +4,7 @@ use super::super::body::{Body, DotReader};
 use super::super::command::{self, CommandError};
 use super::super::reply::SmtpReply;
 use super::super::trace::Trace;
-use super::{Expecting, Security, Session, SessionStep, Submission};
+use super::{ExpectedInput, Security, Session, SessionStep, Submission};
 use crate::mail::{Address, Timestamp};
 
 /// A mail from MAIL to its end.
@@ -41,6 +41,7 @@ impl Session {
         let most = self.context.limits.message_size;
         // Who may bring a report and nothing else is told so once it is known whom it is for.
         let may_report = self.client.is_some() && self.context.returns.is_some();
+
         if let Some(obstacle) = self.obstacle().filter(|_| !may_report) {
             self.mistake(CommandError::Command(obstacle));
         } else if self.transaction.is_some() {
@@ -131,7 +132,7 @@ impl Session {
             );
         }
 
-        self.expects = Expecting::Data(DotReader::default(), self.begin_message(now));
+        self.expects = ExpectedInput::Data(DotReader::default(), self.begin_message(now));
         self.say(354, "", "go on; a line with a dot alone ends it");
     }
 
@@ -148,7 +149,7 @@ impl Session {
                 reply,
             ),
         };
-        self.expects = Expecting::Chunk { left, last, body };
+        self.expects = ExpectedInput::Chunk { left, last, body };
     }
 
     pub(super) fn begin_message(&self, now: Timestamp) -> Body {
@@ -179,7 +180,8 @@ impl Session {
 
     /// Waits for more of a message, unless it is refused and does not end.
     pub(super) fn read_on(&mut self) -> Option<SessionStep> {
-        let (Expecting::Data(_, body) | Expecting::Chunk { body, .. }) = &self.expects else {
+        let (ExpectedInput::Data(_, body) | ExpectedInput::Chunk { body, .. }) = &self.expects
+        else {
             return None;
         };
         let Some(reply) = body.refusal().filter(|_| body.is_hopeless()).cloned() else {
@@ -193,10 +195,10 @@ impl Session {
     /// The message, or one chunk of it, has come.
     pub(super) fn message_ends(&mut self) -> Option<SessionStep> {
         self.commands += 1;
-        let (body, last) = match std::mem::replace(&mut self.expects, Expecting::Command) {
-            Expecting::Data(_, body) => (body, true),
-            Expecting::Chunk { body, last, .. } => (body, last),
-            Expecting::Command | Expecting::Login(_) => return None,
+        let (body, last) = match std::mem::replace(&mut self.expects, ExpectedInput::Command) {
+            ExpectedInput::Data(_, body) => (body, true),
+            ExpectedInput::Chunk { body, last, .. } => (body, last),
+            ExpectedInput::Command | ExpectedInput::Login(_) => return None,
         };
 
         // As while it was still coming: it does not depend on how many pieces it came in.

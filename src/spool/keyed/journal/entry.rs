@@ -1,13 +1,13 @@
-//! What happened, as bytes. A record of the journal holds what one commit did, or a part of it: a
-//! head, and the entries one behind the other. A try and what came of it are one entry and two
-//! events.
+//! Entries of the journal, as bytes. A record holds what one commit did, or a part of it: a head,
+//! followed by the entries. An attempt and its outcome are one entry and two events.
 
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
 use crate::delivery::{
-    Attempt, By, DeadReason, Delivery, Event, EventKind, Feedback, FeedbackKind, Phase, Stage,
+    Attempt, DeadReason, Delivery, Event, EventKind, Feedback, FeedbackKind, Phase, Requester,
+    Stage,
 };
 use crate::mail::{Address, MailId, Submitter, Timestamp};
 use crate::spool::{Manifest, SpoolError, codec};
@@ -18,11 +18,11 @@ const RECORD_BYTES: usize = 3800;
 /// The most bytes of one entry: one that is longer loses its tags and most of its text.
 const ENTRY_BYTES: usize = 3000;
 /// The most characters of what is told in words.
-const TEXT: usize = 512;
+const TEXT_CHARACTERS: usize = 512;
 
 /// What stands before the entries of a record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::spool) struct Head {
+pub(in crate::spool) struct RecordHead {
     /// How many numbers before the first were given to nobody.
     pub skipped: u64,
     /// The bytes of all records before this one, those that are gone included.
@@ -37,7 +37,7 @@ pub(in crate::spool) struct Head {
     pub is_early: bool,
 }
 
-impl codec::Versioned for Head {}
+impl codec::Versioned for RecordHead {}
 
 /// One entry. Since version 2 of a record who submitted the mail follows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,8 +78,8 @@ enum EntryKind<'a> {
     Act(Cow<'a, str>, u64, Option<Cow<'a, str>>),
     LoginRefused(u64),
     WebhookOff(Cow<'a, str>, Cow<'a, str>),
-    Bounced(Said<'a>, bool),
-    Complained(Said<'a>),
+    Bounced(FeedbackText<'a>, bool),
+    Complained(FeedbackText<'a>),
     /// From this list; empty for all mail.
     Unsubscribed(Cow<'a, str>),
     RelayPausedFor(Cow<'a, str>),
@@ -87,15 +87,15 @@ enum EntryKind<'a> {
 
 /// What came back says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Said<'a> {
+struct FeedbackText<'a> {
     status: Option<Cow<'a, str>>,
     text: Cow<'a, str>,
     by: Cow<'a, str>,
 }
 
-impl<'a> Said<'a> {
+impl<'a> FeedbackText<'a> {
     fn of(status: Option<&'a str>, text: &'a str, by: &'a str) -> Self {
-        Said {
+        FeedbackText {
             status: status.map(bounded),
             text: bounded(text),
             by: bounded(by),
@@ -140,7 +140,7 @@ impl DeliveryEnd {
 }
 
 fn bounded(text: &str) -> Cow<'_, str> {
-    match text.char_indices().nth(TEXT) {
+    match text.char_indices().nth(TEXT_CHARACTERS) {
         Some((end, _)) => Cow::Borrowed(&text[..end]),
         None => Cow::Borrowed(text),
     }
@@ -236,7 +236,7 @@ impl<'a> Entry<'a> {
         feedback: &'a Feedback,
         permanent: bool,
     ) -> Option<Self> {
-        let said = Said::of(feedback.status.as_deref(), &feedback.text, &feedback.by);
+        let said = FeedbackText::of(feedback.status.as_deref(), &feedback.text, &feedback.by);
         let what = match feedback.kind {
             FeedbackKind::Bounced => EntryKind::Bounced(said, permanent),
             FeedbackKind::Complained => EntryKind::Complained(said),
@@ -245,6 +245,7 @@ impl<'a> Entry<'a> {
             }
             FeedbackKind::Delivered => return None,
         };
+
         Some(Entry {
             recipient: Some(Cow::Borrowed(recipient)),
             accepted_at: Some(manifest.accepted_at),
@@ -267,7 +268,7 @@ impl<'a> Entry<'a> {
     }
 
     /// The same, done by this one.
-    pub(in crate::spool) fn by(self, by: &'a By) -> Self {
+    pub(in crate::spool) fn by(self, by: &'a Requester) -> Self {
         Entry {
             who: by.who.as_ref().map(bounded_name),
             from: by.from.as_deref().map(bounded),
@@ -307,9 +308,9 @@ impl<'a> Entry<'a> {
                 text,
                 by,
                 permanent,
-            } => EntryKind::Bounced(Said::of(status.as_deref(), text, by), *permanent),
+            } => EntryKind::Bounced(FeedbackText::of(status.as_deref(), text, by), *permanent),
             EventKind::Complained { status, text, by } => {
-                EntryKind::Complained(Said::of(status.as_deref(), text, by))
+                EntryKind::Complained(FeedbackText::of(status.as_deref(), text, by))
             }
             EventKind::Unsubscribed { list } => {
                 EntryKind::Unsubscribed(bounded(list.as_deref().unwrap_or_default()))
@@ -535,7 +536,7 @@ fn append(into: &mut Vec<u8>, entry: &Entry<'_>) {
 
 /// What is left of an entry that is too long.
 fn shortened(entry: Entry<'_>) -> Entry<'_> {
-    let few = |text: &str| Cow::Owned(text.chars().take(TEXT / 4).collect());
+    let few = |text: &str| Cow::Owned(text.chars().take(TEXT_CHARACTERS / 4).collect());
     let what = match entry.what {
         EntryKind::Tried(tried, became) => EntryKind::Tried(
             EntryAttempt {
@@ -548,13 +549,13 @@ fn shortened(entry: Entry<'_>) -> Entry<'_> {
         EntryKind::RelayPausedFor(reason) => EntryKind::RelayPausedFor(few(&reason)),
         EntryKind::Reloaded(error) => EntryKind::Reloaded(error.map(|error| few(&error))),
         EntryKind::Bounced(said, permanent) => EntryKind::Bounced(
-            Said {
+            FeedbackText {
                 text: few(&said.text),
                 ..said
             },
             permanent,
         ),
-        EntryKind::Complained(said) => EntryKind::Complained(Said {
+        EntryKind::Complained(said) => EntryKind::Complained(FeedbackText {
             text: few(&said.text),
             ..said
         }),
@@ -575,15 +576,15 @@ fn shortened(entry: Entry<'_>) -> Entry<'_> {
 }
 
 /// A record's bytes.
-pub(in crate::spool) fn record(head: &Head, entries: &[u8]) -> Vec<u8> {
+pub(in crate::spool) fn record(head: &RecordHead, entries: &[u8]) -> Vec<u8> {
     let mut bytes = codec::encode(head);
     bytes.extend_from_slice(entries);
     bytes
 }
 
 /// What stands before the entries of a record.
-pub(in crate::spool) fn head(record: &[u8]) -> Result<Head, SpoolError> {
-    codec::decode_first::<Head>(record).map(|(head, _)| head)
+pub(in crate::spool) fn head(record: &[u8]) -> Result<RecordHead, SpoolError> {
+    codec::decode_first::<RecordHead>(record).map(|(head, _)| head)
 }
 
 /// The entry at the beginning of these bytes, and what follows it.
@@ -597,7 +598,7 @@ fn take(bytes: &[u8], has_submitter: bool) -> postcard::Result<(Entry<'_>, &[u8]
 
 /// The events of a record, of which the first has this number.
 pub(in crate::spool) fn events(first: u64, record: &[u8]) -> Result<Vec<Event>, SpoolError> {
-    let (head, mut rest) = codec::decode_first::<Head>(record)?;
+    let (head, mut rest) = codec::decode_first::<RecordHead>(record)?;
     let has_submitters = record.first() != Some(&1);
     let mut events = Vec::with_capacity(head.events.min(4096) as usize);
     while !rest.is_empty() {

@@ -1,4 +1,4 @@
-//! The journal as its readers ask for it.
+//! The interface of the journal for its readers.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -129,6 +129,7 @@ impl<S: Store> Journal for KeyedSpool<S> {
     ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, SpoolError> {
         let own = keys::kept(name, &[]).len();
         let (from, to) = (keys::kept(name, &from), keys::kept(name, &to));
+
         self.look(move |shared| {
             let mut kept = Vec::new();
             shared.store.walk(&from, &to, Walk::Up, &mut |key, value| {

@@ -1,7 +1,7 @@
-//! The journal over ordered keys. The writer gathers what happened as it writes ([`entry`]) and
-//! seals it into the commit that made it so; the syncer publishes what is on disk. What was told
-//! last is in memory, shared by all who follow; what is older is read from the store in bounded
-//! pages ([`reading`]), until a sweep has taken it away ([`pruning`]).
+//! The journal over ordered keys. The writer collects entries as it writes ([`entry`]) and adds
+//! them to the same commit; the syncer publishes them once they are on disk. The latest events are
+//! in memory, shared by all who follow; older ones are read from the store in bounded pages
+//! ([`reading`]), until a sweep has deleted them ([`pruning`]).
 //!
 //! *Invariant:* a record's events are numbered one after the other, and it says how many numbers
 //! before it were given to nobody: so whoever reads sees what is missing.
@@ -10,8 +10,8 @@ pub(in crate::spool) mod entry;
 mod handle;
 pub(super) mod pruning;
 pub(super) mod reading;
-mod shelf;
-pub(super) mod wholeness;
+mod record_cache;
+pub(super) mod verification;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
@@ -22,9 +22,9 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use self::entry::{Head, PendingEntries};
-use self::shelf::RecordCache;
-pub(crate) use self::wholeness::Reach;
+use self::entry::{PendingEntries, RecordHead};
+use self::record_cache::RecordCache;
+pub(crate) use self::verification::JournalEnd;
 use super::keys;
 use crate::delivery::Event;
 use crate::mail::Timestamp;
@@ -36,18 +36,18 @@ const RECENT_EVENTS: u64 = 8192;
 const RECENT_BYTES: usize = 2 * 1024 * 1024;
 /// How many numbers are left out at an opening where events may have been told that the disk has
 /// not: more than can be told between two syncs.
-const LEFT_OUT: u64 = 1 << 16;
+const SKIPPED_NUMBERS: u64 = 1 << 16;
 
 /// A record of the journal.
-pub(super) struct Sealed {
+pub(super) struct JournalRecord {
     first: u64,
-    head: Head,
+    head: RecordHead,
     bytes: Vec<u8>,
     /// Its events, once somebody wants them.
     events: OnceLock<Vec<Arc<Event>>>,
 }
 
-impl Sealed {
+impl JournalRecord {
     /// The number of its last event.
     fn last(&self) -> u64 {
         self.first + u64::from(self.head.events) - 1
@@ -81,7 +81,7 @@ pub(in crate::spool) fn last_event(key: &[u8], value: &[u8]) -> Option<u64> {
 }
 
 /// The number before a record's first, those aside that were given to nobody.
-fn follows(first: u64, head: &Head) -> u64 {
+fn follows(first: u64, head: &RecordHead) -> u64 {
     first.saturating_sub(1).saturating_sub(head.skipped)
 }
 
@@ -117,7 +117,7 @@ struct OldestRecord {
 }
 
 impl OldestRecord {
-    fn of(head: &Head) -> Self {
+    fn of(head: &RecordHead) -> Self {
         OldestRecord {
             at: head.at,
             before: head.before,
@@ -138,7 +138,7 @@ struct State {
 
 #[derive(Default)]
 struct RecentRecords {
-    records: VecDeque<Arc<Sealed>>,
+    records: VecDeque<Arc<JournalRecord>>,
     bytes: usize,
 }
 
@@ -149,7 +149,7 @@ pub(super) struct JournalState {
     is_early: bool,
     state: Mutex<State>,
     recent: Mutex<RecentRecords>,
-    shelf: RecordCache,
+    record_cache: RecordCache,
     last: watch::Sender<u64>,
     /// When something may have become too old, in milliseconds.
     pub due: AtomicI64,
@@ -206,7 +206,7 @@ impl JournalState {
             held_until: AtomicI64::new(i64::MIN),
             state: Mutex::new(state),
             recent: Mutex::default(),
-            shelf: RecordCache::default(),
+            record_cache: RecordCache::default(),
             last: watch::channel(last).0,
         };
 
@@ -230,7 +230,7 @@ impl JournalState {
     }
 
     /// Gives what a commit does its numbers, and adds it to what is written.
-    pub(super) fn seal(&self, told: PendingEntries, batch: &mut Batch) -> Vec<Arc<Sealed>> {
+    pub(super) fn seal(&self, told: PendingEntries, batch: &mut Batch) -> Vec<Arc<JournalRecord>> {
         if told.is_empty() {
             return Vec::new();
         }
@@ -238,7 +238,7 @@ impl JournalState {
 
         let mut all = Vec::new();
         for part in told.into_parts() {
-            let head = Head {
+            let head = RecordHead {
                 skipped: state.skipped,
                 before: state.written,
                 events: part.events,
@@ -256,7 +256,7 @@ impl JournalState {
             if head.has_acts {
                 batch.push((keys::acts(first), Some(Vec::new())));
             }
-            all.push(Arc::new(Sealed {
+            all.push(Arc::new(JournalRecord {
                 first,
                 head,
                 bytes,
@@ -280,7 +280,7 @@ impl JournalState {
     }
 
     /// Tells what is kept now to everybody who follows. In the order of sealing.
-    pub(super) fn publish(&self, records: Vec<Arc<Sealed>>) {
+    pub(super) fn publish(&self, records: Vec<Arc<JournalRecord>>) {
         let Some(last) = records.last().map(|record| record.last()) else {
             return;
         };
@@ -382,11 +382,11 @@ impl State {
                 Some(head) => {
                     end = first + u64::from(head.events) - 1;
                     self.written = self.written.max(head.before + length);
-                    left_out = if head.is_early { LEFT_OUT } else { 0 };
+                    left_out = if head.is_early { SKIPPED_NUMBERS } else { 0 };
                 }
                 None => {
                     end = first;
-                    left_out = LEFT_OUT;
+                    left_out = SKIPPED_NUMBERS;
                 }
             }
         }

@@ -1,11 +1,11 @@
-//! Takes away what the journal has kept long enough, or has too much of; on the writer's thread, in
-//! bounded steps.
+//! Deletes the events that the journal has kept long enough, or has too many of; on the writer's
+//! thread, in bounded steps.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::entry::{self, Head};
+use super::entry::{self, RecordHead};
 use super::{JournalState, OldestRecord, reading};
 use crate::mail::Timestamp;
 use crate::spool::SpoolError;
@@ -14,9 +14,9 @@ use crate::spool::keyed::write_transaction::WriteTransaction;
 use crate::spool::store::{Store, Walk};
 
 /// The most records that one step takes away.
-const STEP: usize = 512;
+const STEP_RECORDS: usize = 512;
 /// How long something that a reader holds back is left alone.
-const HELD: Duration = Duration::from_secs(60);
+const HELD_RECHECK: Duration = Duration::from_secs(60);
 
 /// Why a record stays, or does not.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -28,7 +28,7 @@ enum Verdict {
 }
 
 impl JournalState {
-    fn judge(&self, last: u64, head: &Head, now: Timestamp) -> Verdict {
+    fn judge(&self, last: u64, head: &RecordHead, now: Timestamp) -> Verdict {
         let state = self.state.lock();
         let newer = state.written.saturating_sub(head.before);
         let is_beyond = |keep: Duration, size: u64| head.at + keep <= now || newer > size;
@@ -93,7 +93,7 @@ pub(in crate::spool::keyed) fn prune<S: Store>(
     let mut gone = Vec::new();
     let mut verdict = Verdict::Stays;
     shared.store.walk(&from, &to, Walk::Up, &mut |key, value| {
-        if gone.len() >= STEP {
+        if gone.len() >= STEP_RECORDS {
             verdict = Verdict::Goes;
             return ControlFlow::Break(());
         }
@@ -131,7 +131,7 @@ pub(in crate::spool::keyed) fn prune<S: Store>(
     let oldest = oldest.map(|(_, head)| OldestRecord::of(&head));
     journal.state.lock().oldest = oldest;
 
-    let held = (verdict == Verdict::IsHeld).then_some(now + HELD);
+    let held = (verdict == Verdict::IsHeld).then_some(now + HELD_RECHECK);
     let held_until = held.map_or(i64::MIN, Timestamp::as_millis);
     journal.held_until.store(held_until, Ordering::Relaxed);
 

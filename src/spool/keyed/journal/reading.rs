@@ -1,4 +1,4 @@
-//! Reading the journal: from memory what was told last, from the store what is older.
+//! Reads the journal: the latest events from memory, older ones from the store.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use memchr::memmem::Finder;
 
-use super::entry::{self, Head};
+use super::entry::{self, RecordHead};
 use super::follows;
 use crate::delivery::Event;
 use crate::mail::{MailId, Timestamp};
@@ -18,21 +18,21 @@ use crate::spool::{JournalPage, SpoolError};
 const PAGE_BYTES: usize = 256 * 1024;
 /// The most bytes that are looked through for what happened to one mail; where more lies between,
 /// only the times that its record knows are looked at.
-const LOOKED_THROUGH: u64 = 32 * 1024 * 1024;
+const MOST_LOOKED_THROUGH: u64 = 32 * 1024 * 1024;
 /// The most bytes that are read for what happened to one mail, whatever is known of it.
 const MOST_READ: usize = 256 * 1024 * 1024;
 /// How long after it was made a mail may have been accepted, by another clock.
-const LEEWAY: Duration = Duration::from_secs(3600);
+const CLOCK_LEEWAY: Duration = Duration::from_secs(3600);
 /// How long before and after a time of a mail's record its entry is looked for.
-const AROUND: Duration = Duration::from_secs(30);
+const ENTRY_WINDOW: Duration = Duration::from_secs(30);
 
 /// The first record that can be read, and the number of its first event.
-pub(super) fn first_record<S: Store>(store: &S) -> Result<Option<(u64, Head)>, SpoolError> {
+pub(super) fn first_record<S: Store>(store: &S) -> Result<Option<(u64, RecordHead)>, SpoolError> {
     record_from(store, 0)
 }
 
 /// The first record from this number on that can be read.
-fn record_from<S: Store>(store: &S, number: u64) -> Result<Option<(u64, Head)>, SpoolError> {
+fn record_from<S: Store>(store: &S, number: u64) -> Result<Option<(u64, RecordHead)>, SpoolError> {
     let mut found = None;
     let (_, to) = keys::starting_with(keys::JOURNAL);
     store.walk(&keys::journal(number), &to, Walk::Up, &mut |key, value| {
@@ -83,7 +83,12 @@ impl PageBuilder {
     }
 
     /// Takes a record up, unless something is missing before it that belongs between pages.
-    fn take(&mut self, first: u64, head: &Head, events: impl FnOnce() -> Option<Vec<Arc<Event>>>) {
+    fn take(
+        &mut self,
+        first: u64,
+        head: &RecordHead,
+        events: impl FnOnce() -> Option<Vec<Arc<Event>>>,
+    ) {
         let after = self.page.last;
         let follows = follows(first, head);
         let missing = follows.saturating_sub(after);
@@ -127,7 +132,7 @@ pub(in crate::spool::keyed) fn after<S: Store>(
         bytes += value.len();
         if let Ok(head) = entry::head(value) {
             reading.take(first, &head, || {
-                let events = shared.journal.shelf.events(first, value)?;
+                let events = shared.journal.record_cache.events(first, value)?;
                 Some(events.to_vec())
             });
         }
@@ -273,17 +278,17 @@ fn stretches<S: Store>(
 
     let Some(record) = record else {
         // It is no more: its name says when it was made.
-        let from = since(shared, mail.made_at().before(LEEWAY))?;
+        let from = since(shared, mail.made_at().before(CLOCK_LEEWAY))?;
         return Ok(vec![(from, told)]);
     };
 
-    let from = since(shared, record.manifest.accepted_at.before(AROUND))?;
+    let from = since(shared, record.manifest.accepted_at.before(ENTRY_WINDOW))?;
     let until = match record.finished_at() {
-        Some(at) => since(shared, at + AROUND)?,
+        Some(at) => since(shared, at + ENTRY_WINDOW)?,
         None => told,
     };
 
-    if weight(shared, from, until)? <= LOOKED_THROUGH {
+    if weight(shared, from, until)? <= MOST_LOOKED_THROUGH {
         return Ok(vec![(from, until)]);
     }
 
@@ -296,8 +301,8 @@ fn stretches<S: Store>(
     times.sort_unstable();
     let mut stretches: Vec<(u64, u64)> = Vec::new();
     for at in times {
-        let from = since(shared, at.before(AROUND))?;
-        let to = since(shared, at + AROUND)?;
+        let from = since(shared, at.before(ENTRY_WINDOW))?;
+        let to = since(shared, at + ENTRY_WINDOW)?;
         match stretches.last_mut() {
             Some((_, end)) if *end >= from => *end = to.max(*end),
             _ => stretches.push((from, to)),

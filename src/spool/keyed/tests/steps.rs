@@ -35,7 +35,13 @@ impl Store for Scales {
         self.store.get(key)
     }
 
-    fn walk(&self, from: &[u8], to: &[u8], way: Walk, visit: Visit<'_>) -> Result<(), SpoolError> {
+    fn walk(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        way: Walk,
+        visit: Visitor<'_>,
+    ) -> Result<(), SpoolError> {
         self.store.walk(from, to, way, visit)
     }
 

@@ -1,6 +1,6 @@
 //! A mail of which a salvage finds nothing but what the journal tells.
 
-use super::super::salvage::{Beside, Reach, put_in_order};
+use super::super::salvage::{JournalEnd, LastCommit, put_in_order};
 use super::*;
 use crate::spool::SpoolError;
 
@@ -25,11 +25,11 @@ fn missing(store: &MemoryStore, lost: &[MailId]) -> Vec<String> {
         store.write(keys).expect("writes");
     }
 
-    let beside = Beside {
-        journal: Some(Reach::default()),
-        ..Beside::default()
+    let last_commit = LastCommit {
+        journal: Some(JournalEnd::default()),
+        ..LastCommit::default()
     };
-    let report = put_in_order(store, now(), beside, &|_| false).expect("puts in order");
+    let report = put_in_order(store, now(), last_commit, &|_| false).expect("puts in order");
     report.missing
 }
 

@@ -22,7 +22,11 @@ pub struct Left(AtomicUsize);
 impl Left {
     /// Takes one of them.
     pub fn take(&self) -> bool {
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+        self.0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(1)
+            })
+            .is_ok()
     }
 }
 
@@ -34,11 +38,17 @@ where
 {
     println!("ready");
     for line in std::io::stdin().lock().lines() {
-        let count: usize = line.expect("standard input is readable").trim().parse().expect("a count");
+        let count: usize = line
+            .expect("standard input is readable")
+            .trim()
+            .parse()
+            .expect("a count");
         let left = Arc::new(Left(AtomicUsize::new(count)));
         let started = Instant::now();
         let mut times = runtime.block_on(async {
-            let callers: Vec<_> = (0..CALLERS).map(|_| tokio::spawn(hand_in(left.clone()))).collect();
+            let callers: Vec<_> = (0..CALLERS)
+                .map(|_| tokio::spawn(hand_in(left.clone())))
+                .collect();
             let mut times = Vec::with_capacity(count);
             for caller in callers {
                 times.extend(caller.await.expect("a caller did not panic"));
@@ -47,8 +57,16 @@ where
         });
         let took = started.elapsed().as_secs_f64();
         times.sort();
-        let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1000.0;
-        println!("{{\"per_s\":{:.1},\"p50_ms\":{:.4},\"p99_ms\":{:.4}}}", count as f64 / took, at(0.5), at(0.99));
-        std::io::stdout().flush().expect("standard output is writable");
+        let at =
+            |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1000.0;
+        println!(
+            "{{\"per_s\":{:.1},\"p50_ms\":{:.4},\"p99_ms\":{:.4}}}",
+            count as f64 / took,
+            at(0.5),
+            at(0.99)
+        );
+        std::io::stdout()
+            .flush()
+            .expect("standard output is writable");
     }
 }

@@ -8,9 +8,14 @@ use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 use peers::{CALLERS, answer, text};
 
 fn main() {
-    let to = std::env::args().nth(1).expect("usage: lettre_pool HOST:PORT");
+    let to = std::env::args()
+        .nth(1)
+        .expect("usage: lettre_pool HOST:PORT");
     let (host, port) = to.rsplit_once(':').expect("HOST:PORT");
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let _entered = runtime.enter();
     let relay = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(host)
         .port(port.parse().expect("a port"))

@@ -10,9 +10,14 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 fn main() {
-    let to = std::env::args().nth(1).expect("usage: smtp_times HOST:PORT");
+    let to = std::env::args()
+        .nth(1)
+        .expect("usage: smtp_times HOST:PORT");
     // One thread, as smtp-source: what is measured needs the others.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let headers = "From: bench@example.com\r\nTo: user@example.org\r\nSubject: A benchmark\r\n\r\n";
     let message: Arc<str> = format!("{headers}{}\r\n.\r\n", text().trim_end()).into();
     answer(&runtime, |left| session(to.clone(), message.clone(), left));
@@ -22,7 +27,10 @@ fn main() {
 async fn session(to: String, message: Arc<str>, left: Arc<Left>) -> Vec<Duration> {
     let stream = TcpStream::connect(&to).await.expect("the door is open");
     stream.set_nodelay(true).expect("a TCP connection");
-    let mut door = Door { stream: BufReader::new(stream), line: String::new() };
+    let mut door = Door {
+        stream: BufReader::new(stream),
+        line: String::new(),
+    };
     door.answer(b'2').await;
     door.say("EHLO localhost\r\n", b'2').await;
 
@@ -47,7 +55,10 @@ struct Door {
 
 impl Door {
     async fn say(&mut self, words: &str, expected: u8) {
-        self.stream.write_all(words.as_bytes()).await.expect("the connection holds");
+        self.stream
+            .write_all(words.as_bytes())
+            .await
+            .expect("the connection holds");
         self.answer(expected).await;
     }
 
@@ -56,9 +67,17 @@ impl Door {
     async fn answer(&mut self, expected: u8) {
         loop {
             self.line.clear();
-            self.stream.read_line(&mut self.line).await.expect("the connection holds");
+            self.stream
+                .read_line(&mut self.line)
+                .await
+                .expect("the connection holds");
             let line = self.line.as_bytes();
-            assert_eq!(line.first(), Some(&expected), "the door says {:?}", self.line);
+            assert_eq!(
+                line.first(),
+                Some(&expected),
+                "the door says {:?}",
+                self.line
+            );
             if line.get(3) != Some(&b'-') {
                 return;
             }

@@ -1,5 +1,5 @@
-//! Looking through more mail than the service looks at in one call: asking on, and saying so
-//! meanwhile.
+//! Searches more mail than the service searches in one call: repeats the call, and shows the
+//! progress meanwhile.
 
 use serde::Deserialize;
 
@@ -11,14 +11,14 @@ use crate::dispatch::MailStatus;
 use crate::mail::MailId;
 
 /// How many mails were looked at so far, said on a terminal from the second call on.
-pub struct Progress {
+pub struct SearchProgress {
     looked_at: u64,
     is_shown: bool,
 }
 
-impl Progress {
+impl SearchProgress {
     pub fn new() -> Self {
-        Progress {
+        SearchProgress {
             looked_at: 0,
             is_shown: false,
         }
@@ -32,7 +32,7 @@ impl Progress {
     }
 }
 
-impl Drop for Progress {
+impl Drop for SearchProgress {
     fn drop(&mut self) {
         if self.is_shown {
             let _ = Screen::for_notes().clear_line();
@@ -42,7 +42,7 @@ impl Drop for Progress {
 
 /// What a service says that has not looked at all mail for a name.
 #[derive(Deserialize)]
-struct NotAllSeen {
+struct IncompleteSearch {
     #[serde(default)]
     mails: Vec<MailId>,
     next: String,
@@ -50,7 +50,7 @@ struct NotAllSeen {
     looked_at: u64,
 }
 
-impl NotAllSeen {
+impl IncompleteSearch {
     fn of(refusal: &ServiceRefusal) -> Option<Self> {
         serde_json::from_value(refusal.problem.clone()?).ok()
     }
@@ -64,7 +64,7 @@ pub fn about(
     ask: impl Fn(&str) -> Result<ServiceAnswer, Failure>,
 ) -> Result<ServiceAnswer, Failure> {
     let mut answer = ask(name);
-    let mut progress = Progress::new();
+    let mut progress = SearchProgress::new();
     let mut found: Option<MailId> = None;
 
     loop {
@@ -72,7 +72,7 @@ pub fn about(
             Err(Failure::Refused(refusal)) => refusal,
             other => return other,
         };
-        let Some(seen) = NotAllSeen::of(&refusal) else {
+        let Some(seen) = IncompleteSearch::of(&refusal) else {
             return match found {
                 // Nothing else was found.
                 Some(id) if refusal.status == 404 => ask(&id.to_string()),

@@ -13,8 +13,8 @@ use crate::spool::ReaderChange;
 /// The most messages that are held; beyond it the journal is not read on.
 pub(super) const MOST_HELD: usize = 1000;
 
-const STANDING: &[u8] = b"standing";
-const MESSAGES: u8 = b'm';
+const STATE_KEY: &[u8] = b"standing";
+const MESSAGE_KEYS: u8 = b'm';
 
 /// How an endpoint is, as it is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +42,7 @@ pub(super) struct HeldMessage {
 
 impl HeldMessage {
     pub(super) fn key(seq: u64) -> Vec<u8> {
-        [&[MESSAGES][..], &seq.to_be_bytes()].concat()
+        [&[MESSAGE_KEYS][..], &seq.to_be_bytes()].concat()
     }
 
     pub(super) fn change(&self) -> ReaderChange {
@@ -55,53 +55,57 @@ impl HeldMessage {
 
 impl EndpointState {
     pub(super) fn change(&self) -> ReaderChange {
-        (STANDING.to_vec(), serde_json::to_vec(self).ok())
+        (STATE_KEY.to_vec(), serde_json::to_vec(self).ok())
     }
 }
 
 /// What is held, in memory as it is in the spool.
 #[derive(Default)]
 pub(super) struct HeldMessages {
-    pub standing: EndpointState,
-    pub held: BTreeMap<u64, HeldMessage>,
+    pub state: EndpointState,
+    pub messages: BTreeMap<u64, HeldMessage>,
 }
 
 impl HeldMessages {
     pub(super) async fn read(reader: &JournalReader) -> Result<Self, Error> {
-        let mut shelf = HeldMessages::default();
-        let (from, to) = (STANDING.to_vec(), [STANDING, &[0]].concat());
+        let mut all = HeldMessages::default();
+        let (from, to) = (STATE_KEY.to_vec(), [STATE_KEY, &[0]].concat());
         if let Some((_, bytes)) = reader.kept(from, to, 1).await?.first() {
-            shelf.standing = serde_json::from_slice(bytes).unwrap_or_default();
+            all.state = serde_json::from_slice(bytes).unwrap_or_default();
         }
 
-        let (from, to) = (vec![MESSAGES], vec![MESSAGES + 1]);
+        let (from, to) = (vec![MESSAGE_KEYS], vec![MESSAGE_KEYS + 1]);
         for (_, bytes) in reader.kept(from, to, 2 * MOST_HELD).await? {
             match serde_json::from_slice::<HeldMessage>(&bytes) {
-                Ok(held) => _ = shelf.held.insert(held.message.seq, held),
+                Ok(held) => _ = all.messages.insert(held.message.seq, held),
                 Err(error) => tracing::error!(%error, "a message of a webhook cannot be read"),
             }
         }
 
-        Ok(shelf)
+        Ok(all)
     }
 
     /// The messages that are due, the one that has been due longest first.
     pub(super) fn due(&self, now: Timestamp, most: usize) -> Vec<HeldMessage> {
         let is_due = |held: &&HeldMessage| held.due.is_some_and(|due| due <= now);
-        let mut due: Vec<&HeldMessage> = self.held.values().filter(is_due).collect();
+        let mut due: Vec<&HeldMessage> = self.messages.values().filter(is_due).collect();
         due.sort_by_key(|held| (held.due, held.message.seq));
         due.into_iter().take(most).cloned().collect()
     }
 
     /// When the next message is due.
     pub(super) fn next_due(&self) -> Option<Timestamp> {
-        self.held.values().filter_map(|held| held.due).min()
+        self.messages.values().filter_map(|held| held.due).min()
     }
 
     /// How many messages are sent again, and how many were given up.
     pub(super) fn counts(&self) -> (u64, u64) {
-        let waiting = self.held.values().filter(|held| held.due.is_some()).count() as u64;
-        (waiting, self.held.len() as u64 - waiting)
+        let waiting = self
+            .messages
+            .values()
+            .filter(|held| held.due.is_some())
+            .count() as u64;
+        (waiting, self.messages.len() as u64 - waiting)
     }
 
     /// Whether there is room for more messages.
@@ -112,12 +116,12 @@ impl HeldMessages {
     /// Forgets the oldest messages that were given up, where too much is held; what that changes.
     pub(super) fn tidy(&mut self) -> Vec<ReaderChange> {
         let mut changes = Vec::new();
-        while self.held.len() > MOST_HELD {
-            let oldest = self.held.values().find(|held| held.due.is_none());
+        while self.messages.len() > MOST_HELD {
+            let oldest = self.messages.values().find(|held| held.due.is_none());
             let Some(seq) = oldest.map(|held| held.message.seq) else {
                 break;
             };
-            self.held.remove(&seq);
+            self.messages.remove(&seq);
             changes.push((HeldMessage::key(seq), None));
         }
         changes

@@ -9,13 +9,13 @@ use tokio::task::JoinHandle;
 use crate::cli::Failure;
 use crate::dispatch::{Dispatcher, Error};
 
-/// How often it is looked at.
-const EVERY: Duration = Duration::from_millis(250);
+/// How often a sample is taken.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Somebody who looks on.
+/// Samples a run until it is ended.
 pub(super) struct ProgressWatch {
     has_ended: Arc<AtomicBool>,
-    looking: JoinHandle<Result<Vec<ProgressSample>, Error>>,
+    samples: JoinHandle<Result<Vec<ProgressSample>, Error>>,
 }
 
 /// What was seen at one moment.
@@ -36,7 +36,7 @@ impl ProgressWatch {
     pub(super) fn begin(postrider: &Dispatcher) -> Self {
         let has_ended = Arc::new(AtomicBool::new(false));
         let (ended, postrider) = (Arc::clone(&has_ended), postrider.clone());
-        let looking = tokio::spawn(async move {
+        let samples = tokio::spawn(async move {
             let mut seen = Vec::new();
             loop {
                 let is_last = ended.load(Ordering::Relaxed);
@@ -48,15 +48,15 @@ impl ProgressWatch {
                 if is_last {
                     return Ok(seen);
                 }
-                tokio::time::sleep(EVERY).await;
+                tokio::time::sleep(SAMPLE_INTERVAL).await;
             }
         });
-        ProgressWatch { has_ended, looking }
+        ProgressWatch { has_ended, samples }
     }
 
     pub(super) async fn end(self) -> Result<Summary, Failure> {
         self.has_ended.store(true, Ordering::Relaxed);
-        let seen = self.looking.await;
+        let seen = self.samples.await;
         let seen = seen.map_err(|e| Failure::Failed(format!("nobody looked on: {e}")))??;
 
         let largest = seen.iter().map(|seen| seen.bytes).max().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! A relay of many moods, for tests in which it is not the relay that is tried.
+//! A relay that behaves erratically, for tests of everything but the relay.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,13 +11,13 @@ use super::{Act, FakeSmtp, Rule, Step};
 
 /// A relay that takes its time now and then, defers, refuses, and hangs up: before, within and
 /// after a mail.
-pub async fn moody_relay(seed: u64) -> FakeSmtp {
-    let moods = Arc::new(Mutex::new(StdRng::seed_from_u64(seed)));
+pub async fn erratic_relay(seed: u64) -> FakeSmtp {
+    let random = Arc::new(Mutex::new(StdRng::seed_from_u64(seed)));
     let now_and_then = |step, act, chance: f64| {
-        let moods = Arc::clone(&moods);
+        let random = Arc::clone(&random);
         Rule::at(step)
             .act(act)
-            .when(move |_| moods.lock().random_bool(chance))
+            .when(move |_| random.lock().random_bool(chance))
     };
 
     FakeSmtp::builder()

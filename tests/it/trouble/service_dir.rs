@@ -12,20 +12,20 @@ use crate::common::service::{Service, configuration, configured};
 use crate::trouble::disk::Disk;
 
 /// A service in a directory of its own, and the relay that it sends over.
-pub struct House {
+pub struct ServiceDir {
     pub service: Service,
     _relay: FakeSmtp,
     _dir: TempDir,
 }
 
-impl House {
+impl ServiceDir {
     /// One whose section `http` says this as well.
     pub async fn start(http: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let relay = FakeSmtp::start().await;
         let config = configuration(&dir.path().join("spool"), &relay.url(), "");
         let config = config.replace("[http]\n", &format!("[http]\n{http}"));
-        House {
+        ServiceDir {
             service: Service::start(configured(dir.path(), &config)),
             _relay: relay,
             _dir: dir,

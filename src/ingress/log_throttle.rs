@@ -1,12 +1,12 @@
-//! Lines of the log about those who are turned away: each names its peer, and however many come,
-//! only some are written in a second.
+//! Limits the log lines about clients that are turned away: each line names its peer, and however
+//! many clients come, only some lines are written in a second.
 
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 /// How many lines a door writes in a second.
-const A_SECOND: u32 = 50;
+const LINES_PER_SECOND: u32 = 50;
 
 /// What a door has said of late.
 #[derive(Debug)]
@@ -29,12 +29,12 @@ impl LogThrottle {
     }
 
     /// Whether one more may be written at `now`, and how many were left out since the last one.
-    pub fn another(&self, now: Instant) -> Option<u64> {
+    pub fn admit_line(&self, now: Instant) -> Option<u64> {
         let mut said = self.0.lock();
         if now.saturating_duration_since(said.since) >= Duration::from_secs(1) {
             (said.since, said.lines) = (now, 0);
         }
-        if said.lines == A_SECOND {
+        if said.lines == LINES_PER_SECOND {
             said.left_out += 1;
             return None;
         }
@@ -49,12 +49,15 @@ mod tests {
 
     #[test]
     fn a_flood_of_them_is_counted_and_not_written() {
-        let complaints = LogThrottle::new();
+        let log_throttle = LogThrottle::new();
         let begun = Instant::now();
-        let written = (0..1000).filter(|_| complaints.another(begun).is_some());
-        assert_eq!(written.count(), A_SECOND as usize);
+        let written = (0..1000).filter(|_| log_throttle.admit_line(begun).is_some());
+        assert_eq!(written.count(), LINES_PER_SECOND as usize);
         let later = begun + Duration::from_secs(2);
-        assert_eq!(complaints.another(later), Some(1000 - u64::from(A_SECOND)));
-        assert_eq!(complaints.another(later), Some(0));
+        assert_eq!(
+            log_throttle.admit_line(later),
+            Some(1000 - u64::from(LINES_PER_SECOND))
+        );
+        assert_eq!(log_throttle.admit_line(later), Some(0));
     }
 }

@@ -19,14 +19,14 @@ use crate::spool::killed::copy_at_rest;
 
 /// What is known of a mail.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
+pub struct KnownMail {
     pub states: Vec<String>,
     body: Option<Bytes>,
 }
 
 /// What a spool keeps besides mail.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Beside {
+pub struct SpoolExtras {
     /// The journal's events by their numbers.
     pub events: BTreeMap<u64, String>,
     /// How many events the journal says are gone.
@@ -40,17 +40,17 @@ pub struct Beside {
     pub quotas: Vec<(u64, u64)>,
 }
 
-pub struct House {
+pub struct SampleSpool {
     pub path: PathBuf,
-    pub kept: BTreeMap<MailId, Kept>,
-    pub beside: Beside,
+    pub kept: BTreeMap<MailId, KnownMail>,
+    pub beside: SpoolExtras,
     /// Mail with an idempotency key, as it was submitted, some of it purged since.
     pub keyed: Vec<Manifest>,
 }
 
-/// How much is in a house.
+/// How much is in a sample.
 #[derive(Clone, Copy)]
-pub struct Size {
+pub struct SampleSize {
     /// How many mails of each of two sittings.
     pub mails: u32,
     /// Of how many one is large.
@@ -58,26 +58,26 @@ pub struct Size {
     pub bytes: usize,
 }
 
-pub const SMALL: Size = Size {
+pub const SMALL: SampleSize = SampleSize {
     mails: 60,
     large: 15,
     bytes: 300_000,
 };
 /// The log has many segments.
-pub const MANY_SEGMENTS: Size = Size {
+pub const MANY_SEGMENTS: SampleSize = SampleSize {
     mails: 120,
     large: 3,
     bytes: 700_000,
 };
 
-impl House {
+impl SampleSpool {
     /// A spool of queued, delivered, dead, cancelled, purged, keyed and large mail, with all that
     /// is kept besides, closed or left as a killed process leaves it.
-    pub async fn build(path: &Path, seed: u64, size: Size, is_closed: bool) -> Self {
+    pub async fn build(path: &Path, seed: u64, size: SampleSize, is_closed: bool) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let live = path.with_extension("live");
 
-        let (mut kept, mut beside) = (BTreeMap::new(), Beside::default());
+        let (mut kept, mut beside) = (BTreeMap::new(), SpoolExtras::default());
         let mut keyed = Vec::new();
         for sitting in 0..2 {
             let spool = open(&live).await.unwrap();
@@ -102,7 +102,7 @@ impl House {
         }
         std::fs::remove_dir_all(&live).unwrap();
 
-        House {
+        SampleSpool {
             path: path.to_owned(),
             kept,
             beside,
@@ -115,7 +115,7 @@ fn submitters() -> [Submitter; 2] {
     [Submitter::token("shop"), Submitter::user("forum")]
 }
 
-async fn put(spool: &dyn Spool, random: &mut StdRng, n: u32, size: Size) -> Manifest {
+async fn put(spool: &dyn Spool, random: &mut StdRng, n: u32, size: SampleSize) -> Manifest {
     let id = MailId::from_bytes(random.random());
     let recipients = if n.is_multiple_of(20) { 12 } else { 1 };
     let length = match n % size.large {
@@ -233,9 +233,9 @@ async fn work(spool: &dyn Spool, random: &mut StdRng) {
 }
 
 /// All that is in a spool besides mail.
-pub async fn look_beside(spool: &dyn Spool) -> Result<Beside, String> {
+pub async fn look_beside(spool: &dyn Spool) -> Result<SpoolExtras, String> {
     let failed = |error: SpoolError| error.to_string();
-    let mut beside = Beside::default();
+    let mut beside = SpoolExtras::default();
     let query = SuppressionQuery {
         limit: 1000,
         ..SuppressionQuery::default()
@@ -292,7 +292,7 @@ pub async fn open(path: &Path) -> Result<Arc<dyn Spool>, SpoolError> {
 }
 
 /// All that is in a spool.
-pub async fn look(spool: &dyn Spool) -> Result<BTreeMap<MailId, Kept>, String> {
+pub async fn look(spool: &dyn Spool) -> Result<BTreeMap<MailId, KnownMail>, String> {
     let mut kept = BTreeMap::new();
     let mut query = Query {
         limit: 1000,
@@ -316,7 +316,7 @@ pub async fn look(spool: &dyn Spool) -> Result<BTreeMap<MailId, Kept>, String> {
                 });
             let body = spool.body(id).await.ok().flatten();
             let states = states.collect();
-            kept.insert(id, Kept { states, body });
+            kept.insert(id, KnownMail { states, body });
         }
         query.cursor = page.next;
         if query.cursor.is_none() {

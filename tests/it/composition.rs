@@ -1193,7 +1193,8 @@ proptest! {
             prop_assert!(mail.envelope().recipients().len() <= 2);
             // Whoever reads the message sees nobody but those who are in the envelope.
             let parsed = parse(&mail);
-            let seen = parsed.to().into_iter().chain(parsed.cc()).flat_map(|list| list.clone().into_list());
+            let lists = parsed.to().into_iter().chain(parsed.cc());
+            let seen = lists.flat_map(|list| list.clone().into_list());
             for seen in seen {
                 let seen = seen.address().unwrap_or_default().to_owned();
                 prop_assert!(recipients(&mail).contains(&seen.as_str()), "{seen} in {}",

@@ -1,5 +1,5 @@
-//! What others do, looked at again and again: what they put and settled, what they are told, what
-//! they left behind; and what only one of them is to see to.
+//! Polls for what other nodes have changed: mail that they have stored and settled, orders to all
+//! nodes, and leases of dead nodes. Also runs the tasks that only one node does.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -16,23 +16,24 @@ use crate::mail::Timestamp;
 use crate::spool::SpoolError;
 
 /// How often this node looks whether others have changed something.
-const POLL: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How often it looks at everything, whatever it heard.
-const LOOK: Duration = Duration::from_secs(1);
+const FULL_POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the first of the nodes sees to dead rows, and of how many.
-const VACUUM: Duration = Duration::from_secs(20);
+const VACUUM_INTERVAL: Duration = Duration::from_secs(20);
 /// The tables whose rows are gone soon after they came.
 const QUEUE_TABLES: &[&str] = &["ready", "outbox"];
-const DEAD: i64 = 10_000;
+const DEAD_ROWS: i64 = 10_000;
 
 /// Looks until the spool is closed or gone.
 pub(super) async fn run(core: Weak<Core>) {
-    let mut last_look: Option<Instant> = None;
+    let mut last_poll: Option<Instant> = None;
     let mut last_horizon: Option<Instant> = None;
     let mut last_vacuum = Instant::now();
-    let (mut burial, mut vacuuming) = (Errand::default(), Errand::default());
+    let (mut takeover_task, mut vacuum_task) =
+        (BackgroundTask::default(), BackgroundTask::default());
     loop {
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
         let Some(core) = core.upgrade() else { return };
         if core.closed.load(Ordering::SeqCst) {
             return;
@@ -41,43 +42,44 @@ pub(super) async fn run(core: Weak<Core>) {
             continue;
         }
 
-        if burial.is_over() {
+        if takeover_task.is_over() {
             let lapsed = core.lapsed.lock().take(&core);
             if !lapsed.is_empty() {
-                burial.begin(takeover::bury(Arc::clone(&core), lapsed));
+                takeover_task.begin(takeover::take_over_all(Arc::clone(&core), lapsed));
             }
         }
 
-        let look_anyway = last_look.is_none_or(|at| at.elapsed() >= LOOK);
-        if look_anyway {
-            last_look = Some(Instant::now());
+        let poll_anyway = last_poll.is_none_or(|at| at.elapsed() >= FULL_POLL_INTERVAL);
+        if poll_anyway {
+            last_poll = Some(Instant::now());
         }
-        if look_anyway && core.has_doubt.swap(false, Ordering::SeqCst) {
-            super::lost::find(&core);
+        if poll_anyway && core.has_doubt.swap(false, Ordering::SeqCst) {
+            super::lost_leases::find(&core);
         }
-        if let Err(error) = look(&core, look_anyway).await {
-            tracing::debug!(%error, "a look at the others' changes failed");
+        if let Err(error) = poll_others(&core, poll_anyway).await {
+            tracing::debug!(%error, "a poll of the others' changes failed");
         }
 
-        if last_horizon.is_none_or(|at| at.elapsed() >= horizon::LOOK) {
+        if last_horizon.is_none_or(|at| at.elapsed() >= horizon::CHECK_INTERVAL) {
             last_horizon = Some(Instant::now());
-            if let Err(error) = look_at_horizon(&core).await {
+            if let Err(error) = check_horizon(&core).await {
                 tracing::debug!(%error, "what the database cannot remove is not known");
             }
         }
 
-        if core.is_first_node() && last_vacuum.elapsed() >= VACUUM && vacuuming.is_over() {
+        if core.is_first_node() && last_vacuum.elapsed() >= VACUUM_INTERVAL && vacuum_task.is_over()
+        {
             last_vacuum = Instant::now();
-            vacuuming.begin(vacuum(Arc::clone(&core)));
+            vacuum_task.begin(vacuum(Arc::clone(&core)));
         }
     }
 }
 
 /// Something that may take long, done beside the looks; one at a time.
 #[derive(Default)]
-struct Errand(Option<JoinHandle<()>>);
+struct BackgroundTask(Option<JoinHandle<()>>);
 
-impl Errand {
+impl BackgroundTask {
     fn is_over(&self) -> bool {
         self.0.as_ref().is_none_or(JoinHandle::is_finished)
     }
@@ -87,8 +89,8 @@ impl Errand {
     }
 }
 
-/// Has the database remove the dead rows of what waits, where there are many and it can: by itself it
-/// would do so too seldom for a queue.
+/// Has the database remove the dead rows of what waits, where there are many and it can: by itself
+/// it would do so too seldom for a queue.
 async fn vacuum(core: Arc<Core>) {
     if core.horizon.held_for().is_some() {
         return;
@@ -105,7 +107,7 @@ async fn try_vacuum(core: &Core) -> Result<(), SpoolError> {
         .query(
             "SELECT name FROM unnest($1::text[]) AS name
              WHERE pg_stat_get_dead_tuples(to_regclass(name)) >= $2",
-            &[&QUEUE_TABLES, &DEAD],
+            &[&QUEUE_TABLES, &DEAD_ROWS],
         )
         .await
         .map_err(failed)?;
@@ -129,7 +131,7 @@ async fn try_vacuum(core: &Core) -> Result<(), SpoolError> {
     vacuumed
 }
 
-async fn look_at_horizon(core: &Core) -> Result<(), SpoolError> {
+async fn check_horizon(core: &Core) -> Result<(), SpoolError> {
     let on = core.on(&core.watching).await?;
     let looked = horizon::look(core, &on).await;
     looked.map_err(|error| core.failed(&error))
@@ -141,7 +143,7 @@ const NEWS: &str = "SELECT commits, totals[1] + totals[2] + totals[3], next - 1,
   (extract(epoch FROM now()) * 1000)::bigint FROM head";
 
 /// Looks whether others have changed something; `anyway`: at all that waits, whatever they did.
-async fn look(core: &Arc<Core>, anyway: bool) -> Result<(), SpoolError> {
+async fn poll_others(core: &Arc<Core>, anyway: bool) -> Result<(), SpoolError> {
     let on = core.on(&core.watching).await?;
     let failed = |error: tokio_postgres::Error| core.failed(&error);
     let from = match anyway {
@@ -206,12 +208,14 @@ pub(super) async fn come(core: &Core, on: &Connected) -> Result<(), tokio_postgr
     let rows = on
         .query(
             &format!(
-                "{QUEUES} SELECT q.route, x.due FROM q CROSS JOIN LATERAL (SELECT DISTINCT r.due FROM ready r
+                "{QUEUES} SELECT q.route, x.due FROM q CROSS JOIN LATERAL (SELECT DISTINCT r.due
+                  FROM ready r
                    WHERE r.route = q.route AND r.priority = q.priority ORDER BY r.due LIMIT 100) x"
             ),
             &[],
         )
         .await?;
+
     rows.iter()
         .for_each(|row| core.hints.due_at(row.get(0), row.get(1)));
     Ok(())
@@ -247,7 +251,8 @@ pub(super) async fn fronts(
             let routes: Vec<i32> = lows.iter().map(|low| low.0).collect();
             let priorities: Vec<i16> = lows.iter().map(|low| low.1).collect();
             let from: Vec<i64> = lows.iter().map(|low| low.2).collect();
-            let queues = "WITH w AS (SELECT * FROM unnest($2::int4[], $3::int2[], $4::int8[]) AS w(route, priority, low))";
+            let queues = "WITH w AS (SELECT * FROM unnest($2::int4[], $3::int2[], $4::int8[]) \
+                AS w(route, priority, low))";
             on.query(
                 &format!("{queues} {FRONTS}"),
                 &[&now, &routes, &priorities, &from],

@@ -1,5 +1,5 @@
-//! Whether a database could be opened as a spool, and if not, where a hand is needed. Nothing in it
-//! is changed.
+//! Checks whether a database could be opened as a spool, and if not, what must be done about it.
+//! Changes nothing.
 
 use tokio_postgres::Error;
 use tokio_postgres::error::SqlState;
@@ -7,11 +7,11 @@ use tokio_postgres::error::SqlState;
 use super::PostgresSpool;
 use super::connector::CONNECT_WITHIN;
 use super::link::reason;
-use super::schema::{self, Migrate, Standing};
+use super::schema::{self, Migrate, SchemaState};
 
 /// Why a database cannot be used as a spool, and the way out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unreached {
+pub enum DatabaseProblem {
     /// It does not answer, or has no room; that may pass.
     #[error("{0}")]
     Server(String),
@@ -31,27 +31,31 @@ impl PostgresSpool {
     ///
     /// # Errors
     /// What is in the way, without any password.
-    pub async fn reach(&self) -> Result<(), Unreached> {
-        let connector = self.connector("postrider check").map_err(Unreached::Name)?;
+    pub async fn probe(&self) -> Result<(), DatabaseProblem> {
+        let connector = self
+            .connector("postrider check")
+            .map_err(DatabaseProblem::Name)?;
         let name = &connector.name;
         let on = match tokio::time::timeout(CONNECT_WITHIN, connector.connect()).await {
             Ok(connected) => connected.map_err(|error| refused(name, &error))?,
-            Err(_) => return Err(Unreached::Server(silent(name, "it does not answer"))),
+            Err(_) => return Err(DatabaseProblem::Server(silent(name, "it does not answer"))),
         };
 
-        let standing = schema::standing(&on.client, &self.schema).await;
-        let standing = standing.map_err(|error| refused(name, &error))?;
+        let state = schema::state(&on.client, &self.schema).await;
+        let state = state.map_err(|error| refused(name, &error))?;
         let role = connector.role();
         let schema = &self.schema;
-        match standing {
-            Standing::Ready => Ok(()),
-            Standing::Older if self.migrate == Migrate::Auto => Ok(()),
-            Standing::Older => Err(Unreached::Schema(format!(
+        match state {
+            SchemaState::Ready => Ok(()),
+            SchemaState::Older if self.migrate == Migrate::Auto => Ok(()),
+            SchemaState::Older => Err(DatabaseProblem::Schema(format!(
                 "the tables in {name} are not there or of an older version; run `postrider spool \
                  migrate`, or set `spool.migrate` to auto"
             ))),
-            Standing::NotUtf8(encoding) => Err(Unreached::Name(schema::not_utf8(name, &encoding))),
-            Standing::MayNotBeMade => Err(Unreached::Schema(format!(
+            SchemaState::NotUtf8(encoding) => {
+                Err(DatabaseProblem::Name(schema::not_utf8(name, &encoding)))
+            }
+            SchemaState::MayNotBeMade => Err(DatabaseProblem::Schema(format!(
                 "{name} has no schema {schema}, and {role} may not make it; as its owner: CREATE \
                  SCHEMA \"{schema}\" AUTHORIZATION \"{role}\""
             ))),
@@ -63,27 +67,27 @@ fn silent(name: &str, reason: &str) -> String {
     format!("{name} cannot be reached: {reason}; start the server, or name its host and port here")
 }
 
-fn refused(name: &str, error: &Error) -> Unreached {
+fn refused(name: &str, error: &Error) -> DatabaseProblem {
     let why = reason(error);
     match error.code() {
         Some(&SqlState::INVALID_PASSWORD | &SqlState::INVALID_AUTHORIZATION_SPECIFICATION) => {
-            Unreached::Login(format!(
+            DatabaseProblem::Login(format!(
                 "{name} lets this role not in: {why}; give the role's password here, or let it in \
                  in the server's pg_hba.conf"
             ))
         }
-        Some(&SqlState::INVALID_CATALOG_NAME) => Unreached::Name(format!(
+        Some(&SqlState::INVALID_CATALOG_NAME) => DatabaseProblem::Name(format!(
             "{name}: {why}; make it with `createdb`, or name another"
         )),
-        Some(_) => Unreached::Server(format!("{name} cannot be used now: {why}")),
+        Some(_) => DatabaseProblem::Server(format!("{name} cannot be used now: {why}")),
         // What the client itself finds is not told by a code.
-        None if why.contains("password missing") => Unreached::Login(format!(
+        None if why.contains("password missing") => DatabaseProblem::Login(format!(
             "{name} wants a password, and none is given; set `spool.password_file`"
         )),
-        None if why.contains("certificate") => Unreached::Name(format!(
+        None if why.contains("certificate") => DatabaseProblem::Name(format!(
             "{name}: {why}; name the authority with `sslrootcert`, and the host as its certificate \
              does"
         )),
-        None => Unreached::Server(silent(name, &why)),
+        None => DatabaseProblem::Server(silent(name, &why)),
     }
 }

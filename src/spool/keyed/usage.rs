@@ -1,13 +1,13 @@
-//! How much a spool keeps, counted as it changes: the bytes of its mail, so that it is known how
-//! full it is; and what nothing else tells of, so that a salvage sees whether some of it is
-//! missing.
+//! How much a spool stores, counted as it changes: the bytes of its mail, to know how full it is;
+//! and the number of records that nothing else refers to, so that a salvage can tell whether some
+//! are missing.
 
 use std::ops::ControlFlow;
 
 use super::keys;
 use super::stored_mail::StoredMail;
 use crate::mail::{MailId, Timestamp};
-use crate::spool::codec::{self, AcceptDelays, Kept, Totals};
+use crate::spool::codec::{self, AcceptDelays, Totals, Usage};
 use crate::spool::store::{Store, Walk};
 use crate::spool::{Manifest, SpoolError};
 
@@ -27,19 +27,19 @@ pub(super) fn weight(manifest: &Manifest, is_forgotten: bool) -> u64 {
 
 /// A kind of values that are counted one by one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum CountedKind {
     Key,
     Suppression,
     Reader,
 }
 
-impl Kind {
+impl CountedKind {
     /// The kind of what this key holds, if it is counted.
     pub(super) fn of(key: &[u8]) -> Option<Self> {
         match key {
-            [b'k', ..] => Some(Kind::Key),
-            [b'y', ..] => Some(Kind::Suppression),
-            [b'J', b'r' | b'v', ..] => Some(Kind::Reader),
+            [b'k', ..] => Some(CountedKind::Key),
+            [b'y', ..] => Some(CountedKind::Suppression),
+            [b'J', b'r' | b'v', ..] => Some(CountedKind::Reader),
             _ => None,
         }
     }
@@ -47,7 +47,7 @@ impl Kind {
 
 impl Totals {
     /// What is kept, to be changed.
-    pub(super) fn kept(&mut self) -> &mut Kept {
+    pub(super) fn kept(&mut self) -> &mut Usage {
         self.kept.get_or_insert_default()
     }
 
@@ -68,12 +68,12 @@ impl Totals {
     }
 
     /// One more or one less of these values.
-    pub(super) fn count(&mut self, kind: Kind, by: i64) {
+    pub(super) fn count(&mut self, kind: CountedKind, by: i64) {
         let kept = self.kept();
         let count = match kind {
-            Kind::Key => &mut kept.keys,
-            Kind::Suppression => &mut kept.suppressions,
-            Kind::Reader => &mut kept.readers,
+            CountedKind::Key => &mut kept.keys,
+            CountedKind::Suppression => &mut kept.suppressions,
+            CountedKind::Reader => &mut kept.readers,
         };
         *count = count.saturating_add_signed(by);
     }
@@ -119,7 +119,7 @@ pub(super) fn totals<S: Store>(store: &S) -> Result<Totals, SpoolError> {
 }
 
 /// Counts what a store keeps, and looks how far the times of its ids are off.
-pub(super) fn count<S: Store>(store: &S) -> Result<(Kept, AcceptDelays), SpoolError> {
+pub(super) fn count<S: Store>(store: &S) -> Result<(Usage, AcceptDelays), SpoolError> {
     let mut totals = Totals::default();
     let mut drift = AcceptDelays::default();
     let (from, to) = keys::starting_with(b"m");
@@ -134,7 +134,7 @@ pub(super) fn count<S: Store>(store: &S) -> Result<(Kept, AcceptDelays), SpoolEr
     for prefix in [&b"k"[..], keys::SUPPRESSION, b"J"] {
         let (from, to) = keys::starting_with(prefix);
         store.walk(&from, &to, Walk::Up, &mut |key, _| {
-            if let Some(kind) = Kind::of(key) {
+            if let Some(kind) = CountedKind::of(key) {
                 totals.count(kind, 1);
             }
             ControlFlow::Continue(())

@@ -1,5 +1,5 @@
-//! The leases that are held here: which delivery, under which serial, and what a settle needs to
-//! know of it. What counts in the end is the row's owner; a lease that is not in the book settles
+//! The leases that this node holds: which delivery, under which serial, and what a settle needs to
+//! know of it. The owner in the delivery's row decides; a lease that is not in this table settles
 //! nothing.
 
 use std::collections::HashMap;

@@ -1,5 +1,5 @@
-//! The old records that were read last, for whoever reads the same a moment later: many who begin
-//! to follow at once share them, and each holds no copy of its own.
+//! A cache of the old records that were read last: many readers that begin at the same place share
+//! them, and none needs a copy of its own.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 use super::entry;
 use crate::delivery::Event;
 
-/// How many bytes of records are on the shelf, as they are stored.
-const BYTES: usize = 512 * 1024;
+/// How many bytes of records are in the cache, as they are stored.
+const CACHE_BYTES: usize = 512 * 1024;
 
 /// A record's events.
 type Events = Arc<[Arc<Event>]>;
@@ -20,7 +20,7 @@ pub(super) struct RecordCache(Mutex<CachedRecords>);
 
 #[derive(Default)]
 struct CachedRecords {
-    /// By the numbers of their first events and their lengths, the one that was read last behind.
+    /// By the numbers of their first events and their lengths, the one read last at the end.
     records: VecDeque<(u64, usize, Events)>,
     bytes: usize,
 }
@@ -36,14 +36,14 @@ impl RecordCache {
 
         let events = entry::events(first, value).ok()?;
         let events: Events = events.into_iter().map(Arc::new).collect();
-        let mut shelved = self.0.lock();
-        shelved.bytes += value.len();
+        let mut cache = self.0.lock();
+        cache.bytes += value.len();
         let record = (first, value.len(), Arc::clone(&events));
-        shelved.records.push_back(record);
-        while shelved.bytes > BYTES
-            && let Some((_, length, _)) = shelved.records.pop_front()
+        cache.records.push_back(record);
+        while cache.bytes > CACHE_BYTES
+            && let Some((_, length, _)) = cache.records.pop_front()
         {
-            shelved.bytes -= length;
+            cache.bytes -= length;
         }
         Some(events)
     }

@@ -10,24 +10,24 @@ use crate::mail::{Timestamp, minutes};
 
 /// A wall clock that is so far ahead was not set right by a little: the machine slept, or had no
 /// time when it started. What fell due or expired meanwhile did.
-const SLEPT: Duration = minutes(5);
+const JUMP_THRESHOLD: Duration = minutes(5);
 
 /// By this part of the time that passes it comes nearer to the wall clock.
-const SLEW: i128 = 10;
+const SLEW_DIVISOR: i128 = 10;
 
 /// Where the engine's time is.
 #[derive(Clone, Debug)]
-pub struct Course {
+pub struct SlewedClock {
     /// In nanoseconds since the Unix epoch.
     at: i128,
     /// The monotonic time then.
     monotonic: Duration,
 }
 
-impl Course {
+impl SlewedClock {
     /// A course that begins at this time of the wall clock.
     pub fn new(wall: Timestamp, monotonic: Duration) -> Self {
-        Course {
+        SlewedClock {
             at: nanoseconds(wall),
             monotonic,
         }
@@ -38,9 +38,9 @@ impl Course {
         let elapsed = monotonic.saturating_sub(self.monotonic).as_nanos() as i128;
         let steady = self.at + elapsed;
         let off = nanoseconds(wall) - steady;
-        let step = match off >= SLEPT.as_nanos() as i128 {
+        let step = match off >= JUMP_THRESHOLD.as_nanos() as i128 {
             true => off,
-            false => off.clamp(-elapsed / SLEW, elapsed / SLEW),
+            false => off.clamp(-elapsed / SLEW_DIVISOR, elapsed / SLEW_DIVISOR),
         };
 
         self.at = steady + step;
@@ -63,60 +63,60 @@ mod tests {
     const START: i64 = 1_700_000_000_000;
 
     /// What the time is after this long, with the wall clock set so many seconds off.
-    fn after(course: &mut Course, passed: Duration, off: i64) -> i64 {
+    fn after(clock: &mut SlewedClock, passed: Duration, off: i64) -> i64 {
         let passed_ms = i64::try_from(passed.as_millis()).expect("short");
         let wall = Timestamp::from_millis(START + passed_ms + off * 1000);
-        course.now(wall, passed).as_millis() - START
+        clock.now(wall, passed).as_millis() - START
     }
 
-    fn course() -> Course {
-        Course::new(Timestamp::from_millis(START), Duration::ZERO)
+    fn clock() -> SlewedClock {
+        SlewedClock::new(Timestamp::from_millis(START), Duration::ZERO)
     }
 
     #[test]
     fn it_goes_as_a_clock_that_nobody_sets() {
-        let mut course = course();
+        let mut clock = clock();
         for at in [1, 5, 60, 86_400] {
-            assert_eq!(after(&mut course, seconds(at), 0), at as i64 * 1000);
+            assert_eq!(after(&mut clock, seconds(at), 0), at as i64 * 1000);
         }
     }
 
     #[test]
     fn a_wall_clock_that_is_set_back_a_day_delays_by_no_more_than_a_tenth() {
-        let mut course = course();
-        assert_eq!(after(&mut course, seconds(10), 0), 10_000);
+        let mut clock = clock();
+        assert_eq!(after(&mut clock, seconds(10), 0), 10_000);
         let back = -86_400;
-        assert_eq!(after(&mut course, seconds(10), back), 10_000);
-        assert_eq!(after(&mut course, seconds(70), back), 64_000);
+        assert_eq!(after(&mut clock, seconds(10), back), 10_000);
+        assert_eq!(after(&mut clock, seconds(70), back), 64_000);
         // It arrives, and goes as the wall clock does then.
         let later = days(20);
         for day in 1..=20 {
-            after(&mut course, days(day), back);
+            after(&mut clock, days(day), back);
         }
         let passed = i64::try_from(later.as_millis()).expect("short");
-        assert_eq!(after(&mut course, later, back), passed + back * 1000);
+        assert_eq!(after(&mut clock, later, back), passed + back * 1000);
     }
 
     #[test]
     fn a_jump_of_seconds_forward_hurries_by_no_more_than_a_tenth() {
-        let mut course = course();
-        assert_eq!(after(&mut course, seconds(1), 299), 1100);
-        assert_eq!(after(&mut course, seconds(61), 299), 67_100);
-        assert_eq!(after(&mut course, hours(2), 299), 7_200_000 + 299_000);
+        let mut clock = clock();
+        assert_eq!(after(&mut clock, seconds(1), 299), 1100);
+        assert_eq!(after(&mut clock, seconds(61), 299), 67_100);
+        assert_eq!(after(&mut clock, hours(2), 299), 7_200_000 + 299_000);
     }
 
     #[test]
     fn a_machine_that_slept_is_followed_at_once() {
-        let mut course = course();
+        let mut clock = clock();
         assert_eq!(
-            after(&mut course, seconds(1), 8 * 3600),
+            after(&mut clock, seconds(1), 8 * 3600),
             1000 + 8 * 3_600_000
         );
     }
 
     #[test]
     fn many_looks_come_as_far_as_one() {
-        let mut often = course();
+        let mut often = clock();
         (0..100_000).for_each(|n| _ = after(&mut often, Duration::from_micros(n * 100), -100));
         let far = after(&mut often, seconds(10), -100);
         assert!((8_999..=9_001).contains(&far), "{far}");
@@ -127,11 +127,11 @@ mod tests {
         fn it_never_goes_back_whatever_the_wall_clock_says(
             steps in proptest::collection::vec((0u64..100_000, -200_000i64..200_000), 1..100),
         ) {
-            let mut course = course();
+            let mut clock = clock();
             let (mut passed, mut last) = (Duration::ZERO, i64::MIN);
             for (step, off) in steps {
                 passed += Duration::from_millis(step);
-                let now = after(&mut course, passed, off);
+                let now = after(&mut clock, passed, off);
                 prop_assert!(now >= last);
                 last = now;
             }

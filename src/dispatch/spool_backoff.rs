@@ -1,5 +1,5 @@
-//! A while in which nothing is begun, because the spool failed at what mail depends on: what was
-//! sent and could not be recorded is sent again, and that must not go on as fast as it can.
+//! A pause in which no mail is begun, because the spool failed to record an outcome: mail whose
+//! outcome is not recorded is sent again, and without a pause it would be sent again and again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -7,34 +7,34 @@ use std::time::Duration;
 
 use super::engine::Engine;
 
-/// How long at first, and at most.
-const FIRST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(30);
+/// How long the pause lasts at first, and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 #[derive(Default)]
-pub(super) struct SpoolRest {
+pub(super) struct SpoolBackoff {
     resting: AtomicBool,
-    /// How often in a row.
+    /// How many failures there were in a row.
     failures: AtomicU32,
 }
 
-impl SpoolRest {
+impl SpoolBackoff {
     pub(super) fn is_over(&self) -> bool {
         !self.resting.load(Ordering::Relaxed)
     }
 }
 
 impl Engine {
-    /// The spool has failed to record something. One that says that it has failed holds everything
-    /// up by itself.
+    /// The spool has failed to record something. If it reports a failure of its own, nothing is
+    /// sent anyway.
     pub(super) fn spool_failed(self: &Arc<Self>) {
-        let rest = &self.spool_rest;
+        let rest = &self.spool_backoff;
         if self.spool.failure().is_some() || rest.resting.swap(true, Ordering::Relaxed) {
             return;
         }
 
         let failures = rest.failures.fetch_add(1, Ordering::Relaxed);
-        let span = (FIRST * 2_u32.pow(failures.min(16))).min(LONGEST);
+        let span = (FIRST_PAUSE * 2_u32.pow(failures.min(16))).min(LONGEST_PAUSE);
         tracing::error!(
             ?span,
             "nothing is sent for a while, because it could not be recorded"
@@ -44,16 +44,16 @@ impl Engine {
         tokio::spawn(async move {
             tokio::time::sleep(span).await;
             if let Some(engine) = engine.upgrade() {
-                engine.spool_rest.resting.store(false, Ordering::Relaxed);
+                engine.spool_backoff.resting.store(false, Ordering::Relaxed);
                 engine.spool.changed().notify_one();
             }
         });
     }
 
-    /// It has recorded something.
+    /// The spool has recorded something: the next pause is short again.
     pub(super) fn spool_recorded(&self) {
-        let failures = &self.spool_rest.failures;
-        if failures.load(Ordering::Relaxed) > 0 && self.spool_rest.is_over() {
+        let failures = &self.spool_backoff.failures;
+        if failures.load(Ordering::Relaxed) > 0 && self.spool_backoff.is_over() {
             failures.store(0, Ordering::Relaxed);
         }
     }

@@ -1,5 +1,5 @@
-//! What looking at a spool costs while much is pending in it: counts, lists, exports over HTTP with
-//! the memory that they take, and acts on many.
+//! What queries cost while much mail is pending in a spool: counts, lists, exports over HTTP with
+//! the memory that they take, and operations on many mails.
 
 use std::io::Read;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::dispatch::{Act, Dispatcher, JobRequest, JobState};
 use crate::spool::Query;
 
 /// To how many mails the acts are done.
-const ACTED_ON: u64 = 10_000;
+const BULK_MAILS: u64 = 10_000;
 
 pub(super) async fn look(postrider: &Dispatcher) -> Result<Value, Failure> {
     let began = Instant::now();
@@ -55,7 +55,7 @@ pub(super) async fn look(postrider: &Dispatcher) -> Result<Value, Failure> {
         "page_of_nobody_ms": milliseconds(absent),
         "export_csv": csv,
         "export_ndjson": ndjson,
-        "acted_on": ACTED_ON,
+        "acted_on": BULK_MAILS,
         "cancel_s": cancel.as_secs_f64(),
         "retry_s": retry.as_secs_f64(),
     }))
@@ -96,7 +96,7 @@ async fn act(postrider: &Dispatcher, act: Act, query: Query) -> Result<Duration,
     let job = postrider.jobs().start(JobRequest {
         act,
         query,
-        limit: Some(ACTED_ON),
+        limit: Some(BULK_MAILS),
         per_minute: None,
         search: "a benchmark".into(),
     })?;

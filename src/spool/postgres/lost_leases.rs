@@ -1,6 +1,6 @@
-//! What is leased to this node's session and in nobody's hands: of a claim whose commit nobody
-//! heard of, or an outcome that the database refused to keep. No other node can take it while this
-//! one lives.
+//! Deliveries that are leased to this node's session but held by no sender: those of a claim whose
+//! commit was not confirmed, and those whose outcome the database refused. No other node can take
+//! them while this one lives, so they are returned here.
 
 use std::sync::Arc;
 
@@ -13,14 +13,15 @@ use super::hints;
 use super::rows::{self, MARKED, OF_READY};
 use super::settle::Command;
 use super::shared::{Core, tell_ends};
-use crate::delivery::{By, DeadReason, Stage};
+use crate::delivery::{DeadReason, Requester, Stage};
 use crate::spool::SpoolError;
 
-/// Has the settling task look for it, between two groups: what has left the book is written then.
+/// Has the settling task look for it, between two groups: what has left the lease table is written
+/// then.
 pub(super) fn find(core: &Arc<Core>) {
     let core = Arc::clone(core);
     tokio::spawn(async move {
-        // What a claim leases is in the book before another begins.
+        // What a claim leases is in the lease table before another begins.
         let _turn = core.claim_turn.lock().await;
         let (reply, answer) = oneshot::channel();
         if core.commands.send(Command::FindLost(reply)).is_ok() {
@@ -49,10 +50,10 @@ pub(super) async fn give_back(core: &Arc<Core>) -> Result<(), SpoolError> {
         .map_err(failed)?;
 
     let lost: Vec<LostDelivery> = {
-        let book = core.book.lock();
+        let leases = core.leases.lock();
         let rows = leased.iter().filter(|row| {
             let mail = rows::mail_id(row.get("mail"));
-            !book.has(mail, rows::index(row))
+            !leases.has(mail, rows::index(row))
         });
         rows.map(|row| {
             let is_marked = row.get::<_, i16>("stage") == MARKED;
@@ -84,7 +85,7 @@ pub(super) async fn give_back(core: &Arc<Core>) -> Result<(), SpoolError> {
     )
     .await
     .map_err(failed)?;
-    core.hints.stir([hints::ANY]);
+    core.hints.stir([hints::ANY_ROUTE]);
     core.changed.notify_one();
     Ok(())
 }
@@ -116,7 +117,8 @@ async fn end_in_doubt(
                 let reason = DeadReason::InDoubt;
                 let endings =
                     ending::taken(core, on, &taken, |_| Stage::Dead { at, reason }).await?;
-                let committed = ending::end_all(core, on, &By::default(), None, &endings).await?;
+                let committed =
+                    ending::end_all(core, on, &Requester::default(), None, &endings).await?;
                 Ok((ending::told(&endings), committed))
             }
             .boxed()

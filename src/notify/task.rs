@@ -10,14 +10,14 @@ use crate::dispatch::{Error, Turn};
 use crate::spool::SpoolError;
 
 /// How long a journal that cannot be read or written is left alone.
-const REST: Duration = Duration::from_secs(5);
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// How a task is told to end.
 pub(super) type Closing = watch::Receiver<bool>;
 
 /// Works while it is this node's turn, until it is told to end, or the spool is closed. `shows` is
 /// told whether another node does it; `work` goes on until it is not this node's turn any more.
-pub(super) async fn attend(
+pub(super) async fn run_turns(
     mut turn: Turn,
     name: &str,
     mut closing: Closing,
@@ -44,7 +44,7 @@ pub(super) async fn attend(
                     "webhooks and alerts cannot go on now"
                 );
                 tokio::select! {
-                    () = tokio::time::sleep(REST) => {}
+                    () = tokio::time::sleep(RETRY_AFTER) => {}
                     _ = closing.changed() => {}
                 }
             }

@@ -1,4 +1,4 @@
-//! What was set, as it may be shown: the layered tree without any secret.
+//! The settings as they may be shown: the merged tree without any secret.
 
 use serde_json::Value as Json;
 use url::Url;
@@ -7,7 +7,7 @@ use url::Url;
 const HIDDEN: &str = "(set, not shown)";
 
 /// Words in the names of keys whose values are never shown; files that hold one are named.
-const SECRET: [&str; 6] = [
+const SECRET_WORDS: [&str; 6] = [
     "password",
     "token",
     "secret",
@@ -18,18 +18,18 @@ const SECRET: [&str; 6] = [
 
 /// What was set.
 #[derive(Clone, Default)]
-pub(super) struct Given(Json);
+pub(super) struct ShownSettings(Json);
 
-impl std::fmt::Debug for Given {
+impl std::fmt::Debug for ShownSettings {
     /// What was set is no part of what settings are: a default that is written out changes nothing.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Given")
+        f.write_str("ShownSettings")
     }
 }
 
-impl Given {
+impl ShownSettings {
     pub fn of(tree: &Json) -> Self {
-        Given(without_secrets(tree))
+        ShownSettings(without_secrets(tree))
     }
 
     pub fn shown(&self) -> &Json {
@@ -58,7 +58,7 @@ fn without_secrets(tree: &Json) -> Json {
 
 fn shown(key: &str, text: &str) -> String {
     let names_file = key.ends_with("_file") || key.ends_with("_id");
-    if !names_file && SECRET.iter().any(|word| key.contains(word)) {
+    if !names_file && SECRET_WORDS.iter().any(|word| key.contains(word)) {
         return HIDDEN.to_owned();
     }
 

@@ -6,9 +6,9 @@ use crate::mail::is_harmless;
 
 /// As it is where it is one plain word, and else quoted and escaped, so that it can neither end a
 /// line nor pass for a field of its own.
-pub(crate) struct Logged<'a>(pub &'a str);
+pub(crate) struct LogValue<'a>(pub &'a str);
 
-impl fmt::Display for Logged<'_> {
+impl fmt::Display for LogValue<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let is_plain = |c: char| is_harmless(c) && !c.is_whitespace() && !"\"'\\,;[]{}".contains(c);
         let names_no_field = || !(1..=self.0.len()).any(|end| names_a_field(self.0, end));
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn no_text_passes_for_a_field_or_ends_a_line() {
-        let shown = |text: &str| Logged(text).to_string();
+        let shown = |text: &str| LogValue(text).to_string();
         for plain in [
             "ada@example.org",
             "bounce+ada=example.org@example.com",
@@ -97,7 +97,7 @@ mod tests {
         let time = |size: usize| {
             let text = "a=".repeat(size);
             let began = std::time::Instant::now();
-            assert!(Logged(&text).to_string().len() >= size);
+            assert!(LogValue(&text).to_string().len() >= size);
             began.elapsed()
         };
         time(10_000);

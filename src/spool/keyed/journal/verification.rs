@@ -1,10 +1,10 @@
-//! Whether all of a journal is there, for whoever verifies a spool or salvages one.
+//! Checks whether a journal is complete, when a spool is verified or salvaged.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use super::entry::{self, Entry, Head, PendingEntries};
-use super::{LEFT_OUT, ReaderCursor, follows};
+use super::entry::{self, Entry, PendingEntries, RecordHead};
+use super::{ReaderCursor, SKIPPED_NUMBERS, follows};
 use crate::delivery::{Event, EventKind};
 use crate::mail::{Address, MailId, Submitter, Timestamp};
 use crate::spool::SpoolError;
@@ -13,7 +13,7 @@ use crate::spool::keyed::keys;
 use crate::spool::store::{Batch, Store, Walk};
 
 /// Events that follow one another, the first and the last included.
-pub(in crate::spool::keyed) type Stretch = (u64, u64);
+pub(in crate::spool::keyed) type EventRange = (u64, u64);
 
 /// What was found of a journal.
 #[derive(Default)]
@@ -21,7 +21,7 @@ pub(in crate::spool::keyed) struct JournalFindings {
     /// How many events can be read.
     pub events: u64,
     /// What is missing between them.
-    pub gaps: Vec<Stretch>,
+    pub gaps: Vec<EventRange>,
     /// What else is wrong, one sentence each.
     pub problems: Vec<String>,
     /// The last number that was given.
@@ -77,7 +77,7 @@ pub(in crate::spool::keyed) fn walk<S: Store>(store: &S) -> Result<JournalFindin
 }
 
 /// What was lost and told of before.
-fn told<S: Store>(store: &S) -> Result<Vec<Stretch>, SpoolError> {
+fn told<S: Store>(store: &S) -> Result<Vec<EventRange>, SpoolError> {
     let mut told = Vec::new();
     let (from, to) = keys::starting_with(keys::LOST);
     store.walk(&from, &to, Walk::Up, &mut |key, value| {
@@ -164,7 +164,7 @@ fn tell(
 
 /// What is known of a journal beside what was found of it.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Reach {
+pub(crate) struct JournalEnd {
     /// The number of the last event that was told.
     pub last: u64,
     /// Whether more may have been told since.
@@ -173,27 +173,27 @@ pub(crate) struct Reach {
 
 /// What has the journal of a salvaged store go on: an entry that says that it was salvaged, under a
 /// number that was never given; and what is missing.
-pub(in crate::spool::keyed) struct Continued {
-    pub gaps: Vec<Stretch>,
+pub(in crate::spool::keyed) struct JournalContinuation {
+    pub gaps: Vec<EventRange>,
     pub batch: Batch,
 }
 
 /// Continues what was found of a journal. `lost` is how much of everything else is missing.
-pub(in crate::spool::keyed) fn go_on<S: Store>(
+pub(in crate::spool::keyed) fn resume_numbering<S: Store>(
     store: &S,
-    reach: Reach,
+    end: JournalEnd,
     now: Timestamp,
     lost: u64,
-) -> Result<Continued, SpoolError> {
+) -> Result<JournalContinuation, SpoolError> {
     let found = walk(store)?;
     let mut gaps = found.gaps;
-    let last = reach.last.max(furthest_reader(store)?).max(found.last);
+    let last = end.last.max(furthest_reader(store)?).max(found.last);
     if last > found.last {
         gaps.push((found.last + 1, last));
     }
 
-    let skipped = if reach.may_be_more || found.is_early {
-        LEFT_OUT
+    let skipped = if end.may_be_more || found.is_early {
+        SKIPPED_NUMBERS
     } else {
         0
     };
@@ -201,7 +201,7 @@ pub(in crate::spool::keyed) fn go_on<S: Store>(
     let first = last + 1 + skipped;
     let mut batch = Batch::new();
     for part in salvaged(now, lost).into_parts() {
-        let head = Head {
+        let head = RecordHead {
             skipped,
             before: found.written,
             events: part.events,
@@ -219,7 +219,7 @@ pub(in crate::spool::keyed) fn go_on<S: Store>(
     for (from, to) in &gaps {
         batch.push((keys::lost(*from), Some(to.to_be_bytes().to_vec())));
     }
-    Ok(Continued { gaps, batch })
+    Ok(JournalContinuation { gaps, batch })
 }
 
 /// What a salvage calls itself in the journal.

@@ -1,0 +1,463 @@
+//! How an endpoint is served: its task reads the journal under its own name, sends the messages
+//! that are wanted, sends again what failed, and notes how far it is.
+//!
+//! *Invariant:* the reader's place moves in the commit that keeps what failed before it, so that
+//! every wanted event was taken, or is held, or is read again.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::stream::{self, StreamExt};
+use tokio::time::Instant;
+
+use super::NamedTask;
+use super::caller::CallResult;
+use super::endpoint::{EndpointHandle, answered};
+use super::held_messages::{EndpointState, HeldMessage, HeldMessages};
+use super::message::{Message, attempt_of};
+use super::orders::Order;
+use super::task::{Closing, run_turns};
+use super::webhook::LastAnswer;
+use crate::delivery::{Attempt, Event, EventKind};
+use crate::dispatch::{Dispatcher, Error, JournalHandle, JournalReader, NoticeResult, Turn};
+use crate::mail::Timestamp;
+use crate::spool::ReaderChange;
+
+/// How many messages are sent before it is noted how far that is. After a crash those are sent
+/// again.
+const CHUNK_MESSAGES: usize = 16;
+/// After so many failures in a row one message at a time is tried, and nothing new is read.
+const FAILING_AFTER: u32 = 5;
+/// How long it may stay unnoted that nothing of what was read was wanted.
+const SAVE_INTERVAL: Duration = Duration::from_secs(5);
+/// How often it looks for what it was ordered, where that may have been given on another node.
+const ORDER_POLL_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Works until the endpoint is closed or the spool is.
+pub(super) async fn run(postrider: Dispatcher, endpoint: Arc<EndpointHandle>) {
+    let name = endpoint.reader();
+    let shows = |is_elsewhere| endpoint.shown.lock().is_elsewhere = is_elsewhere;
+    let closing = endpoint.closing.subscribe();
+
+    run_turns(
+        postrider.turn(&name),
+        &name,
+        closing,
+        shows,
+        |turn, closing| {
+            let (postrider, endpoint, name) =
+                (postrider.clone(), Arc::clone(&endpoint), name.clone());
+            async move {
+                let mut work = EndpointRun::open(&postrider, &endpoint, &name).await?;
+                work.go_on(turn, closing).await
+            }
+            .boxed()
+        },
+    )
+    .await;
+}
+
+/// Waits until something may be ordered: of this node at once, of another after a while.
+async fn is_ordered(postrider: &Dispatcher, endpoint: &EndpointHandle) {
+    let (journal, reader) = (postrider.journal(), endpoint.reader());
+    let elsewhere = async {
+        if !postrider.shares_its_spool() {
+            return std::future::pending().await;
+        }
+        loop {
+            tokio::time::sleep(ORDER_POLL_INTERVAL).await;
+            let given = Order::given(&journal, &reader).await;
+            if given.is_ok_and(|given| !given.is_empty()) {
+                return;
+            }
+        }
+    };
+
+    tokio::select! {
+        () = endpoint.ordered.notified() => {}
+        () = elsewhere => {}
+    }
+}
+
+struct EndpointRun<'a> {
+    postrider: &'a Dispatcher,
+    endpoint: &'a EndpointHandle,
+    journal: JournalHandle,
+    /// The journal's name, in messages' ids.
+    journal_name: String,
+    reader: JournalReader,
+    held: HeldMessages,
+    /// What was read and is not looked at yet, and the number that it ends with.
+    page: VecDeque<Arc<Event>>,
+    page_end: u64,
+    /// The event before.
+    before: Option<Arc<Event>>,
+    /// Everything up to this event was taken, is held, or was not wanted.
+    seen: u64,
+    noted_at: Instant,
+    /// When it looks again for what it was ordered.
+    looks_at: Instant,
+    /// What is not shown yet: others see it together with what follows from it.
+    news: CallResults,
+}
+
+/// What came of calls.
+#[derive(Default)]
+struct CallResults {
+    last: Option<LastAnswer>,
+    delivered: u64,
+    failed: u64,
+}
+
+impl<'a> EndpointRun<'a> {
+    async fn open(
+        postrider: &'a Dispatcher,
+        endpoint: &'a EndpointHandle,
+        name: &str,
+    ) -> Result<Self, Error> {
+        let journal = postrider.journal();
+        let reader = journal.reader(name, None).await?;
+        let held = HeldMessages::read(&reader).await?;
+
+        let seen = reader.done();
+        Ok(EndpointRun {
+            postrider,
+            endpoint,
+            journal_name: journal.name(),
+            journal,
+            reader,
+            held,
+            page: VecDeque::new(),
+            page_end: seen,
+            before: None,
+            seen,
+            noted_at: Instant::now(),
+            looks_at: Instant::now(),
+            news: CallResults::default(),
+        })
+    }
+
+    async fn go_on(&mut self, turn: &mut Turn, closing: &mut Closing) -> Result<(), Error> {
+        let clock = self.postrider.clock().clone();
+        loop {
+            if self.looks_at <= Instant::now() {
+                self.obey().await?;
+            }
+            self.show();
+            if *closing.borrow() || !turn.is_mine() {
+                return self.note(Vec::new()).await;
+            }
+            let now = clock.now();
+            let state = &self.held.state;
+            let is_off = state.off.is_some();
+            let rests = state.rests_until.filter(|until| *until > now);
+            if !is_off && rests.is_none() {
+                let most = match state.failures {
+                    ..FAILING_AFTER => CHUNK_MESSAGES,
+                    _ => 1,
+                };
+                let due = self.held.due(now, most);
+                if !due.is_empty() {
+                    self.tell(due, self.seen).await?;
+                    continue;
+                }
+            }
+
+            let reads = !is_off
+                && rests.is_none()
+                && state.failures < FAILING_AFTER
+                && self.held.has_room();
+            if reads && !self.page.is_empty() {
+                let (messages, seen) = self.look().await;
+                if messages.is_empty() {
+                    self.seen = seen;
+                } else {
+                    self.tell(messages, seen).await?;
+                }
+                continue;
+            }
+            if self.seen > self.reader.done() && self.noted_at.elapsed() >= SAVE_INTERVAL {
+                self.note(Vec::new()).await?;
+            }
+            let until = match rests {
+                _ if is_off => None,
+                Some(until) => Some(until),
+                None => self.held.next_due(),
+            };
+            let waits = async {
+                match until {
+                    Some(until) => clock.sleep_until(until).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let is_unnoted = self.seen > self.reader.done();
+            tokio::select! {
+                page = self.reader.next(), if reads => {
+                    let page = page?;
+                    if page.missed > 0 {
+                        tracing::error!(webhook = self.endpoint.name(), missed = page.missed,
+                            "events were deleted before a webhook had read them");
+                    }
+                    self.page_end = page.last;
+                    self.page.extend(page.events);
+                    if self.page.is_empty() {
+                        self.seen = page.last;
+                    }
+                }
+                () = waits => {}
+                () = tokio::time::sleep(SAVE_INTERVAL), if is_unnoted => {}
+                () = is_ordered(self.postrider, self.endpoint) => self.looks_at = Instant::now(),
+                () = turn.changed() => {}
+                _ = closing.changed() => {}
+            }
+        }
+    }
+
+    /// The next messages of what was read, and the event that they end with.
+    async fn look(&mut self) -> (Vec<HeldMessage>, u64) {
+        let now = self.postrider.clock().now();
+        let (mut wanted, mut seen) = (Vec::new(), self.seen);
+        while let Some(event) = self.page.pop_front() {
+            seen = event.seq;
+            if self.endpoint.webhook.filter.admits(&event) {
+                let before = self.before.take();
+                let tried = before.as_deref();
+                let tried = tried.and_then(|before| attempt_of(before, &event)).cloned();
+                let tried = match tried {
+                    None => self.last_attempt(&event).await,
+                    tried => tried,
+                };
+                wanted.push(HeldMessage {
+                    message: Message::about(&event, tried.as_ref(), &self.journal_name),
+                    tries: 0,
+                    first: now,
+                    due: None,
+                });
+            }
+            // What came of a try is told with the try, and begins no new reading.
+            let is_try = matches!(event.kind, EventKind::Attempted { .. });
+            self.before = Some(event);
+            if wanted.len() >= CHUNK_MESSAGES && !is_try {
+                break;
+            }
+        }
+
+        if self.page.is_empty() {
+            seen = self.page_end;
+        }
+        (wanted, seen)
+    }
+
+    /// The last try of a delivery that died without one, such as one that expired while it waited.
+    async fn last_attempt(&self, event: &Event) -> Option<Attempt> {
+        let (EventKind::Dead { .. }, Some(mail)) = (&event.kind, event.mail) else {
+            return None;
+        };
+        let status = self.postrider.status(mail).await.ok()?;
+        let of_it = |delivery: &&crate::dispatch::DeliveryStatus| {
+            Some(&delivery.recipient) == event.recipient.as_ref()
+        };
+        let delivery = status.deliveries.iter().find(of_it)?;
+        delivery.attempts.last().cloned()
+    }
+
+    /// Tells these, and notes what came of it, and that everything up to `seen` is done with.
+    async fn tell(&mut self, messages: Vec<HeldMessage>, seen: u64) -> Result<(), Error> {
+        let (endpoint, clock) = (self.endpoint, self.postrider.clock());
+        let call = |held: HeldMessage| async move {
+            let at = clock.now();
+            let answer = endpoint.caller.call(&held.message, at).await;
+            (held, at, answer)
+        };
+
+        let calls = stream::iter(messages).map(call);
+        let answers: Vec<_> = calls
+            .buffer_unordered(endpoint.webhook.connections)
+            .collect()
+            .await;
+
+        let before = self.held.state.clone();
+        let mut changes = Vec::new();
+        for (held, at, answer) in answers {
+            self.judge(held, at, &answer, &mut changes);
+        }
+        changes.extend(self.held.tidy());
+        if self.held.state != before {
+            changes.push(self.held.state.change());
+        }
+
+        if let (None, Some((_, reason))) = (&before.off, &self.held.state.off) {
+            tracing::error!(
+                webhook = endpoint.name(),
+                reason,
+                "a webhook is switched off"
+            );
+            // Before it is noted: better told twice than not.
+            self.postrider
+                .note_webhook_off(endpoint.name(), reason)
+                .await;
+        }
+
+        self.seen = seen;
+        self.note(changes).await
+    }
+
+    /// What an answer means for its message and for the endpoint.
+    fn judge(
+        &mut self,
+        mut held: HeldMessage,
+        at: Timestamp,
+        answer: &CallResult,
+        changes: &mut Vec<ReaderChange>,
+    ) {
+        let webhook = &self.endpoint.webhook;
+        let now = self.postrider.clock().now();
+        let (name, seq) = (self.endpoint.name(), held.message.seq);
+        let state = &mut self.held.state;
+        self.news.last = Some(answered(&held.message, at, answer));
+        match answer.is_taken() {
+            true => self.news.delivered += 1,
+            false => self.news.failed += 1,
+        }
+
+        if answer.is_taken() {
+            self.postrider.count_notice(name, NoticeResult::Delivered);
+            if state.failures > 0 {
+                tracing::info!(webhook = name, "a webhook takes messages again");
+            }
+            let was_down = state.failures >= FAILING_AFTER;
+            *state = EndpointState::default();
+            if self.held.messages.remove(&seq).is_some() {
+                changes.push((HeldMessage::key(seq), None));
+            }
+            // What waited for it to come back waits no longer.
+            let waiting = self.held.messages.values_mut();
+            for held in waiting.filter(|held| was_down && held.due.is_some()) {
+                held.due = Some(now);
+            }
+            return;
+        }
+
+        let reason = answer.error.clone().unwrap_or_default();
+        self.postrider.count_notice(name, NoticeResult::Failed);
+        match state.failures {
+            0 => tracing::warn!(
+                webhook = name,
+                id = held.message.id,
+                reason,
+                "a webhook failed; its message is sent again"
+            ),
+            _ => tracing::debug!(
+                webhook = name,
+                id = held.message.id,
+                reason,
+                "a webhook failed"
+            ),
+        }
+
+        state.failures += 1;
+        let since = *state.failing_since.get_or_insert(at);
+        held.tries += 1;
+
+        let step = (held.tries as usize).min(webhook.retry.len()) - 1;
+        let delay = webhook.retry[step].max(answer.retry_after.unwrap_or_default());
+        held.due = Some(now + delay);
+        if answer.is_too_much() {
+            state.rests_until = Some(now + answer.retry_after.unwrap_or(delay));
+        }
+
+        if answer.is_gone() {
+            state.off = Some((now, "it answered 410 Gone".to_owned()));
+        } else if now.since(since) >= webhook.give_up_after {
+            let span = humantime::format_duration(webhook.give_up_after);
+            state.off = Some((now, format!("it has taken nothing for {span}: {reason}")));
+        } else if now.since(held.first) >= webhook.give_up_after {
+            held.due = None;
+            self.postrider.count_notice(name, NoticeResult::GivenUp);
+            tracing::error!(
+                webhook = name,
+                id = held.message.id,
+                reason,
+                "a message of a webhook is given up"
+            );
+        }
+
+        changes.push(held.change());
+        self.held.messages.insert(seq, held);
+    }
+
+    /// Does what was ordered meanwhile.
+    async fn obey(&mut self) -> Result<(), Error> {
+        let orders = Order::given(&self.journal, &self.endpoint.reader()).await?;
+        self.looks_at = Instant::now() + ORDER_POLL_INTERVAL;
+        if orders.is_empty() {
+            return Ok(());
+        }
+
+        let now = self.postrider.clock().now();
+        let mut changes: Vec<ReaderChange> = orders.iter().map(|order| order.done()).collect();
+        let mut back = None;
+        for order in orders {
+            match order {
+                Order::Retry => {
+                    for held in self.held.messages.values_mut() {
+                        (held.due, held.first) = (Some(now), now);
+                    }
+                }
+                Order::Back(to) => back = Some(back.unwrap_or(to).min(to)),
+                Order::Again(seq) => {
+                    let Some(message) = Message::again(&self.journal, seq).await? else {
+                        continue;
+                    };
+                    let held = HeldMessage {
+                        message,
+                        tries: 0,
+                        first: now,
+                        due: Some(now),
+                    };
+                    changes.push(held.change());
+                    self.held.messages.insert(seq, held);
+                }
+            }
+        }
+
+        self.held.state = EndpointState::default();
+        changes.push(self.held.state.change());
+        // Whoever ordered it looks once it is noted.
+        self.show();
+        let back = back.filter(|back| *back < self.seen);
+        self.seen = back.unwrap_or(self.seen);
+        self.note(changes).await?;
+        self.endpoint.obeyed.notify_waiters();
+
+        if back.is_some() {
+            self.page.clear();
+            self.before = None;
+            self.reader = self.journal.reader(&self.endpoint.reader(), None).await?;
+        }
+        Ok(())
+    }
+
+    /// Notes how far it is, with what changed.
+    async fn note(&mut self, changes: Vec<ReaderChange>) -> Result<(), Error> {
+        if changes.is_empty() && self.seen == self.reader.done() {
+            return Ok(());
+        }
+        self.noted_at = Instant::now();
+        self.reader.advance_with(self.seen, changes).await
+    }
+
+    /// Shows others how it is.
+    fn show(&mut self) {
+        self.postrider
+            .show_webhook(self.endpoint.name(), self.held.state.off.is_some());
+        let news = std::mem::take(&mut self.news);
+        let mut shown = self.endpoint.shown.lock();
+        shown.take(&self.held, self.seen);
+        shown.delivered += news.delivered;
+        shown.failed += news.failed;
+        shown.last = news.last.or(shown.last.take());
+    }
+}

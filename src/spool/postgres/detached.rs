@@ -1,0 +1,90 @@
+//! A spool that is read or filled as a whole, without being a node of it: while one is copied,
+//! verified or exported.
+
+use std::sync::Arc;
+
+use super::PostgresSpool;
+use super::link::{Connected, Link};
+use super::routes::Routes;
+use super::schema::{self, Migrate};
+use crate::spool::SpoolError;
+
+type Failure = tokio_postgres::Error;
+
+/// A spool that is looked at or filled without being a node of it.
+pub(in crate::spool) struct DetachedSpool {
+    pub(super) on: Arc<Connected>,
+    pub(super) routes: Routes,
+    /// Its name for people.
+    name: String,
+}
+
+impl DetachedSpool {
+    pub(in crate::spool) async fn open(
+        spool: &PostgresSpool,
+        migrate: Migrate,
+    ) -> Result<Self, SpoolError> {
+        let connector = spool.connector("postrider aside");
+        let mut connector = connector.map_err(|reason| SpoolError::Unusable {
+            database: "of `spool.url`".into(),
+            reason,
+        })?;
+        // What is asked here looks at all that there is.
+        connector.answer_timeout = None;
+        let connector = Arc::new(connector);
+        let name = format!("{}, schema {}", connector.name, spool.schema);
+
+        let on = Link::new(&connector).get().await?;
+        schema::prepare(&on.client, &spool.schema, &connector.name, migrate).await?;
+        let detached = DetachedSpool {
+            on,
+            routes: Routes::default(),
+            name,
+        };
+
+        detached
+            .routes
+            .learn(&detached.on)
+            .await
+            .map_err(|e| detached.failed(&e))?;
+        Ok(detached)
+    }
+
+    pub(super) fn failed(&self, error: &Failure) -> SpoolError {
+        SpoolError::Unreachable {
+            database: self.name.clone(),
+            reason: super::link::reason(error),
+        }
+    }
+
+    pub(super) fn unusable(&self, reason: impl Into<String>) -> SpoolError {
+        SpoolError::Unusable {
+            database: self.name.clone(),
+            reason: reason.into(),
+        }
+    }
+
+    /// Refuses while a node has it open, or mail waits in the outbox that is none yet.
+    pub(super) async fn check_alone(&self) -> Result<(), SpoolError> {
+        let failed = |e: Failure| self.failed(&e);
+        let nodes = self
+            .on
+            .query(
+                "SELECT node FROM sessions WHERE seen >= now() - lease_ms * interval '1 ms' ORDER \
+                 BY id",
+                &[],
+            )
+            .await
+            .map_err(failed)?;
+
+        let nodes: Vec<&str> = nodes.iter().map(|row| row.get(0)).collect();
+        if !nodes.is_empty() {
+            return Err(self.unusable(format!(
+                "these nodes have it open: {}; stop them first",
+                nodes.join(", ")
+            )));
+        }
+
+        Ok(())
+    }
+}
