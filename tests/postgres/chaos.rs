@@ -353,7 +353,7 @@ async fn nothing_acknowledged_is_lost_and_nothing_settles_twice_whatever_ends_no
 }
 
 /// How many settles a node has tried that came too late, as it says.
-fn stale_settles(node: SocketAddr) -> u64 {
+pub fn stale_settles(node: SocketAddr) -> u64 {
     let Ok(metrics) = try_call(node, "GET", "/metrics", "") else {
         return 0;
     };

@@ -8,6 +8,7 @@ use super::common::postgres::Server;
 use super::common::service::Service;
 use super::common::{Act, FakeSmtp, Rule, Step, eventually};
 use super::nodes::Cluster;
+use super::outage::later;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pause_is_obeyed_by_every_node_and_by_those_that_join() {
@@ -274,4 +275,32 @@ async fn whoever_lists_looks_up_retries_or_follows_may_do_so_at_any_node() {
 
     let audit = |node: &Service| node.get("/v1/audit").json();
     assert_eq!(audit(&first), audit(&second));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_node_returns_to_the_queue_is_sent_although_it_was_due_long_ago() {
+    let relay = FakeSmtp::start().await;
+    let cluster = Cluster::over(Server::start(), "returned", &relay);
+    let node = cluster.node("one", 5);
+    let mut ids = later(&node, "held", 1, 1);
+    // Another has it in hand, and lives.
+    let taken = cluster.sql(
+        "WITH s AS (INSERT INTO sessions (node, instance, version, lease_ms)
+           VALUES ('other', gen_random_uuid(), '0', 600000) RETURNING id)
+         UPDATE ready SET owner = s.id FROM s RETURNING owner",
+    );
+    assert!(!taken.is_empty(), "it has");
+    eventually("it is due", async || {
+        let due = "SELECT due + 3000 < extract(epoch FROM clock_timestamp()) * 1000 FROM ready";
+        cluster.sql(due) == "t"
+    })
+    .await;
+    let meanwhile = node.hand_in_many("meanwhile", 3, "hello");
+    node.become_all(&meanwhile, "delivered");
+    assert_eq!(relay.accepted(), 3);
+
+    cluster.sql("UPDATE ready SET owner = 0");
+    node.become_all(&ids, "delivered");
+    ids.extend(meanwhile);
+    assert_eq!(relay.accepted(), ids.len());
 }

@@ -280,3 +280,34 @@ async fn an_outcome_that_the_database_refuses_holds_up_no_other_and_stays_leased
     assert_eq!(spool.pending(), 0);
     spool.close().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_should_not_be_there_hold_up_nothing_else() {
+    let database = Database::new("stray");
+    let spool = database.open().await;
+    let stray = put(&*spool, new_mail("stray@example.org")).await;
+    let fine = put(&*spool, new_mail("fine@example.org")).await;
+    database.sql(&format!(
+        "INSERT INTO ended (mail, idx, route, priority, at, stage, reason, token, tries, counted, crashes, data)
+         SELECT mail, idx, route, priority, due, 2, 0, 0, 0, 0, 0, data FROM ready WHERE mail = '{stray}'"
+    ));
+
+    let claims = spool.claim(everything_due()).await.unwrap();
+    let claimed = claims.into_iter().flat_map(|claim| claim.deliveries);
+    let settling = deliver(&*spool, claimed.collect());
+    let settled = tokio::time::timeout(Duration::from_secs(20), settling).await;
+    assert!(settled.unwrap().is_err());
+    let ended = format!("SELECT count(*) FROM ready WHERE mail = '{fine}'");
+    assert_eq!(database.sql(&ended), "0", "the other is written");
+
+    // The numbers of events stand there already.
+    database.sql(
+        "INSERT INTO journal (first, events, at, before, acts, entries)
+         SELECT next, 1, 0, written, false, '' FROM head",
+    );
+    let putting = spool.put(vec![new_mail("next@example.org")]);
+    let put = tokio::time::timeout(Duration::from_secs(20), putting).await;
+    assert!(matches!(put.unwrap()[..], [Err(_)]));
+    database.sql("DELETE FROM journal WHERE entries = ''");
+    self::put(&*spool, new_mail("next@example.org")).await;
+}

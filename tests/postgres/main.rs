@@ -11,6 +11,7 @@ mod connecting;
 mod copying;
 mod damage;
 mod heartbeat;
+mod lingering;
 mod network;
 mod nodes;
 mod outage;

@@ -18,6 +18,14 @@ pub(super) struct Account {
 /// An account as a commit left it.
 pub(super) type AccountAtCommit = (i64, Account);
 
+/// All accounts, found by steps over the index: what was dead before is not walked over.
+const NEWEST: &str = "WITH RECURSIVE a AS (
+  (SELECT name, pending, day, accepted FROM accounts ORDER BY name DESC, version DESC LIMIT 1)
+  UNION ALL
+  SELECT n.* FROM a CROSS JOIN LATERAL (SELECT x.name, x.pending, x.day, x.accepted FROM accounts x
+    WHERE x.name < a.name ORDER BY x.name DESC, x.version DESC LIMIT 1) n)
+SELECT concat_ws(' ', name, pending, day, accepted), (SELECT max(commits) FROM head) FROM a";
+
 /// What is known of the accounts, and since which commit.
 #[derive(Default)]
 pub(super) struct Accounts {
@@ -47,13 +55,7 @@ impl Accounts {
 
     /// Learns of all of them.
     pub(super) async fn read(&self, on: &Connected) -> Result<(), tokio_postgres::Error> {
-        let rows = on
-            .query(
-                "SELECT concat_ws(' ', name, pending, day, accepted), (SELECT commits FROM head) \
-                 FROM accounts",
-                &[],
-            )
-            .await?;
+        let rows = on.query(NEWEST, &[]).await?;
         for row in rows {
             self.learn(row.get(1), &read(&[row.get(0)]));
         }

@@ -132,9 +132,7 @@ impl TableImport {
                 accepted,
             } => {
                 on.execute(
-                    "INSERT INTO accounts (name, day, accepted) VALUES ($1, $2, $3)
-                     ON CONFLICT (name) DO UPDATE SET day = EXCLUDED.day,
-                       accepted = EXCLUDED.accepted",
+                    "INSERT INTO accounts (name, day, accepted) VALUES ($1, $2, $3)",
                     &[
                         &account.cast_signed(),
                         &day,

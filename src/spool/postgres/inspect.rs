@@ -302,7 +302,9 @@ async fn compare(
         return Ok(());
     }
 
-    let head = on.query("SELECT totals FROM head", &[]).await?;
+    let head = on
+        .query("SELECT totals FROM head ORDER BY commits DESC LIMIT 1", &[])
+        .await?;
     let kept: Vec<i64> = head.first().map_or_else(Vec::new, |row| row.get(0));
     if kept != totals.columns() {
         problems.tell(format!(

@@ -196,7 +196,7 @@ pub(super) async fn prune(core: &Core, on: &Connected, now: Timestamp) -> Result
     let gone = on
         .query(
             "WITH b AS MATERIALIZED (SELECT (SELECT min(at) FROM readers) AS slowest,
-              (SELECT written FROM head) AS written)
+              (SELECT written FROM head ORDER BY commits DESC LIMIT 1) AS written)
              DELETE FROM journal WHERE first IN (SELECT j.first FROM journal j, b
                WHERE (j.at <= $1 OR b.written - j.before > $3)
                  AND (b.slowest IS NULL OR j.first + j.events - 1 <= b.slowest

@@ -63,6 +63,14 @@ pub(super) enum StatementFailure {
 }
 
 impl StatementFailure {
+    /// Whether it is what was asked that fails, and would fail again.
+    pub(super) fn is_of_itself(self) -> bool {
+        matches!(
+            self,
+            StatementFailure::Exists | StatementFailure::Impossible
+        )
+    }
+
     /// Whether the database is to be taken for one that is away.
     pub(super) fn is_outage(self) -> bool {
         matches!(self, StatementFailure::Gone | StatementFailure::Lacking)

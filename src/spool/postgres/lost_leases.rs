@@ -41,6 +41,14 @@ pub(super) async fn give_back(core: &Arc<Core>) -> Result<(), SpoolError> {
     let on = core.on(&core.settling).await?;
     let session = core.session();
     let failed = |error: tokio_postgres::Error| core.failed(&error);
+    // A claim whose connection is gone may yet be committed: until then it holds this session's row.
+    on.query(
+        "SELECT FROM sessions WHERE id = $1 FOR UPDATE NOWAIT",
+        &[&session],
+    )
+    .await
+    .map_err(failed)?;
+
     let leased = on
         .query(
             "SELECT mail, idx, stage FROM ready WHERE owner = $1",

@@ -229,6 +229,7 @@ impl PostgresSpool {
             hints: Hints::default(),
             horizon: horizon::Horizon::default(),
             skew: skew::Skew::default(),
+            backlog: Mutex::default(),
             changed: Notify::new(),
             session: RwLock::new(Session::begun(0, LeaseInstant::now())),
             closed: AtomicBool::new(false),
@@ -287,7 +288,8 @@ async fn learn(core: &Core, on: &link::Connected) -> Result<(), tokio_postgres::
     core.routes.learn(on).await?;
     let rows = on
         .query(
-            "SELECT commits, totals[1] + totals[2] + totals[3], next - 1, journal_id FROM head",
+            "SELECT commits, totals[1] + totals[2] + totals[3], next - 1, journal_id FROM head
+             ORDER BY commits DESC LIMIT 1",
             &[],
         )
         .await?;
@@ -552,6 +554,10 @@ impl Spool for PostgresNode {
 
     async fn stats(&self, now: Timestamp) -> Result<SpoolStats, SpoolError> {
         reading::stats(&self.core, now).await
+    }
+
+    async fn backlog(&self, _: Timestamp) -> Result<Vec<(Route, u64)>, SpoolError> {
+        reading::backlog(&self.core).await
     }
 
     fn commit_times(&self) -> CommitTimes {

@@ -17,8 +17,11 @@ use crate::spool::SpoolError;
 
 /// How often this node looks whether others have changed something.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// How often it looks at everything, whatever it heard.
+/// How often it looks at everything, whatever it heard; and how many times as long as such a look
+/// took lie between two of them: where dead rows cannot be removed, it walks over all of them.
 const FULL_POLL_INTERVAL: Duration = Duration::from_secs(1);
+const FULL_POLL_SHARE: u32 = 10;
+const LONGEST_FULL_POLL_INTERVAL: Duration = Duration::from_secs(30);
 /// How often the first of the nodes sees to dead rows, and of how many.
 const VACUUM_INTERVAL: Duration = Duration::from_secs(20);
 /// The tables whose rows are gone soon after they came.
@@ -27,7 +30,7 @@ const DEAD_ROWS: i64 = 10_000;
 
 /// Looks until the spool is closed or gone.
 pub(super) async fn run(core: Weak<Core>) {
-    let mut last_poll: Option<Instant> = None;
+    let mut next_full_poll = Instant::now();
     let mut last_horizon: Option<Instant> = None;
     let mut last_vacuum = Instant::now();
     let (mut takeover_task, mut vacuum_task) =
@@ -49,15 +52,23 @@ pub(super) async fn run(core: Weak<Core>) {
             }
         }
 
-        let poll_anyway = last_poll.is_none_or(|at| at.elapsed() >= FULL_POLL_INTERVAL);
-        if poll_anyway {
-            last_poll = Some(Instant::now());
-        }
+        let begun = Instant::now();
+        let poll_anyway = begun >= next_full_poll;
         if poll_anyway && core.has_doubt.swap(false, Ordering::SeqCst) {
             super::lost_leases::find(&core);
         }
-        if let Err(error) = poll_others(&core, poll_anyway).await {
-            tracing::debug!(%error, "a poll of the others' changes failed");
+        let polled = poll_others(&core, poll_anyway).await;
+        if poll_anyway {
+            let took = polled.as_ref().map(|()| begun.elapsed());
+            let rest = took.map_or(FULL_POLL_INTERVAL, |took| took * FULL_POLL_SHARE);
+            next_full_poll = begun + rest.clamp(FULL_POLL_INTERVAL, LONGEST_FULL_POLL_INTERVAL);
+        }
+        if let Err(error) = polled {
+            // An outage is reported once, where it is noticed.
+            match core.failure() {
+                None => tracing::warn!(%error, "a poll of the others' changes failed"),
+                Some(_) => tracing::debug!(%error, "a poll of the others' changes failed"),
+            }
         }
 
         if last_horizon.is_none_or(|at| at.elapsed() >= horizon::CHECK_INTERVAL) {
@@ -140,7 +151,8 @@ async fn check_horizon(core: &Core) -> Result<(), SpoolError> {
 /// What was committed, the first draft that nobody has in hand, and the server's time.
 const NEWS: &str = "SELECT commits, totals[1] + totals[2] + totals[3], next - 1,
   (SELECT o.id FROM outbox o WHERE o.owner = 0 AND o.id >= $1 ORDER BY o.id LIMIT 1),
-  (extract(epoch FROM now()) * 1000)::bigint FROM head";
+  (extract(epoch FROM now()) * 1000)::bigint FROM head
+  ORDER BY commits DESC LIMIT 1";
 
 /// Looks whether others have changed something; `anyway`: at all that waits, whatever they did.
 async fn poll_others(core: &Arc<Core>, anyway: bool) -> Result<(), SpoolError> {
@@ -242,10 +254,9 @@ pub(super) async fn fronts(
     let lows = core.hints.lows();
     let rows = match whole || lows.is_empty() {
         true => {
-            let queues = format!(
-                "{QUEUES}, w AS (SELECT route, priority, -9223372036854775808::int8 AS low FROM q)"
-            );
-            on.query(&format!("{queues} {FRONTS}"), &[&now]).await?
+            let queues = format!("{QUEUES}, w AS (SELECT route, priority, $2::int8 AS low FROM q)");
+            on.query(&format!("{queues} {FRONTS}"), &[&now, &i64::MIN])
+                .await?
         }
         false => {
             let routes: Vec<i32> = lows.iter().map(|low| low.0).collect();

@@ -24,6 +24,8 @@ const GROUP_MAILS: usize = 512;
 const GROUP_BYTES: usize = 8 * 1024 * 1024;
 /// How long a mail is tried again whose outcome is not known.
 const RETRY_UNKNOWN_FOR: Duration = Duration::from_secs(4);
+/// How often it is looked what stands there already of the mails of a group.
+const LOOKS: usize = 32;
 
 /// Mails to be put, and who waits for that.
 pub(super) struct PutQueue {
@@ -160,6 +162,7 @@ async fn put_together(core: &Arc<Core>, mails: &[NewMail]) -> Results {
     let mut tried: Vec<MailId> = Vec::new();
 
     let mut there = ExistingMails::default();
+    let mut conflicts = 0;
     loop {
         let (chosen, results) = choose(mails, &there, &tried);
         if chosen.is_empty() {
@@ -196,7 +199,10 @@ async fn put_together(core: &Arc<Core>, mails: &[NewMail]) -> Results {
             Err(error) => error,
         };
         match judge(&error) {
-            StatementFailure::Exists | StatementFailure::Busy => {}
+            // It is not these mails that stand there, but a row that should not.
+            StatementFailure::Exists if conflicts >= LOOKS => return refuse(core, &error, mails),
+            StatementFailure::Exists => conflicts += 1,
+            StatementFailure::Busy => {}
             // It was not put, and trying again would not help.
             StatementFailure::Impossible => return refuse(core, &error, mails),
             StatementFailure::Lacking if deadline.is_none() => return refuse(core, &error, mails),

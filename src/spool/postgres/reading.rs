@@ -4,8 +4,10 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::feedback;
@@ -417,6 +419,42 @@ pub(super) async fn stats(core: &Arc<Core>, now: Timestamp) -> Result<SpoolStats
     stats
 }
 
+/// What waits on each route, as it was last counted, and how long that took.
+pub(super) struct CountedBacklog {
+    counted: Instant,
+    took: Duration,
+    routes: Vec<(Route, u64)>,
+}
+
+/// How many deliveries wait on each route. Where there are so many that counting them takes long,
+/// the same is told until ten times as long has passed: it is asked every second.
+pub(super) async fn backlog(core: &Arc<Core>) -> Result<Vec<(Route, u64)>, SpoolError> {
+    if let Some(known) = &*core.backlog.lock()
+        && known.counted.elapsed() < known.took * 10
+    {
+        return Ok(known.routes.clone());
+    }
+
+    let begun = Instant::now();
+    let rows: Result<Vec<Row>, SpoolError> =
+        ask!(core, on => on.query("SELECT route, count(*) FROM ready GROUP BY route", &[]));
+    let rows = rows?;
+    let learnt: Result<(), SpoolError> = ask!(core, on => core.routes.learn_those(&on, &rows));
+    learnt?;
+
+    let routes = rows.iter().filter_map(|row| {
+        let count = u64::try_from(row.get::<_, i64>(1)).unwrap_or(0);
+        Some((core.routes.name(row.get(0))?, count))
+    });
+    let routes: Vec<(Route, u64)> = routes.collect();
+    *core.backlog.lock() = Some(CountedBacklog {
+        counted: Instant::now(),
+        took: begun.elapsed(),
+        routes: routes.clone(),
+    });
+    Ok(routes)
+}
+
 async fn count(core: &Core, on: &Connected, now: Timestamp) -> Result<SpoolStats, Failure> {
     let waiting = on
         .query(
@@ -434,8 +472,8 @@ async fn count(core: &Core, on: &Connected, now: Timestamp) -> Result<SpoolStats
                WHERE c.relnamespace = (SELECT n.oid FROM pg_namespace n
                  WHERE n.nspname = current_schema()) AND c.relkind = 'r'),
                (SELECT count(*) FROM set_aside),
-               written - coalesce((SELECT before FROM journal ORDER BY first LIMIT 1),
-                 written) FROM head",
+               written - coalesce((SELECT before FROM journal ORDER BY first LIMIT 1), written)
+             FROM head ORDER BY commits DESC LIMIT 1",
             &[],
         )
         .await?;

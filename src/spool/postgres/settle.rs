@@ -262,6 +262,10 @@ async fn write_until_known(
             let settled = settle_in_steps(core, &on, writes, left.chunks(step), &mut refused);
             let (settled, ()) = futures::future::try_join(settled, released).await?;
             done.extend(settled);
+            // It has waited for what was still under way on a connection that is gone.
+            if is_doubtful && done.len() + refused.len() < writes.len() {
+                done.extend(known(&on, writes).await?);
+            }
             Ok::<DoneWrites, tokio_postgres::Error>(done)
         }
         .await;
@@ -290,11 +294,11 @@ async fn write_until_known(
                 is_doubtful = true;
                 tokio::time::sleep(RETRY_AFTER).await;
             }
-            // It was there already: a write of which nothing was heard.
-            StatementFailure::Exists => is_doubtful = true,
+            // It was there already: a write of which nothing was heard, or a row that should not be.
+            StatementFailure::Exists if !is_doubtful => is_doubtful = true,
             // One of them is not to hold up the others: each by itself.
-            StatementFailure::Impossible if step > 1 => step = 1,
-            StatementFailure::Impossible => {
+            StatementFailure::Exists | StatementFailure::Impossible if step > 1 => step = 1,
+            StatementFailure::Exists | StatementFailure::Impossible => {
                 let error = core.failed(&error);
                 *core.owed.write() = None;
                 tracing::error!(%error, "outcomes could not be recorded");
@@ -317,7 +321,7 @@ async fn settle_in_steps(
     for step in steps {
         match settle(core, on, writes, step).await {
             Ok(settled) => done.extend(settled),
-            Err(error) if step.len() == 1 && judge(&error) == StatementFailure::Impossible => {
+            Err(error) if step.len() == 1 && judge(&error).is_of_itself() => {
                 let error = core.failed(&error);
                 let mail = writes[step[0]].token.mail;
                 tracing::error!(mail.id = %mail, %error, "an outcome cannot be recorded");

@@ -18,6 +18,7 @@ use super::lease_clock::LeaseInstant;
 use super::lease_table::LeaseTable;
 use super::link::{Connected, Link, StatementFailure, judge};
 use super::outbox::Drafts;
+use super::reading::CountedBacklog;
 use super::routes::Routes;
 use super::session::LapsedSessions;
 use super::settle::Command;
@@ -62,6 +63,7 @@ pub(super) struct Core {
     /// What keeps the database from removing dead rows.
     pub horizon: Horizon,
     pub skew: Skew,
+    pub backlog: Mutex<Option<CountedBacklog>>,
     pub changed: Notify,
     pub session: RwLock<Session>,
     pub closed: AtomicBool,

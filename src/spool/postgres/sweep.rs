@@ -243,7 +243,7 @@ pub(super) async fn next(core: &Core, on: &Connected) -> Result<i64, Failure> {
                     (SELECT at FROM ended WHERE stage = 2 AND body_due ORDER BY at LIMIT 1),
                     (SELECT {} FROM (SELECT * FROM journal ORDER BY first LIMIT 1) j,
                        (SELECT (SELECT min(at) FROM readers) AS slowest,
-                         (SELECT written FROM head) AS written) b)",
+                         (SELECT written FROM head ORDER BY commits DESC LIMIT 1) AS written) b)",
                 super::journal::BEYOND_BOUND
             ),
             &[&super::journal::max_size(core)],

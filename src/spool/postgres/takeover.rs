@@ -154,23 +154,23 @@ async fn end_session(
         return Ok((None, None));
     }
 
-    // A statement of its own: what was claimed while the one before waited is seen now.
+    // Statements of their own: what was claimed while the one before waited is seen now. What may
+    // not have been sent goes back first, under its locks: a mark that was on its way is waited for
+    // there, and what it marked is left for the next.
     let poisoned_after = if own { i32::MAX } else { POISONED_AFTER };
-    let dead = on
-        .query(
-            &format!(
-                "DELETE FROM ready WHERE owner = $1 AND (stage = 1 OR takeovers + 1 >= $2)
-             RETURNING {OF_READY}"
-            ),
-            &[&session, &poisoned_after],
-        )
-        .await?;
-
     let step = i32::from(!own);
     let freed = on
         .execute(
-            "UPDATE ready SET owner = 0, takeovers = takeovers + $2 WHERE owner = $1",
-            &[&session, &step],
+            "UPDATE ready SET owner = 0, takeovers = takeovers + $2
+             WHERE owner = $1 AND stage = 0 AND takeovers + 1 < $3",
+            &[&session, &step, &poisoned_after],
+        )
+        .await?;
+
+    let dead = on
+        .query(
+            &format!("DELETE FROM ready WHERE owner = $1 RETURNING {OF_READY}"),
+            &[&session],
         )
         .await?;
     let count = dead.len() + usize::try_from(freed).unwrap_or(0);

@@ -8,6 +8,7 @@ use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 
 use crate::common::service::{Service, configuration, configured};
+use crate::common::test_spool::is_postgres;
 use crate::common::{Act, FakeSmtp, Rule, Step};
 
 /// What the series say of the last half hour: accepted, delivered, deferred and dead.
@@ -93,6 +94,17 @@ async fn the_series_of_a_service_that_is_killed_are_those_of_its_records() {
     }
 
     let expected = recorded(&service, &ids);
+    // Where nodes share a spool, one that was killed counts until its lease is over, and what it
+    // had not counted is counted by this one then.
+    while is_postgres() && counted(&service) != expected {
+        let counted = counted(&service);
+        assert!(
+            begun.elapsed() < Duration::from_secs(40),
+            "{counted:?}, and not {expected:?}\n{}",
+            service.log()
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     assert_eq!(counted(&service), expected);
     assert!(expected.iter().all(|count| *count > 0), "{expected:?}");
     // To be asked twice counts nothing twice.
