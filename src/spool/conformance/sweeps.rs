@@ -153,6 +153,7 @@ pub async fn what_a_sender_holds_is_left_to_it_by_expiry(bench: &dyn Bench) {
     );
 
     drop(deliveries);
+    wait_until_nothing_is_held(&*spool, end).await;
     let mut now = end + minutes(1);
     let mut ended = Vec::new();
     while ended.is_empty() {
