@@ -288,8 +288,10 @@ async fn rows_that_should_not_be_there_hold_up_nothing_else() {
     let stray = put(&*spool, new_mail("stray@example.org")).await;
     let fine = put(&*spool, new_mail("fine@example.org")).await;
     database.sql(&format!(
-        "INSERT INTO ended (mail, idx, route, priority, at, stage, reason, token, tries, counted, crashes, data)
-         SELECT mail, idx, route, priority, due, 2, 0, 0, 0, 0, 0, data FROM ready WHERE mail = '{stray}'"
+        "INSERT INTO ended (mail, idx, route, priority, at, stage, reason, token, tries, counted,
+           crashes, data)
+         SELECT mail, idx, route, priority, due, 2, 0, 0, 0, 0, 0, data FROM ready
+           WHERE mail = '{stray}'"
     ));
 
     let claims = spool.claim(everything_due()).await.unwrap();

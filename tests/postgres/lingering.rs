@@ -42,7 +42,8 @@ impl Drop for Talk {
 /// How many connections wait for a lock, or for a time, in a statement like this.
 fn waiting(cluster: &Cluster, statement: &str) -> String {
     cluster.sql(&format!(
-        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%{statement}%' AND pid <> pg_backend_pid()
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%{statement}%'
+           AND pid <> pg_backend_pid()
            AND wait_event IN ('transactionid', 'tuple', 'PgSleep')"
     ))
 }
@@ -121,8 +122,11 @@ async fn a_claim_that_is_committed_on_a_connection_that_is_lost_is_given_back() 
 
     // The first claim takes longer than it takes to be ready again.
     cluster.sql(
-        "CREATE SEQUENCE claims; CREATE FUNCTION hesitate() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-           IF NEW.owner <> 0 AND OLD.owner = 0 AND nextval('claims') = 1 THEN PERFORM pg_sleep(14); END IF;
+        "CREATE SEQUENCE claims;
+         CREATE FUNCTION hesitate() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           IF NEW.owner <> 0 AND OLD.owner = 0 AND nextval('claims') = 1 THEN
+             PERFORM pg_sleep(14);
+           END IF;
            RETURN NEW; END $$;
          CREATE TRIGGER hesitate BEFORE UPDATE ON ready FOR EACH ROW EXECUTE FUNCTION hesitate()",
     );

@@ -113,7 +113,8 @@ async fn what_every_commit_changes_is_found_at_once_however_often_it_was_changed
     let before = commits(&spool).await;
 
     let old = OldTransaction::in_the_way(&server).await;
-    let options = "-csearch_path%3Dchanged%20-csynchronous_commit%3Doff%20-cenable_seqscan%3Doff%20-cjit%3Doff";
+    let options = "-csearch_path%3Dchanged%20-csynchronous_commit%3Doff%20\
+                   -cenable_seqscan%3Doff%20-cjit%3Doff";
     Server::named(format!("{}&options={options}", server.url())).sql(
         "DO $$ BEGIN FOR i IN 1 .. 60000 LOOP
            PERFORM bump(0, 0, '{0,0,0,0,0,0,0,0,0,0,0,0}', 0);

@@ -41,7 +41,7 @@ pub(super) async fn give_back(core: &Arc<Core>) -> Result<(), SpoolError> {
     let on = core.on(&core.settling).await?;
     let session = core.session();
     let failed = |error: tokio_postgres::Error| core.failed(&error);
-    // A claim whose connection is gone may yet be committed: until then it holds this session's row.
+    // A claim whose connection is gone may yet be committed; till then it holds the session's row.
     on.query(
         "SELECT FROM sessions WHERE id = $1 FOR UPDATE NOWAIT",
         &[&session],

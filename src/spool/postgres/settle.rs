@@ -294,7 +294,7 @@ async fn write_until_known(
                 is_doubtful = true;
                 tokio::time::sleep(RETRY_AFTER).await;
             }
-            // It was there already: a write of which nothing was heard, or a row that should not be.
+            // It was there already: a write of which nothing was heard, or a stray row.
             StatementFailure::Exists if !is_doubtful => is_doubtful = true,
             // One of them is not to hold up the others: each by itself.
             StatementFailure::Exists | StatementFailure::Impossible if step > 1 => step = 1,
