@@ -64,7 +64,7 @@ fi
 # `POSTRIDER_TEST_SPOOL=postgres cargo nextest run --all-features --test it SUITE`.
 if [ $# = 0 ]; then
   export POSTRIDER_TEST_SPOOL=postgres
-  suites='lifecycle:: policy:: engine:: http:: submission:: ways_in:: feedback:: notify:: run:: command_line:: dkim:: actors::'
+  suites='lifecycle:: policy:: engine:: http:: submission:: composition:: feedback:: notify:: run:: command_line:: dkim:: actors::'
   if cargo nextest --version >/dev/null 2>&1; then
     # shellcheck disable=SC2086  # one word a suite
     cargo nextest run --all-features --no-fail-fast --test it $suites
