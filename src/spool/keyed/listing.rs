@@ -69,18 +69,16 @@ pub(super) fn list<S: Store>(
         shared.store.walk(&from, &to, way, &mut |key, _| {
             let mail = match prefix {
                 b"m" => keys::mail_of(key),
-                b"u" => match keys::read_queue(key) {
-                    Some(read) => {
-                        elsewhere = dues.after(&read);
-                        if elsewhere.is_some() {
-                            return ControlFlow::Break(());
-                        }
-                        Some(read.place.mail)
-                    }
-                    None => None,
-                },
+                b"u" => {
+                    let read = keys::read_queue(key);
+                    elsewhere = read.as_ref().and_then(|read| dues.after(read));
+                    read.map(|read| read.place.mail)
+                }
                 _ => keys::mail_of(&key[1..]),
             };
+            if elsewhere.is_some() {
+                return ControlFlow::Break(());
+            }
             let Some(mail) = mail else {
                 return ControlFlow::Continue(());
             };
