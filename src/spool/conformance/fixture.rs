@@ -297,22 +297,6 @@ pub async fn states(spool: &dyn Spool, id: MailId, now: Timestamp) -> Vec<State>
     get(spool, id).await.states(now).collect()
 }
 
-/// Waits until leases that were dropped have come back.
-pub async fn wait_until_nothing_is_held(spool: &dyn Spool, now: Timestamp) {
-    let wait = async {
-        while list(spool, Query::default(), now)
-            .await
-            .iter()
-            .any(|record| record.leased.contains(&true))
-        {
-            spool.changed().notified().await;
-        }
-    };
-    tokio::time::timeout(LONGEST_WAIT, wait)
-        .await
-        .expect("leases that were dropped come back");
-}
-
 /// Sweeps until there is nothing more to do now, and adds up.
 pub async fn sweep(spool: &dyn Spool, now: Timestamp) -> SweepReport {
     let mut sum = SweepReport::default();

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::Bench;
 use super::fixture::*;
 use crate::delivery::{DeadReason, Route, Stage, State};
-use crate::mail::{MailId, Priority, hours, minutes};
-use crate::spool::{Query, Record, SpoolError};
+use crate::mail::{MailId, Priority, Timestamp, hours, minutes};
+use crate::spool::{Query, Record, Spool, SpoolError};
 
 fn ids_of(records: &[Record]) -> Vec<MailId> {
     records.iter().map(|record| record.manifest.id).collect()
@@ -527,6 +527,21 @@ pub async fn the_numbers_are_the_truth(bench: &dyn Bench) {
     for at in [start(), now, now + minutes(1), now + hours(1)] {
         audit(&*spool, at).await;
     }
+}
+
+async fn wait_until_nothing_is_held(spool: &dyn Spool, now: Timestamp) {
+    let wait = async {
+        while list(spool, Query::default(), now)
+            .await
+            .iter()
+            .any(|record| record.leased.contains(&true))
+        {
+            spool.changed().notified().await;
+        }
+    };
+    tokio::time::timeout(LONGEST_WAIT, wait)
+        .await
+        .expect("leases that were dropped come back");
 }
 
 pub async fn mail_to_thousands_fills_a_page_sooner(bench: &dyn Bench) {

@@ -153,13 +153,15 @@ pub async fn what_a_sender_holds_is_left_to_it_by_expiry(bench: &dyn Bench) {
     );
 
     drop(deliveries);
-    wait_until_nothing_is_held(&*spool, end).await;
     let mut now = end + minutes(1);
     let mut ended = Vec::new();
     while ended.is_empty() {
-        now = spool
-            .next_due(now)
-            .expect("a mail whose time is over is looked at again");
+        // A sweep that is due already lies behind the next due time.
+        if !spool.is_sweep_due(now) {
+            now = spool
+                .next_due(now)
+                .expect("a mail whose time is over is looked at again");
+        }
         assert!(
             now < end + hours(1),
             "a mail whose time is over is looked at again soon"
