@@ -183,6 +183,34 @@ async fn a_delivery_that_cannot_be_read_ends_whatever_ends_it_and_is_never_just_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_let_go_of_after_the_spool_was_closed_is_left_to_the_next_that_opens_it() {
+    let database = Database::new("let_go");
+    let spool = database.open().await;
+    let mail = put(&*spool, new_mail("doubtful@example.org")).await;
+    let claims = spool.claim(everything_due()).await.unwrap();
+    let leases = claims[0].deliveries.iter().map(|(lease, _)| lease.token());
+    spool.mark(leases.collect()).await.unwrap();
+
+    spool.close().await.unwrap();
+    drop(claims);
+    // Long enough for whoever would write it.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let waiting = format!("SELECT count(*) FROM ready WHERE mail = '{mail}' AND stage = 1");
+    assert_eq!(
+        database.sql(&waiting),
+        "1",
+        "nobody would be told of its end"
+    );
+    drop(spool);
+
+    let spool = database.open().await;
+    let ended = spool.sweep(start()).await.unwrap().ended;
+    let reasons: Vec<DeadReason> = ended.iter().map(|one| one.reason).collect();
+    assert_eq!(reasons, [DeadReason::InDoubt]);
+    spool.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mail_whose_record_is_damaged_is_not_sent_and_hides_no_other() {
     let database = Database::new("record");
     let spool = database.open().await;

@@ -141,6 +141,11 @@ impl Group {
 
     fn release(&mut self, core: &Core, token: LeaseToken) {
         self.releases += 1;
+        // Whoever ends the session gives back all that it holds, and leaves to other nodes what is
+        // in doubt: they tell of it.
+        if core.closed.load(Ordering::SeqCst) {
+            return;
+        }
         let Some(held) = core.leases.lock().end(&token) else {
             return;
         };
