@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -21,6 +22,9 @@ use crate::spool::{Claim, ClaimRequest, EndedDelivery, Lease, LeaseKeeper, Manif
 
 /// The most rows of one queue that are looked at for one claim.
 const MOST_ROWS: i64 = 20_000;
+/// Where a claim found less than it wanted, what comes next is gathered for as long as it took, and
+/// no longer than this.
+const LONGEST_GATHERING: Duration = Duration::from_millis(10);
 /// After so many nodes died with it a delivery goes out with no other like it beside it.
 pub(super) const SUSPECT_AFTER: i32 = 2;
 
@@ -61,14 +65,23 @@ pub(super) async fn claim(
     let core = Arc::clone(core);
     // A caller that goes away must not leave a transaction open.
     let task = tokio::spawn(async move {
-        let _turn = core.claim_turn.lock().await;
+        let mut gather_until = core.claim_turn.lock().await;
+        if let Some(until) = *gather_until {
+            tokio::time::sleep_until(until.into()).await;
+        }
         core.until_released().await;
+        let began = Instant::now();
         let mut tries = 0;
         loop {
             tries += 1;
             let on = core.on(&core.claiming).await?;
             let error = match take(&core, &on, &request).await {
-                Ok(claims) => return Ok(claims),
+                Ok(claims) => {
+                    let is_short = claims.len() < request.turns.len();
+                    let took = began.elapsed().min(LONGEST_GATHERING);
+                    *gather_until = is_short.then(|| Instant::now() + took);
+                    return Ok(claims);
+                }
                 Err(error) => error,
             };
             core.hints.stir([super::hints::ANY_ROUTE]);

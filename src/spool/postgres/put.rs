@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use ring::digest::{SHA256, digest};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout_at;
 use uuid::Uuid;
 
 use super::accounts;
@@ -22,6 +23,9 @@ use crate::spool::{Manifest, NewMail, PutResult, SpoolError, codec};
 /// The most mails, and about the most bytes, that are put together.
 const GROUP_MAILS: usize = 512;
 const GROUP_BYTES: usize = 8 * 1024 * 1024;
+/// As many callers as were answered together are gathered again, for as long as that took and no
+/// longer than this: commits of all nodes are made one after the other.
+const LONGEST_GATHERING: Duration = Duration::from_millis(4);
 /// How long a mail is tried again whose outcome is not known.
 const RETRY_UNKNOWN_FOR: Duration = Duration::from_secs(4);
 /// How often it is looked what stands there already of the mails of a group.
@@ -35,18 +39,25 @@ pub(super) struct PutQueue {
 
 /// Puts what comes until nobody can send any more.
 pub(super) async fn run(core: Arc<Core>, mut inbox: mpsc::UnboundedReceiver<PutQueue>) {
+    let (mut gather_until, mut callers) = (Instant::now(), 1);
     while let Some(first) = inbox.recv().await {
         let mut bytes = weight(&first);
         let mut count = first.mails.len();
         let mut puts = vec![first];
-        while count < GROUP_MAILS
-            && bytes < GROUP_BYTES
-            && let Ok(next) = inbox.try_recv()
-        {
+        while count < GROUP_MAILS && bytes < GROUP_BYTES {
+            let next = match puts.len() < callers {
+                true => {
+                    let next = timeout_at(gather_until.into(), inbox.recv()).await;
+                    next.ok().flatten()
+                }
+                false => inbox.try_recv().ok(),
+            };
+            let Some(next) = next else { break };
             bytes += weight(&next);
             count += next.mails.len();
             puts.push(next);
         }
+        callers = puts.len();
         let mut mails = Vec::with_capacity(count);
         let mut waiting = Vec::with_capacity(puts.len());
         for PutQueue {
@@ -57,7 +68,9 @@ pub(super) async fn run(core: Arc<Core>, mut inbox: mpsc::UnboundedReceiver<PutQ
             waiting.push((of_one.len(), reply));
             mails.extend(of_one);
         }
+        let began = Instant::now();
         let mut results = put_all(&core, mails).await.into_iter();
+        gather_until = Instant::now() + began.elapsed().min(LONGEST_GATHERING);
         core.changed.notify_one();
         for (count, reply) in waiting {
             let _ = reply.send(results.by_ref().take(count).collect());

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout_at;
 use uuid::Uuid;
 
 use super::accounts;
@@ -25,7 +26,10 @@ use crate::spool::keyed::journal::entry::Entry;
 use crate::spool::{EndedDelivery, LeaseToken, SettleResult, SpoolError, codec};
 
 /// The most deliveries that are written together.
-const GROUP_DELIVERIES: usize = 256;
+const GROUP_DELIVERIES: usize = 512;
+/// Outcomes are gathered for as long as it took to write those before, and no longer than this: so
+/// whoever accepts mail has at least half of the turns at what every commit changes.
+const LONGEST_GATHERING: Duration = Duration::from_millis(20);
 /// How long the database is left alone when it did not answer.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
@@ -71,6 +75,7 @@ struct Reply {
 
 pub(super) async fn run(core: Arc<Core>, mut inbox: mpsc::UnboundedReceiver<Command>) {
     let mut next = inbox.recv().await;
+    let mut gather_until = Instant::now();
     while let Some(first) = next.take() {
         let mut group = Group::default();
         let mut command = Some(first);
@@ -91,10 +96,18 @@ pub(super) async fn run(core: Arc<Core>, mut inbox: mpsc::UnboundedReceiver<Comm
                 }
             }
             if group.writes.len() + group.released.len() < GROUP_DELIVERIES {
-                command = inbox.try_recv().ok();
+                command = match group.may_wait() {
+                    true => {
+                        let next = timeout_at(gather_until.into(), inbox.recv()).await;
+                        next.ok().flatten()
+                    }
+                    false => inbox.try_recv().ok(),
+                };
             }
         }
+        let began = Instant::now();
         write(&core, group).await;
+        gather_until = Instant::now() + began.elapsed().min(LONGEST_GATHERING);
         if let Some((tokens, reply)) = mark {
             let _ = reply.send(record_mark(&core, tokens).await);
         }
@@ -111,6 +124,11 @@ pub(super) async fn run(core: Arc<Core>, mut inbox: mpsc::UnboundedReceiver<Comm
 }
 
 impl Group {
+    /// Whether nobody waits for it but for outcomes, which are told when they are written.
+    fn may_wait(&self) -> bool {
+        self.released.is_empty() && self.passes.is_empty()
+    }
+
     fn settle(
         &mut self,
         core: &Core,

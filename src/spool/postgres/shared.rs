@@ -54,8 +54,8 @@ pub(super) struct Core {
     pub watching: Link,
     /// Made when it is needed.
     pub keeping: Link,
-    /// One claim and one change at a time.
-    pub claim_turn: tokio::sync::Mutex<()>,
+    /// One claim and one change at a time; and until when claims are to wait.
+    pub claim_turn: tokio::sync::Mutex<Option<Instant>>,
     pub change_turn: tokio::sync::Mutex<()>,
     pub leases: Mutex<LeaseTable>,
     pub routes: Routes,
