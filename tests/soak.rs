@@ -4,7 +4,8 @@
 //!
 //! `SOAK_SECONDS=1800 SOAK_RATE=1000 cargo test --release --test soak -- --nocapture` is the long
 //! form. `SOAK_MAX_SIZE=256` keeps finished mail for as long as it fits into so many MiB, in place
-//! of a tenth of the time: then the files must stay below that, whatever went through them.
+//! of a tenth of the time: then the files must stay below that and what every spool takes, whatever
+//! went through them.
 #![cfg(all(feature = "server", target_os = "linux"))]
 #![allow(clippy::unwrap_used)]
 
@@ -16,8 +17,11 @@ use std::time::{Duration, Instant};
 use common::real_servers::RealServer;
 use common::service::{Service, configuration, configured, try_call};
 
-const CLIENTS: u32 = 4;
+/// Each waits until its mail is on disk, which a busy disk lets it do some hundred times a second.
+const CLIENTS: u32 = 16;
 const MIB: f64 = 1024.0 * 1024.0;
+/// What the files take beside `spool.max_size`: 80 MiB in any case, and what one group adds.
+const BESIDE_MAX_SIZE: f64 = 100.0 * MIB;
 
 /// What was seen at one moment.
 #[derive(Clone, Copy, Debug)]
@@ -95,12 +99,21 @@ fn under_a_steady_load_memory_descriptors_and_the_spool_stop_growing() {
                 service.memory() as f64 * 1024.0,
                 service.descriptors() as f64,
             );
-            samples.push(Sample {
+            let sample = Sample {
                 memory,
                 descriptors,
                 spool,
                 kept,
-            });
+            };
+            println!(
+                "{:.0} s: {} accepted, {:.1} MiB of memory, {descriptors} descriptors, \
+                 {:.0} MiB of spool, {kept} kept",
+                begun.elapsed().as_secs_f64(),
+                accepted.load(Ordering::Relaxed),
+                memory / MIB,
+                spool / MIB,
+            );
+            samples.push(sample);
         }
         stop.store(true, Ordering::Relaxed);
     });
@@ -144,7 +157,8 @@ fn under_a_steady_load_memory_descriptors_and_the_spool_stop_growing() {
             (accepted * body.len() as u64) as f64 / MIB,
             largest / MIB
         );
-        assert!(largest <= max_size as f64 * MIB, "{} MiB", largest / MIB);
+        let bound = max_size as f64 * MIB + BESIDE_MAX_SIZE;
+        assert!(largest <= bound, "{} MiB", largest / MIB);
     }
 
     // The first quarter is for caches and pools to fill.
