@@ -4,6 +4,8 @@
 //! *Invariant:* a report reaches the delivery whose token it bears, and no other address: whatever
 //! it says besides changes nothing for anybody else.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use ring::digest;
 
@@ -13,7 +15,7 @@ use super::suppressions::{SUPPRESS, which};
 use super::{Dispatcher, Error, Returns};
 use crate::delivery::{Event, EventKind, Feedback, FeedbackKind, ends_an_address, printable};
 use crate::feedback::{self, Finding, ReportReading};
-use crate::mail::{Address, MailId};
+use crate::mail::{Address, MailId, Timestamp};
 use crate::spool::{FeedbackResult, NewFeedback, Query, Record, Suppression, SuppressionReason};
 
 /// Who says what a report says.
@@ -22,6 +24,10 @@ pub(super) const REPORT_SOURCE: &str = "report";
 const LARGE_REPORT: usize = 128 * 1024;
 /// How many of an address's last mails are looked at for one that a provider names.
 const LAST_MAILS: usize = 100;
+/// How many milliseconds before the time in a Message-ID its mail may have come, and how long
+/// after: clocks differ, and whoever wrote it may have had to wait.
+const CLOCKS_DIFFER: i64 = 60_000;
+const ON_ITS_WAY: Duration = Duration::from_secs(3600);
 
 /// What comes back; see [`Dispatcher::feedback`].
 #[derive(Clone, Copy)]
@@ -288,22 +294,21 @@ impl FeedbackHandle<'_> {
 
     /// The mail of a Message-ID that was made here.
     async fn of_id(&self, message_id: &str) -> Result<Option<Record>, Error> {
-        let name = message_id.trim().trim_start_matches('<').split('@').next();
-        let Some(id) = name.and_then(|name| name.parse::<MailId>().ok()) else {
-            return Ok(None);
-        };
-        Ok(self.engine().spool.get(id).await?)
+        match id_in(message_id) {
+            Some(id) => Ok(self.engine().spool.get(id).await?),
+            None => Ok(None),
+        }
     }
 
     /// The delivery that a provider's event is about.
     async fn of_event(&self, event: &ProviderEvent) -> Result<Option<(Record, u16)>, Error> {
         let spool = &self.engine().spool;
         let raw = std::slice::from_ref(&event.raw);
-        if let Some((mail, index)) = self.returns().and_then(|returns| returns.find(raw))
-            && let Some(record) = spool.get(mail).await?
-            && usize::from(index) < record.deliveries.len()
-        {
-            return Ok(Some((record, index)));
+        if let Some((mail, index)) = self.returns().and_then(|returns| returns.find(raw)) {
+            // Where that one is gone, no other is meant.
+            let record = spool.get(mail).await?;
+            let record = record.filter(|record| usize::from(index) < record.deliveries.len());
+            return Ok(record.map(|record| (record, index)));
         }
 
         // A name may stand before it.
@@ -319,8 +324,15 @@ impl FeedbackHandle<'_> {
             return Ok(Some((record, index)));
         }
 
+        // Nothing but its id and its idempotency key leads to a mail at once. A Message-ID of ours,
+        // and that of many a program, says when to look: the mail that is gone lay among others
+        // that are.
+        let made = event.message_id.as_deref().and_then(made_at);
+        let earlier = |made: Timestamp| Timestamp::from_millis(made.as_millis() - CLOCKS_DIFFER);
         let query = Query {
             recipient: Some(recipient),
+            since: made.map(earlier),
+            until: made.map(|made| made + ON_ITS_WAY),
             limit: LAST_MAILS,
             ..Query::default()
         };
@@ -527,6 +539,18 @@ impl FeedbackHandle<'_> {
 
         Ok(results)
     }
+}
+
+/// The id that a Message-ID begins with, if it is one.
+fn id_in(message_id: &str) -> Option<MailId> {
+    let name = message_id.trim().trim_start_matches('<').split('@').next();
+    name?.parse().ok()
+}
+
+/// When a Message-ID was made, if it says so.
+fn made_at(message_id: &str) -> Option<Timestamp> {
+    let id = id_in(message_id).filter(MailId::tells_time)?;
+    Some(id.made_at())
 }
 
 /// Whether an event is about this delivery and can be about no other. The provider's name for a

@@ -28,6 +28,11 @@ impl MailId {
         self.0.as_bytes()
     }
 
+    /// Whether the id says when it was made: not every one that others write as theirs does.
+    pub(crate) fn tells_time(&self) -> bool {
+        self.0.get_version_num() == 7
+    }
+
     /// When the id was made, by the clock of this machine.
     pub(crate) fn made_at(&self) -> Timestamp {
         let millis = self.0.as_bytes()[..6].iter();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -40,6 +40,8 @@ pub struct FaultySpool {
     faults: Mutex<HashMap<&'static str, (u32, Fault)>>,
     /// How often each method was called.
     calls: Mutex<HashMap<&'static str, u64>>,
+    /// How many mails lists have looked at.
+    looked_at: AtomicU64,
     /// The routes that cannot be claimed from.
     unread: Mutex<Vec<Route>>,
 }
@@ -54,6 +56,7 @@ impl FaultySpool {
             held: watch::channel(false).0,
             faults: Mutex::default(),
             calls: Mutex::default(),
+            looked_at: AtomicU64::new(0),
             unread: Mutex::default(),
         })
     }
@@ -71,6 +74,11 @@ impl FaultySpool {
     /// How often a method was called.
     pub fn calls(&self, method: &'static str) -> u64 {
         self.calls.lock().get(method).copied().unwrap_or_default()
+    }
+
+    /// How many mails its lists have looked at.
+    pub fn looked_at(&self) -> u64 {
+        self.looked_at.load(Ordering::SeqCst)
     }
 
     fn strike(&self, method: &'static str) -> Result<(), SpoolError> {
@@ -174,7 +182,9 @@ impl Spool for FaultySpool {
     }
     async fn list(&self, query: Query, now: Timestamp) -> Result<Page, SpoolError> {
         self.strike("list")?;
-        self.kept.list(query, now).await
+        let page = self.kept.list(query, now).await?;
+        self.looked_at.fetch_add(page.looked_at, Ordering::SeqCst);
+        Ok(page)
     }
     async fn cancel(&self, id: MailId, now: Timestamp) -> Result<OperationResult, SpoolError> {
         self.strike("cancel")?;

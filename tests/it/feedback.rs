@@ -2,6 +2,7 @@
 #![cfg(feature = "server")]
 
 mod corpus;
+mod gone;
 mod leaving;
 mod postmark;
 mod providers;
