@@ -124,11 +124,16 @@ impl HttpClient {
         timeouts: TimeOuts,
         reach: Reach,
     ) -> Result<Self, RelayError> {
-        let resolver = Resolver {
-            names: GaiResolver::new(),
-            reach,
-        };
+        HttpClient::resolving(Names::System(GaiResolver::new()), ca_file, timeouts, reach)
+    }
 
+    fn resolving(
+        names: Names,
+        ca_file: Option<&Path>,
+        timeouts: TimeOuts,
+        reach: Reach,
+    ) -> Result<Self, RelayError> {
+        let resolver = Resolver { names, reach };
         let mut connector = HttpConnector::new_with_resolver(resolver);
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(timeouts.connect));
@@ -306,8 +311,34 @@ impl HttpClient {
 /// ones that are connected to, whatever the name is made to say a moment later.
 #[derive(Clone)]
 struct Resolver {
-    names: GaiResolver,
+    names: Names,
     reach: Reach,
+}
+
+/// Who knows the addresses of a name.
+#[derive(Clone)]
+enum Names {
+    System(GaiResolver),
+    #[cfg(test)]
+    Scripted(tests::Script),
+}
+
+type Resolving = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
+
+impl Names {
+    fn resolve(&mut self, name: Name) -> Resolving {
+        match self {
+            Names::System(resolver) => {
+                let resolving = resolver.call(name);
+                Box::pin(async move { Ok(resolving.await?.collect()) })
+            }
+            #[cfg(test)]
+            Names::Scripted(script) => {
+                let addresses = script.next();
+                Box::pin(async move { Ok(addresses) })
+            }
+        }
+    }
 }
 
 impl Service<Name> for Resolver {
@@ -316,11 +347,15 @@ impl Service<Name> for Resolver {
     type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.names.poll_ready(context)
+        match &mut self.names {
+            Names::System(resolver) => resolver.poll_ready(context),
+            #[cfg(test)]
+            Names::Scripted(_) => Poll::Ready(Ok(())),
+        }
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
-        let (reach, resolving) = (self.reach, self.names.call(name));
+        let (reach, resolving) = (self.reach, self.names.resolve(name));
         Box::pin(async move {
             let mut refused = None;
             let mut allowed = Vec::new();
@@ -453,5 +488,93 @@ impl Body for Upload {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use parking_lot::Mutex;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// What a name says, one answer after the other; the last of them from then on.
+    #[derive(Clone)]
+    pub(super) struct Script(Arc<Mutex<Vec<Vec<IpAddr>>>>);
+
+    impl Script {
+        fn new(answers: &[&[&str]]) -> Self {
+            let read = |one: &&[&str]| one.iter().map(|ip| ip.parse().unwrap()).collect();
+            Script(Arc::new(Mutex::new(
+                answers.iter().rev().map(read).collect(),
+            )))
+        }
+
+        pub(super) fn next(&self) -> Vec<SocketAddr> {
+            let mut answers = self.0.lock();
+            let answer = match answers.len() {
+                1 => answers[0].clone(),
+                _ => answers.pop().unwrap(),
+            };
+            answer.into_iter().map(|ip| (ip, 0).into()).collect()
+        }
+    }
+
+    /// Public, and leads nowhere: its network was given back.
+    const ELSEWHERE: &str = "3ffe::1";
+
+    /// Somebody else's name may say one address when it is looked at, and another when it is
+    /// called.
+    #[tokio::test]
+    async fn a_name_that_changes_its_mind_leads_to_no_private_address() {
+        let inside = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = inside.local_addr().unwrap().port();
+        let timeouts = TimeOuts::all(Duration::from_millis(300));
+        let loopback = "127.0.0.1";
+
+        for (answers, refused) in [
+            (&[&[ELSEWHERE][..], &[loopback]][..], [false, true]),
+            (&[&[ELSEWHERE, loopback]], [false, false]),
+            (&[&[loopback, ELSEWHERE]], [false, false]),
+            (&[&[ELSEWHERE, "::ffff:127.0.0.1", "::1"]], [false, false]),
+            (&[&[loopback], &[ELSEWHERE]], [true, false]),
+            (&[&["169.254.169.254"], &["0.0.0.0"]], [true, true]),
+        ] {
+            let names = Names::Scripted(Script::new(answers));
+            let client = HttpClient::resolving(names, None, timeouts, Reach::PublicOnly);
+            let client = client.unwrap();
+            for refused in refused {
+                let post = Post {
+                    url: format!("http://rebinding.example:{port}/"),
+                    content_type: "application/json".to_owned(),
+                    headers: Vec::new(),
+                    body: Bytes::from_static(b"{}"),
+                };
+                let failure = client.post(post).await.unwrap_err();
+                let reason = &failure.reason;
+                assert_eq!(failure.reached, RequestProgress::Nothing, "{reason}");
+                let is_told = reason.contains("is a private one");
+                assert_eq!(is_told, refused, "{answers:?}: {reason}");
+            }
+        }
+
+        let called = timeout(Duration::from_millis(300), inside.accept()).await;
+        assert!(called.is_err(), "{called:?}");
+
+        // And it does lead there where it may.
+        let names = Names::Scripted(Script::new(&[&[loopback]]));
+        let client = HttpClient::resolving(names, None, timeouts, Reach::Anywhere).unwrap();
+        let asked = client.post(Post {
+            url: format!("http://rebinding.example:{port}/"),
+            content_type: "application/json".to_owned(),
+            headers: Vec::new(),
+            body: Bytes::new(),
+        });
+        tokio::select! {
+            _ = asked => panic!("nobody answers"),
+            called = inside.accept() => assert!(called.is_ok()),
+        }
     }
 }
