@@ -65,12 +65,26 @@ function cut() {
   return all.filter((one) => one.checkVisibility() && (isCut(one) || isFolded(one))).map((one) => one.outerHTML.slice(0, 120)).concat(rows);
 }
 
-/** Whether the name of the view that is shown is not seen whole in the row of their names. To be run in the page. */
-function isOutside() {
-  const row = document.querySelector("nav");
-  const { left, right } = row.querySelector("[aria-current]").getBoundingClientRect();
-  const { left: from, right: to } = row.getBoundingClientRect();
-  return left < Math.max(from, 0) - 1 || right > Math.min(to, innerWidth) + 1;
+/** The names of the view and the state that are shown, where they are not seen whole in the row of such names. To be run in the page. */
+function outside() {
+  const isOutside = (name) => {
+    const { left, right } = name.getBoundingClientRect();
+    const { left: from, right: to } = name.closest("nav").getBoundingClientRect();
+    return left < Math.max(from, 0) - 1 || right > Math.min(to, innerWidth) + 1;
+  };
+  const names = [...document.querySelectorAll("nav [aria-current]")].filter((name) => name.checkVisibility());
+  return names.filter(isOutside).map((name) => name.textContent);
+}
+
+/** What fields suggest that does not fit into them, where nothing says that it goes on. To be run in the page. */
+function suggestions() {
+  const pen = document.createElement("canvas").getContext("2d");
+  return [...document.querySelectorAll("input[placeholder]")].filter((field) => {
+    const { font, paddingLeft, paddingRight, textOverflow } = getComputedStyle(field);
+    pen.font = font;
+    const room = field.clientWidth - parseFloat(paddingLeft) - parseFloat(paddingRight);
+    return field.checkVisibility() && textOverflow !== "ellipsis" && pen.measureText(field.placeholder).width > room;
+  }).map((field) => field.placeholder);
 }
 
 /** What README.md shows, and how much of it from the top. */
@@ -95,7 +109,8 @@ run(async (browser, watch, troubles) => {
       await quiet(page);
       const beside = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
       if (beside > 0) troubles.push(`${view} is ${beside} pixels wider than ${width}`);
-      if (await page.evaluate(isOutside)) troubles.push(`${view} ${theme} ${width}: the name of the view is beside the row of names`);
+      for (const name of await page.evaluate(outside)) troubles.push(`${view} ${theme} ${width}: ${name} is beside the row of names`);
+      for (const what of await page.evaluate(suggestions)) troubles.push(`${view} ${theme} ${width}: cut: ${what}`);
       for (const what of await page.evaluate(cut)) troubles.push(`${view} ${theme} ${width}: cut: ${what}`);
       const picture = `${name}-${view}-${theme}-${width}`;
       const clip = SHOWN[picture] && { x: 0, y: 0, width, height: SHOWN[picture] };

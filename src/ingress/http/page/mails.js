@@ -55,13 +55,19 @@ export function Mails({ id, parameters, may }) {
   };
   const select = (mail, isOn) => setSelected((old) => (isOn ? [...old, mail].slice(-MOST_SELECTED) : old.filter((one) => one !== mail)));
   const shown = parameters.get("part");
+  // On a phone the states are a row that is wider than the screen.
+  const row = useRef(null);
+  useEffect(() => {
+    const tab = row.current.querySelector("[aria-current]");
+    if (tab) row.current.scrollLeft = tab.offsetLeft - row.current.offsetLeft - (row.current.clientWidth - tab.offsetWidth) / 2;
+  }, [state, Boolean(counts), Boolean(id)]);
   return html`
     <div class=${id ? "split chosen" : "split"}>
       <section class="list" aria-label="Mails">
         <h1>Mails</h1>
         <div class="news" aria-live="polite">${fresh > 0 && html`<button class="fresh" onClick=${() => load()}>${busy ? "more than " : ""}${number(fresh)} new</button>`}</div>
         <${Search} q=${q} known=${known} found=${(text) => go(address({ q: text }))} />
-        <nav class="tabs" aria-label="States">${tabs.map((tab) => html`<${Link} key=${tab} to=${address({ state: tab })}
+        <nav class="tabs" aria-label="States" ref=${row}>${tabs.map((tab) => html`<${Link} key=${tab} to=${address({ state: tab })}
           aria-current=${tab === state ? "true" : undefined}>${tab || "all"}${tab && !q && counts?.[tab] ? html` <small title=${number(counts[tab])}>${compact(counts[tab])}</small>` : ""}<//>`)}</nav>
         ${mails.length > 0 && html`<${Bar} key=${asked} asked=${asked} q=${[q, state && `state:${state}`].filter(Boolean).join(" ")} state=${state} may=${may}
           known=${isOf && !next ? mails.length : null} selected=${selected} setSelected=${setSelected} ids=${mails.map((mail) => mail.id).slice(0, MOST_SELECTED)} changed=${() => load()} />`}
