@@ -13,7 +13,9 @@ use minijinja::{
     AutoEscape, Environment, Error, ErrorKind, Output, State, UndefinedBehavior, escape_formatter,
 };
 
+use super::checks::{self, UnfitValue};
 use super::mistake::TemplateError;
+use super::walk::{FILTER, Walked};
 
 /// How much one render may do: about so many instructions, and at most 64 bytes of memory for each.
 const FUEL: u64 = 1_000_000;
@@ -39,19 +41,35 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    /// Compiles these files. Each one that cannot be is an error, with its name.
-    pub fn compile(files: &BTreeMap<String, String>) -> (Self, Vec<TemplateError>) {
+    /// Compiles these files, and for HTML what the walk made of them. Each one that cannot be is an
+    /// error, with its name.
+    pub fn compile(
+        files: &BTreeMap<String, String>,
+        mut walked: Walked,
+    ) -> (Self, Vec<TemplateError>) {
         let mut errors = Vec::new();
         let mut engine = Engine {
             html: environment(AutoEscape::Html),
             text: environment(AutoEscape::None),
         };
+        let places = std::mem::take(&mut walked.places);
+        engine
+            .html
+            .add_filter(FILTER, move |value: Value, place: usize| {
+                if let Some(place) = places.get(place) {
+                    checks::check(&value, place)?;
+                }
+                Ok::<Value, Error>(value)
+            });
 
         for (name, source) in files {
+            let html = walked.sources.remove(name);
+            let html = html.unwrap_or_else(|| source.clone());
+            // The former first: what is wrong is told in the words of who wrote it.
             let compiled = engine
-                .html
+                .text
                 .add_template_owned(name.clone(), source.clone())
-                .and_then(|()| engine.text.add_template_owned(name.clone(), source.clone()));
+                .and_then(|()| engine.html.add_template_owned(name.clone(), html));
             if let Err(error) = compiled {
                 errors.push(told(&error, name));
             }
@@ -235,6 +253,17 @@ fn told(error: &Error, file: &str) -> TemplateError {
         inner = cause;
     }
 
+    let cause = std::error::Error::source(inner);
+    if let Some(unfit) = cause.and_then(|cause| cause.downcast_ref::<UnfitValue>()) {
+        let name = Some(&unfit.expression).filter(|expression| is_path(expression));
+        return TemplateError::Render {
+            file: inner.name().or(error.name()).unwrap_or(file).to_owned(),
+            line: inner.line().or(error.line()),
+            variable: name.cloned(),
+            reason: unfit.to_string(),
+        };
+    }
+
     let variable = inner.detail().and_then(meant);
     let reason = match (inner.kind(), &variable) {
         (_, Some(variable)) => format!("`{variable}` is missing"),
@@ -258,9 +287,14 @@ fn told(error: &Error, file: &str) -> TemplateError {
 fn meant(detail: &str) -> Option<String> {
     let (before, _) = detail.split_once("` is undefined")?;
     let name = before.rsplit('`').next()?;
+    is_path(name).then(|| name.to_owned())
+}
+
+/// Whether this is a name with dots.
+fn is_path(text: &str) -> bool {
     let is_name = |part: &str| {
         part.starts_with(|c: char| c.is_alphabetic() || c == '_')
             && part.chars().all(|c| c.is_alphanumeric() || c == '_')
     };
-    name.split('.').all(is_name).then(|| name.to_owned())
+    text.split('.').all(is_name)
 }

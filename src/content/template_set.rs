@@ -12,7 +12,7 @@ use super::engine::{Engine, OutputKind};
 use super::folder::{Folder, Html, Sources, Variant};
 use super::mistake::{TemplateError, TemplateMistake, TemplateMistakes};
 use super::templates::TemplateInfo;
-use super::{document, locale, places};
+use super::{document, locale, walk};
 use crate::mail::{Content, TemplateUse};
 
 /// The most bytes of the data of one mail, as JSON.
@@ -44,7 +44,9 @@ struct LocaleParts<'a> {
 impl TemplateSet {
     pub(super) fn load(root: &Path, default_locale: &str) -> Result<Self, TemplateMistakes> {
         let mut folder = Folder::read(root);
-        let (engine, errors) = Engine::compile(&folder.files);
+        let mut walked = walk::walk(&folder.files);
+        let unheld = std::mem::take(&mut walked.unheld);
+        let (engine, errors) = Engine::compile(&folder.files, walked);
         let mut mistakes = std::mem::take(&mut folder.mistakes);
         mistakes.extend(errors.into_iter().map(|error| in_file(root, root, error)));
         let default_locale = locale::normal(default_locale).unwrap_or_default();
@@ -73,19 +75,12 @@ impl TemplateSet {
             }
         }
 
-        let is_html = |file: &str| {
-            [".html", ".htm", ".mjml"]
-                .iter()
-                .any(|end| file.ends_with(end))
-        };
-        for (file, source) in folder.files.iter().filter(|(file, _)| is_html(file)) {
-            for (line, reason) in places::unheld(source) {
-                mistakes.push(TemplateMistake {
-                    file: root.join(file),
-                    line: Some(line),
-                    reason,
-                });
-            }
+        for (file, line, reason) in unheld {
+            mistakes.push(TemplateMistake {
+                file: root.join(file),
+                line: Some(line),
+                reason,
+            });
         }
 
         for (name, sources) in std::mem::take(&mut folder.templates) {

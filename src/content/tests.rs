@@ -82,11 +82,10 @@ fn nothing_of_the_data_breaks_out_of_mjml() {
         (
             "t/body.mjml",
             "<mjml><mj-head><mj-title>{{ x }}</mj-title><mj-preview>{{ x }}</mj-preview>\
-             <mj-attributes><mj-all font-family=\"{{ x }}\"/></mj-attributes></mj-head><mj-body>\
-             <mj-section><mj-column>\
-             <mj-text color=\"{{ x }}\">{{ x }}</mj-text><mj-button href=\"{{ x }}\">{{ x \
-             }}</mj-button>\
-             <mj-image src='{{ x }}' alt=\"{{ x }}\"/><mj-table><tr><td>{{ x }}</td></tr>\
+             </mj-head><mj-body><mj-section><mj-column>\
+             <mj-text css-class=\"{{ x }}\">{{ x }}</mj-text>\
+             <mj-button href=\"https://example.com/{{ x }}\">{{ x }}</mj-button>\
+             <mj-image src='/{{ x }}' alt=\"{{ x }}\"/><mj-table><tr><td>{{ x }}</td></tr>\
              </mj-table><mj-raw><b>{{ x }}</b></mj-raw>\
              </mj-column></mj-section></mj-body></mjml>",
         ),
@@ -193,6 +192,58 @@ fn a_missing_variable_is_named_with_its_file_and_line() {
 
     let unknown = templates.render("no", json!({}), None);
     assert!(matches!(unknown, Err(TemplateError::Unknown(_))));
+}
+
+#[test]
+fn a_value_that_may_not_stand_where_it_does_is_named_with_its_file_line_and_scheme() {
+    let templates = load(&[
+        ("t/subject.txt", "{{ user.url }}"),
+        ("t/body.html", "<p>\n{% include 'partials/link.html' %}</p>"),
+        (
+            "partials/link.html",
+            "<a\n  href=\"{{ user.url }}\"\n>l</a>\n<p style=\"color: {{ c|upper }}\">",
+        ),
+    ]);
+
+    let failed = |url, c| {
+        let data = json!({"user": {"url": url}, "c": c});
+        match templates.render("t", data, None).unwrap_err() {
+            TemplateError::Render {
+                file,
+                line,
+                variable,
+                reason,
+            } => (file, line, variable, reason),
+            other => panic!("{other}"),
+        }
+    };
+    let link = "partials/link.html".to_owned();
+    let (file, line, variable, reason) = failed(json!("JavaScript:x"), "red");
+    assert_eq!((file, line), (link.clone(), Some(2)), "{reason}");
+    assert_eq!(variable.as_deref(), Some("user.url"));
+    let told = "{{ user.url }} begins an address in href with `javascript:`: http, https, mailto, \
+                tel, sms, cid or none may stand there, or mark it |safe";
+    assert_eq!(reason, told);
+
+    let (file, line, variable, reason) = failed(json!("/"), "red; x");
+    assert_eq!((file, line, variable), (link, Some(4), None), "{reason}");
+    let told = "{{ c|upper }} has `;`, which a value in the CSS of style may not have; or mark it \
+                |safe";
+    assert_eq!(reason, told);
+
+    // What is missing is told as elsewhere.
+    let missing = templates.render("t", json!({"user": {}, "c": 1}), None);
+    assert!(
+        missing
+            .unwrap_err()
+            .to_string()
+            .contains("`user.url` is missing")
+    );
+    assert!(
+        templates
+            .render("t", json!({"user": {"url": null}, "c": null}), None)
+            .is_ok()
+    );
 }
 
 #[test]

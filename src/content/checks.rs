@@ -1,0 +1,232 @@
+//! What a value must be where HTML's escapes are not enough: an address that leads nowhere but to
+//! the web, mail or a telephone, and a value of CSS that cannot become more than one.
+//!
+//! A value that is none fails the rendering. Go's `html/template` writes `#ZgotmplZ` in its place,
+//! since its page is for a reader who cannot mend it. A mail is rendered when it is accepted,
+//! before anybody reads it: whoever made the mistake is still there to be told, and a mail with a
+//! dead button would be noticed by its reader alone.
+
+use std::fmt;
+
+use minijinja::value::Value;
+use minijinja::{Error, ErrorKind};
+
+use super::places::Rule;
+use super::walk::CheckedPlace;
+
+/// What an address may begin with.
+const SCHEMES: [&str; 6] = ["http", "https", "mailto", "tel", "sms", "cid"];
+/// What CSS takes for more than a value, or reads on behind it. Without a parenthesis, `url` is a
+/// word as any other.
+const CSS_MARKS: &[char] = &[
+    '"', '\'', '`', '\\', '<', '>', '(', ')', '[', ']', '{', '}', ';', '@', '*',
+];
+/// What old mail programs run.
+const CSS_WORDS: [&str; 2] = ["expression", "-moz-binding"];
+/// What may be within the marks of an address in CSS.
+const CSS_ADDRESS_MARKS: &[char] = &['"', '\'', '`', '\\', '<', '>', '(', ')', '{', '}', ';'];
+
+/// A value that may not stand where it does.
+#[derive(Debug)]
+pub(super) struct UnfitValue {
+    /// What the template writes there.
+    pub expression: String,
+    pub reason: String,
+}
+
+impl fmt::Display for UnfitValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{{{{ {} }}}} {}", self.expression, self.reason)
+    }
+}
+
+impl std::error::Error for UnfitValue {}
+
+/// Looks at a value; it stays as it is.
+pub(super) fn check(value: &Value, place: &CheckedPlace) -> Result<(), Error> {
+    let is_nothing = value.is_undefined() || value.is_none();
+    if is_nothing || (place.is_marked && value.is_safe()) {
+        return Ok(());
+    }
+
+    let text = value.to_string();
+    // What a macro or a block wrote is escaped already. Of anything else, character references are
+    // text; but some mail programs read them twice.
+    let read = decoded(&text);
+    let refused = match place.rule {
+        Rule::Style if text.contains('&') => {
+            Some("has `&`, which CSS has no escape for".to_owned())
+        }
+        _ if value.is_safe() => refusal(place, &read),
+        _ => refusal(place, &text).or_else(|| refusal(place, &read)),
+    };
+    let Some(reason) = refused else { return Ok(()) };
+    let unfit = UnfitValue {
+        expression: place.expression.clone(),
+        reason,
+    };
+    Err(Error::new(ErrorKind::InvalidOperation, unfit.to_string()).with_source(unfit))
+}
+
+/// Why a text may not stand there.
+fn refusal(place: &CheckedPlace, text: &str) -> Option<String> {
+    let attribute = place.attribute.as_str();
+    let address = |text: &str, is_picture| {
+        let scheme = unfit_scheme(text, is_picture)?;
+        let also = if is_picture { ", data:image/" } else { "" };
+        Some(format!(
+            "begins an address in {attribute} with `{scheme}:`: http, https, mailto, tel, sms, \
+             cid{also} or none may stand there, or mark it |safe"
+        ))
+    };
+    let css = |marks: &[char]| {
+        let found = unfit_css(text, marks)?;
+        Some(format!(
+            "has {found}, which a value in the CSS of {attribute} may not have; or mark it |safe"
+        ))
+    };
+
+    match place.rule {
+        Rule::Address => address(text, false),
+        Rule::Picture => address(text, true),
+        Rule::Pictures => text.split(',').find_map(|one| address(one, true)),
+        Rule::Css | Rule::Style => css(CSS_MARKS).or_else(|| address(text, false)),
+        Rule::CssPicture => address(text, true).or_else(|| match picture(&plain(text)) {
+            true => css(&CSS_ADDRESS_MARKS[..CSS_ADDRESS_MARKS.len() - 1]),
+            false => css(CSS_ADDRESS_MARKS),
+        }),
+        Rule::CssPicturePart => css(CSS_ADDRESS_MARKS),
+    }
+}
+
+/// The scheme of an address, if it may not have that one. What comes before the first colon is one
+/// where nothing has ended it (RFC 3986 §4.2), the letters that browsers pass over left out.
+fn unfit_scheme(text: &str, is_picture: bool) -> Option<String> {
+    let plain = plain(text);
+    let end = plain.find([':', '/', '\\', '?', '#'])?;
+    let scheme = &plain[..end];
+    if !plain[end..].starts_with(':')
+        || SCHEMES.contains(&scheme)
+        || (is_picture && picture(&plain))
+    {
+        return None;
+    }
+    Some(scheme.chars().take(30).collect())
+}
+
+/// Whether an address is a picture itself.
+fn picture(plain: &str) -> bool {
+    plain.starts_with("data:image/")
+}
+
+/// In small letters, without what is not seen.
+fn plain(text: &str) -> String {
+    let is_unseen = |c: &char| {
+        c.is_control()
+            || c.is_whitespace()
+            || matches!(
+                *c,
+                '\u{ad}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{feff}'
+            )
+            || matches!(*c, '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+    };
+    let seen = text.chars().filter(|c| !is_unseen(c));
+    seen.flat_map(char::to_lowercase).collect()
+}
+
+/// What makes of a text more than one value of CSS.
+fn unfit_css(text: &str, marks: &[char]) -> Option<String> {
+    let is_unfit = |c: char| c.is_control() || marks.contains(&c);
+    if let Some(mark) = text.chars().find(|c| is_unfit(*c)) {
+        let shown = match mark.is_control() {
+            true => mark.escape_debug().to_string(),
+            false => mark.to_string(),
+        };
+        return Some(format!("`{shown}`"));
+    }
+    let plain = plain(text);
+    let word = CSS_WORDS.iter().find(|word| plain.contains(*word));
+    word.map(|word| format!("`{word}`"))
+}
+
+/// A text with its character references read, until none are left.
+fn decoded(text: &str) -> String {
+    let mut text = text.to_owned();
+    // As often as something may read it on its way.
+    for _ in 0..3 {
+        if !text.contains('&') {
+            break;
+        }
+        text = read_once(&text);
+    }
+    text
+}
+
+/// The references that matter: numbers, and the names of what HTML, addresses and CSS take for more
+/// than a letter (WHATWG HTML §13.5).
+fn read_once(text: &str) -> String {
+    const NAMES: [(&str, char); 18] = [
+        ("amp", '&'),
+        ("lt", '<'),
+        ("gt", '>'),
+        ("quot", '"'),
+        ("apos", '\''),
+        ("colon", ':'),
+        ("semi", ';'),
+        ("sol", '/'),
+        ("bsol", '\\'),
+        ("lpar", '('),
+        ("rpar", ')'),
+        ("lcub", '{'),
+        ("rcub", '}'),
+        ("lbrace", '{'),
+        ("rbrace", '}'),
+        ("commat", '@'),
+        ("tab", '\t'),
+        ("newline", '\n'),
+    ];
+
+    let mut read = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('&') {
+        read.push_str(before);
+        let length = after
+            .find(|c: char| !c.is_ascii_alphanumeric() && c != '#')
+            .unwrap_or(after.len());
+        let name = after[..length].to_ascii_lowercase();
+        let number = name
+            .strip_prefix('#')
+            .map(|number| match number.strip_prefix('x') {
+                // What follows a number without a semicolon is no part of it.
+                Some(hex) => (1, hex, 16),
+                None => (0, number, 10),
+            });
+
+        let (c, taken) = match number {
+            Some((skipped, digits, radix)) => {
+                let digits = digits
+                    .find(|c: char| !c.is_digit(radix))
+                    .map_or(digits, |end| &digits[..end]);
+                let c = u32::from_str_radix(digits, radix).ok();
+                (c.and_then(char::from_u32), 1 + skipped + digits.len())
+            }
+            None => {
+                let found = NAMES.iter().find(|(known, _)| *known == name);
+                (found.map(|(_, c)| *c), length)
+            }
+        };
+        match c {
+            Some(c) => {
+                read.push(c);
+                let after = &after[taken..];
+                rest = after.strip_prefix(';').unwrap_or(after);
+            }
+            None => {
+                read.push('&');
+                rest = after;
+            }
+        }
+    }
+    read.push_str(rest);
+    read
+}
