@@ -15,7 +15,7 @@ use crate::spool::postgres::DatabaseProblem;
 use crate::transport::Transport;
 
 #[derive(clap::Args)]
-pub(super) struct Check {
+pub(super) struct CheckCommand {
     #[command(flatten)]
     file: ConfigFile,
     /// Also connect to every relay and to the spool's database, up to and including the login, and
@@ -39,7 +39,7 @@ struct Findings<'a> {
     relays: Option<&'a [RelayCheck]>,
 }
 
-impl Check {
+impl CheckCommand {
     pub(super) fn execute(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         let sources = self.file.sources();
         let file = sources

@@ -60,7 +60,7 @@ impl BoundDoors {
         let mut open = JoinSet::new();
         // Before anything comes in: what happens from now on is to be told.
         let notices = Notices::of(dispatcher);
-        tell(&notices, settings).await?;
+        set_notices(&notices, settings).await?;
         open.spawn(serve_outbox(dispatcher.clone(), closing.clone()));
         if let Some(door) = http {
             let door = door.with_notices(notices.clone());
@@ -133,7 +133,7 @@ impl Doors {
 
     /// Gives webhooks, alerts and schedules what changed.
     pub(super) async fn reload_notices(&self, settings: &Settings) -> Result<(), Failure> {
-        tell(&self.notices, settings).await
+        set_notices(&self.notices, settings).await
     }
 
     /// Gives them what changed: who may come in, and certificates. After an error one may have it
@@ -184,7 +184,7 @@ impl Doors {
 }
 
 /// Puts webhooks, alerts and schedules in force.
-async fn tell(notices: &Notices, settings: &Settings) -> Result<(), Failure> {
+async fn set_notices(notices: &Notices, settings: &Settings) -> Result<(), Failure> {
     let webhooks = notices.set_webhooks(config::webhooks(&settings.webhooks));
     let failed = |error: WebhookError| Failure::Failed(error.to_string());
     webhooks.await.map_err(failed)?;

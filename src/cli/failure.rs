@@ -86,8 +86,8 @@ impl Failure {
         ExitCode::from(self.code())
     }
 
-    /// Tells it on standard error: for a person, or as one line of JSON.
-    pub fn tell(&self, as_json: bool) {
+    /// Prints it to standard error: as text, or as one line of JSON.
+    pub fn print(&self, as_json: bool) {
         match self {
             Failure::Logged(_) => {}
             _ if as_json => {
@@ -103,22 +103,22 @@ impl Failure {
 
     /// `{"error": …, "exit_code": …}`, and what is known besides.
     fn json(&self) -> serde_json::Value {
-        let mut told = json!({"error": self.to_string(), "exit_code": self.code()});
+        let mut fields = json!({"error": self.to_string(), "exit_code": self.code()});
         match self {
             Failure::Refused(refusal) => {
-                told["status"] = refusal.status.into();
+                fields["status"] = refusal.status.into();
                 if !refusal.errors.is_empty() {
-                    told["errors"] = json!(refusal.errors);
+                    fields["errors"] = json!(refusal.errors);
                 }
                 if let Some(problem) = &refusal.problem {
-                    told["problem"] = problem.clone();
+                    fields["problem"] = problem.clone();
                 }
             }
-            Failure::Configuration(Mistakes(mistakes)) => told["mistakes"] = json!(mistakes),
+            Failure::Configuration(Mistakes(mistakes)) => fields["mistakes"] = json!(mistakes),
             _ => {}
         }
 
-        told
+        fields
     }
 }
 

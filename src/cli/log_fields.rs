@@ -16,7 +16,7 @@ pub(super) struct LogFields;
 
 impl<'writer> FormatFields<'writer> for LogFields {
     fn format_fields<R: RecordFields>(&self, writer: Writer<'writer>, fields: R) -> fmt::Result {
-        let mut line = Line {
+        let mut line = LogLine {
             writer,
             is_empty: true,
             result: Ok(()),
@@ -26,13 +26,13 @@ impl<'writer> FormatFields<'writer> for LogFields {
     }
 }
 
-struct Line<'writer> {
+struct LogLine<'writer> {
     writer: Writer<'writer>,
     is_empty: bool,
     result: fmt::Result,
 }
 
-impl Line<'_> {
+impl LogLine<'_> {
     fn write(&mut self, field: &Field, value: fmt::Arguments<'_>) {
         if self.result.is_err() {
             return;
@@ -48,7 +48,7 @@ impl Line<'_> {
     }
 }
 
-impl Visit for Line<'_> {
+impl Visit for LogLine<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == "message" {
             return self.write(field, format_args!("{value}"));

@@ -91,7 +91,7 @@ impl<W: Write> Write for SanitizedWriter<W> {
 
 /// A panic is a bug of ours, told in one line: in the log where there is one. An actor that panics
 /// is re-created.
-pub(super) fn tell_panics_in_a_line() {
+pub(super) fn report_panics_in_one_line() {
     std::panic::set_hook(Box::new(|panic| {
         let payload = panic.payload();
         let reason = payload

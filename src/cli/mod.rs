@@ -52,7 +52,7 @@ enum Command {
     /// Send mails through the real engine into a mail server of its own, to see it work
     Demo(demo::Demo),
     /// Check the configuration for mistakes
-    Check(check::Check),
+    Check(check::CheckCommand),
     /// Write a commented configuration to start from
     Init(init::Init),
     /// Make a key that signs mail, and print its DNS record
@@ -60,7 +60,7 @@ enum Command {
     Dkim(dkim::Dkim),
     /// Inspect the spool of a stopped service
     #[command(subcommand)]
-    Spool(spool::Spool),
+    Spool(spool::SpoolCommand),
     /// Measure the engine beside a baseline in the same run; needs Postfix's smtp-sink and
     /// smtp-source
     Bench(bench::Bench),
@@ -91,7 +91,7 @@ impl ConfigFile {
 /// Does what the command line asks for. Errors go to standard error as one readable message, or
 /// with `--json` as JSON.
 pub fn main() -> ExitCode {
-    logging::tell_panics_in_a_line();
+    logging::report_panics_in_one_line();
     let arguments = client::arguments(std::env::args_os());
     let as_json = arguments.iter().any(|argument| argument == "--json");
     let cli = match Cli::try_parse_from(arguments) {
@@ -148,7 +148,7 @@ fn finish(done: Result<ExitCode, Failure>, as_json: bool) -> ExitCode {
         // Whoever read the output has seen enough, as in `postrider list | head`.
         Err(Failure::Output(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
-            failure.tell(as_json);
+            failure.print(as_json);
             failure.exit_code()
         }
     }

@@ -142,7 +142,7 @@ async fn serve(
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), spool = %settings.spool.place(), "ready");
     dispatcher.note_start(env!("CARGO_PKG_VERSION")).await;
-    tell(&[NotifyState::Ready]);
+    notify_systemd(&[NotifyState::Ready]);
     let ended = loop {
         tokio::select! {
             told = signals.next() => match told {
@@ -156,7 +156,7 @@ async fn serve(
     if let Err(failure) = &ended {
         tracing::error!(reason = %failure, "the service cannot go on");
     }
-    tell(&[NotifyState::Stopping]);
+    notify_systemd(&[NotifyState::Stopping]);
     dispatcher.note_stop().await;
 
     let drain = settings.service.drain_timeout;
@@ -214,11 +214,11 @@ async fn reload(
     doors: &Doors,
 ) {
     if let Ok(now) = NotifyState::monotonic_usec_now() {
-        tell(&[NotifyState::Reloading, now]);
+        notify_systemd(&[NotifyState::Reloading, now]);
     }
     match read_and_apply(sources, settings, dispatcher, doors).await {
         Ok(new) => {
-            tell_what_waits_for_a_restart(settings, &new);
+            warn_of_changes_that_need_a_restart(settings, &new);
             tracing::info!(
                 "the configuration was read again: relays, routes, priorities, templates, \
                  webhooks, alerts, schedules, tokens and users are as it says"
@@ -237,7 +237,7 @@ async fn reload(
         }
     }
 
-    tell(&[NotifyState::Ready]);
+    notify_systemd(&[NotifyState::Ready]);
 }
 
 async fn read_and_apply(
@@ -268,7 +268,7 @@ async fn read_and_apply(
     Ok(new)
 }
 
-fn tell_what_waits_for_a_restart(old: &Settings, new: &Settings) {
+fn warn_of_changes_that_need_a_restart(old: &Settings, new: &Settings) {
     let differ = |old: &dyn Debug, new: &dyn Debug| format!("{old:?}") != format!("{new:?}");
     // Who may come in, and certificates, are in force already.
     let (mut http, mut smtp) = (new.http.clone(), new.smtp.clone());
@@ -299,8 +299,8 @@ fn tell_what_waits_for_a_restart(old: &Settings, new: &Settings) {
     }
 }
 
-/// Tells systemd, where it started us and wants to know.
-fn tell(state: &[NotifyState<'_>]) {
+/// Reports the service's state to systemd; does nothing where systemd did not start it.
+fn notify_systemd(state: &[NotifyState<'_>]) {
     if let Err(e) = sd_notify::notify(false, state) {
         tracing::warn!(error = %e, "systemd could not be notified");
     }

@@ -17,7 +17,7 @@ use crate::spool::sled::{export, salvage, verify};
 use crate::spool::{SpoolError, SpoolLocation, copy};
 
 #[derive(clap::Subcommand)]
-pub(super) enum Spool {
+pub(super) enum SpoolCommand {
     /// Read every record of a stopped spool, and report what is wrong; changes nothing
     Verify {
         /// The spool's directory or database (postgres://…); that of the configuration when absent
@@ -94,10 +94,10 @@ struct MigrationReport {
     after: usize,
 }
 
-impl Spool {
+impl SpoolCommand {
     pub(super) fn execute(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         match self {
-            Spool::Verify { spool, report } => {
+            SpoolCommand::Verify { spool, report } => {
                 let place = report.place(spool)?;
                 let found = match &place {
                     SpoolLocation::Directory(path) => verify(path),
@@ -116,17 +116,17 @@ impl Spool {
                     found.events,
                     found.quarantined
                 );
-                tell(report.json, &found, &sums, screen)?;
+                print_result(report.json, &found, &sums, screen)?;
                 sound(&found.problems, "the rest of the spool is sound")
             }
-            Spool::Export { mut places, report } => {
+            SpoolCommand::Export { mut places, report } => {
                 let dir = PathBuf::from(places.pop().unwrap_or_default());
                 let written = match report.place(places.pop())? {
                     SpoolLocation::Directory(path) => export(&path, &dir),
                     SpoolLocation::Database(database) => runtime()?.block_on(database.export(&dir)),
                 };
                 let written = written.map_err(failure)?;
-                tell(
+                print_result(
                     report.json,
                     &written,
                     &format!("mails written to {}: {}", dir.display(), written.mails),
@@ -134,7 +134,7 @@ impl Spool {
                 )?;
                 sound(&written.problems, "everything else was written")
             }
-            Spool::Copy { from, to, report } => {
+            SpoolCommand::Copy { from, to, report } => {
                 let (from, to) = (report.place(Some(from))?, report.place(Some(to))?);
                 let sums = format!("{} is now in {}: ", name(&from), name(&to));
                 let copied = runtime()?.block_on(copy(from, to)).map_err(failure)?;
@@ -147,10 +147,10 @@ impl Spool {
                     copied.suppressions,
                     copied.events
                 );
-                tell(report.json, &copied, &sums, screen)?;
+                print_result(report.json, &copied, &sums, screen)?;
                 Ok(ExitCode::SUCCESS)
             }
-            Spool::Migrate { spool, report } => {
+            SpoolCommand::Migrate { spool, report } => {
                 let SpoolLocation::Database(database) = report.place(spool)? else {
                     let reason =
                         "is done to a database: name one (postgres://…), or set `spool.url`";
@@ -162,7 +162,7 @@ impl Spool {
                     true => format!("{}: version {after} already", database.name()),
                     false => format!("{}: version {before} is now {after}", database.name()),
                 };
-                tell(
+                print_result(
                     report.json,
                     &MigrationReport { before, after },
                     &sums,
@@ -170,7 +170,7 @@ impl Spool {
                 )?;
                 Ok(ExitCode::SUCCESS)
             }
-            Spool::Salvage { from, to, json } => {
+            SpoolCommand::Salvage { from, to, json } => {
                 let saved = salvage(&from, &to).map_err(failure)?;
                 let sums = format!(
                     "mails written to {}: {}; damaged places: {}; missing: {}",
@@ -179,7 +179,7 @@ impl Spool {
                     saved.damaged,
                     saved.missing.len()
                 );
-                tell(json, &saved, &sums, screen)?;
+                print_result(json, &saved, &sums, screen)?;
                 sound(&saved.missing, "everything else is in the new spool")
             }
         }
@@ -242,7 +242,7 @@ fn failure(error: SpoolError) -> Failure {
     Error::from(error).into()
 }
 
-fn tell(
+fn print_result(
     json: bool,
     found: &impl Serialize,
     sums: &str,

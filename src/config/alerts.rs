@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::mistake::Report;
+use super::mistake::MistakeReport;
 use super::units;
 use crate::notify::{self, AtMost, Filter};
 
@@ -62,7 +62,7 @@ pub fn alerts(alerts: &[Alert]) -> Vec<notify::Alert> {
     alerts.iter().map(Alert::notice).collect()
 }
 
-pub(super) fn check(all: &[Alert], report: &mut Report<'_>) {
+pub(super) fn check(all: &[Alert], report: &mut MistakeReport<'_>) {
     let notices = alerts(all);
     for (n, alert) in notices.iter().enumerate() {
         let at = format!("alerts[{n}]");

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use super::mistake::Report;
+use super::mistake::MistakeReport;
 use super::secret;
 use crate::dispatch::Returns;
 
@@ -36,7 +36,7 @@ impl Bounces {
         }
     }
 
-    pub(super) fn check(&mut self, report: &mut Report<'_>) {
+    pub(super) fn check(&mut self, report: &mut MistakeReport<'_>) {
         let file = self.secret_file.as_deref();
         secret::settle(&mut self.secret, file, ("bounces", "secret"), report);
 

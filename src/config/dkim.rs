@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::mistake::Report;
+use super::mistake::MistakeReport;
 use super::secret;
 use crate::mail::Address;
 use crate::transport::dkim::{Dkim, KeyError, Signer, SigningKey};
@@ -25,7 +25,7 @@ pub struct DkimKey {
 }
 
 impl DkimKey {
-    fn check(&self, at: &str, report: &mut Report<'_>) {
+    fn check(&self, at: &str, report: &mut MistakeReport<'_>) {
         if Address::parse(&format!("x@{}", self.domain)).is_err() || !self.domain.is_ascii() {
             report.add(
                 format!("{at}.domain"),
@@ -68,7 +68,7 @@ impl DkimKey {
     }
 }
 
-pub(super) fn check(keys: &[DkimKey], report: &mut Report<'_>) {
+pub(super) fn check(keys: &[DkimKey], report: &mut MistakeReport<'_>) {
     for (n, key) in keys.iter().enumerate() {
         let at = format!("dkim[{n}]");
         key.check(&at, report);

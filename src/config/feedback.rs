@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use super::mistake::Report;
+use super::mistake::MistakeReport;
 use super::{secret, units};
 use crate::ingress::Networks;
 use crate::ingress::http::{Provider, ProviderSettings};
@@ -130,7 +130,7 @@ impl Feedback {
         shown.chain(signed).chain(ses).collect()
     }
 
-    pub(super) fn check(&mut self, report: &mut Report<'_>) {
+    pub(super) fn check(&mut self, report: &mut MistakeReport<'_>) {
         type Secret<'a> = (&'a mut Option<SecretString>, &'a Option<PathBuf>);
         let mut secrets: Vec<(Provider, Secret<'_>)> = Vec::new();
         for (provider, of) in [

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use super::mistake::Report;
+use super::mistake::MistakeReport;
 use super::quota::QuotaSettings;
 use super::units::bytes;
 use super::{Listen, Tls, secret, units};
@@ -206,7 +206,7 @@ impl Http {
     }
 
     /// Reads the secrets, and asks the door what it thinks of the rest.
-    pub(super) fn check(&mut self, report: &mut Report<'_>) {
+    pub(super) fn check(&mut self, report: &mut MistakeReport<'_>) {
         for (n, token) in self.tokens.iter_mut().enumerate() {
             let at = format!("http.tokens[{n}]");
             let file = token.token_file.as_deref();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::Deserialize;
 
-use super::mistake::Report;
+use super::mistake::MistakeReport;
 use super::units;
 use crate::mail::days;
 
@@ -31,7 +31,7 @@ impl Default for Journal {
 }
 
 impl Journal {
-    pub(super) fn check(&self, report: &mut Report<'_>) {
+    pub(super) fn check(&self, report: &mut MistakeReport<'_>) {
         if self.keep.is_zero() {
             report.add("journal.keep", "is zero, so that no event would be kept");
         }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::Settings;
-use super::mistake::Report;
+use super::mistake::MistakeReport;
 
 /// Every listener by its key.
 pub(super) fn all(settings: &Settings) -> impl Iterator<Item = (&'static str, SocketAddr)> {
@@ -17,7 +17,7 @@ pub(super) fn all(settings: &Settings) -> impl Iterator<Item = (&'static str, So
         .filter_map(|(key, listen)| Some((key, listen.address()?)))
 }
 
-pub(super) fn check(settings: &Settings, report: &mut Report<'_>) {
+pub(super) fn check(settings: &Settings, report: &mut MistakeReport<'_>) {
     let listeners: Vec<_> = all(settings).collect();
     for (n, (key, listen)) in listeners.iter().enumerate() {
         let twin = listeners[..n]

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
 use super::layers::LOG_VARIABLE;
-use super::mistake::Report;
+use super::mistake::MistakeReport;
 
 /// What is logged, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -39,7 +39,7 @@ impl Default for Log {
 }
 
 impl Log {
-    pub(super) fn check(&self, report: &mut Report<'_>) {
+    pub(super) fn check(&self, report: &mut MistakeReport<'_>) {
         // A lone word that is no level would be taken for a module's name, and silence everything
         // else.
         // The variable of all Rust programs may well name one.

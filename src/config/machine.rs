@@ -8,10 +8,10 @@ use std::io::{Error, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
-use super::mistake::Report;
+use super::mistake::MistakeReport;
 use super::{Settings, listeners};
 
-pub(super) fn check(settings: &Settings, report: &mut Report<'_>) {
+pub(super) fn check(settings: &Settings, report: &mut MistakeReport<'_>) {
     if settings.spool.url.is_none()
         && let Err((path, error)) = try_spool(&settings.spool.path)
         && !passes(&error)

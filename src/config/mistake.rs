@@ -44,15 +44,15 @@ impl fmt::Display for Mistakes {
 }
 
 /// Collects mistakes.
-pub(super) struct Report<'a> {
+pub(super) struct MistakeReport<'a> {
     origins: &'a Origins,
     mistakes: Vec<Mistake>,
     warnings: Vec<Mistake>,
 }
 
-impl<'a> Report<'a> {
+impl<'a> MistakeReport<'a> {
     pub(super) fn new(origins: &'a Origins) -> Self {
-        Report {
+        MistakeReport {
             origins,
             mistakes: Vec::new(),
             warnings: Vec::new(),

@@ -78,7 +78,7 @@ use std::fmt::Display;
 use serde::Deserialize;
 
 use layers::Origins;
-use mistake::Report;
+use mistake::MistakeReport;
 use shown_settings::ShownSettings;
 
 /// The file that `postrider init` writes: every key with its default and a comment.
@@ -147,7 +147,7 @@ impl Settings {
     /// Everything that is wrong.
     pub fn load(sources: &Sources) -> Result<Self, Mistakes> {
         let layers = layers::gather(sources)?;
-        let mut report = Report::new(&layers.origins);
+        let mut report = MistakeReport::new(&layers.origins);
         let mut settings = read::read(&layers, &mut report);
         settings.check(&mut report);
         settings.warnings = report.take_warnings();
@@ -164,7 +164,7 @@ impl Settings {
     /// What is wrong with the file, or with the section `spool`.
     pub fn spool(sources: &Sources) -> Result<Spool, Mistakes> {
         let layers = layers::gather(sources)?;
-        let mut report = Report::new(&layers.origins);
+        let mut report = MistakeReport::new(&layers.origins);
         let mut settings = read::read(&layers, &mut report);
         settings.spool.check(&mut report);
         report.only("spool").finish()?;
@@ -178,7 +178,7 @@ impl Settings {
     /// What is wrong with the file, or with the section `templates`.
     pub fn templates(sources: &Sources) -> Result<Templates, Mistakes> {
         let layers = layers::gather(sources)?;
-        let mut report = Report::new(&layers.origins);
+        let mut report = MistakeReport::new(&layers.origins);
         let settings = read::read(&layers, &mut report);
         report.only("templates").finish()?;
         Ok(settings.templates)
@@ -191,7 +191,7 @@ impl Settings {
     /// # Errors
     /// Everything that it cannot do.
     pub fn try_on_this_machine(&self) -> Result<(), Mistakes> {
-        let mut report = Report::new(&self.origins);
+        let mut report = MistakeReport::new(&self.origins);
         machine::check(self, &mut report);
         report.finish()
     }
@@ -215,7 +215,7 @@ impl Settings {
         }
     }
 
-    fn check(&mut self, report: &mut Report<'_>) {
+    fn check(&mut self, report: &mut MistakeReport<'_>) {
         self.service.check(report);
         self.spool.check(report);
         self.journal.check(report);

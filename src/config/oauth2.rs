@@ -6,7 +6,7 @@ use std::sync::Arc;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use super::mistake::Report;
+use super::mistake::MistakeReport;
 use super::secret;
 use crate::transport::RelayError;
 use crate::transport::oauth2::{Grant, OAuth2, TokenRequest};
@@ -56,7 +56,7 @@ struct AccountFile {
 }
 
 impl OAuth2Settings {
-    pub(super) fn check(&mut self, at: &str, report: &mut Report<'_>) {
+    pub(super) fn check(&mut self, at: &str, report: &mut MistakeReport<'_>) {
         let file = self.client_secret_file.as_deref();
         secret::settle(&mut self.client_secret, file, (at, "client_secret"), report);
         for (key, file) in [

@@ -6,15 +6,21 @@ use std::path::Path;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 
-use super::mistake::Report;
+use super::mistake::MistakeReport;
 
-pub(super) fn check_certificates(path: &Path, at: String, report: &mut Report<'_>) {
+pub(super) fn check_certificates(path: &Path, at: String, report: &mut MistakeReport<'_>) {
     let first = CertificateDer::pem_file_iter(path)
         .and_then(|mut all| all.next().unwrap_or(Err(pem::Error::NoItemsFound)));
-    tell(first.err(), "certificate", path, at, report);
+    report_error(first.err(), "certificate", path, at, report);
 }
 
-fn tell(error: Option<pem::Error>, wanted: &str, path: &Path, at: String, report: &mut Report<'_>) {
+fn report_error(
+    error: Option<pem::Error>,
+    wanted: &str,
+    path: &Path,
+    at: String,
+    report: &mut MistakeReport<'_>,
+) {
     match error {
         None => {}
         Some(pem::Error::Io(e)) => report.add(at, format!("cannot read {}: {e}", path.display())),

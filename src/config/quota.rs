@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::mistake::Report;
+use super::mistake::MistakeReport;
 use crate::policy::{Quota, Rate, SenderPattern};
 
 /// What stands in the file about it.
@@ -29,7 +29,7 @@ impl QuotaSettings<'_> {
         }
     }
 
-    pub fn check(&self, at: &str, report: &mut Report<'_>) {
+    pub fn check(&self, at: &str, report: &mut MistakeReport<'_>) {
         for (key, bound) in [
             ("max_pending", self.max_pending),
             ("max_per_day", self.max_per_day),

@@ -6,7 +6,7 @@ use serde_path_to_error::{Path, Segment};
 
 use super::Settings;
 use super::layers::Layers;
-use super::mistake::Report;
+use super::mistake::MistakeReport;
 
 /// Keys whose values are never shown, not even when they are wrong.
 const SECRET_KEYS: [&str; 7] = [
@@ -19,7 +19,7 @@ const SECRET_KEYS: [&str; 7] = [
     "secret",
 ];
 
-pub(super) fn read(layers: &Layers, report: &mut Report<'_>) -> Settings {
+pub(super) fn read(layers: &Layers, report: &mut MistakeReport<'_>) -> Settings {
     let mut tree = layers.tree.clone();
     loop {
         let error = match serde_path_to_error::deserialize::<_, Settings>(&tree) {

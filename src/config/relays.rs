@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use url::Url;
 
-use super::mistake::Report;
+use super::mistake::MistakeReport;
 use super::oauth2::OAuth2Settings;
 use super::{engine, pem, secret, units};
 use crate::mail::seconds;
@@ -222,7 +222,7 @@ impl Relay {
             .unwrap_or_else(|_| self.name.clone().unwrap_or_default())
     }
 
-    fn check(&mut self, at: &str, report: &mut Report<'_>) {
+    fn check(&mut self, at: &str, report: &mut MistakeReport<'_>) {
         secret::settle(
             &mut self.password,
             self.password_file.as_deref(),
@@ -276,7 +276,7 @@ impl Relay {
         }
     }
 
-    fn check_url(&self, at: &str, report: &mut Report<'_>) {
+    fn check_url(&self, at: &str, report: &mut MistakeReport<'_>) {
         let key = format!("{at}.url");
         if self.url.expose().is_empty() {
             return report.add(
@@ -371,7 +371,7 @@ fn is_near(url: &Url) -> bool {
     }
 }
 
-pub(super) fn check(relays: &mut [Relay], report: &mut Report<'_>) {
+pub(super) fn check(relays: &mut [Relay], report: &mut MistakeReport<'_>) {
     if relays.is_empty() {
         report.add(
             "relays",

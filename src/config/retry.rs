@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::mistake::Report;
+use super::mistake::MistakeReport;
 use super::units;
 use crate::policy::{self, RetryPolicy, Weights};
 
@@ -61,7 +61,7 @@ impl Default for Retry {
 }
 
 impl Retry {
-    pub(super) fn check(&self, report: &mut Report<'_>) {
+    pub(super) fn check(&self, report: &mut MistakeReport<'_>) {
         if self.schedule.is_empty() {
             report.add(
                 "retry.schedule",
@@ -109,7 +109,7 @@ impl Default for Priorities {
 }
 
 impl Priorities {
-    pub(super) fn check(&self, report: &mut Report<'_>) {
+    pub(super) fn check(&self, report: &mut MistakeReport<'_>) {
         for (key, weight) in [
             ("critical", self.critical),
             ("default", self.default),

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::Relay;
-use super::mistake::Report;
+use super::mistake::MistakeReport;
 use crate::mail::{Address, Priority};
 use crate::policy::Match;
 
@@ -60,7 +60,7 @@ impl From<RelayMatch> for Match {
 }
 
 impl RelayMatch {
-    fn check(&self, at: &str, report: &mut Report<'_>) {
+    fn check(&self, at: &str, report: &mut MistakeReport<'_>) {
         let domains = [
             ("recipient_domain", &self.recipient_domain),
             ("sender_domain", &self.sender_domain),
@@ -102,7 +102,7 @@ fn in_ascii(pattern: &str) -> Option<String> {
     Some(format!("{below}{}", address.domain()))
 }
 
-pub(super) fn check(routes: &[Route], relays: &[Relay], report: &mut Report<'_>) {
+pub(super) fn check(routes: &[Route], relays: &[Relay], report: &mut MistakeReport<'_>) {
     let names: Vec<String> = relays.iter().map(Relay::name).collect();
     if routes.is_empty() && relays.len() > MOST_RELAYS {
         let reason = format!(

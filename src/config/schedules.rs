@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::mistake::Report;
+use super::mistake::MistakeReport;
 use crate::content;
 use crate::dispatch::Dispatcher;
 use crate::ingress::http::read_scheduled;
@@ -52,7 +52,7 @@ pub fn schedules(schedules: &[Schedule]) -> Vec<notify::Schedule> {
 pub(super) fn check(
     schedules: &[Schedule],
     templates: Option<&content::Templates>,
-    report: &mut Report<'_>,
+    report: &mut MistakeReport<'_>,
 ) {
     for (n, schedule) in schedules.iter().enumerate() {
         let at = format!("schedules[{n}]");

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::mistake::Report;
+use super::mistake::MistakeReport;
 use crate::private;
 
 /// Settles a secret and its `*_file` twin: reads the file where there is one. `at` is the table's
@@ -13,7 +13,7 @@ pub(super) fn settle(
     secret: &mut Option<SecretString>,
     file: Option<&Path>,
     (at, key): (&str, &str),
-    report: &mut Report<'_>,
+    report: &mut MistakeReport<'_>,
 ) {
     let twin = format!("{at}.{key}_file");
     match file {
@@ -46,7 +46,7 @@ pub(super) fn settle(
 }
 
 /// Warns where a file that holds a secret can be read by everybody.
-pub(super) fn keep(key: &str, file: &Path, report: &mut Report<'_>) {
+pub(super) fn keep(key: &str, file: &Path, report: &mut MistakeReport<'_>) {
     if private::is_readable_by_all(file) {
         report.warn(
             key,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::mistake::Report;
+use super::mistake::MistakeReport;
 use super::units;
 use crate::mail::seconds;
 
@@ -24,7 +24,7 @@ pub struct Service {
 }
 
 impl Service {
-    pub(super) fn check(&self, report: &mut Report<'_>) {
+    pub(super) fn check(&self, report: &mut MistakeReport<'_>) {
         if self.group.is_some() && self.user.is_none() {
             report.add("service.group", "is given and `service.user` is not");
         }

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use super::mistake::Report;
+use super::mistake::MistakeReport;
 use super::quota::QuotaSettings;
 use super::units::bytes;
 use super::{Listen, secret, units};
@@ -202,7 +202,7 @@ impl Smtp {
     }
 
     /// Reads the secrets, and asks the door what it thinks of the rest.
-    pub(super) fn check(&mut self, report: &mut Report<'_>) {
+    pub(super) fn check(&mut self, report: &mut MistakeReport<'_>) {
         for (n, user) in self.users.iter_mut().enumerate() {
             let at = format!("smtp.users[{n}]");
             let file = user.password_file.as_deref();

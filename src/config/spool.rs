@@ -7,7 +7,7 @@ use bytesize::ByteSize;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use super::mistake::Report;
+use super::mistake::MistakeReport;
 use super::{secret, units};
 use crate::mail::{days, seconds};
 use crate::spool::postgres::{self, PostgresSpool};
@@ -131,7 +131,7 @@ impl Spool {
             .unwrap_or(self.max_pending.div_ceil(20))
     }
 
-    pub(super) fn check(&mut self, report: &mut Report<'_>) {
+    pub(super) fn check(&mut self, report: &mut MistakeReport<'_>) {
         self.check_database(report);
         if self.path.as_os_str().is_empty() {
             report.add("spool.path", "is empty; name a directory");
@@ -183,7 +183,7 @@ impl Spool {
         }
     }
 
-    fn check_database(&mut self, report: &mut Report<'_>) {
+    fn check_database(&mut self, report: &mut MistakeReport<'_>) {
         let file = self.password_file.as_deref();
         secret::settle(&mut self.password, file, ("spool", "password"), report);
         let Some(url) = &self.url else {

@@ -6,7 +6,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use url::Url;
 
-use super::mistake::Report;
+use super::mistake::MistakeReport;
 use super::secret;
 use crate::ingress::http::{MIN_STATUS_SECRET, StatusSettings};
 
@@ -45,7 +45,7 @@ impl Status {
             || secret(self) != secret(other)
     }
 
-    pub(super) fn check(&mut self, report: &mut Report<'_>) {
+    pub(super) fn check(&mut self, report: &mut MistakeReport<'_>) {
         let file = self.secret_file.as_deref();
         secret::settle(&mut self.secret, file, ("status", "secret"), report);
         match &self.secret {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::mistake::Report;
+use super::mistake::MistakeReport;
 use super::units;
 use crate::mail::days;
 
@@ -26,7 +26,7 @@ impl Default for Suppression {
 }
 
 impl Suppression {
-    pub(super) fn check(&self, report: &mut Report<'_>) {
+    pub(super) fn check(&self, report: &mut MistakeReport<'_>) {
         if self.bounces_for.is_zero() {
             report.add("suppression.bounces_for", "must be above zero");
         }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::mistake::Report;
+use super::mistake::MistakeReport;
 use crate::content;
 
 /// Where the templates are.
@@ -41,7 +41,7 @@ impl Templates {
         (self.path.is_none() || !self.loaded.list().is_empty()).then_some(&self.loaded)
     }
 
-    pub(super) fn check(&mut self, report: &mut Report<'_>) {
+    pub(super) fn check(&mut self, report: &mut MistakeReport<'_>) {
         if !content::is_locale(&self.default_locale) {
             let locale = self.default_locale.escape_debug();
             let reason = format!("`{locale}` is not a locale such as en or pt-BR");

@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use url::Url;
 
-use super::mistake::Report;
+use super::mistake::MistakeReport;
 use super::{pem, secret, units};
 use crate::notify::{self, Filter};
 
@@ -98,7 +98,7 @@ impl Webhook {
         }
     }
 
-    fn check(&mut self, at: &str, report: &mut Report<'_>) {
+    fn check(&mut self, at: &str, report: &mut MistakeReport<'_>) {
         let file = self.secret_file.as_deref();
         secret::settle(&mut self.secret, file, (at, "secret"), report);
         if self.secret.is_none() {
@@ -129,7 +129,7 @@ pub fn webhooks(webhooks: &[Webhook]) -> Vec<notify::Webhook> {
     webhooks.iter().map(Webhook::endpoint).collect()
 }
 
-pub(super) fn check(webhooks: &mut [Webhook], report: &mut Report<'_>) {
+pub(super) fn check(webhooks: &mut [Webhook], report: &mut MistakeReport<'_>) {
     for n in 0..webhooks.len() {
         let at = format!("webhooks[{n}]");
         webhooks[n].check(&at, report);

@@ -25,9 +25,9 @@ fn converted(mjml: &str) -> Result<String, String> {
     let options = ParserOptions {
         include_loader: Box::new(NoopIncludeLoader),
     };
-    let parsed = mrml::parse_with_options(mjml, &options).map_err(|error| told(&error))?;
+    let parsed = mrml::parse_with_options(mjml, &options).map_err(|error| reason(&error))?;
     let html = parsed.element.render(&RenderOptions::default());
-    html.map_err(|error| told(&error))
+    html.map_err(|error| reason(&error))
 }
 
 /// The HTML with the rules of its `<style>` elements in the elements that they mean: many mail
@@ -101,7 +101,7 @@ fn within_bounds(text: String) -> Result<String, String> {
 }
 
 /// An error with its causes.
-fn told(error: &dyn std::error::Error) -> String {
+fn reason(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

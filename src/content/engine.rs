@@ -35,7 +35,7 @@ pub(super) enum OutputKind {
     Text,
 }
 
-pub(super) struct Engine {
+pub(super) struct TemplateEngine {
     html: Environment<'static>,
     text: Environment<'static>,
 }
@@ -48,7 +48,7 @@ impl Engine {
         mut walked: Walked,
     ) -> (Self, Vec<TemplateError>) {
         let mut errors = Vec::new();
-        let mut engine = Engine {
+        let mut engine = TemplateEngine {
             html: environment(AutoEscape::Html),
             text: environment(AutoEscape::None),
         };
@@ -71,7 +71,7 @@ impl Engine {
                 .add_template_owned(name.clone(), source.clone())
                 .and_then(|()| engine.html.add_template_owned(name.clone(), html));
             if let Err(error) = compiled {
-                errors.push(told(&error, name));
+                errors.push(template_error(&error, name));
             }
         }
 
@@ -98,7 +98,7 @@ impl Engine {
                     .render_captured_to(data.clone(), &mut out)
                     .map(drop)
             })
-            .map_err(|error| told(&error, file))?;
+            .map_err(|error| template_error(&error, file))?;
 
         String::from_utf8(out.0).map_err(|_| TemplateError::Render {
             file: file.to_owned(),
@@ -246,7 +246,7 @@ fn syntax() -> SyntaxConfig {
 }
 
 /// The innermost error, with where it arose.
-fn told(error: &Error, file: &str) -> TemplateError {
+fn template_error(error: &Error, file: &str) -> TemplateError {
     let mut inner = error;
     while let Some(cause) = std::error::Error::source(inner).and_then(|e| e.downcast_ref::<Error>())
     {

@@ -101,7 +101,7 @@ impl Folder {
         folder
     }
 
-    fn read_template(&mut self, entry: &Entry) {
+    fn read_template(&mut self, entry: &FolderEntry) {
         let mut sources = Sources::default();
         let base = self.read_variant(&entry.path, &entry.name, None, &mut sources);
         sources.variants.insert(String::new(), base);
@@ -255,7 +255,7 @@ impl Folder {
     }
 
     /// What lies in a folder, except hidden files, in the order of the names.
-    fn entries(&mut self, path: &Path) -> Vec<Entry> {
+    fn entries(&mut self, path: &Path) -> Vec<FolderEntry> {
         let listed = fs::read_dir(path).and_then(|found| found.collect::<Result<Vec<_>, _>>());
         let found = match listed {
             Ok(found) => found,
@@ -269,7 +269,7 @@ impl Folder {
         for one in found {
             match one.file_name().into_string() {
                 Ok(name) if name.starts_with('.') || name.ends_with('~') => {}
-                Ok(name) => entries.push(Entry {
+                Ok(name) => entries.push(FolderEntry {
                     path: one.path(),
                     name,
                 }),
@@ -290,7 +290,7 @@ impl Folder {
     }
 }
 
-struct Entry {
+struct FolderEntry {
     path: PathBuf,
     name: String,
 }

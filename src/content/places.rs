@@ -158,9 +158,11 @@ impl Spot {
         }
 
         match self.place {
-            Place::Element => Some("stands where the name of an element does"),
-            Place::Tag | Place::Attribute => Some("stands where the name of an attribute does"),
-            Place::Equals | Place::Bare => Some(
+            HtmlContext::Element => Some("stands where the name of an element does"),
+            HtmlContext::Tag | HtmlContext::Attribute => {
+                Some("stands where the name of an attribute does")
+            }
+            HtmlContext::Equals | HtmlContext::Bare => Some(
                 "is an attribute without quotation marks, which a space ends: put them around it",
             ),
             Place::Raw("script") if filter != "tojson" => Some(SCRIPT),
@@ -277,7 +279,11 @@ impl Spot {
             }
             (Place::Raw(name), b'<') if is_end_of(rest, name) => self.begin(rest, &mut passed),
             (
-                Place::Element | Place::Tag | Place::Attribute | Place::Equals | Place::Bare,
+                HtmlContext::Element
+                | HtmlContext::Tag
+                | HtmlContext::Attribute
+                | HtmlContext::Equals
+                | HtmlContext::Bare,
                 b'>',
             ) => self.end(),
             (Place::Element | Place::Bare, _) if is_space => Place::Tag,
@@ -366,7 +372,7 @@ impl Spot {
         let name = rest.trim_start_matches('/');
         let is_name = |c: char| c.is_ascii_alphabetic() || c == '!';
         if !name.starts_with(is_name) && !name.starts_with("{{") {
-            return Place::Text;
+            return HtmlContext::Text;
         }
         *passed = usize::from(is_end_tag);
         self.is_end_tag = is_end_tag;

@@ -8,7 +8,7 @@ use minijinja::value::Serde;
 use ring::digest::{Context, SHA256};
 use serde_json::{Map, Value};
 
-use super::engine::{Engine, OutputKind};
+use super::engine::{OutputKind, TemplateEngine};
 use super::folder::{Folder, Html, Sources, Variant};
 use super::mistake::{TemplateError, TemplateMistake, TemplateMistakes};
 use super::templates::TemplateInfo;
@@ -25,7 +25,7 @@ const HASH_BYTES: usize = 8;
 pub(super) struct TemplateSet {
     pub root: PathBuf,
     pub default_locale: String,
-    pub engine: Option<Engine>,
+    pub engine: Option<TemplateEngine>,
     pub templates: BTreeMap<String, Template>,
 }
 
@@ -324,12 +324,12 @@ impl TemplateSet {
     fn choose<'a>(&self, template: &'a Template, locale: Option<&str>) -> LocaleParts<'a> {
         let variants = self.variants(template, locale);
         let body = variants.iter().find(|one| one.has_body()).copied();
-        let told = body.or(variants.first().copied());
+        let shown = body.or(variants.first().copied());
         let default = (!self.default_locale.is_empty()).then(|| self.default_locale.clone());
         LocaleParts {
             subject: variants.iter().find_map(|one| one.subject.as_deref()),
             body,
-            locale: told.and_then(|one| one.locale.clone()).or(default),
+            locale: shown.and_then(|one| one.locale.clone()).or(default),
         }
     }
 }

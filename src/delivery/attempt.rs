@@ -311,7 +311,7 @@ impl Attempt {
     }
 
     pub(crate) fn new(at: Timestamp, relay: &str, tls: Option<&TlsUse>, outcome: &Outcome) -> Self {
-        let told = match outcome {
+        let quoted = match outcome {
             Outcome::Unavailable(_, text) | Outcome::Lost(_, text) => Reply::in_reason(text),
             _ => None,
         };
@@ -321,7 +321,7 @@ impl Attempt {
                 (*phase, Some(reply), "")
             }
             Outcome::Unavailable(phase, text) | Outcome::Lost(phase, text) => {
-                (*phase, told.as_ref(), text.as_str())
+                (*phase, quoted.as_ref(), text.as_str())
             }
             Outcome::InDoubt(text) => (Phase::FinalDot, None, text.as_str()),
             Outcome::Withdrawn => (

@@ -156,7 +156,7 @@ impl Accept {
                     if let Some(line) = line {
                         line.log(id, door);
                     }
-                    engine.tell_suppressed(id, &suppressed);
+                    engine.announce_suppressed(id, &suppressed);
                     Ok(Receipt {
                         id,
                         durability,

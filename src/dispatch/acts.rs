@@ -21,8 +21,8 @@ pub(super) struct RefusedLogins(Mutex<LogBudget>);
 #[derive(Default)]
 struct LogBudget {
     begun: Option<Duration>,
-    told: u32,
-    untold: u64,
+    logged: u32,
+    unlogged: u64,
 }
 
 impl RefusedLogins {
@@ -32,14 +32,14 @@ impl RefusedLogins {
         let is_over = |begun| now >= begun + Duration::from_secs(60);
         if minute.begun.is_none_or(is_over) {
             minute.begun = Some(now);
-            minute.told = 0;
+            minute.logged = 0;
         }
-        if minute.told >= LOGINS_PER_MINUTE {
-            minute.untold += 1;
+        if minute.logged >= LOGINS_PER_MINUTE {
+            minute.unlogged += 1;
             return None;
         }
-        minute.told += 1;
-        Some(std::mem::take(&mut minute.untold) + 1)
+        minute.logged += 1;
+        Some(std::mem::take(&mut minute.unlogged) + 1)
     }
 }
 
@@ -99,7 +99,7 @@ impl Dispatcher {
         };
         let kind = EventKind::LoginRefused { count };
         let event = Event::new(engine.clock.now(), kind).by(&by);
-        self.tell(&event);
+        self.log_and_count(&event);
         engine.note(event);
     }
 
@@ -108,7 +108,7 @@ impl Dispatcher {
     pub(super) async fn note(&self, kind: EventKind, more: impl FnOnce(Event) -> Event) {
         let engine = &self.inner.engine;
         let event = more(Event::new(engine.clock.now(), kind).by(&self.by()));
-        self.tell(&event);
+        self.log_and_count(&event);
         if let Some(journal) = engine.spool.journal()
             && let Err(error) = journal.note(vec![event]).await
         {
@@ -129,12 +129,12 @@ impl Dispatcher {
     }
 
     /// Logs and counts what was done to a mail; the journal has it already.
-    pub(super) fn tell_done(&self, act: &str, mail: MailId) {
+    pub(super) fn log_done(&self, act: &str, mail: MailId) {
         if self.is_part {
             return;
         }
         let event = Event::new(self.inner.engine.clock.now(), done(act)).by(&self.by());
-        self.tell(&Event {
+        self.log_and_count(&Event {
             mail: Some(mail),
             ..event
         });
@@ -148,7 +148,7 @@ impl Dispatcher {
         self.note(kind, |event| event).await;
     }
 
-    fn tell(&self, event: &Event) {
+    fn log_and_count(&self, event: &Event) {
         let Some(act) = event.kind.act() else { return };
         let who = event.who.as_ref().map(ToString::to_string);
         let who = who.as_deref().unwrap_or_default().escape_debug();
@@ -187,10 +187,10 @@ mod tests {
     fn whoever_guesses_passwords_does_not_fill_the_journal_and_none_is_left_uncounted() {
         let refused = RefusedLogins::default();
         let second = Duration::from_secs;
-        let told: u64 = (0..1000).filter_map(|_| refused.take(second(5))).sum();
-        assert_eq!(told, u64::from(LOGINS_PER_MINUTE));
+        let logged: u64 = (0..1000).filter_map(|_| refused.take(second(5))).sum();
+        assert_eq!(logged, u64::from(LOGINS_PER_MINUTE));
         assert_eq!(refused.take(second(64)), None);
-        assert_eq!(refused.take(second(65)), Some(1000 - told + 2));
+        assert_eq!(refused.take(second(65)), Some(1000 - logged + 2));
         assert_eq!(refused.take(second(66)), Some(1));
     }
 }

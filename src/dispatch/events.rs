@@ -76,7 +76,7 @@ impl Follower {
                     PendingItem::Event(event) => EventItem::Event(Event::clone(&event)),
                     PendingItem::Lagged(missed) => EventItem::Lagged(missed),
                 };
-                self.until_told(&item).await;
+                self.until_recorded(&item).await;
                 return Some((item, self));
             }
             let read = AssertUnwindSafe(self.read()).catch_unwind().await;
@@ -97,7 +97,7 @@ impl Follower {
 
     /// Waits until the log and the metrics tell this, too. What cannot be recorded now is not
     /// waited for.
-    async fn until_told(&self, item: &EventItem) {
+    async fn until_recorded(&self, item: &EventItem) {
         if let EventItem::Event(Event {
             mail: Some(mail), ..
         }) = item
@@ -105,7 +105,7 @@ impl Follower {
             && spool.failure().is_none()
         {
             drop(spool);
-            self.recordings.told(*mail).await;
+            self.recordings.finished(*mail).await;
         }
     }
 

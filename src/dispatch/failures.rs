@@ -89,7 +89,7 @@ impl Dispatcher {
     /// # Errors
     /// [`Error::Spool`].
     pub async fn failures(&self, by: GroupBy, query: Query) -> Result<Failures, Error> {
-        let mut groups = Groups {
+        let mut groups = GroupCounter {
             by,
             found: HashMap::new(),
             others: 0,
@@ -112,7 +112,7 @@ impl Dispatcher {
         &self,
         state: State,
         query: &Query,
-        groups: &mut Groups,
+        groups: &mut GroupCounter,
     ) -> Result<bool, Error> {
         let query = Query {
             state: Some(state),
@@ -136,13 +136,13 @@ impl Dispatcher {
     }
 }
 
-struct Groups {
+struct GroupCounter {
     by: GroupBy,
     found: HashMap<String, FailureGroup>,
     others: u64,
 }
 
-impl Groups {
+impl GroupCounter {
     fn add(&mut self, state: State, mail: MailId, delivery: &Delivery) {
         let is_meant = match state {
             State::Dead => matches!(delivery.stage, Stage::Dead { .. }),

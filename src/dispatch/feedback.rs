@@ -385,17 +385,17 @@ impl FeedbackHandle<'_> {
             .collect();
         let results = match engine.spool.feedback() {
             Some(store) => store.keep(new).await?,
-            None => self.tell_alone(new, &events).await?,
+            None => self.store_without_record(new, &events).await?,
         };
 
         let mut kept = Vec::with_capacity(receipts.len());
         for ((mut receipt, result), which) in receipts.into_iter().zip(results).zip(named) {
-            let told = match result {
+            let result_label = match result {
                 FeedbackResult::Kept => receipt.kind.as_str(),
                 FeedbackResult::Known => "known",
                 FeedbackResult::Unknown => "unknown",
             };
-            engine.metrics.fed_back(by, told);
+            engine.metrics.fed_back(by, result_label);
             if result == FeedbackResult::Unknown {
                 continue;
             }
@@ -511,22 +511,26 @@ impl FeedbackHandle<'_> {
         (receipt, new, event)
     }
 
-    /// Where the spool keeps nothing of it beside the mail: the journal tells, and who is not to
-    /// get mail is kept.
-    async fn tell_alone(
+    /// For a spool that does not store feedback with the mail: writes only the journal entries and
+    /// the suppressions.
+    async fn store_without_record(
         &self,
         new: Vec<NewFeedback>,
         events: &[Event],
     ) -> Result<Vec<FeedbackResult>, Error> {
         let spool = &self.engine().spool;
 
-        let told = new.iter().zip(events);
-        let told = told.filter(|(new, _)| new.feedback.kind != FeedbackKind::Delivered);
-        let told: Vec<Event> = told.map(|(_, event)| event.clone()).collect();
+        // A confirmed delivery is no event of the journal.
+        let entries: Vec<Event> = new
+            .iter()
+            .zip(events)
+            .filter(|(new, _)| new.feedback.kind != FeedbackKind::Delivered)
+            .map(|(_, event)| event.clone())
+            .collect();
         if let Some(journal) = spool.journal()
-            && !told.is_empty()
+            && !entries.is_empty()
         {
-            journal.note(told).await?;
+            journal.note(entries).await?;
         }
 
         let results = vec![FeedbackResult::Kept; new.len()];

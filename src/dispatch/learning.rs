@@ -89,7 +89,7 @@ pub(super) fn speaks_for_the_relay(fault: Fault) -> bool {
 
 /// An outcome in words, for logs and events.
 pub(super) fn describe(outcome: &Outcome) -> String {
-    let told = match outcome {
+    let text = match outcome {
         Outcome::Unavailable(phase, reason) | Outcome::Lost(phase, reason) => {
             format!("{phase}: {reason}")
         }
@@ -100,5 +100,5 @@ pub(super) fn describe(outcome: &Outcome) -> String {
         other => format!("{other:?}"),
     };
     // It is shown in logs and events, and a custom transport may say anything.
-    printable(&told)
+    printable(&text)
 }

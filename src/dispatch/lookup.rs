@@ -44,12 +44,12 @@ impl MailName {
 
     fn fits(&self, mails: Vec<MailId>) -> Error {
         Error::Ambiguous {
-            name: self.told(),
+            name: self.shown(),
             mails,
         }
     }
 
-    fn told(&self) -> String {
+    fn shown(&self) -> String {
         self.given.chars().take(200).collect()
     }
 }
@@ -200,13 +200,13 @@ impl Dispatcher {
         match (&found[..], page.next) {
             ([_, _, ..], _) => Err(name.fits(found)),
             (_, Some(next)) => Err(Error::NotAllSeen {
-                name: name.told(),
+                name: name.shown(),
                 looked_at: page.looked_at,
                 mail: found.first().copied(),
                 next,
             }),
             ([id], None) => Ok(*id),
-            ([], None) => Err(Error::UnknownName(name.told())),
+            ([], None) => Err(Error::UnknownName(name.shown())),
         }
     }
 }

@@ -61,7 +61,7 @@ impl Dispatcher {
         // recorded now are not in it, and are not waited for.
         let engine = &self.inner.engine;
         if engine.spool.failure().is_none() {
-            engine.recordings.told(id).await;
+            engine.recordings.finished(id).await;
         }
 
         Ok((record, engine.clock.now()))
@@ -91,14 +91,14 @@ impl Dispatcher {
         let is_shared = engine.spool.cluster().is_some();
 
         loop {
-            let told = waiting.notify.notified();
+            let woken = waiting.notify.notified();
             let status = self.progress(id).await?;
             if status.state.is_final() {
                 return Ok(status);
             }
 
             tokio::select! {
-                () = told => {}
+                () = woken => {}
                 // Another node may be sending it.
                 () = tokio::time::sleep(cluster::POLL_INTERVAL), if is_shared => {}
                 end = &mut over => {
@@ -154,7 +154,7 @@ impl Dispatcher {
         let mut is_wanted_back = false;
 
         loop {
-            let told = waiting.notify.notified();
+            let woken = waiting.notify.notified();
             let now = engine.clock.now();
             let recording = engine.recordings.begin(id);
             engine.end_recalled(id, now);
@@ -173,7 +173,7 @@ impl Dispatcher {
 
             // The cancellation of a mail that a sender held may be on its way to the disk.
             if engine.spool.failure().is_none() {
-                engine.recordings.told(id).await;
+                engine.recordings.finished(id).await;
             }
             let status = self.status(id).await?;
             let is = |state| status.deliveries.iter().any(|one| one.state == state);
@@ -184,7 +184,7 @@ impl Dispatcher {
                     return Err(Error::TooLate { id, state });
                 }
                 if is_noted {
-                    self.tell_done("cancel", id);
+                    self.log_done("cancel", id);
                 } else {
                     self.note_done("cancel", id).await;
                 }
@@ -205,7 +205,7 @@ impl Dispatcher {
                 }
                 until = until.min(Instant::now() + cluster::POLL_INTERVAL);
             }
-            let _ = tokio::time::timeout_at(until, told).await;
+            let _ = tokio::time::timeout_at(until, woken).await;
         }
     }
 
@@ -243,7 +243,7 @@ impl Dispatcher {
                 state: self.status(id).await?.state.as_str(),
             }),
             OperationResult::Done(_) => {
-                self.tell_done("retry", id);
+                self.log_done("retry", id);
                 self.status(id).await
             }
         }

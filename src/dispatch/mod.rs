@@ -127,7 +127,7 @@ struct Inner {
     accept: Accept,
     supervisor: ActorRef<supervisor::Msg>,
     direct: direct::Direct,
-    series: Arc<series::Progress>,
+    series: Arc<series::SeriesProgress>,
     /// Operations on many mails, running and finished ones.
     jobs: jobs::JobTable,
     /// The domain that is added to addresses without one.

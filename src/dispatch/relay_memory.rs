@@ -23,7 +23,7 @@ const REMEMBERED_MAILS: usize = 256;
 
 #[derive(Default)]
 pub(super) struct RelayMemory {
-    state: Mutex<RelayState>,
+    state: Mutex<RememberedRelay>,
     open: Arc<AtomicUsize>,
 }
 
@@ -37,7 +37,7 @@ impl Drop for ConnectionCount {
 }
 
 #[derive(Default)]
-struct RelayState {
+struct RememberedRelay {
     limits: Limits,
     announced: AnnouncedLimits,
     rests: Rests,
@@ -92,7 +92,7 @@ impl RelayMemory {
     /// How many mails the relay takes in one session, and how many recipients in one transaction,
     /// announced or learned.
     pub(super) fn known_limits(&self, now: Duration) -> (Option<u32>, Option<u32>) {
-        let RelayState {
+        let RememberedRelay {
             limits, announced, ..
         } = &*self.state.lock();
         let mails = limits.session(now).map(|lesson| lesson.count);
@@ -187,7 +187,7 @@ impl RelayMemory {
     }
 }
 
-impl RelayState {
+impl RememberedRelay {
     fn judge(
         &mut self,
         outcome: &Outcome,

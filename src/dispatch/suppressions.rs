@@ -273,7 +273,7 @@ impl Engine {
     }
 
     /// Tells of deliveries that were dead when their mail was accepted.
-    pub(super) fn tell_suppressed(&self, mail: MailId, recipients: &[Address]) {
+    pub(super) fn announce_suppressed(&self, mail: MailId, recipients: &[Address]) {
         let reason = DeadReason::Suppressed;
         for recipient in recipients {
             let zero = Duration::ZERO;

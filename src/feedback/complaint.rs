@@ -1,12 +1,12 @@
 //! Complaints (RFC 5965): somebody told a mailbox provider that a mail was unwanted.
 
-use super::fields::{self, Groups};
+use super::fields::{self, FieldGroups};
 use super::{Finding, words};
 use crate::delivery::FeedbackKind;
 
 /// What a complaint says; `None` for one that is not about wishes, such as a failed authentication
 /// (RFC 6591), or that takes one back.
-pub(super) fn read(groups: &Groups, told: &str) -> Option<Finding> {
+pub(super) fn read(groups: &FieldGroups, notice: &str) -> Option<Finding> {
     let kind = groups.first("feedback-type")?.to_ascii_lowercase();
     let kind = kind.split([' ', ';', '(']).next().unwrap_or_default();
     if !matches!(
@@ -21,9 +21,9 @@ pub(super) fn read(groups: &Groups, told: &str) -> Option<Finding> {
         .or_else(|| groups.first("removal-recipient"));
 
     let agent = groups.first("user-agent").unwrap_or_default();
-    let text = match told.trim().is_empty() {
+    let text = match notice.trim().is_empty() {
         true => agent,
-        false => told
+        false => notice
             .lines()
             .map(str::trim)
             .find(|line| !line.is_empty())

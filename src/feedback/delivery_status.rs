@@ -1,7 +1,7 @@
 //! Delivery reports for machines (RFC 3464): a group of fields for the message, and one for each
 //! recipient.
 
-use super::fields::{self, Groups};
+use super::fields::{self, FieldGroups};
 use super::{Finding, prose, words};
 use crate::delivery::FeedbackKind;
 
@@ -20,7 +20,7 @@ pub(super) fn looks_like_it(content: &[u8]) -> bool {
 
 /// What each recipient's group says. A recipient whose mail is only late, or was passed on to where
 /// nobody reports, is none.
-pub(super) fn read(groups: &Groups, told: &str) -> Vec<Finding> {
+pub(super) fn read(groups: &FieldGroups, notice: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
     for group in &groups.0 {
         let given = |name: &str| fields::field(group, name);
@@ -51,7 +51,7 @@ pub(super) fn read(groups: &Groups, told: &str) -> Vec<Finding> {
             _ => continue,
         };
         let text = match diagnostic.is_empty() {
-            true => prose::telling_line(told).unwrap_or_default(),
+            true => prose::line_with_reason(notice).unwrap_or_default(),
             false => words(&diagnostic),
         };
         findings.push(Finding {

@@ -10,9 +10,9 @@ type Field = (String, String);
 
 /// Groups of fields.
 #[derive(Debug, Default)]
-pub(super) struct Groups(pub Vec<Vec<Field>>);
+pub(super) struct FieldGroups(pub Vec<Vec<Field>>);
 
-impl Groups {
+impl FieldGroups {
     pub(super) fn read(content: &[u8]) -> Self {
         let text = String::from_utf8_lossy(content);
         let mut groups = vec![Vec::<Field>::new()];
@@ -42,7 +42,7 @@ impl Groups {
             }
         }
 
-        Groups(groups)
+        FieldGroups(groups)
     }
 
     /// The first field of this name, wherever it stands.

@@ -2,7 +2,7 @@
 
 use mail_parser::MessageParser;
 
-use super::{Writer, is_answer, writer};
+use super::{Author, is_answer, writer};
 use crate::mail::has_too_many_pieces;
 
 /// The most addresses that are looked at.
@@ -43,7 +43,7 @@ pub fn read_letter(message: &[u8]) -> Letter {
     Letter {
         to: to.map(str::to_owned).collect(),
         subject: subject.split_whitespace().collect(),
-        is_answer: is_answer(&parsed) || writer(&parsed) != Writer::Somebody,
+        is_answer: is_answer(&parsed) || writer(&parsed) != Author::Somebody,
     }
 }
 

@@ -15,7 +15,7 @@ use mail_parser::{HeaderValue, Message, MessageParser, MessagePart, MimeHeaders,
 
 use crate::delivery::{FeedbackKind, printable};
 use crate::mail::has_too_many_pieces;
-use fields::Groups;
+use fields::FieldGroups;
 pub use letter::{Letter, read_letter};
 
 /// The most bytes of a report that are looked at. What it says comes before the copy of the mail.
@@ -104,16 +104,16 @@ pub fn read(message: &[u8]) -> ReportReading {
         };
         match subtype(part).as_deref() {
             Some("delivery-status" | "global-delivery-status") => {
-                statuses = statuses.or(Some(Groups::read(content)));
+                statuses = statuses.or(Some(FieldGroups::read(content)));
             }
-            Some("feedback-report") => complaint = complaint.or(Some(Groups::read(content))),
+            Some("feedback-report") => complaint = complaint.or(Some(FieldGroups::read(content))),
             Some("rfc822-headers" | "global-headers") => {
-                let copy = Groups::read(content);
+                let copy = FieldGroups::read(content);
                 message_ids.extend(copy.first("message-id").map(|id| bare(&id)));
             }
             // Some leave out, or lose, what kind of part it is.
             _ if delivery_status::looks_like_it(content) => {
-                statuses = statuses.or(Some(Groups::read(content)));
+                statuses = statuses.or(Some(FieldGroups::read(content)));
             }
             _ => {}
         }
@@ -121,16 +121,16 @@ pub fn read(message: &[u8]) -> ReportReading {
     }
 
     if let Some(complaint) = complaint {
-        let found = complaint::read(&complaint, &told(&parsed));
+        let found = complaint::read(&complaint, &text_of(&parsed));
         return report(found.into_iter().collect(), message_ids, contents);
     }
 
     if let Some(statuses) = statuses {
-        let found = delivery_status::read(&statuses, &told(&parsed));
+        let found = delivery_status::read(&statuses, &text_of(&parsed));
         return report(found, message_ids, contents);
     }
 
-    match prose::read(&told(&parsed), writer(&parsed)) {
+    match prose::read(&text_of(&parsed), writer(&parsed)) {
         prose::ProseReading::Failed(finding, more) => {
             message_ids.extend(more);
             report(vec![finding], message_ids, contents)
@@ -178,14 +178,14 @@ fn content<'a>(part: &'a MessagePart<'_>) -> Option<&'a [u8]> {
 }
 
 /// What a report says to people: its text, or its page where there is no other.
-fn told(message: &Message<'_>) -> String {
+fn text_of(message: &Message<'_>) -> String {
     let text = message.body_text(0).unwrap_or_default();
     text.chars().take(64 * 1024).collect()
 }
 
 /// Who wrote a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Writer {
+enum Author {
     /// Somebody who speaks for a server.
     Server,
     /// It came from nobody (RFC 5321 §4.5.5), and is no answer.
@@ -194,7 +194,7 @@ enum Writer {
     Somebody,
 }
 
-fn writer(message: &Message<'_>) -> Writer {
+fn writer(message: &Message<'_>) -> Author {
     let from = message.from().and_then(|from| from.first());
     let from = from.and_then(|from| from.address()).unwrap_or_default();
     let name = from.split('@').next().unwrap_or_default();
@@ -206,10 +206,10 @@ fn writer(message: &Message<'_>) -> Writer {
     };
 
     match () {
-        () if SERVER_NAMES.contains(&name.as_str()) => Writer::Server,
-        () if name.starts_with("microsoftexchange") => Writer::Server,
-        () if from_nobody && !is_answer(message) => Writer::Nobody,
-        () => Writer::Somebody,
+        () if SERVER_NAMES.contains(&name.as_str()) => Author::Server,
+        () if name.starts_with("microsoftexchange") => Author::Server,
+        () if from_nobody && !is_answer(message) => Author::Nobody,
+        () => Author::Somebody,
     }
 }
 

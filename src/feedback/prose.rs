@@ -1,7 +1,7 @@
 //! Reports that are written for people only, as qmail, Exim, older Exchange servers and some large
 //! providers write them; and what is said in words within the others.
 
-use super::{Finding, Writer, bare, words};
+use super::{Author, Finding, bare, words};
 use crate::delivery::FeedbackKind;
 
 /// What a text comes to.
@@ -94,38 +94,38 @@ const MEANINGS: [(&str, &str); 37] = [
 
 /// Reads what is written for people. Who speaks for a server may do so in any language: a reply of
 /// failure in it says enough.
-pub(super) fn read(text: &str, writer: Writer) -> ProseReading {
+pub(super) fn read(text: &str, writer: Author) -> ProseReading {
     let lower = text.to_lowercase();
     // What is below is the mail that came back, and says nothing of how it fared.
     let end = copy_at(&lower).unwrap_or(lower.len());
 
-    let (told, copy) = lower.split_at(end);
+    let (notice, copy) = lower.split_at(end);
     let opens = OPENINGS
         .iter()
-        .any(|opening| joined(told).contains(opening));
+        .any(|opening| joined(notice).contains(opening));
     let may_tell = match writer {
-        Writer::Server => true,
-        Writer::Nobody => opens,
-        Writer::Somebody => false,
+        Author::Server => true,
+        Author::Nobody => opens,
+        Author::Somebody => false,
     };
     if !may_tell {
         return ProseReading::Else;
     }
-    if DELAYS.iter().any(|delay| joined(told).contains(delay)) {
+    if DELAYS.iter().any(|delay| joined(notice).contains(delay)) {
         return ProseReading::Delayed;
     }
 
-    let original: String = text.chars().take(told.chars().count()).collect();
-    let line = telling_line(&original);
+    let original: String = text.chars().take(notice.chars().count()).collect();
+    let line = line_with_reason(&original);
 
     let status = most_telling(None, line.as_deref().unwrap_or_default());
-    let status = status.or_else(|| most_telling(None, told));
+    let status = status.or_else(|| most_telling(None, notice));
     let Some(status) = status.filter(|status| opens || status.starts_with('5')) else {
         return ProseReading::Else;
     };
     let finding = Finding {
         kind: FeedbackKind::Bounced,
-        recipients: addresses(told),
+        recipients: addresses(notice),
         permanent: status.starts_with('5'),
         status: Some(status),
         text: line.unwrap_or_else(|| words(&original)),
@@ -164,7 +164,7 @@ fn joined(text: &str) -> String {
 
 /// The line that says what was wrong: the one with a status, else one with a code, else one whose
 /// words are known.
-pub(super) fn telling_line(text: &str) -> Option<String> {
+pub(super) fn line_with_reason(text: &str) -> Option<String> {
     let lines = || text.lines().take(2000);
     let with_status = lines().find(|line| status_in(line).is_some());
     let with_code = || lines().find(|line| code_in(line).is_some());
@@ -243,7 +243,7 @@ fn code_in(text: &str) -> Option<&str> {
 }
 
 /// The addresses that a text names, in its order.
-fn addresses(told: &str) -> Vec<String> {
+fn addresses(notice: &str) -> Vec<String> {
     let is_edge = |c: char| {
         c.is_whitespace()
             || matches!(
@@ -253,7 +253,7 @@ fn addresses(told: &str) -> Vec<String> {
     };
 
     let mut found: Vec<String> = Vec::new();
-    for word in told.split(is_edge) {
+    for word in notice.split(is_edge) {
         let word = word
             .strip_prefix("mailto:")
             .unwrap_or(word)

@@ -43,7 +43,7 @@ impl FoundMailbox {
 
 /// One entry of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Entry {
+pub(super) enum ListEntry {
     One(FoundMailbox),
     /// `Friends: ada@example.org, bob@example.org;`
     Group(String, Vec<FoundMailbox>),
@@ -53,23 +53,23 @@ pub(super) enum Entry {
 ///
 /// # Errors
 /// Says what is wrong, with as much of the text as helps to find it.
-pub(super) fn read(text: &str) -> Result<Vec<Entry>, String> {
-    let mut reader = Reader::new(text);
+pub(super) fn read(text: &str) -> Result<Vec<ListEntry>, String> {
+    let mut reader = ListReader::new(text);
     reader.read().map(|()| reader.entries)
 }
 
 /// As [`read`], and whether others may read it differently: a name without the quotes that it needs
 /// (`[Shop] <shop@example.com>`), or semicolons in place of commas.
-pub(super) fn read_loosely(text: &str) -> Result<(Vec<Entry>, bool), String> {
-    let mut reader = Reader::new(text);
+pub(super) fn read_loosely(text: &str) -> Result<(Vec<ListEntry>, bool), String> {
+    let mut reader = ListReader::new(text);
     reader.read().map(|()| (reader.entries, reader.is_loose))
 }
 
 /// All mailboxes of a list, those in its groups included.
-pub(super) fn mailboxes(entries: Vec<Entry>) -> impl Iterator<Item = FoundMailbox> {
+pub(super) fn mailboxes(entries: Vec<ListEntry>) -> impl Iterator<Item = FoundMailbox> {
     entries.into_iter().flat_map(|entry| match entry {
-        Entry::One(found) => vec![found],
-        Entry::Group(_, found) => found,
+        ListEntry::One(found) => vec![found],
+        ListEntry::Group(_, found) => found,
     })
 }
 
@@ -82,7 +82,7 @@ pub(super) fn path(text: &str) -> Result<Address, String> {
         return strict;
     }
     match &*read(&format!("<{text}>")).unwrap_or_default() {
-        [Entry::One(found)] if found.name.is_none() => found.address(None).or(strict),
+        [ListEntry::One(found)] if found.name.is_none() => found.address(None).or(strict),
         _ => strict,
     }
 }
@@ -99,26 +99,26 @@ enum Kind {
 }
 
 #[derive(Clone, Debug)]
-struct Token {
+struct ListToken {
     kind: Kind,
     place: Range<usize>,
     /// Whether white space or a comment stands before it.
     is_apart: bool,
 }
 
-impl Token {
+impl ListToken {
     fn is(&self, special: u8) -> bool {
         self.kind == Kind::Special(special)
     }
 }
 
-struct Reader<'a> {
+struct ListReader<'a> {
     text: &'a str,
     at: usize,
-    entries: Vec<Entry>,
+    entries: Vec<ListEntry>,
     group: Option<(String, Vec<FoundMailbox>)>,
     /// The words since the last mailbox ended.
-    words: Vec<Token>,
+    words: Vec<ListToken>,
     comment: Option<Range<usize>>,
     /// What stands in angle brackets after them.
     angle: Option<FoundMailbox>,
@@ -126,9 +126,9 @@ struct Reader<'a> {
     is_loose: bool,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> ListReader<'a> {
     fn new(text: &'a str) -> Self {
-        Reader {
+        ListReader {
             text,
             at: 0,
             entries: Vec::new(),
@@ -190,7 +190,7 @@ impl<'a> Reader<'a> {
 
     fn end_group(&mut self) {
         if let Some((name, found)) = self.group.take() {
-            self.entries.push(Entry::Group(name, found));
+            self.entries.push(ListEntry::Group(name, found));
         }
     }
 
@@ -198,7 +198,7 @@ impl<'a> Reader<'a> {
     fn end_mailbox(&mut self) -> Result<(), String> {
         let words = std::mem::take(&mut self.words);
         let comment = self.comment.take();
-        let needs_quotes = |word: &Token| word.is(b'@') || word.kind == Kind::Literal;
+        let needs_quotes = |word: &ListToken| word.is(b'@') || word.kind == Kind::Literal;
         let found = match self.angle.take() {
             Some(found) => FoundMailbox {
                 name: Some(self.phrase(&words)).filter(|name| !name.is_empty()),
@@ -213,7 +213,7 @@ impl<'a> Reader<'a> {
         let found = FoundMailbox { name, ..found };
         match &mut self.group {
             Some((_, members)) => members.push(found),
-            None => self.entries.push(Entry::One(found)),
+            None => self.entries.push(ListEntry::One(found)),
         }
 
         Ok(())
@@ -222,7 +222,7 @@ impl<'a> Reader<'a> {
     /// Reads up to the closing angle bracket. A route before the address is dropped (RFC 5322
     /// §4.4).
     fn in_brackets(&mut self) -> Result<FoundMailbox, String> {
-        let mut words: Vec<Token> = Vec::new();
+        let mut words: Vec<ListToken> = Vec::new();
         while let Some(token) = self.next()? {
             let in_route = words.first().is_none_or(|word| word.is(b'@'));
             match token.kind {
@@ -248,7 +248,7 @@ impl<'a> Reader<'a> {
     }
 
     /// An address of these words (`addr-spec`), or a local user's name.
-    fn address(&self, words: &[Token]) -> Result<FoundMailbox, String> {
+    fn address(&self, words: &[ListToken]) -> Result<FoundMailbox, String> {
         let (Some(first), Some(last)) = (words.first(), words.last()) else {
             return Err("has no address".to_owned());
         };
@@ -312,7 +312,7 @@ impl<'a> Reader<'a> {
 
     /// The local part: as it stands, but for quotes around only a part of it, which RFC 5321 does
     /// not know, for escapes that escape nothing, and for folds.
-    fn local(&self, words: &[Token]) -> String {
+    fn local(&self, words: &[ListToken]) -> String {
         let quoted = words.iter().any(|word| word.kind == Kind::Quoted);
         let plain: String = words.iter().map(|word| self.plain(word)).collect();
         let needs_quotes = words.len() == 1 || !plain.split('.').all(is_atom);
@@ -334,7 +334,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A word without quotes, escapes and folds.
-    fn plain(&self, word: &Token) -> String {
+    fn plain(&self, word: &ListToken) -> String {
         let text = &self.text[word.place.clone()];
         if word.kind != Kind::Quoted {
             return text.to_owned();
@@ -344,7 +344,7 @@ impl<'a> Reader<'a> {
 
     /// A name: its words with single spaces where they stand apart. Encoded words are decoded where
     /// they may stand, which is outside quotes (RFC 2047 §5).
-    fn phrase(&self, words: &[Token]) -> String {
+    fn phrase(&self, words: &[ListToken]) -> String {
         let mut name = String::new();
         let mut run = String::new();
         for (i, word) in words.iter().enumerate() {
@@ -371,7 +371,7 @@ impl<'a> Reader<'a> {
         is_name.then_some(text)
     }
 
-    fn next(&mut self) -> Result<Option<Token>, String> {
+    fn next(&mut self) -> Result<Option<ListToken>, String> {
         let bytes = self.text.as_bytes();
         let start = self.at;
         while self.at < bytes.len() && matches!(bytes[self.at], b' ' | b'\t' | b'\r' | b'\n') {
@@ -411,7 +411,7 @@ impl<'a> Reader<'a> {
             }
         };
 
-        Ok(Some(Token {
+        Ok(Some(ListToken {
             kind,
             place: from..self.at,
             is_apart,
@@ -452,7 +452,7 @@ impl<'a> Reader<'a> {
 }
 
 /// Whether these are words with a dot between each two.
-fn is_dotted(words: &[Token]) -> bool {
+fn is_dotted(words: &[ListToken]) -> bool {
     words.len() % 2 == 1
         && words.iter().enumerate().all(|(i, word)| match i % 2 {
             0 => matches!(word.kind, Kind::Atom | Kind::Quoted),

@@ -7,7 +7,7 @@ use email_encoding::headers::quoted_string;
 use email_encoding::headers::writer::EmailWriter;
 
 use super::Address;
-use super::address_list::{self, Entry, FoundMailbox};
+use super::address_list::{self, FoundMailbox, ListEntry};
 
 /// The most bytes that a display name may have, so that no line of a header grows too long.
 const MAX_NAME: usize = 500;
@@ -36,12 +36,12 @@ impl Mailbox {
 
         let mut entries = address_list::read(text)?.into_iter();
         match (entries.next(), entries.next()) {
-            (Some(Entry::One(found)), None) => Mailbox::found(&found, None),
+            (Some(ListEntry::One(found)), None) => Mailbox::found(&found, None),
             (None, _) => Err("has no address".to_owned()),
-            (Some(Entry::Group(..)), None) => {
+            (Some(ListEntry::Group(..)), None) => {
                 Err("is a group: give each of its addresses its own".to_owned())
             }
-            (Some(Entry::One(first)), Some(_)) if first.domain.is_none() => {
+            (Some(ListEntry::One(first)), Some(_)) if first.domain.is_none() => {
                 Err("has `,` or `;` in the name: put the name in double quotes".to_owned())
             }
             _ => Err("holds more than one address: give each one its own".to_owned()),
@@ -89,7 +89,8 @@ fn typed(text: &str) -> Option<(String, FoundMailbox)> {
     if name.is_empty() || name.contains(['"', '>', ',', ';', '\\']) {
         return None;
     }
-    let Ok([Entry::One(found)]) = <[Entry; 1]>::try_from(address_list::read(address).ok()?) else {
+    let Ok([ListEntry::One(found)]) = <[ListEntry; 1]>::try_from(address_list::read(address).ok()?)
+    else {
         return None;
     };
     let is_alone = found.name.is_none();

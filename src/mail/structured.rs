@@ -10,7 +10,7 @@ use std::fmt::Write;
 use email_encoding::headers::quoted_string;
 use email_encoding::headers::writer::EmailWriter;
 
-use super::address_list::{self, Entry};
+use super::address_list::{self, ListEntry};
 use super::field;
 use super::mailbox::Mailbox;
 
@@ -199,7 +199,7 @@ pub(super) fn write(out: &mut String, name: &str, value: &str) -> Result<(), Str
 pub(super) fn write_addresses(
     out: &mut String,
     name: &str,
-    entries: &[Entry],
+    entries: &[ListEntry],
     domain: Option<&str>,
 ) -> Result<(), String> {
     if entries.is_empty() {
@@ -209,8 +209,8 @@ pub(super) fn write_addresses(
     let mut read = Vec::with_capacity(entries.len());
     for entry in entries {
         let (group, found) = match entry {
-            Entry::One(found) => (None, std::slice::from_ref(found)),
-            Entry::Group(name, members) => (Some(name), &members[..]),
+            ListEntry::One(found) => (None, std::slice::from_ref(found)),
+            ListEntry::Group(name, members) => (Some(name), &members[..]),
         };
         let mailboxes: Result<Vec<_>, _> = found
             .iter()

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use url::Url;
 
-use super::message::Message;
+use super::message::WebhookMessage;
 use super::secrets::Secrets;
 use super::webhook::{Webhook, WebhookError};
 use crate::delivery::printable;
@@ -20,7 +20,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 const REASON_CHARACTERS: usize = 200;
 
 /// Whoever calls one endpoint.
-pub(super) struct Caller {
+pub(super) struct WebhookClient {
     client: HttpClient,
     secrets: Secrets,
     url: String,
@@ -56,7 +56,7 @@ impl CallResult {
     }
 }
 
-impl Caller {
+impl WebhookClient {
     pub(super) fn new(webhook: &Webhook) -> Result<Self, WebhookError> {
         let mistake = |key, reason: String| WebhookError {
             webhook: webhook.name.clone(),
@@ -78,7 +78,7 @@ impl Caller {
 
         let client = HttpClient::within(webhook.ca_file.as_deref(), timeouts, reach)
             .map_err(|error| mistake("ca_file", error.to_string()))?;
-        Ok(Caller {
+        Ok(WebhookClient {
             client,
             secrets,
             // As it was read and checked: an address has more than one way to be written.
@@ -88,7 +88,7 @@ impl Caller {
     }
 
     /// Tells it; `now` is the time of this try.
-    pub(super) async fn call(&self, message: &Message, now: Timestamp) -> CallResult {
+    pub(super) async fn call(&self, message: &WebhookMessage, now: Timestamp) -> CallResult {
         let seconds = now.as_millis() / 1000;
         let post = Post {
             url: self.url.clone(),

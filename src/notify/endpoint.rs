@@ -8,9 +8,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-use super::caller::{CallResult, Caller};
+use super::caller::{CallResult, WebhookClient};
 use super::held_messages::{EndpointState, HeldMessages};
-use super::message::Message;
+use super::message::WebhookMessage;
 use super::orders::Order;
 use super::webhook::{LastAnswer, Tested, Webhook, WebhookError, WebhookState, WebhookStatus};
 use super::{NamedTask, Redeliver, endpoint_run};
@@ -23,7 +23,7 @@ const ORDER_TIMEOUT: Duration = Duration::from_secs(2);
 /// What others see of an endpoint, and how they reach it.
 pub(super) struct EndpointHandle {
     pub webhook: Webhook,
-    pub caller: Caller,
+    pub caller: WebhookClient,
     pub shown: Mutex<EndpointSnapshot>,
     /// Tells of an order that was given here.
     pub ordered: Notify,
@@ -61,7 +61,7 @@ impl EndpointHandle {
             return Err(mistake);
         }
         Ok(EndpointHandle {
-            caller: Caller::new(&webhook)?,
+            caller: WebhookClient::new(&webhook)?,
             webhook,
             shown: Mutex::default(),
             ordered: Notify::new(),
@@ -96,7 +96,7 @@ impl EndpointHandle {
 
     pub(super) async fn test(&self, postrider: &Dispatcher) -> Tested {
         let now = postrider.clock().now();
-        let message = Message::test(self.name(), now);
+        let message = WebhookMessage::test(self.name(), now);
         let answer = self.caller.call(&message, now).await;
         let last = answered(&message, now, &answer);
         self.shown.lock().last = Some(last.clone());
@@ -153,7 +153,7 @@ impl EndpointHandle {
     }
 }
 
-pub(super) fn answered(message: &Message, at: Timestamp, answer: &CallResult) -> LastAnswer {
+pub(super) fn answered(message: &WebhookMessage, at: Timestamp, answer: &CallResult) -> LastAnswer {
     LastAnswer {
         at,
         id: message.id.clone(),

@@ -16,7 +16,7 @@ use super::NamedTask;
 use super::caller::CallResult;
 use super::endpoint::{EndpointHandle, answered};
 use super::held_messages::{EndpointState, HeldMessage, HeldMessages};
-use super::message::{Message, attempt_of};
+use super::message::{WebhookMessage, attempt_of};
 use super::orders::Order;
 use super::task::{Closing, run_turns};
 use super::webhook::LastAnswer;
@@ -160,7 +160,7 @@ impl<'a> EndpointRun<'a> {
                 };
                 let due = self.held.due(now, most);
                 if !due.is_empty() {
-                    self.tell(due, self.seen).await?;
+                    self.send(due, self.seen).await?;
                     continue;
                 }
             }
@@ -174,7 +174,7 @@ impl<'a> EndpointRun<'a> {
                 if messages.is_empty() {
                     self.seen = seen;
                 } else {
-                    self.tell(messages, seen).await?;
+                    self.send(messages, seen).await?;
                 }
                 continue;
             }
@@ -230,7 +230,7 @@ impl<'a> EndpointRun<'a> {
                     tried => tried,
                 };
                 wanted.push(HeldMessage {
-                    message: Message::about(&event, tried.as_ref(), &self.journal_name),
+                    message: WebhookMessage::about(&event, tried.as_ref(), &self.journal_name),
                     tries: 0,
                     first: now,
                     due: None,
@@ -263,8 +263,8 @@ impl<'a> EndpointRun<'a> {
         delivery.attempts.last().cloned()
     }
 
-    /// Tells these, and notes what came of it, and that everything up to `seen` is done with.
-    async fn tell(&mut self, messages: Vec<HeldMessage>, seen: u64) -> Result<(), Error> {
+    /// Sends these messages, and records the answers and that all events up to `seen` are handled.
+    async fn send(&mut self, messages: Vec<HeldMessage>, seen: u64) -> Result<(), Error> {
         let (endpoint, clock) = (self.endpoint, self.postrider.clock());
         let call = |held: HeldMessage| async move {
             let at = clock.now();
@@ -294,7 +294,8 @@ impl<'a> EndpointRun<'a> {
                 reason,
                 "a webhook is switched off"
             );
-            // Before it is noted: better told twice than not.
+            // Before the state is stored: after a crash in between it is announced twice, and never
+            // not at all.
             self.postrider
                 .note_webhook_off(endpoint.name(), reason)
                 .await;
@@ -408,7 +409,7 @@ impl<'a> EndpointRun<'a> {
                 }
                 Order::Back(to) => back = Some(back.unwrap_or(to).min(to)),
                 Order::Again(seq) => {
-                    let Some(message) = Message::again(&self.journal, seq).await? else {
+                    let Some(message) = WebhookMessage::again(&self.journal, seq).await? else {
                         continue;
                     };
                     let held = HeldMessage {

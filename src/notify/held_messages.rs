@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::message::Message;
+use super::message::WebhookMessage;
 use crate::dispatch::{Error, JournalReader};
 use crate::mail::Timestamp;
 use crate::spool::ReaderChange;
@@ -32,7 +32,7 @@ pub(super) struct EndpointState {
 /// A message that failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct HeldMessage {
-    pub message: Message,
+    pub message: WebhookMessage,
     pub tries: u32,
     /// When it was tried first.
     pub first: Timestamp,

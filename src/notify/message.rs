@@ -9,7 +9,7 @@ use crate::mail::Timestamp;
 
 /// One message, the same however often it is sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Message {
+pub(super) struct WebhookMessage {
     /// Its name: of an event of this journal always the same.
     pub id: String,
     /// The number of its event.
@@ -17,7 +17,7 @@ pub(super) struct Message {
     pub body: String,
 }
 
-impl Message {
+impl WebhookMessage {
     /// The message about an event; `tried` is the attempt that it came of.
     pub(super) fn about(event: &Event, tried: Option<&Attempt>, journal: &str) -> Self {
         let body = json!({
@@ -25,7 +25,7 @@ impl Message {
             "timestamp": event.at,
             "data": data(event, tried),
         });
-        Message {
+        WebhookMessage {
             id: format!("msg_{journal}_{}", event.seq),
             seq: event.seq,
             body: body.to_string(),
@@ -40,7 +40,7 @@ impl Message {
         };
         let before = events.iter().find(|before| before.seq + 1 == seq);
         let tried = before.and_then(|before| attempt_of(before, event));
-        Ok(Some(Message::about(event, tried, &journal.name())))
+        Ok(Some(WebhookMessage::about(event, tried, &journal.name())))
     }
 
     /// A message that tells nothing but that messages come through.
@@ -50,7 +50,7 @@ impl Message {
             "timestamp": now,
             "data": {"webhook": webhook},
         });
-        Message {
+        WebhookMessage {
             id: format!("msg_test_{}", uuid::Uuid::now_v7().simple()),
             seq: 0,
             body: body.to_string(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::Redeliver;
-use super::message::Message;
+use super::message::WebhookMessage;
 use crate::dispatch::{Error, JournalHandle};
 use crate::spool::ReaderChange;
 
@@ -39,8 +39,8 @@ impl Order {
         Ok(match what {
             Redeliver::Failed => Some(Order::Retry),
             Redeliver::Since(at) => Some(Order::Back(journal.since(*at).await?)),
-            Redeliver::Message(id) => match Message::seq_of(id, &journal.name()) {
-                Some(seq) => Message::again(journal, seq)
+            Redeliver::Message(id) => match WebhookMessage::seq_of(id, &journal.name()) {
+                Some(seq) => WebhookMessage::again(journal, seq)
                     .await?
                     .map(|message| Order::Again(message.seq)),
                 None => None,

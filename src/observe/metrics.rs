@@ -62,12 +62,12 @@ pub struct Metrics {
     quota_refusals: Family<QuotaLabels, Counter>,
     key_conflicts: Family<KeyConflictLabels, Counter>,
     /// Totals since start, for those who want a number without labels.
-    pub(crate) totals: Totals,
+    pub(crate) totals: CountsSinceStart,
 }
 
 /// Totals since start.
 #[derive(Default)]
-pub(crate) struct Totals {
+pub(crate) struct CountsSinceStart {
     pub accepted: AtomicU64,
     pub delivered: AtomicU64,
     pub dead: AtomicU64,
@@ -263,7 +263,7 @@ impl Metrics {
             ),
             #[cfg(feature = "notify")]
             webhook_off: made(to, "webhook_off", "1 for a webhook that is switched off"),
-            totals: Totals::default(),
+            totals: CountsSinceStart::default(),
             registry,
         }
     }

@@ -29,28 +29,28 @@ pub enum SpoolLocation {
 /// not empty.
 pub async fn copy(from: SpoolLocation, to: SpoolLocation) -> Result<CopyReport, SpoolError> {
     let (sender, receiver) = mpsc::channel(PARTS_IN_FLIGHT);
-    let telling = tell_from(from, sender);
+    let exporting = export_from(from, sender);
     let taking = take_into(to, receiver);
-    let ((), copied) = futures::future::join(telling, taking).await;
+    let ((), copied) = futures::future::join(exporting, taking).await;
     copied
 }
 
-/// Tells everything, and that it was everything; or why not.
-async fn tell_from(from: SpoolLocation, to: mpsc::Sender<NextPart>) {
+/// Sends every part of the spool, then `None`; or the error that stopped it.
+async fn export_from(from: SpoolLocation, to: mpsc::Sender<NextPart>) {
     let end = match from {
         SpoolLocation::Directory(path) => {
             let to = to.clone();
-            let send = move |part: Part| {
+            let send = move |part: SpoolPart| {
                 let sent = to.blocking_send(Ok(Some(part)));
                 sent.map_err(|_| SpoolError::Closed)
             };
             let mut send = send;
-            let told = tokio::task::spawn_blocking(move || directory::tell(&path, &mut send));
-            told.await.unwrap_or_else(|_| Err(broken_off()))
+            let exported = tokio::task::spawn_blocking(move || directory::export(&path, &mut send));
+            exported.await.unwrap_or_else(|_| Err(broken_off()))
         }
         SpoolLocation::Database(database) => {
             match DetachedSpool::open(&database, Migrate::Check).await {
-                Ok(detached) => transfer::tell(&detached, &to).await,
+                Ok(detached) => transfer::export(&detached, &to).await,
                 Err(error) => Err(error),
             }
         }

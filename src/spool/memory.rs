@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 use super::keyed::KeyedSpool;
-use super::store::{Batch, Store, Visitor, Walk};
+use super::store::{Batch, Direction, Store, Visitor};
 use super::{Spool, SpoolError, SpoolOptions};
 
 /// The most of a journal that is kept in memory, in bytes.
@@ -38,14 +38,14 @@ impl Store for MemoryStore {
         &self,
         from: &[u8],
         to: &[u8],
-        way: Walk,
+        way: Direction,
         visit: Visitor<'_>,
     ) -> Result<(), SpoolError> {
         let keys = self.keys.read_recursive();
         let mut range = keys.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
 
         loop {
-            let next = if way == Walk::Up {
+            let next = if way == Direction::Up {
                 range.next()
             } else {
                 range.next_back()

@@ -12,7 +12,7 @@ pub(super) type Visitor<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>
 
 /// Which way to walk.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Walk {
+pub(super) enum Direction {
     /// From the smallest key.
     Up,
     /// From the largest key.
@@ -25,8 +25,13 @@ pub(super) trait Store: Send + Sync + 'static {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, SpoolError>;
 
     /// Walks the keys from `from` (included) to `to` (excluded).
-    fn walk(&self, from: &[u8], to: &[u8], way: Walk, visit: Visitor<'_>)
-    -> Result<(), SpoolError>;
+    fn walk(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        way: Direction,
+        visit: Visitor<'_>,
+    ) -> Result<(), SpoolError>;
 
     /// Writes a batch, whole or not at all. Readers see it at once; it is kept after the next
     /// [`flush`](Store::flush) or [`sync`](Store::sync).

@@ -15,7 +15,7 @@ use crate::mail::Timestamp;
 pub(super) const STEP_BYTES: usize = 8 * 1024 * 1024;
 
 /// Something that a spool keeps.
-pub(super) enum Part {
+pub(super) enum SpoolPart {
     Mail(Box<MailPart>),
     Suppression(Suppression),
     /// A relay over which nothing is sent.
@@ -29,7 +29,7 @@ pub(super) enum Part {
     /// What the journal is named by.
     Journal(u32),
     /// Entries of the journal, as the newest version writes them.
-    Told {
+    JournalRecord {
         first: u64,
         events: u32,
         at: Timestamp,
@@ -50,7 +50,7 @@ pub(super) enum Part {
 }
 
 /// The next part, or that there are no more; or why not.
-pub(super) type NextPart = Result<Option<Part>, super::SpoolError>;
+pub(super) type NextPart = Result<Option<SpoolPart>, super::SpoolError>;
 
 /// A mail, whole.
 pub(super) struct MailPart {
@@ -65,16 +65,16 @@ pub(super) struct MailPart {
     pub feedback: Vec<(u16, [u8; 16], Feedback)>,
 }
 
-impl Part {
+impl SpoolPart {
     /// About how much it weighs.
     pub(super) fn weight(&self) -> usize {
         match self {
-            Part::Mail(mail) => {
+            SpoolPart::Mail(mail) => {
                 let body = mail.body.as_ref().map_or(0, Bytes::len);
                 body + 512 + 256 * (mail.deliveries.len() + mail.feedback.len())
             }
-            Part::Told { entries, .. } => entries.len() + 64,
-            Part::Kept { key, value, .. } => key.len() + value.len() + 64,
+            SpoolPart::JournalRecord { entries, .. } => entries.len() + 64,
+            SpoolPart::Kept { key, value, .. } => key.len() + value.len() + 64,
             _ => 256,
         }
     }
@@ -99,9 +99,9 @@ pub struct CopyReport {
 
 impl CopyReport {
     /// A part was taken over.
-    pub(super) fn count(&mut self, part: &Part) {
+    pub(super) fn count(&mut self, part: &SpoolPart) {
         match part {
-            Part::Mail(mail) => {
+            SpoolPart::Mail(mail) => {
                 self.mails += 1;
                 self.deliveries += mail.deliveries.len() as u64;
                 let pending = mail
@@ -110,8 +110,8 @@ impl CopyReport {
                     .filter(|one| one.stage.due().is_some());
                 self.pending += pending.count() as u64;
             }
-            Part::Suppression(_) => self.suppressions += 1,
-            Part::Told { events, .. } => self.events += u64::from(*events),
+            SpoolPart::Suppression(_) => self.suppressions += 1,
+            SpoolPart::JournalRecord { events, .. } => self.events += u64::from(*events),
             _ => {}
         }
     }

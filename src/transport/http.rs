@@ -162,7 +162,7 @@ impl HttpClient {
     /// # Errors
     /// Where no whole answer came.
     pub async fn post(&self, post: Post) -> Result<HttpAnswer, RequestFailure> {
-        let progress = Arc::new(Progress::default());
+        let progress = Arc::new(UploadProgress::default());
         let (head, body) = self.exchange(post, &progress).await?;
         let fail = |reason: String| RequestFailure {
             reached: progress.reached(),
@@ -190,7 +190,7 @@ impl HttpClient {
         post: Post,
         within: Duration,
     ) -> Result<HttpAnswer, RequestFailure> {
-        let progress: Arc<Progress> = Arc::default();
+        let progress: Arc<UploadProgress> = Arc::default();
         let head = self.head(post.request(&progress), &progress);
         let Ok(answered) = timeout(within, head).await else {
             let span = humantime::format_duration(within);
@@ -211,7 +211,7 @@ impl HttpClient {
     /// As [`HttpClient::post`].
     #[cfg(feature = "server")]
     pub async fn get(&self, url: String) -> Result<HttpAnswer, RequestFailure> {
-        let progress = Arc::new(Progress::default());
+        let progress = Arc::new(UploadProgress::default());
         let nothing = Post {
             url,
             content_type: "text/plain".to_owned(),
@@ -238,7 +238,7 @@ impl HttpClient {
     async fn exchange(
         &self,
         post: Post,
-        progress: &Arc<Progress>,
+        progress: &Arc<UploadProgress>,
     ) -> Result<(Parts, Result<Bytes, String>), RequestFailure> {
         self.answer(post.request(progress), progress).await
     }
@@ -246,7 +246,7 @@ impl HttpClient {
     async fn answer(
         &self,
         request: Result<Request<Upload>, String>,
-        progress: &Arc<Progress>,
+        progress: &Arc<UploadProgress>,
     ) -> Result<(Parts, Result<Bytes, String>), RequestFailure> {
         let (head, body) = self.head(request, progress).await?.into_parts();
         Ok((head, self.body(body).await))
@@ -256,7 +256,7 @@ impl HttpClient {
     async fn head(
         &self,
         request: Result<Request<Upload>, String>,
-        progress: &Arc<Progress>,
+        progress: &Arc<UploadProgress>,
     ) -> Result<Response<Incoming>, RequestFailure> {
         let refuse = |reason| RequestFailure {
             reached: RequestProgress::Nothing,
@@ -374,7 +374,7 @@ impl Service<Name> for Resolver {
 }
 
 impl Post {
-    fn request(self, progress: &Arc<Progress>) -> Result<Request<Upload>, String> {
+    fn request(self, progress: &Arc<UploadProgress>) -> Result<Request<Upload>, String> {
         let uri: Uri = self
             .url
             .parse()
@@ -419,12 +419,12 @@ fn explain(error: &hyper_util::client::legacy::Error) -> String {
 
 /// How much of a request's body was taken from us.
 #[derive(Default)]
-struct Progress {
+struct UploadProgress {
     stage: AtomicU8,
     notify: Notify,
 }
 
-impl Progress {
+impl UploadProgress {
     fn reach(&self, stage: u8) {
         self.stage.fetch_max(stage, Ordering::AcqRel);
         if stage == 2 {
@@ -458,7 +458,7 @@ const PART_BYTES: usize = 64 * 1024;
 /// doubt.
 struct Upload {
     bytes: Option<Bytes>,
-    progress: Arc<Progress>,
+    progress: Arc<UploadProgress>,
 }
 
 impl Body for Upload {

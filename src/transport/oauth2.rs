@@ -82,9 +82,9 @@ pub struct TokenRequest {
 }
 
 /// A source of tokens. One is shared by all connections of a relay.
-pub struct OAuth2(Arc<Source>);
+pub struct OAuth2(Arc<TokenFetcher>);
 
-struct Source {
+struct TokenFetcher {
     request: TokenRequest,
     client: HttpClient,
     state: Mutex<State>,
@@ -157,7 +157,7 @@ impl OAuth2 {
         };
 
         let client = HttpClient::new(request.ca_file.as_deref(), timeouts)?;
-        Ok(OAuth2(Arc::new(Source {
+        Ok(OAuth2(Arc::new(TokenFetcher {
             request,
             client,
             state: Mutex::default(),
@@ -181,7 +181,7 @@ impl OAuth2 {
     }
 }
 
-impl Source {
+impl TokenFetcher {
     async fn fetch(&self, refused: Option<&SecretString>) -> Result<String, String> {
         // Everybody waits here for the one who fetches.
         let mut state = self.state.lock().await;

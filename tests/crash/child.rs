@@ -153,7 +153,7 @@ async fn submit(postrider: Dispatcher, submitter: usize, next: u64, last: Option
 }
 
 /// Tells the journal of each delivery as soon as its end is on disk.
-async fn tell(postrider: Dispatcher) {
+async fn report_events(postrider: Dispatcher) {
     let mut events = postrider.events();
     journal("listening");
     while let Some(item) = events.next().await {
@@ -227,7 +227,7 @@ pub async fn live(orders: Orders) {
         .max_pending(MAX_PENDING);
 
     let postrider = builder.start().await.unwrap();
-    tokio::spawn(tell(postrider.clone()));
+    tokio::spawn(report_events(postrider.clone()));
     let next = Arc::new(orders.next);
     let submitters = (0..SUBMITTERS).map(|submitter| {
         let next = next[submitter];

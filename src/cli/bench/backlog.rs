@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::machine::{Sink, peak_megabytes};
+use super::machine::{SinkProcess, peak_megabytes};
 use super::place::SpoolPlace;
 use super::{CALLERS, delivered, mail, queries};
 use crate::cli::Failure;
@@ -19,7 +19,7 @@ const TIMED_MAILS: usize = 100_000;
 const GROUP_MAILS: usize = 500;
 
 pub(super) async fn run(count: usize, place: &SpoolPlace) -> Result<Value, Failure> {
-    let sink = Sink::start()?;
+    let sink = SinkProcess::start()?;
 
     let timed = count.min(TIMED_MAILS);
     // The same number of mails from a spool that holds nothing else, for comparison.
@@ -53,7 +53,7 @@ struct BacklogResult {
 
 /// Fills a spool, looks at it, opens it again, and sends `timed` of its mails.
 async fn fill_and_send(
-    sink: &Sink,
+    sink: &SinkProcess,
     count: usize,
     timed: usize,
     (place, name): (&SpoolPlace, &str),

@@ -8,7 +8,7 @@ use bytesize::ByteSize;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::machine::{Sink, cpu_seconds, peak_megabytes};
+use super::machine::{SinkProcess, cpu_seconds, peak_megabytes};
 use super::place::SpoolPlace;
 use super::progress::ProgressWatch;
 use super::readers::Readers;
@@ -20,7 +20,7 @@ use crate::transport::Relay;
 use crate::transport::dkim::{Dkim, Signer, SigningKey};
 
 #[derive(Args)]
-pub(super) struct Options {
+pub(super) struct EndToEndOptions {
     /// How many mails
     #[arg(long, value_name = "N", default_value_t = 50_000)]
     count: usize,
@@ -36,10 +36,10 @@ pub(super) struct Options {
     max_size: Option<ByteSize>,
 }
 
-pub(super) async fn run(options: &Options, place: &SpoolPlace) -> Result<Value, Failure> {
-    let Options { count, dkim, .. } = options;
+pub(super) async fn run(options: &EndToEndOptions, place: &SpoolPlace) -> Result<Value, Failure> {
+    let EndToEndOptions { count, dkim, .. } = options;
     let count = *count;
-    let sink = Sink::start()?;
+    let sink = SinkProcess::start()?;
     let before = sink.yardstick(count, TEXT_BYTES, CALLERS)?;
     let relay = Relay::smtp(&format!("smtp://127.0.0.1:{}", sink.port));
     let relay = relay

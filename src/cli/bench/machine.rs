@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use crate::cli::Failure;
 
 /// `smtp-sink`, which takes every mail and keeps none. Ends with its owner.
-pub(super) struct Sink {
+pub(super) struct SinkProcess {
     process: Child,
     pub port: u16,
 }
 
-impl Sink {
+impl SinkProcess {
     pub(super) fn start() -> Result<Self, Failure> {
         let fail = |e: std::io::Error| {
             Failure::Failed(format!(
@@ -32,7 +32,7 @@ impl Sink {
             .stdout(Stdio::null())
             .spawn()
             .map_err(fail)?;
-        let sink = Sink { process, port };
+        let sink = SinkProcess { process, port };
 
         let deadline = Instant::now() + Duration::from_secs(5);
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
@@ -81,7 +81,7 @@ impl Sink {
     }
 }
 
-impl Drop for Sink {
+impl Drop for SinkProcess {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();

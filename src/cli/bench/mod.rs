@@ -50,7 +50,7 @@ pub(super) struct Bench {
 enum Benchmark {
     /// From the first submit to the last 250 of smtp-sink, against smtp-source straight into the
     /// same sink
-    EndToEnd(end_to_end::Options),
+    EndToEnd(end_to_end::EndToEndOptions),
     /// Durable accept by 1 and by 64 callers, against appending to a file and fdatasync
     Accept {
         /// How many mails

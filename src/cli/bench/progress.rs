@@ -26,7 +26,7 @@ struct ProgressSample {
 }
 
 /// What was seen in all.
-pub(super) struct Summary {
+pub(super) struct ProgressSummary {
     pub largest_megabytes: u64,
     /// Mails a second in each fifth of the time.
     pub per_s_by_fifth: Vec<f64>,
@@ -54,7 +54,7 @@ impl ProgressWatch {
         ProgressWatch { has_ended, samples }
     }
 
-    pub(super) async fn end(self) -> Result<Summary, Failure> {
+    pub(super) async fn end(self) -> Result<ProgressSummary, Failure> {
         self.has_ended.store(true, Ordering::Relaxed);
         let seen = self.samples.await;
         let seen = seen.map_err(|e| Failure::Failed(format!("nobody looked on: {e}")))??;
@@ -67,7 +67,7 @@ impl ProgressWatch {
             (mails as f64 / (pair[1].at - pair[0].at).as_secs_f64()).round()
         };
 
-        Ok(Summary {
+        Ok(ProgressSummary {
             largest_megabytes: largest / 1024 / 1024,
             per_s_by_fifth: ends.windows(2).map(rate).collect(),
         })

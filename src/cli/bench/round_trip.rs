@@ -8,7 +8,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use super::machine::Sink;
+use super::machine::SinkProcess;
 use super::mail;
 use crate::cli::Failure;
 use crate::dispatch::{Dispatcher, Error};
@@ -21,7 +21,7 @@ const MAILS: usize = 200;
 
 pub(super) async fn run() -> Result<Value, Failure> {
     let fail = |e: std::io::Error| Failure::Failed(format!("no relay can be put far away: {e}"));
-    let sink = Sink::start()?;
+    let sink = SinkProcess::start()?;
 
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(fail)?;
     let port = listener.local_addr().map_err(fail)?.port();

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::machine::{Sink, peak_megabytes};
+use super::machine::{SinkProcess, peak_megabytes};
 use super::{CALLERS, delivered, door, submit};
 use crate::cli::Failure;
 use crate::dispatch::{Dispatcher, Drain};
@@ -18,7 +18,7 @@ use crate::transport::Relay;
 const TIMED_MAILS: usize = 20_000;
 
 pub(super) async fn run(count: usize, dir: &Path) -> Result<Value, Failure> {
-    let sink = Sink::start()?;
+    let sink = SinkProcess::start()?;
     let relay = Relay::smtp(&format!("smtp://127.0.0.1:{}", sink.port));
     let relay = relay.map_err(|e| Failure::Failed(e.to_string()))?;
     let postrider = Dispatcher::builder()

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde::Deserialize;
 
-use super::filter::Filter;
+use super::filter::FilterOptions;
 use super::list::{ListLength, pages};
-use super::service::{Client, Parameters, Payload, ServiceAnswer};
+use super::service::{Parameters, Payload, ServiceAnswer, ServiceClient};
 use super::times::relative;
 use super::{Failure, ServiceArgs, record};
 use crate::cli::screen::{Screen, TextStyle, counted, note, plain, tinted};
@@ -22,7 +22,7 @@ pub enum Dead {
     /// List the mails that failed for good, and why
     List {
         #[command(flatten)]
-        filter: Filter,
+        filter: FilterOptions,
         #[command(flatten)]
         length: ListLength,
         #[command(flatten)]
@@ -31,7 +31,7 @@ pub enum Dead {
     /// Send them again, with a full count of attempts and a new lifetime
     Retry {
         #[command(flatten)]
-        filter: Filter,
+        filter: FilterOptions,
         /// Only count them
         #[arg(long)]
         dry_run: bool,
@@ -41,7 +41,7 @@ pub enum Dead {
     /// Delete them for good, with their records, those of recipients who got them included
     Purge {
         #[command(flatten)]
-        filter: Filter,
+        filter: FilterOptions,
         /// All of them: without a filter it must be said
         #[arg(long)]
         all: bool,
@@ -67,7 +67,7 @@ struct DeadLetterCount {
 
 impl DeadLetterCount {
     /// `2 mails`, and whose record goes with them.
-    fn told(&self, what: &str) -> String {
+    fn sentence(&self, what: &str) -> String {
         let mails = counted(self.count, "mail");
         match self.delivered {
             0 => format!("{mails} {what}"),
@@ -98,7 +98,7 @@ impl Dead {
                     &parameters,
                     Payload::None,
                 )?;
-                tell(
+                print_count(
                     &answer,
                     if dry_run {
                         "would be sent again"
@@ -128,7 +128,7 @@ impl Dead {
                     return Ok(ExitCode::FAILURE);
                 }
                 let answer = client.delete(&["v1", "dead"], &parameters(&filter, dry_run))?;
-                tell(
+                print_count(
                     &answer,
                     if dry_run {
                         "would be deleted"
@@ -144,7 +144,7 @@ impl Dead {
 }
 
 fn list(
-    filter: &Filter,
+    filter: &FilterOptions,
     length: ListLength,
     asking: &ServiceArgs,
     screen: &mut Screen,
@@ -201,7 +201,7 @@ fn why_dead(mail: &MailStatus, now: Timestamp) -> (String, String, String, Strin
     )
 }
 
-fn parameters(filter: &Filter, dry_run: bool) -> Parameters {
+fn parameters(filter: &FilterOptions, dry_run: bool) -> Parameters {
     let mut parameters = filter.parameters();
     if dry_run {
         parameters.push(("dry_run", "true".to_owned()));
@@ -209,7 +209,7 @@ fn parameters(filter: &Filter, dry_run: bool) -> Parameters {
     parameters
 }
 
-fn tell(
+fn print_count(
     answer: &ServiceAnswer,
     what: &str,
     asking: &ServiceArgs,
@@ -219,13 +219,13 @@ fn tell(
         screen.json(&answer.body)?;
     } else {
         let count: DeadLetterCount = answer.decode()?;
-        screen.line(&[plain(count.told(what))])?;
+        screen.line(&[plain(count.sentence(what))])?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Asks whoever sits at the terminal.
-fn confirmed(client: &Client, filter: &Filter) -> Result<bool, Failure> {
+fn confirmed(client: &ServiceClient, filter: &FilterOptions) -> Result<bool, Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::Usage(
             "purging deletes mail for good: add --yes to mean it, or --dry-run to count".into(),
@@ -235,7 +235,10 @@ fn confirmed(client: &Client, filter: &Filter) -> Result<bool, Failure> {
     let count: DeadLetterCount = client
         .delete(&["v1", "dead"], &parameters(filter, true))?
         .decode()?;
-    note(format_args!("{}.", count.told("would be deleted for good")));
+    note(format_args!(
+        "{}.",
+        count.sentence("would be deleted for good")
+    ));
     Screen::for_notes().ask("Delete? [y/N] ")?;
 
     let mut answer = String::new();

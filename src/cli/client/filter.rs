@@ -9,7 +9,7 @@ use crate::mail::{Address, Priority, Timestamp};
 
 /// Which mails. What is absent asks nothing.
 #[derive(Args, Clone, Debug)]
-pub struct Filter {
+pub struct FilterOptions {
     /// Only mails to this address
     #[arg(long, value_name = "ADDRESS")]
     recipient: Option<Address>,
@@ -27,7 +27,7 @@ pub struct Filter {
     until: Option<Timestamp>,
 }
 
-impl Filter {
+impl FilterOptions {
     /// Whether it asks nothing, so that all mails are meant.
     pub fn is_empty(&self) -> bool {
         self.parameters().is_empty()

@@ -7,15 +7,15 @@ use std::time::Duration;
 use clap::Args;
 use url::Url;
 
-use super::place::{Service, ServiceAddress};
-use super::service::{Client, is_loopback};
+use super::place::{ServiceAddress, ServiceOptions};
+use super::service::{ServiceClient, is_loopback};
 use crate::cli::screen::{Screen, TextStyle, tinted};
 use crate::cli::{Failure, ServiceRefusal};
 use crate::config::{Settings, Sources};
 
 /// `postrider health`.
 #[derive(Args)]
-pub struct Health {
+pub struct HealthCommand {
     /// Ask whether it runs, and not whether it accepts mail
     #[arg(long)]
     live: bool,
@@ -23,13 +23,13 @@ pub struct Health {
     #[arg(long, value_name = "SPAN", default_value = "5s", value_parser = crate::mail::parse_span)]
     timeout: Duration,
     #[command(flatten)]
-    service: Service,
+    service: ServiceOptions,
     /// Print the service's answer as JSON
     #[arg(long)]
     json: bool,
 }
 
-impl Health {
+impl HealthCommand {
     pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         let mut place = self.service.place()?;
         if !self.service.names_a_place()
@@ -41,7 +41,7 @@ impl Health {
         // Whoever asks about health need not show who they are; and on this machine the
         // certificate is for another name.
         let local = is_loopback(&place.url);
-        let client = Client::new(
+        let client = ServiceClient::new(
             ServiceAddress {
                 authorization: None,
                 ..place

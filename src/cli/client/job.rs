@@ -102,7 +102,7 @@ impl Purge {
 
 /// `postrider job`.
 #[derive(Subcommand)]
-pub enum Job {
+pub enum JobCommand {
     /// List the jobs of this run of the service, the newest first
     List {
         #[command(flatten)]
@@ -126,22 +126,22 @@ pub enum Job {
 
 /// The jobs, as the service lists them.
 #[derive(Deserialize)]
-struct Jobs {
+struct JobsAnswer {
     jobs: Vec<JobStatus>,
 }
 
-impl Job {
+impl JobCommand {
     pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         let (asking, answer) = match &self {
-            Job::List { asking } => {
+            JobCommand::List { asking } => {
                 let answer = asking.service.client()?.get(&["v1", "jobs"], &vec![])?;
                 (asking, answer)
             }
-            Job::Show { id, asking } => {
+            JobCommand::Show { id, asking } => {
                 let path = ["v1", "jobs", &id.to_string()];
                 (asking, asking.service.client()?.get(&path, &vec![])?)
             }
-            Job::Stop { id, asking } => {
+            JobCommand::Stop { id, asking } => {
                 let path = ["v1", "jobs", &id.to_string()];
                 (asking, asking.service.client()?.delete(&path, &vec![])?)
             }
@@ -153,8 +153,8 @@ impl Job {
         }
 
         let jobs = match self {
-            Job::List { .. } => answer.decode::<Jobs>()?.jobs,
-            Job::Show { .. } | Job::Stop { .. } => vec![answer.decode()?],
+            JobCommand::List { .. } => answer.decode::<JobsAnswer>()?.jobs,
+            JobCommand::Show { .. } | JobCommand::Stop { .. } => vec![answer.decode()?],
         };
 
         if jobs.is_empty() {

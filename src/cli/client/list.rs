@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::filter::Filter;
+use super::filter::FilterOptions;
 use super::search_progress::SearchProgress;
 use super::service::Parameters;
 use super::times::rough;
@@ -20,7 +20,7 @@ const LARGEST_PAGE: usize = 1000;
 
 /// `postrider list`.
 #[derive(Args)]
-pub struct List {
+pub struct ListCommand {
     /// Only mails with a delivery in this state
     #[arg(long, value_parser = any_state())]
     state: Option<State>,
@@ -28,7 +28,7 @@ pub struct List {
     #[arg(short, long, value_name = "SEARCH", allow_hyphen_values = true)]
     query: Option<String>,
     #[command(flatten)]
-    filter: Filter,
+    filter: FilterOptions,
     #[command(flatten)]
     length: ListLength,
     #[command(flatten)]
@@ -65,7 +65,7 @@ fn any_state() -> impl TypedValueParser<Value = State> {
     PossibleValuesParser::new(State::ALL.map(State::as_str)).try_map(|name| name.parse::<State>())
 }
 
-impl List {
+impl ListCommand {
     pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         let mut parameters = self.filter.parameters();
         parameters.extend(self.state.map(|state| ("state", state.to_string())));

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::job::BulkArgs;
-use super::service::{Client, Payload, ServiceAnswer};
+use super::service::{Payload, ServiceAnswer, ServiceClient};
 use super::{Failure, ServiceArgs, letter, record, search_progress};
 use crate::cli::screen::Screen;
 use crate::dispatch::MailStatus;
@@ -27,7 +27,7 @@ fn mail_name(text: &str) -> Result<String, String> {
 
 /// `postrider status`.
 #[derive(Args)]
-pub struct Status {
+pub struct StatusCommand {
     /// The mail: its id, the first characters of it, its key, its Message-ID, or its sender
     #[arg(value_name = "MAIL", value_parser = mail_name)]
     id: String,
@@ -35,7 +35,7 @@ pub struct Status {
     asking: ServiceArgs,
 }
 
-impl Status {
+impl StatusCommand {
     pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         let client = self.asking.service.client()?;
         let answer = record_of(&client, &self.id)?;
@@ -85,18 +85,18 @@ impl Show {
     }
 }
 
-fn raw(client: &Client, id: &str) -> Result<Vec<u8>, Failure> {
+fn raw(client: &ServiceClient, id: &str) -> Result<Vec<u8>, Failure> {
     let raw = |id: &str| client.get(&["v1", "mails", id, "raw"], &vec![]);
     Ok(search_progress::about(client, id, raw)?.body)
 }
 
-fn record_of(client: &Client, name: &str) -> Result<ServiceAnswer, Failure> {
+fn record_of(client: &ServiceClient, name: &str) -> Result<ServiceAnswer, Failure> {
     search_progress::about(client, name, |id| client.get(&["v1", "mails", id], &vec![]))
 }
 
 /// `postrider cancel` and `postrider retry`: of one mail, or of all that a search finds.
 #[derive(Args)]
-pub struct Act {
+pub struct ActCommand {
     /// The mail: its id, the first characters of it, its key, its Message-ID, or its sender
     #[arg(
         value_name = "MAIL",
@@ -110,7 +110,7 @@ pub struct Act {
     asking: ServiceArgs,
 }
 
-impl Act {
+impl ActCommand {
     pub(super) fn run(self, what: &str, screen: &mut Screen) -> Result<ExitCode, Failure> {
         match self.id {
             Some(id) => act(what, &id, &self.asking, screen),

@@ -41,7 +41,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::{Failure, Screen};
-use place::Service;
+use place::ServiceOptions;
 
 /// The commands that talk to a running service.
 #[derive(Subcommand)]
@@ -50,61 +50,61 @@ pub enum ClientCommand {
     #[command(after_help = send::EXAMPLES)]
     Send(Box<send::Send>),
     /// Show a mail's status
-    Status(mail::Status),
+    Status(mail::StatusCommand),
     /// List mails, the newest first
-    List(list::List),
+    List(list::ListCommand),
     /// Count mails, by state
     Count(search::Count),
     /// Export mails as CSV or NDJSON
-    Export(search::Export),
+    Export(search::ExportCommand),
     /// Group dead and deferred mail by error or by domain
     Failures(search::FailureGroups),
     /// Show a mail's whole record, and the mail itself
     Show(mail::Show),
     /// Cancel a mail that has not been sent yet
-    Cancel(mail::Act),
+    Cancel(mail::ActCommand),
     /// Send a dead, cancelled or deferred mail again, at once
-    Retry(mail::Act),
+    Retry(mail::ActCommand),
     /// Delete the mail that a search finds and that has ended, with its records
     Purge(job::Purge),
     /// Manage jobs: operations on many mails
     #[command(subcommand)]
-    Job(job::Job),
+    Job(job::JobCommand),
     /// Follow events as they happen
-    Tail(tail::Tail),
+    Tail(tail::TailCommand),
     /// Show who did what, when, and to how many; the newest first
     Audit(audit::Audit),
     /// Show the service's numbers
-    Stats(stats::Stats),
+    Stats(stats::StatsCommand),
     /// Manage dead letters: mail that could not be delivered
     #[command(subcommand)]
     Dead(dead::Dead),
     /// Manage relays
     #[command(subcommand)]
-    Relay(relay::Relay),
+    Relay(relay::RelayCommand),
     /// Manage suppressions: addresses that get no mail
     #[command(subcommand)]
-    Suppression(suppression::Suppression),
+    Suppression(suppression::SuppressionCommand),
     /// Read a delivery report or a complaint from standard input
     #[command(after_help = bounce::EXAMPLES)]
     Bounce(bounce::Bounce),
     /// Manage the nodes that share the spool
     #[command(subcommand)]
-    Node(node::Node),
+    Node(node::NodeCommand),
     /// Manage webhooks
     #[command(subcommand)]
-    Webhook(webhook::Webhook),
+    Webhook(webhook::WebhookCommand),
     /// Manage schedules: mail that is sent at set times
     #[command(subcommand)]
-    Schedule(schedule::Schedule),
+    Schedule(schedule::ScheduleCommand),
     /// Manage templates
     #[command(subcommand)]
-    Template(template::Template),
+    Template(template::TemplateCommand),
     /// Read a message from standard input, as the classic sendmail does
     #[command(after_help = sendmail::MANUAL)]
     Sendmail(sendmail::Sendmail),
     /// Check the service's health; exit code 0 means that it is ready
-    Health(health::Health),
+    Health(health::HealthCommand),
     /// Print completions for a shell
     Completions(manual::Completions),
     /// Print the manual page, or write one for each command
@@ -115,7 +115,7 @@ pub enum ClientCommand {
 #[derive(Args)]
 pub struct ServiceArgs {
     #[command(flatten)]
-    service: Service,
+    service: ServiceOptions,
     /// Print the service's answer as JSON
     #[arg(long)]
     json: bool,

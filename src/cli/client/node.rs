@@ -19,7 +19,7 @@ struct Nodes {
 
 /// `postrider node`.
 #[derive(Subcommand)]
-pub enum Node {
+pub enum NodeCommand {
     /// List the running nodes
     List {
         #[command(flatten)]
@@ -27,9 +27,9 @@ pub enum Node {
     },
 }
 
-impl Node {
+impl NodeCommand {
     pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
-        let Node::List { asking } = self;
+        let NodeCommand::List { asking } = self;
         let answer = asking.service.client()?.get(&["v1", "nodes"], &vec![])?;
         if asking.json {
             screen.json(&answer.body)?;

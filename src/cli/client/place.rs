@@ -22,7 +22,7 @@ const DEFAULT_URL: &str = "http://127.0.0.1:8025";
 
 /// Where the service is, and what opens its door.
 #[derive(Args, Clone, Debug, Default)]
-pub struct Service {
+pub struct ServiceOptions {
     /// The service's address [env: POSTRIDER_URL] [default: http://127.0.0.1:8025]
     #[arg(long, help_heading = "Service")]
     url: Option<String>,
@@ -52,29 +52,31 @@ pub(super) struct ServiceAddress {
 #[derive(Clone)]
 struct Setting<T> {
     value: T,
-    by: Source,
+    by: SettingSource,
 }
 
 /// Where something was said.
 #[derive(Clone)]
-enum Source {
+enum SettingSource {
     Flag(&'static str),
     Variable(&'static str),
     File(PathBuf, &'static str),
 }
 
-impl Source {
+impl SettingSource {
     /// That what was said here is wrong.
     fn wrong(&self, reason: impl Display) -> Failure {
         match self {
-            Source::Flag(flag) => Failure::Usage(format!("{flag} {reason}")),
-            Source::Variable(name) => Failure::Usage(format!("the variable {name} {reason}")),
-            Source::File(path, key) => mistake(path, key, &reason.to_string()),
+            SettingSource::Flag(flag) => Failure::Usage(format!("{flag} {reason}")),
+            SettingSource::Variable(name) => {
+                Failure::Usage(format!("the variable {name} {reason}"))
+            }
+            SettingSource::File(path, key) => mistake(path, key, &reason.to_string()),
         }
     }
 }
 
-impl Service {
+impl ServiceOptions {
     /// Whether an address was given on the command line or in the environment.
     pub(super) fn names_a_place(&self) -> bool {
         self.url.is_some() || env::var_os("POSTRIDER_URL").is_some_and(|url| !url.is_empty())
@@ -83,7 +85,7 @@ impl Service {
     /// Puts together what was said.
     pub(super) fn place(&self) -> Result<ServiceAddress, Failure> {
         let (file, written) = ClientFile::find()?;
-        let in_file = |key| Source::File(file.clone(), key);
+        let in_file = |key| SettingSource::File(file.clone(), key);
 
         let of_file = written.url.map(|value| Setting {
             value,
@@ -96,7 +98,7 @@ impl Service {
             Some(said) => parsed(&said)?,
             None => parsed(&Setting {
                 value: DEFAULT_URL.to_owned(),
-                by: Source::Flag("--url"),
+                by: SettingSource::Flag("--url"),
             })?,
         };
         let is_the_files = beside.is_none_or(|said| parsed(&said).is_ok_and(|of| of == url));
@@ -142,14 +144,14 @@ impl Service {
 
     fn given_token(&self) -> Result<Option<Setting<SecretString>>, Failure> {
         if let Some(token) = &self.token {
-            let by = Source::Flag("--token");
+            let by = SettingSource::Flag("--token");
             let value = token.clone();
             // An empty token says that none is to be sent.
             return Ok(Some(Setting { value, by }));
         }
 
         if let Some(path) = &self.token_file {
-            return read_token(path, Source::Flag("--token-file")).map(Some);
+            return read_token(path, SettingSource::Flag("--token-file")).map(Some);
         }
         if let Some(token) = said(None, "", "POSTRIDER_TOKEN")? {
             return Ok(Some(Setting {
@@ -172,10 +174,10 @@ fn said(
     variable: &'static str,
 ) -> Result<Option<Setting<String>>, Failure> {
     if let Some(value) = flag {
-        let by = Source::Flag(name);
+        let by = SettingSource::Flag(name);
         return Ok(Some(Setting { value, by }));
     }
-    let by = Source::Variable(variable);
+    let by = SettingSource::Variable(variable);
     match env::var(variable) {
         Ok(value) if !value.is_empty() => Ok(Some(Setting { value, by })),
         Ok(_) | Err(VarError::NotPresent) => Ok(None),
@@ -214,7 +216,7 @@ fn bearer(token: &Setting<SecretString>) -> Result<HeaderValue, Failure> {
     Ok(value)
 }
 
-fn read_token(path: &Path, by: Source) -> Result<Setting<SecretString>, Failure> {
+fn read_token(path: &Path, by: SettingSource) -> Result<Setting<SecretString>, Failure> {
     let shown = escaped(&path.to_string_lossy());
     let text = fs::read_to_string(path)
         .map_err(|error| by.wrong(format!("names {shown}, which cannot be read: {error}")))?;

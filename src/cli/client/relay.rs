@@ -19,7 +19,7 @@ struct Relays {
 
 /// `postrider relay`.
 #[derive(Subcommand)]
-pub enum Relay {
+pub enum RelayCommand {
     /// List the relays and their states
     List {
         #[command(flatten)]
@@ -51,10 +51,10 @@ pub enum Relay {
     },
 }
 
-impl Relay {
+impl RelayCommand {
     pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         match self {
-            Relay::List { asking } => {
+            RelayCommand::List { asking } => {
                 let answer = asking.service.client()?.get(&["v1", "relays"], &vec![])?;
                 if asking.json {
                     screen.json(&answer.body)?;
@@ -63,7 +63,7 @@ impl Relay {
                 }
                 Ok(ExitCode::SUCCESS)
             }
-            Relay::Domains { name, asking } => {
+            RelayCommand::Domains { name, asking } => {
                 let path = ["v1", "relays", &name, "domains"];
                 let answer = asking.service.client()?.get(&path, &vec![])?;
                 if asking.json {
@@ -73,7 +73,7 @@ impl Relay {
                 }
                 Ok(ExitCode::SUCCESS)
             }
-            Relay::Pause {
+            RelayCommand::Pause {
                 name,
                 reason,
                 asking,
@@ -82,7 +82,7 @@ impl Relay {
                 let why = why.map_or(Payload::None, Payload::Json);
                 switch(&name, ["pause", "paused"], why, &asking, screen)
             }
-            Relay::Resume { name, asking } => {
+            RelayCommand::Resume { name, asking } => {
                 let done = ["resume", "resumed"];
                 switch(&name, done, Payload::None, &asking, screen)
             }

@@ -13,7 +13,7 @@ use crate::notify::ScheduleStatus;
 
 /// `postrider schedule`.
 #[derive(Subcommand)]
-pub enum Schedule {
+pub enum ScheduleCommand {
     /// List the schedules, with the next time of each and the last
     List {
         #[command(flatten)]
@@ -26,9 +26,9 @@ struct Schedules {
     schedules: Vec<ScheduleStatus>,
 }
 
-impl Schedule {
+impl ScheduleCommand {
     pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
-        let Schedule::List { asking } = self;
+        let ScheduleCommand::List { asking } = self;
         let answer = asking
             .service
             .client()?

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 
-use super::filter::Filter;
+use super::filter::FilterOptions;
 use super::search_progress::SearchProgress;
-use super::service::{Client, Parameters};
+use super::service::{Parameters, ServiceClient};
 use super::times::relative;
 use super::{Failure, ServiceArgs};
 use crate::cli::screen::{ColumnFit, Screen, TextStyle, grouped, note, plain, state, tinted};
@@ -17,15 +17,15 @@ use crate::mail::Timestamp;
 
 /// Which mails: a search, filters, or both.
 #[derive(Args, Clone, Debug)]
-pub struct Search {
+pub struct SearchOptions {
     /// Only mails that this search finds: `to:ada state:deferred code:451 welcome`
     #[arg(short, long, value_name = "SEARCH", allow_hyphen_values = true)]
     query: Option<String>,
     #[command(flatten)]
-    filter: Filter,
+    filter: FilterOptions,
 }
 
-impl Search {
+impl SearchOptions {
     /// The search as the service reads it.
     fn parameters(&self) -> Parameters {
         let mut parameters = self.filter.parameters();
@@ -38,7 +38,7 @@ impl Search {
 #[derive(Args)]
 pub struct Count {
     #[command(flatten)]
-    search: Search,
+    search: SearchOptions,
     #[command(flatten)]
     asking: ServiceArgs,
 }
@@ -68,7 +68,7 @@ impl Count {
 
 impl Count {
     /// Added up over as many calls as it takes to look at all.
-    fn counted(&self, client: &Client) -> Result<Counted, Failure> {
+    fn counted(&self, client: &ServiceClient) -> Result<Counted, Failure> {
         let mut all = Counted::default();
         let mut progress = SearchProgress::new();
         loop {
@@ -93,17 +93,17 @@ impl Count {
 
 /// `postrider export`.
 #[derive(Args)]
-pub struct Export {
+pub struct ExportCommand {
     #[command(flatten)]
-    search: Search,
+    search: SearchOptions,
     /// A table with a row a recipient, or a record a line
     #[arg(long, default_value = "csv", value_parser = PossibleValuesParser::new(["csv", "ndjson"]))]
     format: String,
     #[command(flatten)]
-    service: super::place::Service,
+    service: super::place::ServiceOptions,
 }
 
-impl Export {
+impl ExportCommand {
     pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         let mut parameters = self.search.parameters();
         parameters.push(("format", self.format));
@@ -125,7 +125,7 @@ pub struct FailureGroups {
     )]
     by: String,
     #[command(flatten)]
-    search: Search,
+    search: SearchOptions,
     #[command(flatten)]
     asking: ServiceArgs,
 }

@@ -4,7 +4,7 @@
 use serde::Deserialize;
 
 use super::Failure;
-use super::service::{Client, Parameters, ServiceAnswer};
+use super::service::{Parameters, ServiceAnswer, ServiceClient};
 use crate::cli::ServiceRefusal;
 use crate::cli::screen::{Screen, escaped, grouped};
 use crate::dispatch::MailStatus;
@@ -59,7 +59,7 @@ impl IncompleteSearch {
 /// Asks something about the mail of this name. Where the service has not looked at all mail it is
 /// asked on, until it is known which mail is meant.
 pub fn about(
-    client: &Client,
+    client: &ServiceClient,
     name: &str,
     ask: impl Fn(&str) -> Result<ServiceAnswer, Failure>,
 ) -> Result<ServiceAnswer, Failure> {

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::filter::priority;
-use super::service::{Client, Parameters, Payload, ServiceAnswer};
+use super::service::{Parameters, Payload, ServiceAnswer, ServiceClient};
 use super::{Failure, ServiceArgs, record, template, times, user};
 use crate::cli::screen::{Screen, TextStyle, escaped, plain, state, tinted};
 use crate::delivery::MailState;
@@ -97,7 +97,7 @@ pub struct Send {
     #[arg(long, value_name = "NAME: VALUE", value_parser = header_field)]
     header: Vec<(String, String)>,
     #[command(flatten)]
-    options: Options,
+    options: SendOptions,
     /// Wait until it is delivered or has failed for good; with a span, at most that long:
     /// --wait=30s
     #[arg(
@@ -115,7 +115,7 @@ pub struct Send {
 
 /// What a sender asks for besides the message itself.
 #[derive(Args)]
-struct Options {
+struct SendOptions {
     /// How urgent it is
     #[arg(long, value_parser = priority())]
     priority: Option<Priority>,
@@ -145,7 +145,7 @@ struct Options {
 
 /// What the service answers when it took a mail.
 #[derive(Deserialize)]
-struct Accepted {
+struct AcceptedAnswer {
     id: MailId,
     state: Option<String>,
     duplicate: bool,
@@ -306,12 +306,12 @@ impl Send {
     /// Waits until every delivery has ended.
     fn follow(
         &self,
-        client: &Client,
+        client: &ServiceClient,
         answer: &ServiceAnswer,
         time_limit: Duration,
         screen: &mut Screen,
     ) -> Result<ExitCode, Failure> {
-        let accepted: Accepted = answer.decode()?;
+        let accepted: AcceptedAnswer = answer.decode()?;
         if !self.asking.json {
             announce(&accepted, screen)?;
         }
@@ -341,7 +341,7 @@ impl Send {
 
         if self.asking.json {
             // The record is the answer in JSON; the verdict on it is for people.
-            failure.tell(false);
+            failure.print(false);
             return Ok(failure.exit_code());
         }
 
@@ -350,7 +350,7 @@ impl Send {
 }
 
 fn wait(
-    client: &Client,
+    client: &ServiceClient,
     id: MailId,
     time_limit: Duration,
 ) -> Result<(ServiceAnswer, MailStatus), Failure> {
@@ -385,7 +385,7 @@ fn wait(
     }
 }
 
-fn announce(accepted: &Accepted, screen: &mut Screen) -> Result<(), Failure> {
+fn announce(accepted: &AcceptedAnswer, screen: &mut Screen) -> Result<(), Failure> {
     let kept = match accepted.durability {
         Durability::Synced => "on disk",
         Durability::Written => "written, not yet synced to disk",
@@ -407,7 +407,7 @@ fn announce(accepted: &Accepted, screen: &mut Screen) -> Result<(), Failure> {
     Ok(screen.line(&pieces)?)
 }
 
-impl Options {
+impl SendOptions {
     /// The options by the names that the service has for them; `tag` once for each.
     fn parameters(&self) -> Parameters {
         let span = |span: Duration| humantime::format_duration(span).to_string();

@@ -15,7 +15,7 @@ use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, Body, Proxy, SendBody};
 use url::Url;
 
-use super::place::{Service, ServiceAddress};
+use super::place::{ServiceAddress, ServiceOptions};
 use crate::cli::screen::escaped;
 use crate::cli::{Failure, FieldError, ServiceRefusal};
 
@@ -27,10 +27,10 @@ const SILENCE_TIMEOUT: Duration = Duration::from_secs(50);
 /// The most bytes of an answer that are taken: more than the largest message and the largest page.
 const LARGEST_ANSWER: u64 = 1 << 30;
 
-impl Service {
+impl ServiceOptions {
     /// A client of this service. Nothing is sent yet.
-    pub fn client(&self) -> Result<Client, Failure> {
-        Ok(Client::new(self.place()?, CALL_TIMEOUT, false))
+    pub fn client(&self) -> Result<ServiceClient, Failure> {
+        Ok(ServiceClient::new(self.place()?, CALL_TIMEOUT, false))
     }
 }
 
@@ -44,7 +44,7 @@ pub(super) fn is_loopback(url: &Url) -> bool {
 }
 
 /// Calls the service.
-pub struct Client {
+pub struct ServiceClient {
     url: Url,
     token: Option<header::HeaderValue>,
     agent: Agent,
@@ -82,7 +82,7 @@ impl ServiceAnswer {
     }
 }
 
-impl Client {
+impl ServiceClient {
     /// A client of the service at this place, each of whose calls may take so long. With
     /// `any_certificate`, whoever answers is believed: for a question that tells nothing.
     pub(super) fn new(place: ServiceAddress, timeout: Duration, any_certificate: bool) -> Self {
@@ -102,7 +102,7 @@ impl Client {
         if is_loopback(&place.url) {
             config = config.proxy(None::<Proxy>);
         }
-        Client {
+        ServiceClient {
             url: place.url,
             token: place.authorization,
             agent: config.build().new_agent(),
@@ -318,7 +318,7 @@ impl Client {
 
     fn refusal(&self, response: &Response<Body>, body: &[u8]) -> ServiceRefusal {
         let status = response.status().as_u16();
-        let Ok(problem) = serde_json::from_slice::<Problem>(body) else {
+        let Ok(problem) = serde_json::from_slice::<ProblemAnswer>(body) else {
             let message = format!(
                 "{} answered with HTTP {status} and not as Postrider does; is --url (or \
                  POSTRIDER_URL) right?",
@@ -408,7 +408,7 @@ impl<R: io::Read> io::Read for WatchedFile<R> {
 
 /// A refusal as RFC 9457 writes it.
 #[derive(Deserialize)]
-struct Problem {
+struct ProblemAnswer {
     title: Option<String>,
     detail: Option<String>,
     #[serde(default)]
@@ -424,7 +424,7 @@ struct FieldProblem {
     detail: String,
 }
 
-impl Problem {
+impl ProblemAnswer {
     /// One line; where several fields are wrong, one more for each.
     fn message(&self, status: u16, errors: &[FieldError]) -> String {
         let title = match (&self.title, &self.detail) {

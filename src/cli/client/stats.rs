@@ -15,12 +15,12 @@ use crate::mail::Priority;
 
 /// `postrider stats`.
 #[derive(Args)]
-pub struct Stats {
+pub struct StatsCommand {
     #[command(flatten)]
     asking: ServiceArgs,
 }
 
-impl Stats {
+impl StatsCommand {
     pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         let answer = self
             .asking

@@ -17,9 +17,9 @@ use crate::spool::{SuppressionPage, SuppressionReason};
 
 /// `postrider suppression`.
 #[derive(Subcommand)]
-pub enum Suppression {
+pub enum SuppressionCommand {
     /// List suppressed addresses
-    List(List),
+    List(ListSuppressions),
     /// Add an address
     Add(Add),
     /// Remove entries
@@ -27,7 +27,7 @@ pub enum Suppression {
     /// Add the entries of a CSV file
     Import(Import),
     /// Print all entries as CSV
-    Export(Export),
+    Export(ExportSuppressions),
 }
 
 /// Which entries.
@@ -43,7 +43,7 @@ struct EntryArgs {
 
 /// `postrider suppression list`.
 #[derive(Args)]
-pub struct List {
+pub struct ListSuppressions {
     /// Of this address
     #[arg(long, value_name = "ADDRESS")]
     address: Option<String>,
@@ -100,7 +100,7 @@ pub struct Import {
 
 /// `postrider suppression export`.
 #[derive(Args)]
-pub struct Export {
+pub struct ExportSuppressions {
     #[command(flatten)]
     which: EntryArgs,
     #[command(flatten)]
@@ -125,14 +125,14 @@ struct WrongLine {
     detail: String,
 }
 
-impl Suppression {
+impl SuppressionCommand {
     pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         match self {
-            Suppression::List(list) => list.run(screen),
-            Suppression::Add(add) => add.run(screen),
-            Suppression::Remove(remove) => remove.run(screen),
-            Suppression::Import(import) => import.run(screen),
-            Suppression::Export(export) => export.run(screen),
+            SuppressionCommand::List(list) => list.run(screen),
+            SuppressionCommand::Add(add) => add.run(screen),
+            SuppressionCommand::Remove(remove) => remove.run(screen),
+            SuppressionCommand::Import(import) => import.run(screen),
+            SuppressionCommand::Export(export) => export.run(screen),
         }
     }
 }
@@ -147,7 +147,7 @@ impl EntryArgs {
     }
 }
 
-impl List {
+impl ListSuppressions {
     fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         let mut parameters = self.which.parameters(self.address);
         parameters.push(("limit", self.limit.to_string()));
@@ -261,7 +261,7 @@ impl Import {
     }
 }
 
-impl Export {
+impl ExportSuppressions {
     fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         let parameters = self.which.parameters(None);
         let client = self.asking.service.client()?;

@@ -25,7 +25,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// `postrider tail`.
 #[derive(Args)]
-pub struct Tail {
+pub struct TailCommand {
     /// Only what happens to this mail
     #[arg(long, value_name = "ID")]
     mail: Option<MailId>,
@@ -37,7 +37,7 @@ pub struct Tail {
     asking: ServiceArgs,
 }
 
-impl Tail {
+impl TailCommand {
     pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         let client = self.asking.service.client()?;
         let parameters: Parameters = self

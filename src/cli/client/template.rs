@@ -21,18 +21,18 @@ use crate::mail::Content;
 
 /// `postrider template`.
 #[derive(Subcommand)]
-pub enum Template {
+pub enum TemplateCommand {
     /// List the templates and the variables that each needs
-    List(List),
+    List(ListTemplates),
     /// Check the templates' files for mistakes
-    Check(Check),
+    Check(CheckTemplates),
     /// Show what a template makes, and send nothing
     Render(Render),
 }
 
 /// `postrider template list`.
 #[derive(Args)]
-pub struct List {
+pub struct ListTemplates {
     #[command(flatten)]
     files: Files,
     #[command(flatten)]
@@ -41,7 +41,7 @@ pub struct List {
 
 /// `postrider template check`.
 #[derive(Args)]
-pub struct Check {
+pub struct CheckTemplates {
     #[command(flatten)]
     file: ConfigFile,
     /// The folder of templates, instead of the one in the configuration
@@ -107,23 +107,23 @@ struct Rendered {
 
 /// What was found, as `--json` prints it.
 #[derive(Serialize)]
-struct Findings {
+struct TemplateFindings {
     ok: bool,
     templates: usize,
     mistakes: Vec<TemplateMistake>,
 }
 
-impl Template {
+impl TemplateCommand {
     pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         match self {
-            Template::List(list) => list.run(screen),
-            Template::Check(check) => check.run(screen),
-            Template::Render(render) => render.run(screen),
+            TemplateCommand::List(list) => list.run(screen),
+            TemplateCommand::Check(check) => check.run(screen),
+            TemplateCommand::Render(render) => render.run(screen),
         }
     }
 }
 
-impl List {
+impl ListTemplates {
     fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         let listed = match self.files.templates()? {
             Some(templates) => TemplateNames {
@@ -160,7 +160,7 @@ impl List {
     }
 }
 
-impl Check {
+impl CheckTemplates {
     fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         let (folder, locale) = match self.folder {
             Some(folder) => (folder, "en".to_owned()),
@@ -177,7 +177,7 @@ impl Check {
 
         let ok = mistakes.is_empty();
         if self.json {
-            let findings = Findings {
+            let findings = TemplateFindings {
                 ok,
                 templates,
                 mistakes,
@@ -189,7 +189,7 @@ impl Check {
                 "{folder}: no mistakes found (templates: {templates})"
             ))])?;
         } else {
-            return Err(told(mistakes).into());
+            return Err(as_mistakes(mistakes).into());
         }
 
         Ok(if ok {
@@ -276,7 +276,7 @@ impl Files {
         };
         let (folder, locale) = configured(&Sources::of_process(Some(file.clone())))?;
         let loaded = Templates::load(&folder, &locale);
-        Ok(Some(loaded.map_err(|mistakes| told(mistakes.0))?))
+        Ok(Some(loaded.map_err(|mistakes| as_mistakes(mistakes.0))?))
     }
 }
 
@@ -306,8 +306,8 @@ fn configured(sources: &Sources) -> Result<(std::path::PathBuf, String), Failure
 }
 
 /// What is wrong with templates, told as what is wrong with the configuration is.
-fn told(mistakes: Vec<TemplateMistake>) -> Mistakes {
-    let told = |mistake: TemplateMistake| Mistake {
+fn as_mistakes(mistakes: Vec<TemplateMistake>) -> Mistakes {
+    let as_mistake = |mistake: TemplateMistake| Mistake {
         source: match mistake.line {
             Some(line) => format!("{}:{line}", mistake.file.display()),
             None => mistake.file.display().to_string(),
@@ -315,7 +315,7 @@ fn told(mistakes: Vec<TemplateMistake>) -> Mistakes {
         path: String::new(),
         reason: mistake.reason,
     };
-    Mistakes(mistakes.into_iter().map(told).collect())
+    Mistakes(mistakes.into_iter().map(as_mistake).collect())
 }
 
 fn failed(error: TemplateError) -> Failure {

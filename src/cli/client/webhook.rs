@@ -17,7 +17,7 @@ use crate::notify::{Tested, WebhookState, WebhookStatus};
 
 /// `postrider webhook`.
 #[derive(Subcommand)]
-pub enum Webhook {
+pub enum WebhookCommand {
     /// List the webhooks, with the backlog and the last answer of each
     List {
         #[command(flatten)]
@@ -32,14 +32,14 @@ pub enum Webhook {
     },
     /// Send messages to a webhook again: all that failed, unless told otherwise; one that is off is
     /// switched on
-    Redeliver(Redeliver),
+    Redeliver(RedeliverCommand),
     /// Print a new secret for a webhook
     Secret,
 }
 
 /// `postrider webhook redeliver`.
 #[derive(Args)]
-pub struct Redeliver {
+pub struct RedeliverCommand {
     /// The webhook's name
     name: String,
     /// Everything that happened since: a span such as 2h, or a time such as 2026-01-31T12:00:00Z
@@ -57,13 +57,13 @@ struct Webhooks {
     webhooks: Vec<WebhookStatus>,
 }
 
-impl Webhook {
+impl WebhookCommand {
     pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         match self {
-            Webhook::List { asking } => list(&asking, screen),
-            Webhook::Test { name, asking } => test(&name, &asking, screen),
-            Webhook::Redeliver(redeliver) => redeliver.run(screen),
-            Webhook::Secret => {
+            WebhookCommand::List { asking } => list(&asking, screen),
+            WebhookCommand::Test { name, asking } => test(&name, &asking, screen),
+            WebhookCommand::Redeliver(redeliver) => redeliver.run(screen),
+            WebhookCommand::Secret => {
                 let secret = STANDARD.encode(rand::random::<[u8; 32]>());
                 screen.line(&[plain(format_args!("whsec_{secret}"))])?;
                 Ok(ExitCode::SUCCESS)
@@ -158,7 +158,7 @@ fn test(name: &str, asking: &ServiceArgs, screen: &mut Screen) -> Result<ExitCod
     })
 }
 
-impl Redeliver {
+impl RedeliverCommand {
     fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         let mut request = Map::new();
         if let Some(since) = self.since {

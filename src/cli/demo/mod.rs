@@ -23,7 +23,7 @@ use crate::mail::{Mail, MailError, Priority, seconds};
 
 use sink::Sink;
 use summary::{ProgressBars, Summary};
-use tally::Tally;
+use tally::DemoTally;
 
 /// How many callers submit mail at once.
 const CALLERS: usize = 64;
@@ -79,7 +79,7 @@ async fn demonstrate(
     dir: &Path,
     screen: &mut Screen,
 ) -> Result<(), Failure> {
-    let tally = Arc::new(Tally::new(count));
+    let tally = Arc::new(DemoTally::new(count));
     let sink = Sink::open(tally.clone())
         .await
         .map_err(|e| Failure::Failed(format!("cannot listen on loopback: {e}")))?;
@@ -98,7 +98,7 @@ async fn demonstrate(
     let closed = dispatcher.shutdown(Drain::within(seconds(10))).await;
     let stats = stats?;
     closed?;
-    Summary::new(&tally, &stats, count, began).tell(screen)
+    Summary::new(&tally, &stats, count, began).print(screen)
 }
 
 /// The configured engine, with the sink as its only relay, a spool that goes away, and retries that
@@ -127,7 +127,7 @@ fn for_demo(mut settings: Settings, sink: &Sink, dir: &Path) -> Settings {
 /// The callers at work.
 fn hand_in(
     dispatcher: &Dispatcher,
-    tally: &Arc<Tally>,
+    tally: &Arc<DemoTally>,
     count: usize,
 ) -> JoinSet<Result<(), Failure>> {
     let next = Arc::new(AtomicUsize::new(0));
@@ -176,7 +176,11 @@ fn mail(number: usize) -> Result<Mail, MailError> {
 
 /// Waits until every mail was accepted and none is pending, or nothing happens any more. Returns
 /// the engine's last numbers.
-async fn follow(dispatcher: &Dispatcher, tally: &Tally, count: usize) -> Result<Stats, Failure> {
+async fn follow(
+    dispatcher: &Dispatcher,
+    tally: &DemoTally,
+    count: usize,
+) -> Result<Stats, Failure> {
     let bars = ProgressBars::new(count);
     let (mut last, mut since) = ((0, 0, 0), Instant::now());
 

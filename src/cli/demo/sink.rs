@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::plan::PlannedFault;
-use super::tally::Tally;
+use super::tally::DemoTally;
 
 /// The longest line that is read; RFC 5321 §4.5.3.1 allows 1000.
 const MAX_LINE: u64 = 4096;
@@ -24,7 +24,7 @@ pub(super) struct Sink {
 }
 
 impl Sink {
-    pub(super) async fn open(tally: Arc<Tally>) -> std::io::Result<Self> {
+    pub(super) async fn open(tally: Arc<DemoTally>) -> std::io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let listening = tokio::spawn(async move {
@@ -60,11 +60,11 @@ struct SinkSession {
     line: Vec<u8>,
     /// The numbers of the mails that the recipients so far stand for.
     recipients: Vec<usize>,
-    tally: Arc<Tally>,
+    tally: Arc<DemoTally>,
 }
 
 impl SinkSession {
-    fn new(stream: TcpStream, tally: Arc<Tally>) -> Self {
+    fn new(stream: TcpStream, tally: Arc<DemoTally>) -> Self {
         let _ = stream.set_nodelay(true);
         let (input, output) = stream.into_split();
         let input = BufReader::with_capacity(64 * 1024, input);
@@ -239,8 +239,8 @@ mod tests {
         (0..).find(|number| wanted(trouble(*number))).unwrap()
     }
 
-    async fn open() -> (Arc<Tally>, Sink) {
-        let tally = Arc::new(Tally::new(2000));
+    async fn open() -> (Arc<DemoTally>, Sink) {
+        let tally = Arc::new(DemoTally::new(2000));
         (tally.clone(), Sink::open(tally).await.unwrap())
     }
 

@@ -7,7 +7,7 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressStyle};
 
 use super::sink::Sink;
-use super::tally::Tally;
+use super::tally::DemoTally;
 use super::{CALLERS, Failure};
 use crate::cli::screen::{Screen, TextStyle, plain, tinted};
 use crate::config::{Settings, Sync};
@@ -80,14 +80,19 @@ impl ProgressBars {
 
 /// What became of the mails.
 pub(super) struct Summary<'a> {
-    tally: &'a Tally,
+    tally: &'a DemoTally,
     stats: &'a Stats,
     count: u64,
     took: Duration,
 }
 
 impl<'a> Summary<'a> {
-    pub(super) fn new(tally: &'a Tally, stats: &'a Stats, count: usize, began: Instant) -> Self {
+    pub(super) fn new(
+        tally: &'a DemoTally,
+        stats: &'a Stats,
+        count: usize,
+        began: Instant,
+    ) -> Self {
         Summary {
             tally,
             stats,
@@ -97,7 +102,7 @@ impl<'a> Summary<'a> {
     }
 
     /// Prints the table, and says in its last line whether every mail arrived.
-    pub(super) fn tell(&self, screen: &mut Screen) -> Result<(), Failure> {
+    pub(super) fn print(&self, screen: &mut Screen) -> Result<(), Failure> {
         screen.lines(self.table())?;
         screen.line(&[])?;
         screen.lines(self.latencies())?;
@@ -167,7 +172,7 @@ impl<'a> Summary<'a> {
 }
 
 /// Whether every mail arrived, and none twice without need.
-fn verdict(tally: &Tally, count: u64) -> Result<(), Failure> {
+fn verdict(tally: &DemoTally, count: u64) -> Result<(), Failure> {
     let missing = tally.missing();
     let (accepted, arrived) = tally.progress();
     let (duplicates, explained) = (tally.duplicates(), tally.mischief().hung_up_after);
@@ -203,8 +208,8 @@ fn table() -> Table {
 mod tests {
     use super::*;
 
-    fn handed_in(copies: [u32; 3]) -> Tally {
-        let tally = Tally::new(copies.len());
+    fn handed_in(copies: [u32; 3]) -> DemoTally {
+        let tally = DemoTally::new(copies.len());
         for (number, copies) in copies.into_iter().enumerate() {
             tally.accepted(number);
             (0..copies).for_each(|_| tally.arrived(number));

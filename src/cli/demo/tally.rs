@@ -28,8 +28,8 @@ pub(super) struct FaultCounts {
 }
 
 /// All mails' stories, by number.
-pub(super) struct Tally {
-    told: Mutex<TallyState>,
+pub(super) struct DemoTally {
+    state: Mutex<TallyState>,
 }
 
 struct TallyState {
@@ -39,11 +39,11 @@ struct TallyState {
     arrived: u64,
 }
 
-impl Tally {
+impl DemoTally {
     pub(super) fn new(count: usize) -> Self {
         let stories = vec![MailHistory::default(); count];
-        Tally {
-            told: Mutex::new(TallyState {
+        DemoTally {
+            state: Mutex::new(TallyState {
                 stories,
                 mischief: FaultCounts::default(),
                 accepted: 0,
@@ -54,10 +54,10 @@ impl Tally {
 
     /// The engine gave a receipt for it.
     pub(super) fn accepted(&self, number: usize) {
-        let told = &mut *self.told.lock();
-        if let Some(story) = told.stories.get_mut(number) {
+        let state = &mut *self.state.lock();
+        if let Some(story) = state.stories.get_mut(number) {
             story.accepted = Some(Instant::now());
-            told.accepted += 1;
+            state.accepted += 1;
         }
     }
 
@@ -66,7 +66,7 @@ impl Tally {
         let planned = trouble(number);
         let TallyState {
             stories, mischief, ..
-        } = &mut *self.told.lock();
+        } = &mut *self.state.lock();
         let Some(story) = stories.get_mut(number).filter(|_| wanted(planned)) else {
             return false;
         };
@@ -89,29 +89,29 @@ impl Tally {
 
     /// The sink has it.
     pub(super) fn arrived(&self, number: usize) {
-        let told = &mut *self.told.lock();
-        if let Some(story) = told.stories.get_mut(number) {
+        let state = &mut *self.state.lock();
+        if let Some(story) = state.stories.get_mut(number) {
             story.copies += 1;
             if story.arrived.is_none() {
                 story.arrived = Some(Instant::now());
-                told.arrived += 1;
+                state.arrived += 1;
             }
         }
     }
 
     /// How many were accepted, and how many of all arrived.
     pub(super) fn progress(&self) -> (u64, u64) {
-        let told = self.told.lock();
-        (told.accepted, told.arrived)
+        let state = self.state.lock();
+        (state.accepted, state.arrived)
     }
 
     pub(super) fn mischief(&self) -> FaultCounts {
-        self.told.lock().mischief
+        self.state.lock().mischief
     }
 
     /// How many copies arrived beyond the first of each.
     pub(super) fn duplicates(&self) -> u64 {
-        self.told
+        self.state
             .lock()
             .stories
             .iter()
@@ -121,8 +121,8 @@ impl Tally {
 
     /// The numbers of accepted mails that did not arrive.
     pub(super) fn missing(&self) -> Vec<usize> {
-        let told = self.told.lock();
-        let missing = told
+        let state = self.state.lock();
+        let missing = state
             .stories
             .iter()
             .enumerate()
@@ -132,8 +132,9 @@ impl Tally {
 
     /// From `began` until the last first copy arrived.
     pub(super) fn took(&self, began: Instant) -> Duration {
-        let told = self.told.lock();
-        told.stories
+        let state = self.state.lock();
+        state
+            .stories
             .iter()
             .filter_map(|story| story.arrived)
             .max()
@@ -142,9 +143,9 @@ impl Tally {
 
     /// The times from receipt to arrival of the mails of one priority, or of all.
     pub(super) fn latencies(&self, only: Option<Priority>) -> Latencies {
-        let told = self.told.lock();
+        let state = self.state.lock();
         let mut micros = Histogram::new(3).expect("three significant digits are allowed");
-        for (number, story) in told.stories.iter().enumerate() {
+        for (number, story) in state.stories.iter().enumerate() {
             let (Some(accepted), Some(arrived)) = (story.accepted, story.arrived) else {
                 continue;
             };
@@ -178,10 +179,10 @@ mod tests {
 
     #[test]
     fn latencies_count_from_the_receipt_to_the_first_copy() {
-        let tally = Tally::new(10);
+        let tally = DemoTally::new(10);
         let began = Instant::now();
         for number in 0..10 {
-            let story = &mut tally.told.lock().stories[number];
+            let story = &mut tally.state.lock().stories[number];
             story.accepted = Some(began);
             story.arrived = Some(began + Duration::from_millis(10 * (number as u64 + 1)));
         }
@@ -204,7 +205,7 @@ mod tests {
 
     #[test]
     fn what_was_accepted_and_did_not_arrive_is_missing() {
-        let tally = Tally::new(3);
+        let tally = DemoTally::new(3);
         tally.accepted(0);
         tally.accepted(2);
         tally.arrived(2);

@@ -130,9 +130,9 @@ impl BucketCounts {
 
 /// The relays that are told apart, by their numbers.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Relays(HashMap<String, u8>);
+pub(super) struct RelayNumbers(HashMap<String, u8>);
 
-impl Relays {
+impl RelayNumbers {
     /// Under which keys they are kept.
     pub fn keys() -> (Vec<u8>, Vec<u8>) {
         (vec![b'r'], vec![b'r' + 1])
@@ -147,7 +147,7 @@ impl Relays {
             let number = key.get(1).copied()?;
             Some((String::from_utf8(name.clone()).ok()?, number))
         });
-        Relays(read.collect())
+        RelayNumbers(read.collect())
     }
 
     pub fn number(&self, name: &str) -> Option<u8> {
@@ -203,13 +203,13 @@ mod tests {
 
     #[test]
     fn no_more_relays_are_told_apart_than_there_is_room_for() {
-        let mut relays = Relays::default();
+        let mut relays = RelayNumbers::default();
         let numbers = (0..100).filter_map(|n| relays.add(&format!("relay-{n}")));
         assert_eq!(numbers.count(), MOST_RELAYS);
         let kept = relays
             .iter()
-            .map(|(name, number)| (Relays::key(number), name.into()));
-        let read = Relays::read(&kept.collect::<Vec<_>>());
+            .map(|(name, number)| (RelayNumbers::key(number), name.into()));
+        let read = RelayNumbers::read(&kept.collect::<Vec<_>>());
         assert_eq!(read.number("relay-63"), Some(63));
         assert_eq!(read.number("relay-64"), None);
     }

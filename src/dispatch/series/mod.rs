@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 
-use self::buckets::{Bucket, BucketCounts, Relays, Resolution};
+use self::buckets::{Bucket, BucketCounts, RelayNumbers, Resolution};
 pub use self::recent::RecentDeliveries;
 use self::recorder::{LOOK_EVERY, NAME};
 use self::tally::Tally;
@@ -88,15 +88,15 @@ pub struct SeriesPoint {
 }
 
 /// How far the series are counted, and who waits for that.
-pub(super) struct Progress {
+pub(super) struct SeriesProgress {
     has_begun: AtomicBool,
     counted: watch::Sender<u64>,
     wanted: Notify,
 }
 
-impl Default for Progress {
+impl Default for SeriesProgress {
     fn default() -> Self {
-        Progress {
+        SeriesProgress {
             has_begun: AtomicBool::new(false),
             counted: watch::channel(0).0,
             wanted: Notify::new(),
@@ -104,7 +104,7 @@ impl Default for Progress {
     }
 }
 
-impl Progress {
+impl SeriesProgress {
     fn is_at(&self, counted: u64) {
         self.counted.send_replace(counted);
     }
@@ -213,8 +213,8 @@ impl Dispatcher {
         let reader = self.journal().reader(NAME, Some(0)).await?;
         let mut number = None;
         if let Some(name) = &query.relay {
-            let (from, to) = Relays::keys();
-            let relays = Relays::read(&reader.kept(from, to, usize::MAX).await?);
+            let (from, to) = RelayNumbers::keys();
+            let relays = RelayNumbers::read(&reader.kept(from, to, usize::MAX).await?);
             number = relays.number(name);
             if number.is_none() {
                 self.relays().check(name).await?;

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
-use super::buckets::{Bucket, BucketCounts, Relays, Resolution};
+use super::buckets::{Bucket, BucketCounts, RelayNumbers, Resolution};
 use super::recorder::NAME;
 use super::tally::Tally;
 use crate::dispatch::{Dispatcher, Error};
@@ -48,8 +48,8 @@ impl Dispatcher {
         let now = self.inner.engine.clock.now().as_millis();
         let place = |at: i64| Bucket::of(Resolution::Fine, Timestamp::from_millis(at));
         let reader = self.journal().reader(NAME, Some(0)).await?;
-        let (from, to) = Relays::keys();
-        let relays = Relays::read(&reader.kept(from, to, usize::MAX).await?);
+        let (from, to) = RelayNumbers::keys();
+        let relays = RelayNumbers::read(&reader.kept(from, to, usize::MAX).await?);
 
         let steps = (
             place(now - RECENT_SPAN).key(),

@@ -12,8 +12,8 @@ use std::time::Duration;
 use futures::FutureExt;
 use tokio::time::Instant;
 
-use super::Progress;
-use super::buckets::{Bucket, BucketCounts, Relays, Resolution};
+use super::SeriesProgress;
+use super::buckets::{Bucket, BucketCounts, RelayNumbers, Resolution};
 use super::tally::Tally;
 use crate::delivery::{Event, EventKind};
 use crate::dispatch::Error;
@@ -38,7 +38,11 @@ const MOST_BYTES: usize = 64 * 1024;
 const MOST_REMOVED: usize = 64;
 
 /// Counts until the spool is closed.
-pub(super) async fn run(engine: Weak<Engine>, journal: JournalHandle, progress: Arc<Progress>) {
+pub(super) async fn run(
+    engine: Weak<Engine>,
+    journal: JournalHandle,
+    progress: Arc<SeriesProgress>,
+) {
     loop {
         let counting = AssertUnwindSafe(count(&engine, &journal, &progress));
         let counted = counting.catch_unwind().await;
@@ -56,7 +60,7 @@ pub(super) async fn run(engine: Weak<Engine>, journal: JournalHandle, progress: 
 async fn count(
     engine: &Weak<Engine>,
     journal: &JournalHandle,
-    progress: &Progress,
+    progress: &SeriesProgress,
 ) -> Result<(), Error> {
     let reader = journal.reader(NAME, Some(0)).await?;
     let mut recorder = Recorder::open(reader).await?;
@@ -92,7 +96,7 @@ async fn count(
 
 struct Recorder {
     reader: JournalReader,
-    relays: Relays,
+    relays: RelayNumbers,
     /// The steps that are being counted into.
     steps: BTreeMap<Bucket, BucketCounts>,
     /// About how many bytes they are.
@@ -107,8 +111,8 @@ struct Recorder {
 
 impl Recorder {
     async fn open(reader: JournalReader) -> Result<Self, Error> {
-        let (from, to) = Relays::keys();
-        let relays = Relays::read(&reader.kept(from, to, usize::MAX).await?);
+        let (from, to) = RelayNumbers::keys();
+        let relays = RelayNumbers::read(&reader.kept(from, to, usize::MAX).await?);
         Ok(Recorder {
             counted: reader.done(),
             reader,
@@ -226,7 +230,7 @@ impl Recorder {
         }
         let number = self.relays.add(name)?;
         self.named
-            .push((Relays::key(number), Some(name.as_bytes().to_vec())));
+            .push((RelayNumbers::key(number), Some(name.as_bytes().to_vec())));
         Some(number)
     }
 

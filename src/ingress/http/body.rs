@@ -19,7 +19,7 @@ pub(super) struct HeldBody {
     /// The body.
     pub bytes: Bytes,
     /// Given back when it is dropped, which is when nothing is left that was made of the body.
-    pub room: Room,
+    pub room: ReservedMemory,
 }
 
 impl HeldBody {
@@ -38,7 +38,7 @@ impl HeldBody {
 }
 
 /// What a body takes of the room that all have together.
-pub(super) type Room = Option<OwnedSemaphorePermit>;
+pub(super) type ReservedMemory = Option<OwnedSemaphorePermit>;
 
 /// What a body is, by its Content-Type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +117,7 @@ impl Door {
         let mut joined = BytesMut::new();
         let mut length = 0;
 
-        let mut room: Room = None;
+        let mut room: ReservedMemory = None;
         while let Some(data) = piece(&mut body).await? {
             length += data.len();
             if length > max {

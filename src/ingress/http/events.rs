@@ -234,7 +234,7 @@ fn thinned(
     let limited = RateLimitedStream {
         frames: frames.boxed(),
         at_most,
-        told: 0,
+        sent: 0,
         skipped: 0,
         until: Instant::now() + SECOND,
     };
@@ -246,7 +246,7 @@ struct RateLimitedStream {
     frames: BoxStream<'static, Frame>,
     at_most: u32,
     /// How many were told in this second, and how many were not.
-    told: u32,
+    sent: u32,
     skipped: u64,
     /// The end of this second.
     until: Instant,
@@ -261,7 +261,7 @@ impl RateLimitedStream {
             };
             if Instant::now() >= self.until {
                 self.until = Instant::now() + SECOND;
-                self.told = 0;
+                self.sent = 0;
             }
             let Ok(frame) = more else {
                 let count = std::mem::take(&mut self.skipped);
@@ -270,8 +270,8 @@ impl RateLimitedStream {
                 return Some((frame, self));
             };
             let frame = frame?;
-            if self.told < self.at_most {
-                self.told += 1;
+            if self.sent < self.at_most {
+                self.sent += 1;
                 return Some((frame, self));
             }
             self.skipped += 1;

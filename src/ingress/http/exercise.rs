@@ -2,7 +2,7 @@
 
 use super::feedback::provider;
 use super::preview::html::{Images, Theme, cleaned};
-use super::suppression_file::{Line, lines, written};
+use super::suppression_file::{SuppressionLine, lines, written};
 
 /// Reads a body as the events of each provider.
 ///
@@ -22,7 +22,7 @@ pub fn shown_html(html: &str) -> String {
 /// # Panics
 /// If what was read is not read again once it is written.
 pub fn suppression_file(file: &[u8]) -> usize {
-    let read: Vec<Line> = lines(file).map_while(Result::ok).flatten().collect();
+    let read: Vec<SuppressionLine> = lines(file).map_while(Result::ok).flatten().collect();
     let rows = read.iter().map(|line| {
         let time = |time: Option<crate::Timestamp>| time.map(|time| time.to_string());
         [
@@ -34,7 +34,7 @@ pub fn suppression_file(file: &[u8]) -> usize {
             line.note.clone().unwrap_or_default(),
         ]
     });
-    let again: Vec<Line> = lines(written(rows).as_slice())
+    let again: Vec<SuppressionLine> = lines(written(rows).as_slice())
         .map_while(Result::ok)
         .flatten()
         .collect();

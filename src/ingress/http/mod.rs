@@ -237,17 +237,17 @@ impl HttpDoor {
     }
 }
 
-/// What a running door tells of how the service is configured. Clones share it.
+/// The configuration that `GET /v1/configuration` returns. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Configuration(Arc<RwLock<serde_json::Value>>);
 
 impl Configuration {
-    /// Tells this from now on. It must hold no secret.
-    pub fn replace(&self, told: serde_json::Value) {
-        *self.0.write() = told;
+    /// Replaces it. `settings` must contain no secret.
+    pub fn replace(&self, settings: serde_json::Value) {
+        *self.0.write() = settings;
     }
 
-    fn told(&self) -> serde_json::Value {
+    fn current(&self) -> serde_json::Value {
         self.0.read().clone()
     }
 }

@@ -214,9 +214,9 @@ pub(super) struct ShownConfiguration {
     responses((status = 200, description = "What is set", body = ShownConfiguration)),
 )]
 pub(super) async fn configuration(State(door): State<SharedDoor>) -> Json<ShownConfiguration> {
-    let configuration = match door.configuration.told() {
+    let configuration = match door.configuration.current() {
         serde_json::Value::Null => serde_json::json!({}),
-        told => told,
+        set => set,
     };
     Json(ShownConfiguration { configuration })
 }

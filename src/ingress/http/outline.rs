@@ -66,11 +66,11 @@ pub(super) fn count(json: &[u8], shape: RequestKind) -> Result<usize, Problem> {
 
     let again = look.deserialize(tracked).err().unwrap_or(error);
     let pointer = super::problem::pointer(&track.path());
-    Err(Problem::invalid_field(pointer, told(&again)))
+    Err(Problem::invalid_field(pointer, reason(&again)))
 }
 
 /// What an error of a [`Look`] says, without the place in the text that is added to it.
-fn told(error: &serde_json::Error) -> String {
+fn reason(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let end = text.rfind(" at line ").unwrap_or(text.len());
     text[..end].to_owned()

@@ -45,7 +45,7 @@ pub(super) struct Filters {
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "only describes what `list` reads")]
-pub(super) struct Page {
+pub(super) struct ListParams {
     /// At least one delivery is in this state.
     state: Option<State>,
     /// A search such as `to:ada@example.org state:deferred code:451 welcome`, by `to`, `from`,

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 /// What was done of a request so far. Clones count together.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Progress(Arc<AtomicU64>);
+pub(super) struct WorkDone(Arc<AtomicU64>);
 
-impl Progress {
+impl WorkDone {
     /// Some more of it is done.
     pub(super) fn made(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);

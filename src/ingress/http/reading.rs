@@ -117,10 +117,10 @@ fn explain(
     }
 
     // What only the text shows, such as a field that is given twice, is gone in `value`.
-    for told in first.into_errors() {
-        let pointer = as_written(told.pointer.clone(), &value);
+    for error in first.into_errors() {
+        let pointer = as_written(error.pointer.clone(), &value);
         if !errors.iter().any(|known| known.pointer == pointer) {
-            errors.insert(0, told);
+            errors.insert(0, error);
         }
     }
 

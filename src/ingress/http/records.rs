@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::access::{self, Caller};
-use super::params::{self, DryRun, Filters, Page, Params};
+use super::params::{self, DryRun, Filters, ListParams, Params};
 use super::problem::{Kind, Problem};
 use super::{Door, SharedDoor};
 use crate::dispatch::{Counted, Error, Failures, GroupBy, MailStatus, StatusPage};
@@ -133,7 +133,7 @@ impl Door {
 /// no more of it for one page than `looked_at` says: a page may have few mails or none, and `next`.
 #[utoipa::path(
     get, path = "/v1/mails", tag = "mails",
-    params(Page, Filters),
+    params(ListParams, Filters),
     responses((
         status = 200, description = "A page; `next` is the cursor of the one after it",
         body = StatusPage

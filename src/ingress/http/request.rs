@@ -105,7 +105,7 @@ pub(super) struct ComposeContext<'a> {
 }
 
 /// Why a request does not become a mail.
-pub(super) enum Mistake {
+pub(super) enum SubmissionError {
     Mail(MailError),
     Template(TemplateError),
 }
@@ -149,11 +149,11 @@ impl MailRequest {
         self,
         key: Option<&str>,
         context: ComposeContext<'_>,
-    ) -> Result<Mail, Mistake> {
+    ) -> Result<Mail, SubmissionError> {
         let content = self.content(context)?;
         let send = match (self.send_at, self.delay) {
             (Some(_), Some(_)) => {
-                return Err(Mistake::Mail(MailError::new(
+                return Err(SubmissionError::Mail(MailError::new(
                     "delay",
                     "give either `send_at` or `delay`, not both",
                 )));
@@ -164,7 +164,7 @@ impl MailRequest {
 
         let idempotency_key = match (self.idempotency_key, key) {
             (Some(field), Some(header)) if field != header => {
-                return Err(Mistake::Mail(MailError::new(
+                return Err(SubmissionError::Mail(MailError::new(
                     "idempotency_key",
                     "differs from the header Idempotency-Key",
                 )));
@@ -233,12 +233,12 @@ impl MailRequest {
     }
 
     /// What the template makes, where one is asked for.
-    fn content(&self, context: ComposeContext<'_>) -> Result<Option<Content>, Mistake> {
+    fn content(&self, context: ComposeContext<'_>) -> Result<Option<Content>, SubmissionError> {
         let says_itself = self.text.is_some() || self.html.is_some();
         let template = match (&self.template, context.shared) {
             (Some(_), _) if says_itself => {
                 let reason = "makes text and HTML: leave `text` and `html` out";
-                return Err(Mistake::Mail(MailError::new("template", reason)));
+                return Err(SubmissionError::Mail(MailError::new("template", reason)));
             }
             (None, None) => return Ok(None),
             (None, Some(_)) if says_itself => return Ok(None),
@@ -275,32 +275,32 @@ impl TemplateRequest {
     }
 }
 
-impl From<MailError> for Mistake {
+impl From<MailError> for SubmissionError {
     fn from(error: MailError) -> Self {
-        Mistake::Mail(error)
+        SubmissionError::Mail(error)
     }
 }
 
-impl From<TemplateError> for Mistake {
+impl From<TemplateError> for SubmissionError {
     fn from(error: TemplateError) -> Self {
-        Mistake::Template(error)
+        SubmissionError::Template(error)
     }
 }
 
-impl From<Mistake> for Problem {
-    fn from(mistake: Mistake) -> Self {
+impl From<SubmissionError> for Problem {
+    fn from(mistake: SubmissionError) -> Self {
         match mistake {
-            Mistake::Mail(error) => error.into(),
-            Mistake::Template(error) => Problem::of_template(error, "/template"),
+            SubmissionError::Mail(error) => error.into(),
+            SubmissionError::Template(error) => Problem::of_template(error, "/template"),
         }
     }
 }
 
-impl From<Mistake> for FieldError {
-    fn from(mistake: Mistake) -> Self {
+impl From<SubmissionError> for FieldError {
+    fn from(mistake: SubmissionError) -> Self {
         match mistake {
-            Mistake::Mail(error) => error.into(),
-            Mistake::Template(error) => FieldError::of_template(&error, "/template"),
+            SubmissionError::Mail(error) => error.into(),
+            SubmissionError::Template(error) => FieldError::of_template(&error, "/template"),
         }
     }
 }

@@ -23,7 +23,7 @@ use tracing::Instrument;
 
 use super::access::{AccessRefusal, TOO_MANY_FAILED};
 use super::problem::{Kind, PROBLEM_JSON, Problem};
-use super::progress::Progress;
+use super::progress::WorkDone;
 use super::{Limits, SharedDoor, large_answer};
 use crate::ingress::admission::ConnectionPlace;
 
@@ -211,7 +211,7 @@ async fn answer(
         Err(refusal) => refused(&door, peer.ip(), refusal).await.into_response(),
         Ok(mut visitor) => {
             visitor.peer = Some(peer.ip());
-            let progress = Progress::default();
+            let progress = WorkDone::default();
             let answered = async {
                 let path = request.uri().path();
                 if let Err(problem) = door.check_own(&visitor, path).await {

@@ -32,11 +32,11 @@ const MAX_SESSIONS: usize = 1000;
 pub(super) struct Sessions {
     /// The cookie's name. It bears the port, because cookies of one host are sent to all its ports.
     cookie: String,
-    open: Arc<Mutex<HashMap<String, Session>>>,
+    open: Arc<Mutex<HashMap<String, LoginSession>>>,
 }
 
 /// Somebody who is signed in, with the token that was shown.
-struct Session {
+struct LoginSession {
     name: String,
     secret: SecretString,
     until: Instant,
@@ -67,7 +67,7 @@ impl Sessions {
             }
         }
 
-        let session = Session {
+        let session = LoginSession {
             name: token.name.clone(),
             secret: token.secret.clone(),
             until: now + SESSION_LIFETIME,

@@ -160,7 +160,7 @@ impl Limits {
 /// Why the door cannot be opened, or its tokens not be replaced. Each has the key of the section
 /// `http` that is to be mended.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", self.told())]
+#[error("{}", self.message())]
 pub enum HttpError {
     /// Others than this machine could submit mail without a token.
     OpenDoor(SocketAddr),
@@ -232,7 +232,7 @@ impl HttpError {
         }
     }
 
-    fn told(&self) -> String {
+    fn message(&self) -> String {
         match self {
             HttpError::Listen { .. } => self.reason(),
             _ => format!("`http.{}` {}", self.key(), self.reason()),

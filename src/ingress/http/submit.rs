@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::access::Caller;
-use super::body::{HeldBody, MediaType, Room};
+use super::body::{HeldBody, MediaType, ReservedMemory};
 use super::fields::BoundedList;
 use super::outline::{self, RequestKind};
 use super::params::{self, MessageOptions, Params};
@@ -87,7 +87,7 @@ pub(super) struct BatchDocument {
 /// A batch whose mails are not read yet, so that a mistake in one says nothing about the others.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a batch as an object")]
-struct Batch<'a> {
+struct BatchRequest<'a> {
     #[serde(borrow)]
     mails: BoundedList<&'a RawValue, MAX_BATCH>,
     template: Option<TemplateRequest>,
@@ -231,7 +231,7 @@ impl Door {
         held: HeldBody,
         is_heavy: bool,
         read: F,
-    ) -> Result<(T, Room), Problem>
+    ) -> Result<(T, ReservedMemory), Problem>
     where
         T: Send + 'static,
         F: FnOnce(&Bytes) -> Result<T, Problem> + Send + 'static,
@@ -354,15 +354,15 @@ fn first_state(mail: &Mail) -> MailState {
 
 fn read_batch(json: &[u8], templates: &Templates) -> Result<Vec<Result<Mail, Problem>>, Problem> {
     if json.len() > outline::SMALL_REQUEST {
-        outline::count(json, RequestKind::Batch)?;
+        outline::count(json, RequestKind::BatchRequest)?;
     }
-    let batch: Batch<'_> = match serde_json::from_slice(json) {
+    let batch: BatchRequest<'_> = match serde_json::from_slice(json) {
         Ok(batch) => batch,
         Err(error) if !error.is_data() => return Err(malformed(&error)),
         Err(error) => {
             let mut json = serde_json::Deserializer::from_slice(json);
             return Err(Problem::invalid(vec![
-                match serde_path_to_error::deserialize::<_, Batch<'_>>(&mut json) {
+                match serde_path_to_error::deserialize::<_, BatchRequest<'_>>(&mut json) {
                     Err(error) => misshapen(error),
                     Ok(_) => FieldError {
                         pointer: String::new(),
@@ -418,7 +418,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 
 /// Does `work` to its end, though whoever asked is gone or has waited too long, and keeps the room
 /// of what it works on until then.
-async fn holding<T, F>(room: Room, work: F) -> Result<T, Problem>
+async fn holding<T, F>(room: ReservedMemory, work: F) -> Result<T, Problem>
 where
     T: Send + 'static,
     F: Future<Output = T> + Send + 'static,

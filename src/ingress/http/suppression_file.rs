@@ -22,7 +22,7 @@ pub(super) const COLUMNS: [&str; 6] = ["address", "reason", "list", "since", "un
 
 /// What stands on one line.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Line {
+pub(super) struct SuppressionLine {
     pub address: Address,
     pub reason: SuppressionReason,
     pub list: Option<String>,
@@ -42,7 +42,7 @@ pub(super) struct WrongLine {
 /// where the file is no CSV from there on.
 pub(super) fn lines(
     file: impl Read,
-) -> impl Iterator<Item = Result<Result<Line, WrongLine>, csv::Error>> {
+) -> impl Iterator<Item = Result<Result<SuppressionLine, WrongLine>, csv::Error>> {
     let unended = Rc::new(Cell::new(0));
     let mut file = BoundedLines {
         file,
@@ -141,7 +141,7 @@ fn delimiter(line: &[u8]) -> u8 {
     }
 }
 
-fn line(columns: &[String], record: &csv::StringRecord) -> Result<Line, String> {
+fn line(columns: &[String], record: &csv::StringRecord) -> Result<SuppressionLine, String> {
     let given = |names: &[&str]| {
         let place = columns
             .iter()
@@ -173,7 +173,7 @@ fn line(columns: &[String], record: &csv::StringRecord) -> Result<Line, String> 
 
     let (list, note) = (given(&["list"]), given(&["note"]));
     check(list, note).map_err(|(field, detail)| format!("{field}: {detail}"))?;
-    Ok(Line {
+    Ok(SuppressionLine {
         address,
         reason,
         list: list.map(str::to_owned),

@@ -19,7 +19,7 @@ use super::body::MediaType;
 use super::body_stream::{self, BodyReader};
 use super::params::Params;
 use super::problem::{FieldError, Kind, Problem, malformed, misshapen};
-use super::progress::Progress;
+use super::progress::WorkDone;
 use super::suppression_file::{COLUMNS, WrongLine, check, lines, written};
 use crate::dispatch::{Dispatcher, Error};
 use crate::mail::{Address, Timestamp};
@@ -197,7 +197,7 @@ pub(super) async fn remove(
 pub(super) async fn import(
     State(door): State<SharedDoor>,
     Extension(caller): Extension<Caller>,
-    Extension(progress): Extension<Progress>,
+    Extension(progress): Extension<WorkDone>,
     request: Request,
 ) -> Result<Json<Imported>, Problem> {
     let (parts, body) = request.into_parts();
@@ -313,7 +313,7 @@ fn take_file(
     dispatcher: &Dispatcher,
     file: BodyReader,
     imported: &mut Imported,
-    progress: &Progress,
+    progress: &WorkDone,
 ) -> Result<(), Problem> {
     let suppressions = dispatcher.suppressions();
     let mut entries = Vec::new();

@@ -67,7 +67,7 @@ pub(super) enum Exchange {
 
 /// Where one line of the client has led to.
 #[derive(Debug)]
-pub(super) enum Progress {
+pub(super) enum LoginStep {
     /// The next challenge, in base64, and what is expected after it.
     Challenge(&'static str, Exchange),
     /// Logged in under this name.
@@ -82,10 +82,10 @@ pub(super) enum Progress {
 
 /// Begins a login; `initial` is the initial response, where `=` stands for an empty one (RFC 4954
 /// §4).
-pub(super) fn begin(mechanism: Mechanism, initial: Option<&str>, users: &Users) -> Progress {
+pub(super) fn begin(mechanism: Mechanism, initial: Option<&str>, users: &Users) -> LoginStep {
     match (mechanism, initial) {
-        (Mechanism::Plain, None) => Progress::Challenge("", Exchange::Plain),
-        (Mechanism::Login, None) => Progress::Challenge("VXNlcm5hbWU6", Exchange::Name),
+        (Mechanism::Plain, None) => LoginStep::Challenge("", Exchange::Plain),
+        (Mechanism::Login, None) => LoginStep::Challenge("VXNlcm5hbWU6", Exchange::Name),
         (mechanism, Some(initial)) => {
             let exchange = if mechanism == Mechanism::Plain {
                 Exchange::Plain
@@ -99,35 +99,35 @@ pub(super) fn begin(mechanism: Mechanism, initial: Option<&str>, users: &Users) 
 }
 
 /// Takes the client's next line, without its CRLF.
-pub(super) fn proceed(exchange: Exchange, line: &[u8], users: &Users) -> Progress {
+pub(super) fn proceed(exchange: Exchange, line: &[u8], users: &Users) -> LoginStep {
     if line == b"*" {
-        return Progress::Cancelled;
+        return LoginStep::Cancelled;
     }
     let Ok(message) = STANDARD.decode(line) else {
-        return Progress::Malformed;
+        return LoginStep::Malformed;
     };
 
     let (name, password) = match exchange {
-        Exchange::Name => return Progress::Challenge("UGFzc3dvcmQ6", Exchange::Password(message)),
+        Exchange::Name => return LoginStep::Challenge("UGFzc3dvcmQ6", Exchange::Password(message)),
         Exchange::Password(name) => (name, message),
         Exchange::Plain => {
             let mut parts = message.split(|b| *b == 0);
             let (Some(acts_as), Some(name), Some(password), None) =
                 (parts.next(), parts.next(), parts.next(), parts.next())
             else {
-                return Progress::Malformed;
+                return LoginStep::Malformed;
             };
             if !acts_as.is_empty() && acts_as != name {
-                return Progress::Refused(shown(name));
+                return LoginStep::Refused(shown(name));
             }
             (name.to_vec(), password.to_vec())
         }
     };
 
     if users.know(&name, &password) {
-        Progress::LoggedIn(shown(&name))
+        LoginStep::LoggedIn(shown(&name))
     } else {
-        Progress::Refused(shown(&name))
+        LoginStep::Refused(shown(&name))
     }
 }
 
@@ -154,15 +154,15 @@ mod tests {
         ])
     }
 
-    fn plain(message: &str) -> Progress {
+    fn plain(message: &str) -> LoginStep {
         begin(Mechanism::Plain, Some(&STANDARD.encode(message)), &users())
     }
 
     #[test]
     fn the_right_name_and_password_log_in() {
-        assert!(matches!(plain("\0app\0secret"), Progress::LoggedIn(name) if name == "app"));
-        assert!(matches!(plain("app\0app\0secret"), Progress::LoggedIn(_)));
-        assert!(matches!(plain("\0zoë\0pässword"), Progress::LoggedIn(_)));
+        assert!(matches!(plain("\0app\0secret"), LoginStep::LoggedIn(name) if name == "app"));
+        assert!(matches!(plain("app\0app\0secret"), LoginStep::LoggedIn(_)));
+        assert!(matches!(plain("\0zoë\0pässword"), LoginStep::LoggedIn(_)));
     }
 
     #[test]
@@ -182,7 +182,7 @@ mod tests {
 
         for message in wrong {
             assert!(
-                matches!(plain(message), Progress::Refused(_)),
+                matches!(plain(message), LoginStep::Refused(_)),
                 "{message:?}"
             );
         }
@@ -194,16 +194,19 @@ mod tests {
             "\0app\0secret\0",
             "\0app\0sec\0ret",
         ] {
-            assert!(matches!(plain(message), Progress::Malformed), "{message:?}");
+            assert!(
+                matches!(plain(message), LoginStep::Malformed),
+                "{message:?}"
+            );
         }
 
         assert!(matches!(
             begin(Mechanism::Plain, Some("=="), &users()),
-            Progress::Malformed
+            LoginStep::Malformed
         ));
         assert!(matches!(
             begin(Mechanism::Plain, Some("="), &users()),
-            Progress::Malformed
+            LoginStep::Malformed
         ));
     }
 
@@ -212,24 +215,25 @@ mod tests {
         let none = Users::default();
         assert!(matches!(
             begin(Mechanism::Plain, Some("AAA="), &none),
-            Progress::Refused(_)
+            LoginStep::Refused(_)
         ));
     }
 
     #[test]
     fn login_asks_for_the_name_and_the_password() {
-        let Progress::Challenge("VXNlcm5hbWU6", name) = begin(Mechanism::Login, None, &users())
+        let LoginStep::Challenge("VXNlcm5hbWU6", name) = begin(Mechanism::Login, None, &users())
         else {
             panic!()
         };
 
-        let Progress::Challenge("UGFzc3dvcmQ6", password) = proceed(name, b"YXBw", &users()) else {
+        let LoginStep::Challenge("UGFzc3dvcmQ6", password) = proceed(name, b"YXBw", &users())
+        else {
             panic!()
         };
         assert!(matches!(proceed(password, b"c2VjcmV0", &users()),
-                Progress::LoggedIn(name) if name == "app"));
+                LoginStep::LoggedIn(name) if name == "app"));
 
-        let Progress::Challenge("UGFzc3dvcmQ6", password) =
+        let LoginStep::Challenge("UGFzc3dvcmQ6", password) =
             begin(Mechanism::Login, Some("YXBw"), &users())
         else {
             panic!()
@@ -237,7 +241,7 @@ mod tests {
 
         assert!(matches!(
             proceed(password, b"*", &users()),
-            Progress::Cancelled
+            LoginStep::Cancelled
         ));
     }
 
@@ -254,6 +258,6 @@ mod tests {
             Some(&STANDARD.encode("\0app\0secret")),
             &seen_by_a_session,
         );
-        assert!(matches!(refused, Progress::Refused(_)));
+        assert!(matches!(refused, LoginStep::Refused(_)));
     }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use memchr::memmem;
 
-use super::budget::{Budget, Room};
+use super::budget::{MessageMemory, ReservedMemory};
 use super::reply::SmtpReply;
 
 /// The first piece of memory for a message, which most fit into.
@@ -21,16 +21,16 @@ pub(super) struct Body {
     /// How many bytes we put in front.
     trace: usize,
     came: usize,
-    budget: Budget,
-    room: Room,
+    budget: MessageMemory,
+    room: ReservedMemory,
     refused: Option<SmtpReply>,
 }
 
 impl Body {
     /// An empty message of at most `limit` bytes. `declared` is what MAIL's SIZE said, or 0; only a
     /// hint.
-    pub fn new(limit: usize, declared: usize, budget: Budget) -> Self {
-        let (bytes, room) = (Vec::new(), Room::default());
+    pub fn new(limit: usize, declared: usize, budget: MessageMemory) -> Self {
+        let (bytes, room) = (Vec::new(), ReservedMemory::default());
         Body {
             bytes,
             limit,
@@ -45,7 +45,7 @@ impl Body {
 
     /// A message that is refused from the start, and read only so that the commands after it are
     /// found.
-    pub fn refused(limit: usize, budget: Budget, reply: SmtpReply) -> Self {
+    pub fn refused(limit: usize, budget: MessageMemory, reply: SmtpReply) -> Self {
         Body {
             refused: Some(reply),
             ..Body::new(limit, 0, budget)
@@ -93,7 +93,7 @@ impl Body {
     }
 
     /// The message, and the room it takes of the budget until it is on disk.
-    pub fn finish(self) -> Result<(Bytes, Room), SmtpReply> {
+    pub fn finish(self) -> Result<(Bytes, ReservedMemory), SmtpReply> {
         match self.refused {
             Some(reply) => Err(reply),
             None => Ok((self.bytes.into(), self.room)),
@@ -148,7 +148,7 @@ impl Body {
 
     fn refuse(&mut self, reply: SmtpReply) {
         self.bytes = Vec::new();
-        self.room = Room::default();
+        self.room = ReservedMemory::default();
         self.refused = Some(reply);
     }
 }
@@ -233,7 +233,7 @@ mod tests {
     const BIG: usize = 1 << 24;
 
     fn body(limit: usize) -> Body {
-        Body::new(limit, 0, Budget::new(BIG))
+        Body::new(limit, 0, MessageMemory::new(BIG))
     }
 
     /// What is read from `wire` in pieces of `size` bytes: the message and what follows it, if the
@@ -334,7 +334,7 @@ mod tests {
 
     #[test]
     fn what_finds_no_room_is_refused_and_gives_its_room_back() {
-        let budget = Budget::new(10_000);
+        let budget = MessageMemory::new(10_000);
         let mut one = Body::new(BIG, 0, budget.clone());
         one.push(&[b'x'; 6_000]);
         let mut other = Body::new(BIG, 0, budget.clone());
@@ -347,7 +347,7 @@ mod tests {
 
     #[test]
     fn a_declared_size_makes_one_piece_of_memory_and_is_not_believed_beyond_a_megabyte() {
-        let budget = Budget::new(64 * BELIEVED_BYTES);
+        let budget = MessageMemory::new(64 * BELIEVED_BYTES);
         let mut body = Body::new(32 * BELIEVED_BYTES, 16 * BELIEVED_BYTES, budget.clone());
         body.push(b"x");
         assert!(body.bytes.capacity() <= BELIEVED_BYTES + FIRST_PIECE);

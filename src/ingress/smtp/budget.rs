@@ -6,16 +6,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bytes of messages that may still be taken into memory. Clones draw on the same store.
 #[derive(Clone, Debug)]
-pub(super) struct Budget(Arc<Semaphore>);
+pub(super) struct MessageMemory(Arc<Semaphore>);
 
-impl Budget {
+impl MessageMemory {
     pub fn new(bytes: usize) -> Self {
-        Budget(Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))))
+        MessageMemory(Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))))
     }
 
     /// Takes `bytes` more into `room`, if there are as many. Never waits: a mail that waits for
     /// memory holds some.
-    pub fn grow(&self, room: &mut Room, bytes: usize) -> bool {
+    pub fn grow(&self, room: &mut ReservedMemory, bytes: usize) -> bool {
         let Ok(wanted) = u32::try_from(bytes) else {
             return false;
         };
@@ -32,7 +32,7 @@ impl Budget {
 
 /// What one message has taken of the budget; given back when dropped.
 #[derive(Debug, Default)]
-pub(super) struct Room(Option<OwnedSemaphorePermit>);
+pub(super) struct ReservedMemory(Option<OwnedSemaphorePermit>);
 
 #[cfg(test)]
 mod tests {
@@ -40,8 +40,8 @@ mod tests {
 
     #[test]
     fn the_budget_is_shared_and_comes_back() {
-        let budget = Budget::new(100);
-        let (mut one, mut other) = (Room::default(), Room::default());
+        let budget = MessageMemory::new(100);
+        let (mut one, mut other) = (ReservedMemory::default(), ReservedMemory::default());
         assert!(budget.grow(&mut one, 60) && budget.grow(&mut one, 20));
         assert!(!budget.grow(&mut other, 21) && budget.grow(&mut other, 20));
         drop(one);

@@ -19,7 +19,7 @@ const SIZE_DIGITS: usize = 12;
 
 /// A command that is understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Command {
+pub(super) enum SmtpCommand {
     Ehlo(String),
     Helo(String),
     StartTls,
@@ -52,7 +52,7 @@ pub(super) enum Command {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum CommandError {
     /// The command is known; this is what is wrong with it.
-    Command(SmtpReply),
+    SmtpCommand(SmtpReply),
     /// There is no such command.
     Unknown,
     /// Nothing after this line can be told apart from it: the connection ends.
@@ -90,7 +90,7 @@ pub(super) fn take_line<'a>(input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Co
 }
 
 /// Reads a command from a line that [`take_line`] took.
-pub(super) fn parse(crlf: &[u8]) -> Result<Command, CommandError> {
+pub(super) fn parse(crlf: &[u8]) -> Result<SmtpCommand, CommandError> {
     let line = match std::str::from_utf8(crlf) {
         Ok(text) => text.trim_end(),
         Err(_) => return Err(syntax("the line is not UTF-8")),
@@ -148,15 +148,15 @@ pub(super) fn parse(crlf: &[u8]) -> Result<Command, CommandError> {
     };
 
     match request {
-        Request::Ehlo { host } => Ok(Command::Ehlo(host.into_owned())),
-        Request::Helo { host } => Ok(Command::Helo(host.into_owned())),
-        Request::StartTls => alone(Command::StartTls),
-        Request::Data => alone(Command::Data),
-        Request::Rset => alone(Command::Rset),
-        Request::Quit => alone(Command::Quit),
-        Request::Noop { .. } => Ok(Command::Noop),
-        Request::Help { .. } => Ok(Command::Help),
-        Request::Vrfy { .. } => Ok(Command::Vrfy),
+        Request::Ehlo { host } => Ok(SmtpCommand::Ehlo(host.into_owned())),
+        Request::Helo { host } => Ok(SmtpCommand::Helo(host.into_owned())),
+        Request::StartTls => alone(SmtpCommand::StartTls),
+        Request::Data => alone(SmtpCommand::Data),
+        Request::Rset => alone(SmtpCommand::Rset),
+        Request::Quit => alone(SmtpCommand::Quit),
+        Request::Noop { .. } => Ok(SmtpCommand::Noop),
+        Request::Help { .. } => Ok(SmtpCommand::Help),
+        Request::Vrfy { .. } => Ok(SmtpCommand::Vrfy),
         Request::Mail { from } => mail(path, &from),
         Request::Rcpt { to } => rcpt(path, &to),
         Request::Auth {
@@ -169,7 +169,7 @@ pub(super) fn parse(crlf: &[u8]) -> Result<Command, CommandError> {
                 _ => return Err(wrong(504, "5.5.4", "PLAIN and LOGIN are what is offered")),
             };
             let initial = (!initial_response.is_empty()).then(|| initial_response.into_owned());
-            Ok(Command::Auth { mechanism, initial })
+            Ok(SmtpCommand::Auth { mechanism, initial })
         }
         known => Err(wrong(
             502,
@@ -191,7 +191,7 @@ fn is_size_beyond_number(line: &str) -> bool {
         .any(|digits| digits.parse::<usize>().is_err())
 }
 
-fn mail(path: &str, from: &MailFrom<Cow<'_, str>>) -> Result<Command, CommandError> {
+fn mail(path: &str, from: &MailFrom<Cow<'_, str>>) -> Result<SmtpCommand, CommandError> {
     let others = [
         (
             from.flags & !(MAIL_BODY_7BIT | MAIL_BODY_8BITMIME | MAIL_SMTPUTF8) != 0,
@@ -218,26 +218,26 @@ fn mail(path: &str, from: &MailFrom<Cow<'_, str>>) -> Result<Command, CommandErr
     if !smtputf8 && return_path.as_ref().is_some_and(|a| !a.is_ascii()) {
         return Err(needs_smtputf8());
     }
-    Ok(Command::Mail {
+    Ok(SmtpCommand::Mail {
         return_path,
         size: from.size,
         smtputf8,
     })
 }
 
-fn rcpt(path: &str, to: &RcptTo<Cow<'_, str>>) -> Result<Command, CommandError> {
+fn rcpt(path: &str, to: &RcptTo<Cow<'_, str>>) -> Result<SmtpCommand, CommandError> {
     if to.orcpt.is_some() || to.rrvs != 0 || to.flags != 0 {
         return Err(unsupported("NOTIFY, ORCPT or the like"));
     }
     if path.eq_ignore_ascii_case("postmaster") {
-        return Ok(Command::RcptPostmaster);
+        return Ok(SmtpCommand::RcptPostmaster);
     }
-    Ok(Command::Rcpt(address(path, "5.1.3")?))
+    Ok(SmtpCommand::Rcpt(address(path, "5.1.3")?))
 }
 
 /// `BDAT size [LAST]` (RFC 3030 §2). Where it cannot be read, the octets that follow cannot be told
 /// from commands.
-fn chunk(line: &str) -> Result<Command, CommandError> {
+fn chunk(line: &str) -> Result<SmtpCommand, CommandError> {
     let mut words = line.split([' ', '\t']).filter(|w| !w.is_empty()).skip(1);
     let size = words
         .next()
@@ -245,9 +245,9 @@ fn chunk(line: &str) -> Result<Command, CommandError> {
 
     let last = words.next();
     match (size.and_then(|s| s.parse().ok()), last, words.next()) {
-        (Some(size), None, None) => Ok(Command::Bdat { size, last: false }),
+        (Some(size), None, None) => Ok(SmtpCommand::Bdat { size, last: false }),
         (Some(size), Some(word), None) if word.eq_ignore_ascii_case("LAST") => {
-            Ok(Command::Bdat { size, last: true })
+            Ok(SmtpCommand::Bdat { size, last: true })
         }
         _ => Err(CommandError::OutOfStep(SmtpReply::new(
             501,
@@ -301,7 +301,7 @@ fn address(text: &str, enhanced: &'static str) -> Result<Address, CommandError> 
 }
 
 fn wrong(code: u16, enhanced: &'static str, text: impl Into<Cow<'static, str>>) -> CommandError {
-    CommandError::Command(SmtpReply::new(code, enhanced, text))
+    CommandError::SmtpCommand(SmtpReply::new(code, enhanced, text))
 }
 
 fn syntax(text: impl Into<Cow<'static, str>>) -> CommandError {

@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::Limits;
 use super::intake;
-use super::session::{Security, Session, SessionContext, SessionStep};
+use super::session::{Security, SessionContext, SessionStep, SmtpSession};
 use crate::Dispatcher;
 use crate::mail::{Submitter, Timestamp};
 
@@ -80,7 +80,7 @@ async fn serve_plain(
         Security::Plain
     };
 
-    let mut session = Session::new(door.context.clone(), peer.ip(), security);
+    let mut session = SmtpSession::new(door.context.clone(), peer.ip(), security);
     let opened = Instant::now();
     match (
         converse(&mut stream, &mut session, opened, door).await?,
@@ -96,7 +96,7 @@ async fn serve_plain(
 async fn serve_tls(
     stream: TcpStream,
     tls: &TlsAcceptor,
-    begun: Option<(Session, Instant)>,
+    begun: Option<(SmtpSession, Instant)>,
     peer: SocketAddr,
     door: &DoorContext,
 ) -> io::Result<()> {
@@ -108,7 +108,7 @@ async fn serve_tls(
             (session, opened)
         }
         None => (
-            Session::new(door.context.clone(), peer.ip(), Security::Tls),
+            SmtpSession::new(door.context.clone(), peer.ip(), Security::Tls),
             now,
         ),
     };
@@ -126,7 +126,7 @@ enum ConversationEnd {
 /// Moves bytes until one of the two ends it; the connection is there since `opened`.
 async fn converse<S>(
     stream: &mut S,
-    session: &mut Session,
+    session: &mut SmtpSession,
     opened: Instant,
     door: &DoorContext,
 ) -> io::Result<ConversationEnd>
@@ -141,7 +141,7 @@ where
     });
 
     let mut buffer = BytesMut::new();
-    let mut pace = Pace::new(session);
+    let mut pace = ClientProgress::new(session);
     let come_in = opened + limits.login;
     loop {
         let mut input = &buffer[..];
@@ -198,7 +198,7 @@ enum ReadResult {
 async fn read<S: AsyncRead + Unpin>(
     stream: &mut S,
     buffer: &mut BytesMut,
-    session: &Session,
+    session: &SmtpSession,
     deadline: Instant,
     stopped: Pin<&mut impl Future<Output = ()>>,
 ) -> io::Result<ReadResult> {
@@ -227,7 +227,7 @@ async fn read<S: AsyncRead + Unpin>(
 
 async fn flush<S: AsyncWrite + Unpin>(
     stream: &mut S,
-    session: &mut Session,
+    session: &mut SmtpSession,
     limits: &Limits,
 ) -> io::Result<()> {
     let replies = session.replies();
@@ -244,14 +244,14 @@ async fn flush<S: AsyncWrite + Unpin>(
 }
 
 /// When the client has to have got on.
-struct Pace {
+struct ClientProgress {
     progress: u64,
     since: Instant,
 }
 
-impl Pace {
-    fn new(session: &Session) -> Self {
-        Pace {
+impl ClientProgress {
+    fn new(session: &SmtpSession) -> Self {
+        ClientProgress {
             progress: session.progress(),
             since: Instant::now(),
         }
@@ -259,9 +259,9 @@ impl Pace {
 
     /// A command has its time as a whole, not each of its bytes; a message has what its size so far
     /// allows.
-    fn deadline(&mut self, session: &Session, limits: &Limits) -> Instant {
+    fn deadline(&mut self, session: &SmtpSession, limits: &Limits) -> Instant {
         if self.progress != session.progress() {
-            *self = Pace::new(session);
+            *self = ClientProgress::new(session);
         }
         match session.receiving() {
             None => self.since + limits.idle,

@@ -13,7 +13,7 @@ use tokio_rustls::TlsAcceptor;
 use tracing::Instrument;
 
 use super::auth::Users;
-use super::budget::Budget;
+use super::budget::MessageMemory;
 use super::connection::{self, DoorContext};
 use super::reply::SmtpReply;
 use super::session::{SessionContext, TOO_MANY_FAILED};
@@ -70,7 +70,7 @@ impl SmtpDoor {
             limits: settings.limits,
             users: users.clone(),
             trusted: settings.trusted_networks.clone(),
-            budget: Budget::new(settings.limits.memory),
+            budget: MessageMemory::new(settings.limits.memory),
             guard: LoginGuard::new(
                 settings.limits.ban_after,
                 settings.limits.ban_time,

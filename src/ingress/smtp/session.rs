@@ -23,14 +23,14 @@ pub(super) use login::TOO_MANY_FAILED;
 use super::Limits;
 use super::auth::{self, Exchange, Users};
 use super::body::{Body, DotReader};
-use super::budget::Budget;
-use super::command::{self, Command, CommandError};
+use super::budget::MessageMemory;
+use super::command::{self, CommandError, SmtpCommand};
 use super::reply::SmtpReply;
 use crate::Returns;
 use crate::ingress::Networks;
 use crate::ingress::guard::LoginGuard;
 use crate::mail::{Address, Timestamp};
-use transaction::Transaction;
+use transaction::MailTransaction;
 
 /// Replies are sent before they pile up beyond this.
 const REPLY_BYTES: usize = 16 * 1024;
@@ -42,7 +42,7 @@ pub(super) struct SessionContext {
     pub limits: Limits,
     pub users: Users,
     pub trusted: Networks,
-    pub budget: Budget,
+    pub budget: MessageMemory,
     pub guard: LoginGuard,
     /// Where mail comes back to: reports for it are taken from everybody.
     pub returns: Option<Returns>,
@@ -77,11 +77,11 @@ pub(super) enum SessionStep {
     Read,
     /// The replies to be sent before anything else.
     Flush,
-    /// A TLS handshake, after the replies are sent; then [`Session::secured`].
+    /// A TLS handshake, after the replies are sent; then [`SmtpSession::secured`].
     StartTls,
     /// A wait, after a login that failed under this name.
     Penalty(String),
-    /// The mail to be submitted; then [`Session::answer`].
+    /// The mail to be submitted; then [`SmtpSession::answer`].
     Submit(Submission),
     /// The replies to be sent and the connection to be closed.
     Close,
@@ -101,14 +101,14 @@ pub(super) struct Submission {
 
 /// One client's dialogue.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(super) struct SmtpSession {
     context: SessionContext,
     peer: IpAddr,
     security: Security,
-    client: Option<Client>,
+    client: Option<ClientGreeting>,
     user: Option<String>,
     expects: ExpectedInput,
-    transaction: Option<Transaction>,
+    transaction: Option<MailTransaction>,
     replies: Vec<u8>,
     errors: u32,
     failed_logins: u32,
@@ -119,7 +119,7 @@ pub(super) struct Session {
 
 /// How the client introduced itself.
 #[derive(Debug)]
-struct Client {
+struct ClientGreeting {
     name: String,
     extended: bool,
 }
@@ -127,22 +127,22 @@ struct Client {
 /// What the next bytes are.
 #[derive(Debug)]
 enum ExpectedInput {
-    Command,
+    SmtpCommand,
     Login(Exchange),
     Data(DotReader, Body),
     Chunk { left: usize, last: bool, body: Body },
 }
 
-impl Session {
+impl SmtpSession {
     /// A session that has greeted its client.
     pub fn new(context: SessionContext, peer: IpAddr, security: Security) -> Self {
-        let mut session = Session {
+        let mut session = SmtpSession {
             context,
             peer: peer.to_canonical(),
             security,
             client: None,
             user: None,
-            expects: ExpectedInput::Command,
+            expects: ExpectedInput::SmtpCommand,
             transaction: None,
             replies: Vec::new(),
             errors: 0,
@@ -183,7 +183,7 @@ impl Session {
     pub fn receiving(&self) -> Option<usize> {
         match &self.expects {
             ExpectedInput::Data(_, body) | ExpectedInput::Chunk { body, .. } => Some(body.came()),
-            ExpectedInput::Command | ExpectedInput::Login(_) => None,
+            ExpectedInput::SmtpCommand | ExpectedInput::Login(_) => None,
         }
     }
 
@@ -219,7 +219,7 @@ impl Session {
                 return SessionStep::Flush;
             }
             let step = match &mut self.expects {
-                ExpectedInput::Command | ExpectedInput::Login(_) => self.read_line(input, now),
+                ExpectedInput::SmtpCommand | ExpectedInput::Login(_) => self.read_line(input, now),
                 ExpectedInput::Data(reader, body) => {
                     if reader.read(input, body) {
                         self.message_ends()
@@ -257,7 +257,7 @@ impl Session {
 
         self.commands += 1;
         if let ExpectedInput::Login(exchange) =
-            std::mem::replace(&mut self.expects, ExpectedInput::Command)
+            std::mem::replace(&mut self.expects, ExpectedInput::SmtpCommand)
         {
             let progress = auth::proceed(exchange, line.trim_ascii_end(), &self.context.users);
             return self.login(progress);
@@ -272,8 +272,8 @@ impl Session {
         }
 
         match command::parse(line) {
-            Ok(Command::StartTls) => self.start_tls(input),
-            Ok(Command::Auth { mechanism, initial }) => {
+            Ok(SmtpCommand::StartTls) => self.start_tls(input),
+            Ok(SmtpCommand::Auth { mechanism, initial }) => {
                 self.begin_login(mechanism, initial.as_deref())
             }
             Ok(command) => {
@@ -287,50 +287,50 @@ impl Session {
         }
     }
 
-    fn carry_out(&mut self, command: Command, now: Timestamp) {
+    fn carry_out(&mut self, command: SmtpCommand, now: Timestamp) {
         match command {
-            Command::Ehlo(name) => self.hello(Client {
+            SmtpCommand::Ehlo(name) => self.hello(ClientGreeting {
                 name,
                 extended: true,
             }),
-            Command::Helo(name) => self.hello(Client {
+            SmtpCommand::Helo(name) => self.hello(ClientGreeting {
                 name,
                 extended: false,
             }),
-            Command::Mail {
+            SmtpCommand::Mail {
                 return_path,
                 size,
                 smtputf8,
             } => self.mail(return_path, size, smtputf8),
-            Command::Rcpt(recipient) => self.rcpt(recipient),
-            Command::RcptPostmaster => {
+            SmtpCommand::Rcpt(recipient) => self.rcpt(recipient),
+            SmtpCommand::RcptPostmaster => {
                 match Address::parse(&format!("postmaster@{}", self.context.hostname)) {
                     Ok(postmaster) => self.rcpt(postmaster),
                     Err(_) => self.say(550, "5.1.3", "this host has no name to mail to"),
                 }
             }
-            Command::Data => self.data(now),
-            Command::Bdat { size, last } => self.bdat(size, last, now),
-            Command::Rset => {
+            SmtpCommand::Data => self.data(now),
+            SmtpCommand::Bdat { size, last } => self.bdat(size, last, now),
+            SmtpCommand::Rset => {
                 self.transaction = None;
                 self.say(250, "2.0.0", "forgotten");
             }
-            Command::Noop => self.say(250, "2.0.0", "ok"),
-            Command::Vrfy => self.say(252, "2.0.0", "send it, and it will be tried"),
-            Command::Help => self.say(
+            SmtpCommand::Noop => self.say(250, "2.0.0", "ok"),
+            SmtpCommand::Vrfy => self.say(252, "2.0.0", "send it, and it will be tried"),
+            SmtpCommand::Help => self.say(
                 214,
                 "2.0.0",
                 "EHLO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY QUIT: RFC 6409",
             ),
-            Command::Quit => {
+            SmtpCommand::Quit => {
                 self.say(221, "2.0.0", "goodbye");
                 self.closing = true;
             }
-            Command::StartTls | Command::Auth { .. } => {}
+            SmtpCommand::StartTls | SmtpCommand::Auth { .. } => {}
         }
     }
 
-    fn hello(&mut self, client: Client) {
+    fn hello(&mut self, client: ClientGreeting) {
         self.transaction = None;
         let extended = client.extended;
         self.client = Some(client);
@@ -369,7 +369,9 @@ impl Session {
     }
 
     fn mistake_of(&mut self, code: u16, enhanced: &'static str, text: &'static str) {
-        self.mistake(CommandError::Command(SmtpReply::new(code, enhanced, text)));
+        self.mistake(CommandError::SmtpCommand(SmtpReply::new(
+            code, enhanced, text,
+        )));
     }
 
     fn mistake(&mut self, wrong: CommandError) {
@@ -385,7 +387,7 @@ impl Session {
                 self.closing = true;
             }
             CommandError::Unknown => self.mistake_of(500, "5.5.1", "there is no such command"),
-            CommandError::Command(reply) => {
+            CommandError::SmtpCommand(reply) => {
                 self.reply(&reply);
                 self.errors += 1;
                 if self.errors >= self.context.limits.errors && !self.closing {

@@ -244,7 +244,7 @@ impl Limits {
 
 /// Why the door cannot be opened. Each has the key of the section `smtp` that is to be mended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", self.told())]
+#[error("{}", self.message())]
 pub enum SmtpError {
     /// Everybody could send.
     NoUsers {
@@ -345,7 +345,7 @@ impl SmtpError {
         }
     }
 
-    fn told(&self) -> String {
+    fn message(&self) -> String {
         match self {
             SmtpError::Listen { .. } => self.reason(),
             _ => format!("`smtp.{}` {}", self.key(), self.reason()),

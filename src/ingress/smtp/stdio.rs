@@ -9,9 +9,9 @@ use bytes::Bytes;
 
 use super::Limits;
 use super::auth::Users;
-use super::budget::Budget;
+use super::budget::MessageMemory;
 use super::reply::SmtpReply;
-use super::session::{Security, Session, SessionContext, SessionStep};
+use super::session::{Security, SessionContext, SessionStep, SmtpSession};
 use crate::ingress::guard::LoginGuard;
 use crate::mail::{Address, Timestamp};
 
@@ -63,11 +63,11 @@ pub fn converse(
         limits,
         users: Users::new(Vec::new()),
         trusted: Default::default(),
-        budget: Budget::new(message_size.saturating_mul(3)),
+        budget: MessageMemory::new(message_size.saturating_mul(3)),
         guard: LoginGuard::new(0, limits.ban_time, Default::default()),
     };
 
-    let mut session = Session::new(context, IpAddr::V4(Ipv4Addr::LOCALHOST), Security::Plain);
+    let mut session = SmtpSession::new(context, IpAddr::V4(Ipv4Addr::LOCALHOST), Security::Plain);
     let mut waiting: Vec<u8> = Vec::new();
     let mut piece = vec![0; READ_BYTES];
     loop {

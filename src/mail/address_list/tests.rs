@@ -108,7 +108,7 @@ fn lists_and_groups_are_read_with_what_is_empty_in_them() {
     );
 
     let groups = read("Freunde: =?utf-8?q?J=C3=B6rg?= <j@x.example>;").unwrap();
-    let [Entry::Group(name, members)] = &*groups else {
+    let [ListEntry::Group(name, members)] = &*groups else {
         panic!("{groups:?}")
     };
 

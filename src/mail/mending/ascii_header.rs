@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::fields::{self, text_of};
 use super::scan::{LooseField, Scan};
-use crate::mail::address_list::{Entry, FoundMailbox};
+use crate::mail::address_list::{FoundMailbox, ListEntry};
 use crate::mail::{field, structured};
 
 /// The same message with nothing but ASCII in its header section; its body keeps every byte. An
@@ -62,12 +62,12 @@ fn addresses(name: &str, text: &str) -> Option<String> {
     let mut entries = Vec::new();
     for entry in fields::entries(text)? {
         match entry {
-            Entry::One(found) if found.local.is_ascii() => entries.push(Entry::One(found)),
-            Entry::One(found) => entries.push(in_a_name(&found)),
-            Entry::Group(name, members) => {
+            ListEntry::One(found) if found.local.is_ascii() => entries.push(ListEntry::One(found)),
+            ListEntry::One(found) => entries.push(in_a_name(&found)),
+            ListEntry::Group(name, members) => {
                 let (said, unsaid): (Vec<_>, Vec<_>) =
                     members.into_iter().partition(|one| one.local.is_ascii());
-                entries.push(Entry::Group(name, said));
+                entries.push(ListEntry::Group(name, said));
                 entries.extend(unsaid.iter().map(in_a_name));
             }
         }
@@ -79,7 +79,7 @@ fn addresses(name: &str, text: &str) -> Option<String> {
 }
 
 /// `Jürgen <jürgen@example.org>` as `"Jürgen jürgen@example.org":;`, encoded.
-fn in_a_name(found: &FoundMailbox) -> Entry {
+fn in_a_name(found: &FoundMailbox) -> ListEntry {
     let address = match &found.domain {
         Some(domain) => format!("{}@{domain}", found.local),
         None => found.local.clone(),
@@ -88,7 +88,7 @@ fn in_a_name(found: &FoundMailbox) -> Entry {
         Some(name) => format!("{name} {address}"),
         None => address,
     };
-    Entry::Group(name, Vec::new())
+    ListEntry::Group(name, Vec::new())
 }
 
 #[cfg(test)]

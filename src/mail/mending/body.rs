@@ -6,8 +6,8 @@ use lettre::message::Body;
 use lettre::message::header::ContentTransferEncoding;
 use memchr::memchr;
 
-use super::params::Params;
-use super::parts::Parts;
+use super::params::HeaderParams;
+use super::parts::PartsWalk;
 use super::scan::{LooseField, Scan};
 use super::{MendingNotes, has_long_line};
 
@@ -22,7 +22,7 @@ pub(super) struct EncodedBody {
 }
 
 /// What a message or one of its parts says of its content.
-pub(super) struct Content {
+pub(super) struct ContentFields {
     /// `text/plain`, in small letters.
     pub kind: String,
     pub boundary: Option<String>,
@@ -54,7 +54,7 @@ pub(super) fn mend(
     acts: &mut MendingNotes,
 ) -> Option<EncodedBody> {
     let body = scan.body?;
-    let content = Content::of(&scan.fields);
+    let content = ContentFields::of(&scan.fields);
     let encoded = content
         .encode(body, BodyCarrier::EightBit)
         .or_else(|| content.as_eight_bit(body));
@@ -71,7 +71,7 @@ pub(super) fn mend(
     };
 
     if let Some(encoded) = &encoded {
-        acts.tell(match encoded.encoding {
+        acts.add(match encoded.encoding {
             Some("base64") => "the body: encoded as base64",
             Some("8bit") => "the body: said to be 8-bit text",
             Some(_) => "the body: encoded as quoted-printable",
@@ -85,7 +85,7 @@ pub(super) fn mend(
     let needs_mime = !is_ascii || encoded.is_some();
     if needs_mime && says_nothing {
         if still_eight_bit {
-            acts.tell("the body: said to be 8-bit text");
+            acts.add("the body: said to be 8-bit text");
         }
         added.push_str("MIME-Version: 1.0\r\n");
         if scan.find("Content-Type").is_none() {
@@ -104,7 +104,7 @@ pub(super) fn mend(
     encoded
 }
 
-impl Content {
+impl ContentFields {
     pub fn of(fields: &[LooseField<'_>]) -> Self {
         let value = |name: &str| {
             let field = fields.iter().find(|field| field.is(name));
@@ -117,9 +117,9 @@ impl Content {
         };
 
         let kind = value("Content-Type");
-        let params = Params::of(&kind);
+        let params = HeaderParams::of(&kind);
         let encoding = value("Content-Transfer-Encoding").to_ascii_lowercase();
-        Content {
+        ContentFields {
             boundary: params.get("boundary"),
             kind: params.essence.to_ascii_lowercase(),
             encoding,
@@ -158,7 +158,7 @@ impl Content {
                 .boundary
                 .as_deref()
                 .filter(|boundary| !boundary.is_empty())?;
-            let body = Parts::of(boundary, carrier).mended(body)?;
+            let body = PartsWalk::of(boundary, carrier).mended(body)?;
             return Some(EncodedBody {
                 body,
                 encoding: None,

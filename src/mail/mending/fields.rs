@@ -3,10 +3,10 @@
 
 use std::borrow::Cow;
 
-use super::params::Params;
+use super::params::HeaderParams;
 use super::scan::{LooseField, Scan};
 use super::{Context, LONGEST_LINE};
-use crate::mail::address_list::{self, Entry, FoundMailbox};
+use crate::mail::address_list::{self, FoundMailbox, ListEntry};
 use crate::mail::structured::{self, Kind};
 use crate::mail::{Address, Envelope, Timestamp, field};
 
@@ -190,17 +190,17 @@ pub(super) fn is_addresses(field: &LooseField<'_>) -> bool {
 
 /// The addresses of a field. A name that lacks its quotes is read where one address alone ends the
 /// field: `Müller, GmbH <info@example.org>`.
-pub(super) fn entries(text: &str) -> Option<Vec<Entry>> {
+pub(super) fn entries(text: &str) -> Option<Vec<ListEntry>> {
     loose_entries(text).map(|(entries, _)| entries)
 }
 
 /// The same, and whether others may read the field differently.
-fn loose_entries(text: &str) -> Option<(Vec<Entry>, bool)> {
+fn loose_entries(text: &str) -> Option<(Vec<ListEntry>, bool)> {
     let read = address_list::read_loosely(text).ok();
     let has_domain = |found: &FoundMailbox| found.domain.is_some();
-    let is_whole = |entry: &Entry| match entry {
-        Entry::One(found) => has_domain(found),
-        Entry::Group(_, members) => members.iter().all(has_domain),
+    let is_whole = |entry: &ListEntry| match entry {
+        ListEntry::One(found) => has_domain(found),
+        ListEntry::Group(_, members) => members.iter().all(has_domain),
     };
 
     if read
@@ -220,12 +220,13 @@ fn loose_entries(text: &str) -> Option<(Vec<Entry>, bool)> {
         name.contains([',', ';', ':']) && !name.contains('"') || name.matches('"').count() == 1;
     let is_half_a_name = is_half_a_name && !name.contains(['<', '>', '@', '(']);
     let alone = address_list::read(address).unwrap_or_default();
-    let (true, Ok([Entry::One(found)])) = (is_half_a_name, <[Entry; 1]>::try_from(alone)) else {
+    let (true, Ok([ListEntry::One(found)])) = (is_half_a_name, <[ListEntry; 1]>::try_from(alone))
+    else {
         return read;
     };
 
     let name = address_list::decoded(name.replace('"', "").trim());
-    let one = Entry::One(FoundMailbox {
+    let one = ListEntry::One(FoundMailbox {
         name: Some(name).filter(|name| !name.is_empty()),
         ..found
     });
@@ -244,7 +245,7 @@ pub(super) fn in_ascii(field: &LooseField<'_>, text: &str, domain: Option<&str>)
             structured::write_addresses(&mut out, name, &entries(text)?, domain)
         }
         Kind::Ascii if is_mime(name) => {
-            field::write_words(&mut out, name, Params::of(&unfolded(text)).in_ascii());
+            field::write_words(&mut out, name, HeaderParams::of(&unfolded(text)).in_ascii());
             Ok(())
         }
         _ => structured::write(&mut out, name, &unfolded(text)),

@@ -22,8 +22,8 @@ use scan::LooseField;
 pub(super) use scan::Scan;
 pub use seven_bit::seven_bit;
 
-/// The most acts that are told of one message.
-const MOST_TOLD: usize = 16;
+/// The most acts that are acts of one message.
+const MAX_NOTES: usize = 16;
 
 /// What a way in knows of a message besides its bytes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -63,14 +63,14 @@ pub(super) fn mend(message: Bytes, envelope: &Envelope, intake: Intake<'_>) -> M
     }
 
     if scan.lead.starts_with(scan::BOM) {
-        acts.tell("removed a byte order mark");
+        acts.add("removed a byte order mark");
     }
     if scan.lead.len() > scan::BOM.len() {
-        acts.tell("removed a line of an mbox file");
+        acts.add("removed a line of an mbox file");
     }
 
     if !scan.is_parted && scan.body.is_some() {
-        acts.tell(match scan.fields.is_empty() {
+        acts.add(match scan.fields.is_empty() {
             true => "put a header section before a text that had none",
             false => "put an empty line between the header section and the body",
         });
@@ -99,22 +99,22 @@ pub(super) fn mend(message: Bytes, envelope: &Envelope, intake: Intake<'_>) -> M
                 // The strict reader refuses them, and names them.
                 FieldRole::Disputed => continue,
             };
-            acts.tell(&format!("{}: {act}", shown(field.name)));
+            acts.add(&format!("{}: {act}", shown(field.name)));
             *place = Some(mended);
         }
         encoded = body::mend(&scan, &mut added, &mut acts);
     }
 
-    if acts.told.is_empty() {
+    if acts.acts.is_empty() {
         return MendedMessage {
             message,
-            acts: acts.told,
+            acts: acts.acts,
         };
     }
 
     MendedMessage {
         message: with(trace, &scan, &header, &added, encoded.as_ref()),
-        acts: acts.told,
+        acts: acts.acts,
     }
 }
 
@@ -261,14 +261,14 @@ fn with(
 /// What was done, in words.
 #[derive(Default)]
 struct MendingNotes {
-    told: Vec<String>,
+    acts: Vec<String>,
 }
 
 impl MendingNotes {
-    fn tell(&mut self, act: &str) {
-        match self.told.len() {
-            n if n < MOST_TOLD => self.told.push(act.to_owned()),
-            MOST_TOLD => self.told.push("and more".to_owned()),
+    fn add(&mut self, act: &str) {
+        match self.acts.len() {
+            n if n < MAX_NOTES => self.acts.push(act.to_owned()),
+            MAX_NOTES => self.acts.push("and more".to_owned()),
             _ => {}
         }
     }

@@ -7,12 +7,12 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 
 /// A field's value taken apart: what stands before the first semicolon, and the parameters as they
 /// are written.
-pub(super) struct Params<'a> {
+pub(super) struct HeaderParams<'a> {
     pub essence: &'a str,
     params: Vec<(&'a str, &'a str)>,
 }
 
-impl<'a> Params<'a> {
+impl<'a> HeaderParams<'a> {
     pub fn of(value: &'a str) -> Self {
         let (mut pieces, mut start, mut quoted, mut escaped) = (Vec::new(), 0, false, false);
         for (at, c) in value.char_indices() {
@@ -37,7 +37,7 @@ impl<'a> Params<'a> {
             .map(|(name, value)| (name.trim(), value.trim()))
             .collect();
 
-        Params { essence, params }
+        HeaderParams { essence, params }
     }
 
     /// The value of a parameter, without quotes and escapes.

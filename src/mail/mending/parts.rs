@@ -3,14 +3,14 @@
 
 use memchr::memchr;
 
-use super::body::{BodyCarrier, Content, charset_of};
+use super::body::{BodyCarrier, ContentFields, charset_of};
 use super::scan::{LooseField, Scan};
 use super::{Context, fields};
 
 /// How deep parts may lie in parts, and still be looked into.
 const DEEPEST_PART: usize = 64;
 
-pub(super) struct Parts {
+pub(super) struct PartsWalk {
     carrier: BodyCarrier,
     /// The boundaries of the part that is read and of those around it.
     boundaries: Vec<String>,
@@ -42,10 +42,10 @@ struct NewEncoding {
     charset: Option<&'static str>,
 }
 
-impl Parts {
+impl PartsWalk {
     /// For the parts between these boundaries.
     pub fn of(boundary: &str, carrier: BodyCarrier) -> Self {
-        Parts {
+        PartsWalk {
             carrier,
             boundaries: vec![boundary.to_owned()],
             at: WalkPosition::Outside,
@@ -56,7 +56,7 @@ impl Parts {
 
     /// For a whole message.
     pub fn of_message(carrier: BodyCarrier) -> Self {
-        Parts {
+        PartsWalk {
             carrier,
             boundaries: Vec::new(),
             at: WalkPosition::Header {
@@ -149,7 +149,7 @@ impl Parts {
         text: &[u8],
     ) -> WalkPosition {
         let scan = Scan::of(&text[header..body]);
-        let content = Content::of(&scan.fields);
+        let content = ContentFields::of(&scan.fields);
         let is_container = content.kind.starts_with("multipart/") && !content.is_sealed();
 
         let has_message = self.carrier == BodyCarrier::SevenBit && content.is_message();
@@ -200,7 +200,7 @@ impl Parts {
         let line_end = &content[kept.len()..];
 
         let scan = Scan::of(&text[header..body]);
-        let encoded = Content::of(&scan.fields).encode(kept, self.carrier);
+        let encoded = ContentFields::of(&scan.fields).encode(kept, self.carrier);
         self.has_encoded |= encoded.is_some();
         let encoding = encoded.as_ref().and_then(|encoded| encoded.encoding);
         let new = encoding.map(|encoding| NewEncoding {

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 
 use super::body::BodyCarrier;
-use super::parts::Parts;
+use super::parts::PartsWalk;
 use super::scan::Scan;
 
 /// The same message in seven bits, in time and space that grow as the message does. `None` where
@@ -19,7 +19,7 @@ pub fn seven_bit(message: &Bytes) -> Option<Bytes> {
         return None;
     }
 
-    let encoded = Parts::of_message(BodyCarrier::SevenBit).encoded(message);
+    let encoded = PartsWalk::of_message(BodyCarrier::SevenBit).encoded(message);
     encoded.is_ascii().then(|| encoded.into())
 }
 

@@ -11,18 +11,18 @@ use std::ops::ControlFlow;
 use serde::{Deserialize, Serialize};
 
 use super::keys::{self, QueueId, QueuePosition};
-use super::queue_head::Entry;
+use super::queue_head::QueueEntry;
 use super::reader::first_between;
 use crate::mail::{MailId, Priority, Timestamp};
 use crate::spool::SpoolError;
 use crate::spool::codec::Versioned;
-use crate::spool::store::{Store, Walk};
+use crate::spool::store::{Direction, Store};
 
 /// The most places that are walked at a time, while nothing is written.
 const MOST_WALKED: usize = 10_000;
 
 /// One queue: those of one priority on one route.
-pub(super) type Line = (QueueId, Priority);
+pub(super) type QueueOfPriority = (QueueId, Priority);
 
 /// How many wait in one queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,7 +123,7 @@ impl Account {
 /// A delivery that comes into a queue, or leaves it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct QueueMove {
-    pub line: Line,
+    pub line: QueueOfPriority,
     pub place: QueuePosition,
     pub tried: bool,
     /// The account of who submitted the mail.
@@ -134,17 +134,17 @@ pub(super) struct QueueMove {
 /// The counts of all queues.
 #[derive(Default)]
 pub(super) struct Backlog {
-    counts: HashMap<Line, QueueCount>,
+    counts: HashMap<QueueOfPriority, QueueCount>,
     /// What each token and user submitted.
     accounts: HashMap<u64, Account>,
 }
 
 impl Backlog {
-    pub(super) fn set(&mut self, line: Line, count: QueueCount) {
+    pub(super) fn set(&mut self, line: QueueOfPriority, count: QueueCount) {
         self.counts.insert(line, count);
     }
 
-    pub(super) fn of(&self, line: &Line) -> QueueCount {
+    pub(super) fn of(&self, line: &QueueOfPriority) -> QueueCount {
         self.counts.get(line).copied().unwrap_or_default()
     }
 
@@ -165,7 +165,7 @@ impl Backlog {
         self.accounts.get(&account).copied().unwrap_or_default()
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = (Line, &QueueCount)> {
+    pub(super) fn all(&self) -> impl Iterator<Item = (QueueOfPriority, &QueueCount)> {
         self.counts.iter().map(|(line, count)| (*line, count))
     }
 
@@ -211,9 +211,9 @@ impl Backlog {
             }
             // Forward, what was walked becomes due; back, it is not due any more.
             let (way, by) = if count.until < end {
-                (Walk::Up, 1)
+                (Direction::Up, 1)
             } else {
-                (Walk::Down, -1)
+                (Direction::Down, -1)
             };
             let after =
                 |place: &QueuePosition| [&keys::queue(*id, *priority, place)[..], &[0]].concat();
@@ -230,7 +230,7 @@ impl Backlog {
                     return ControlFlow::Break(());
                 }
                 left -= 1;
-                let tried = Entry::from_bytes(value).is_some_and(|entry| entry.tried);
+                let tried = QueueEntry::from_bytes(value).is_some_and(|entry| entry.tried);
                 count.ripe(by, i64::from(tried) * by);
                 if by > 0 {
                     count.until = read.place;
@@ -257,7 +257,7 @@ pub(super) fn accounts<S: Store>(
     each: &mut dyn FnMut(u64, Account),
 ) -> Result<(), SpoolError> {
     let (from, to) = keys::starting_with(b"g");
-    store.walk(&from, &to, Walk::Up, &mut |key, value| {
+    store.walk(&from, &to, Direction::Up, &mut |key, value| {
         if let (Some(name), Some(account)) = (keys::read_account(key), Account::from_bytes(value)) {
             each(name, account);
         }
@@ -266,12 +266,15 @@ pub(super) fn accounts<S: Store>(
 }
 
 /// Counts what waits in one queue, from its beginning to its end.
-pub(super) fn recount<S: Store>(store: &S, (id, priority): Line) -> Result<QueueCount, SpoolError> {
+pub(super) fn recount<S: Store>(
+    store: &S,
+    (id, priority): QueueOfPriority,
+) -> Result<QueueCount, SpoolError> {
     let (from, to) = keys::starting_with(&keys::queue_prefix(id, priority));
     let mut count = QueueCount::default();
-    store.walk(&from, &to, Walk::Up, &mut |key, value| {
+    store.walk(&from, &to, Direction::Up, &mut |key, value| {
         if let Some(read) = keys::read_queue(key) {
-            let tried = Entry::from_bytes(value).is_some_and(|entry| entry.tried);
+            let tried = QueueEntry::from_bytes(value).is_some_and(|entry| entry.tried);
             count.add(&read.place, tried, 1);
         }
         ControlFlow::Continue(())

@@ -14,13 +14,13 @@ use super::command::GroupCommand;
 use super::encoding::Encoded;
 use super::keys;
 use super::operations;
-use super::reader::{self, MailState};
+use super::reader::{self, StoredMailState};
 use super::usage;
 use super::write_transaction::WriteTransaction;
 use super::writer::Writer;
 use crate::mail::MailId;
 use crate::spool::codec::Totals;
-use crate::spool::store::{Store, Walk};
+use crate::spool::store::{Direction, Store};
 use crate::spool::{Manifest, SpoolError};
 
 /// How many mails one step looks at.
@@ -235,7 +235,7 @@ fn remove_some<S: Store>(
         .map_or(begin, |at| [&keys::manifest(at)[..], &[0]].concat());
 
     let mut ids = Vec::with_capacity(LOOKED_AT);
-    store.walk(&from, &to, Walk::Up, &mut |key, _| {
+    store.walk(&from, &to, Direction::Up, &mut |key, _| {
         ids.extend(keys::mail_of(key));
         match ids.len() {
             LOOKED_AT => ControlFlow::Break(()),
@@ -273,7 +273,7 @@ fn remove_some<S: Store>(
     Ok(())
 }
 
-fn has_ended(whole: &MailState) -> bool {
+fn has_ended(whole: &StoredMailState) -> bool {
     let mut stages = whole.deliveries.values().map(|delivery| delivery.stage);
     !whole.is_damaged && stages.all(|stage| stage.finished_at().is_some())
 }

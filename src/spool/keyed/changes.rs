@@ -11,9 +11,9 @@ use std::sync::atomic::Ordering;
 use super::SpoolState;
 use super::backlog::QueueMove;
 use super::journal::JournalRecord;
-use super::journal::entry::{Entry as Happened, PendingEntries};
+use super::journal::entry::{JournalEntry, PendingEntries};
 use super::keys::{self, QueueId, QueuePosition, Timer};
-use super::queue_head::Entry;
+use super::queue_head::QueueEntry;
 use super::queues::QueueName;
 use crate::delivery::Route;
 use crate::mail::Timestamp;
@@ -45,7 +45,7 @@ pub(super) struct Changes {
     /// number of its keys.
     timers: BTreeMap<Timestamp, Vec<Timer>>,
     /// The journal's entries about it.
-    told: PendingEntries,
+    entries: PendingEntries,
     /// What was accepted: account, day, and number of deliveries.
     accepted: Vec<(u64, i64, u64)>,
     /// Routes that have had no queue yet.
@@ -69,7 +69,7 @@ impl Changes {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.batch.is_empty() && self.timers.is_empty() && self.told.is_empty()
+        self.batch.is_empty() && self.timers.is_empty() && self.entries.is_empty()
     }
 
     /// The bytes of all of it.
@@ -78,8 +78,8 @@ impl Changes {
     }
 
     /// Adds an entry to the journal, in this commit.
-    pub(super) fn tell(&mut self, happened: Happened<'_>) {
-        self.weight += self.told.tell(happened);
+    pub(super) fn add_entry(&mut self, entry: JournalEntry<'_>) {
+        self.weight += self.entries.push(entry);
     }
 
     /// Sets a timer: at this time a sweep is due.
@@ -107,7 +107,7 @@ impl Changes {
         shared: &SpoolState<S>,
         queue: &QueueName,
         place: &QueuePosition,
-        entry: &Entry,
+        entry: &QueueEntry,
     ) {
         let id = self.id_of(shared, &queue.route);
         self.put(keys::queue(id, queue.priority, place), entry.to_bytes());
@@ -126,7 +126,7 @@ impl Changes {
         shared: &SpoolState<S>,
         queue: &QueueName,
         place: &QueuePosition,
-        entry: &Entry,
+        entry: &QueueEntry,
     ) {
         let id = self.id_of(shared, &queue.route);
         self.remove(keys::queue(id, queue.priority, place));
@@ -205,12 +205,12 @@ impl Changes {
 
         self.batch
             .push((keys::TOTALS.to_vec(), Some(codec::encode(totals))));
-        let told = shared.journal.seal(self.told, &mut self.batch);
+        let records = shared.journal.seal(self.entries, &mut self.batch);
 
         if shared.journal.is_full() {
             shared.changed.notify_one();
         }
-        (self.batch, told)
+        (self.batch, records)
     }
 }
 

@@ -9,13 +9,13 @@ use bytes::Bytes;
 
 use super::SpoolState;
 use super::keys::{self, QueuePosition};
-use super::queue_head::{Entry, REFILL_PLACES};
+use super::queue_head::{QueueEntry, REFILL_PLACES};
 use super::queues::QueueName;
 use super::reader::{StoredDelivery, body, changed_delivery, guarded};
 use super::stored_mail::StoredMail;
 use crate::delivery::{Delivery, Stage};
 use crate::mail::MailId;
-use crate::spool::store::{Store, Walk};
+use crate::spool::store::{Direction, Store};
 use crate::spool::{Claim, Lease, SpoolError};
 
 /// Reads the next places of queues into their windows. A queue that cannot be read is left alone
@@ -51,7 +51,7 @@ fn read_places<S: Store>(
     shared: &SpoolState<S>,
     queue: &QueueName,
     after: Option<QueuePosition>,
-) -> Result<Vec<(QueuePosition, Entry)>, SpoolError> {
+) -> Result<Vec<(QueuePosition, QueueEntry)>, SpoolError> {
     let Some(id) = shared.ids.read().id(&queue.route) else {
         return Ok(Vec::new());
     };
@@ -63,8 +63,9 @@ fn read_places<S: Store>(
     let mut read = Vec::with_capacity(REFILL_PLACES);
     shared
         .store
-        .walk(&from, &end, Walk::Up, &mut |key, value| {
-            if let (Some(key), Some(entry)) = (keys::read_queue(key), Entry::from_bytes(value)) {
+        .walk(&from, &end, Direction::Up, &mut |key, value| {
+            if let (Some(key), Some(entry)) = (keys::read_queue(key), QueueEntry::from_bytes(value))
+            {
                 read.push((key.place, entry));
             }
             if read.len() < REFILL_PLACES {
@@ -86,7 +87,7 @@ pub(super) struct BrokenPlaces {
 }
 
 /// What is read of a mail that is to be sent.
-struct Parts {
+struct MailToSend {
     kept: StoredMail,
     body: Bytes,
     /// The deliveries that were asked for, in order.
@@ -112,7 +113,7 @@ fn read_mail<S: Store>(
     store: &S,
     mail: MailId,
     leases: &[(Lease, QueuePosition)],
-) -> Result<Parts, UnreadableMail> {
+) -> Result<MailToSend, UnreadableMail> {
     let Some(record) = store.get(&keys::manifest(mail))? else {
         let reason = format!("mail {mail} has no manifest");
         return Err(UnreadableMail::Broken(SpoolError::Unreadable(reason)));
@@ -128,7 +129,7 @@ fn read_mail<S: Store>(
     let body = body(store, &kept)?
         .whole()
         .map_err(UnreadableMail::Broken)?;
-    Ok(Parts {
+    Ok(MailToSend {
         kept,
         body,
         deliveries,
@@ -152,7 +153,7 @@ pub(super) fn claims<S: Store>(
             || read_mail(&shared.store, mail, &leases),
             || format!("mail {mail}"),
         );
-        let Parts {
+        let MailToSend {
             kept,
             body,
             deliveries: found,

@@ -16,7 +16,7 @@ use crate::spool::{LeaseToken, Manifest, PutResult, SettleResult, SpoolError, Sw
 /// A change of stored mail, in a transaction of its own that may read as well.
 pub(super) type Operation<S> = Box<dyn FnOnce(&mut WriteTransaction<'_, S>) + Send>;
 
-pub(super) enum Command<S> {
+pub(super) enum WriterCommand<S> {
     /// Written together with other commands, as one group.
     Group(GroupCommand<S>),
     Operate(Operation<S>),
@@ -50,8 +50,8 @@ pub(super) enum GroupCommand<S> {
     ),
 }
 
-impl<S> From<GroupCommand<S>> for Command<S> {
+impl<S> From<GroupCommand<S>> for WriterCommand<S> {
     fn from(command: GroupCommand<S>) -> Self {
-        Command::Group(command)
+        WriterCommand::Group(command)
     }
 }

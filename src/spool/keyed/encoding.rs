@@ -5,7 +5,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Weak};
 
 use super::changes::{self, INDEX_BYTES, STEP_BYTES};
-use super::command::{Command, GroupCommand};
+use super::command::{GroupCommand, WriterCommand};
 use super::idempotency::Hash;
 use super::queue_head::CachedMail;
 use super::stored_mail::{self, CHUNK_BYTES};
@@ -38,11 +38,11 @@ pub(super) struct Encoded<S> {
 /// is stored, for instance because the caller has timed out, they are removed.
 pub(super) struct EarlyParts<S> {
     mail: Option<MailId>,
-    commands: Weak<Sender<Command<S>>>,
+    commands: Weak<Sender<WriterCommand<S>>>,
 }
 
 impl<S> EarlyParts<S> {
-    pub(super) fn new(mail: MailId, commands: &Arc<Sender<Command<S>>>) -> Self {
+    pub(super) fn new(mail: MailId, commands: &Arc<Sender<WriterCommand<S>>>) -> Self {
         EarlyParts {
             mail: Some(mail),
             commands: Arc::downgrade(commands),
@@ -96,7 +96,7 @@ impl<S: Store> KeyedSpool<S> {
         let is_large = body.len() > LARGE_MESSAGE || queued_later;
         let key = self.shared.key_hash.of(&manifest);
 
-        let mut parts = Parts {
+        let mut parts = RecordWriter {
             spool: self,
             batch: Batch::with_capacity(6),
             weight: 0,
@@ -176,7 +176,7 @@ impl<S: Store> KeyedSpool<S> {
 }
 
 /// The records of a new mail, on their way to the writer: those of a large one in parts.
-struct Parts<'a, S: Store> {
+struct RecordWriter<'a, S: Store> {
     spool: &'a KeyedSpool<S>,
     batch: Batch,
     weight: usize,
@@ -185,7 +185,7 @@ struct Parts<'a, S: Store> {
     has_written: bool,
 }
 
-impl<S: Store> Parts<'_, S> {
+impl<S: Store> RecordWriter<'_, S> {
     async fn add(
         &mut self,
         key: Vec<u8>,

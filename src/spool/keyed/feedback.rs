@@ -8,14 +8,14 @@ use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 
-use super::journal::entry::Entry as Happened;
+use super::journal::entry::JournalEntry;
 use super::usage::CountedKind;
 use super::write_transaction::WriteTransaction;
 use super::{KeyedSpool, keys, reader, suppressions};
 use crate::delivery::{Feedback, KEPT_FEEDBACK};
 use crate::mail::MailId;
 use crate::spool::codec::{self, Versioned};
-use crate::spool::store::{Store, Walk};
+use crate::spool::store::{Direction, Store};
 use crate::spool::{FeedbackResult, FeedbackStore, NewFeedback, SpoolError};
 
 /// How many are kept in one commit.
@@ -31,7 +31,7 @@ pub(super) fn of_mail<S: Store>(
 ) -> Result<Vec<(u16, [u8; 16], Feedback)>, SpoolError> {
     let (from, to) = keys::feedback_of(mail);
     let mut found = Vec::new();
-    store.walk(&from, &to, Walk::Up, &mut |key, value| {
+    store.walk(&from, &to, Direction::Up, &mut |key, value| {
         let read = codec::decode::<Feedback>(value).ok();
         let name = key.last_chunk().copied();
         if let (Some(index), Some(name), Some(read)) = (keys::feedback_index(key), name, read) {
@@ -47,7 +47,7 @@ pub(super) fn of_mail<S: Store>(
 fn count<S: Store>(store: &S, mail: MailId, index: u16) -> Result<usize, SpoolError> {
     let (from, to) = keys::starting_with(&keys::feedback(mail, index, &[]));
     let mut count = 0;
-    store.walk(&from, &to, Walk::Up, &mut |_, _| {
+    store.walk(&from, &to, Direction::Up, &mut |_, _| {
         count += 1;
         ControlFlow::Continue(())
     })?;
@@ -88,9 +88,9 @@ fn keep<S: Store>(
 
         transaction.changes.put(key, codec::encode(&one.feedback));
         let happened =
-            Happened::fed_back(&manifest, &delivery.recipient, &one.feedback, one.permanent);
+            JournalEntry::fed_back(&manifest, &delivery.recipient, &one.feedback, one.permanent);
         if let Some(happened) = happened {
-            transaction.changes.tell(happened);
+            transaction.changes.add_entry(happened);
         }
         if let Some(suppression) = one.suppression {
             let (key, value) = suppressions::record(&suppression);

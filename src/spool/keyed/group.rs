@@ -13,9 +13,9 @@ use super::changes::Changes;
 use super::command::GroupCommand;
 use super::encoding::Encoded;
 use super::idempotency::Hash;
-use super::journal::entry::Entry as Happened;
+use super::journal::entry::JournalEntry;
 use super::keys::{self, QueuePosition, Timer};
-use super::queue_head::Entry;
+use super::queue_head::QueueEntry;
 use super::queues::QueueName;
 use super::transition::{EndedAtAccept, Transition};
 use super::usage::CountedKind;
@@ -27,7 +27,7 @@ use crate::spool::store::{Batch, Store};
 use crate::spool::{LeaseToken, Manifest, PutResult, SettleResult, SpoolError};
 
 /// Commands that are written in one commit.
-pub(super) struct Group<S> {
+pub(super) struct CommitGroup<S> {
     pub commands: usize,
     pub changes: Changes,
     /// Mails that this group writes.
@@ -43,9 +43,9 @@ pub(super) struct Group<S> {
     room: Option<Result<(), SpoolError>>,
 }
 
-impl<S> Default for Group<S> {
+impl<S> Default for CommitGroup<S> {
     fn default() -> Self {
-        Group {
+        CommitGroup {
             commands: 0,
             changes: Changes::default(),
             mails: HashSet::new(),
@@ -60,7 +60,7 @@ impl<S> Default for Group<S> {
 
 impl<S: Store> Writer<'_, S> {
     /// Adds what a command changes to the group, and the answer to give once it is on disk.
-    pub(super) fn gather(&mut self, group: &mut Group<S>, command: GroupCommand<S>) {
+    pub(super) fn gather(&mut self, group: &mut CommitGroup<S>, command: GroupCommand<S>) {
         group.commands += 1;
         match command {
             GroupCommand::Judge(manifest, key, reply) => {
@@ -89,7 +89,7 @@ impl<S: Store> Writer<'_, S> {
                 let counted = self.count(group, &batch);
                 if counted.is_ok() {
                     for event in &events {
-                        group.changes.tell(Happened::of(event));
+                        group.changes.add_entry(JournalEntry::of(event));
                     }
                     group.changes.append(batch);
                 }
@@ -101,7 +101,7 @@ impl<S: Store> Writer<'_, S> {
     }
 
     /// Updates the totals for the keys that this batch adds or removes.
-    fn count(&mut self, group: &mut Group<S>, batch: &Batch) -> Result<(), SpoolError> {
+    fn count(&mut self, group: &mut CommitGroup<S>, batch: &Batch) -> Result<(), SpoolError> {
         for (key, value) in batch {
             let Some(kind) = CountedKind::of(key) else {
                 continue;
@@ -119,7 +119,7 @@ impl<S: Store> Writer<'_, S> {
     }
 
     /// Whether the disk has room for new mail; checked once per group.
-    fn has_room(&self, group: &mut Group<S>) -> Result<(), SpoolError> {
+    fn has_room(&self, group: &mut CommitGroup<S>) -> Result<(), SpoolError> {
         group
             .room
             .get_or_insert_with(|| self.shared.store.has_room())
@@ -129,7 +129,7 @@ impl<S: Store> Writer<'_, S> {
     /// Adds new mails to the group, except duplicates and those that do not fit.
     fn put(
         &mut self,
-        group: &mut Group<S>,
+        group: &mut CommitGroup<S>,
         mails: Vec<Encoded<S>>,
         reply: oneshot::Sender<Vec<Result<PutResult, SpoolError>>>,
     ) {
@@ -167,7 +167,7 @@ impl<S: Store> Writer<'_, S> {
     /// disk or in this group.
     fn judge(
         &self,
-        group: &Group<S>,
+        group: &CommitGroup<S>,
         manifest: &Manifest,
         key: Option<Hash>,
     ) -> Result<PutResult, SpoolError> {
@@ -199,7 +199,11 @@ impl<S: Store> Writer<'_, S> {
     }
 
     /// The record of an idempotency key, on disk or in this group.
-    fn known(&self, group: &Group<S>, key: Option<Hash>) -> Result<Option<KeyRecord>, SpoolError> {
+    fn known(
+        &self,
+        group: &CommitGroup<S>,
+        key: Option<Hash>,
+    ) -> Result<Option<KeyRecord>, SpoolError> {
         let Some(hash) = key else {
             return Ok(None);
         };
@@ -225,10 +229,10 @@ impl<S: Store> Writer<'_, S> {
     }
 
     /// Adds what a new mail needs besides its record: queue positions, timers, totals, the key.
-    fn index(&mut self, group: &mut Group<S>, mail: &Encoded<S>) {
+    fn index(&mut self, group: &mut CommitGroup<S>, mail: &Encoded<S>) {
         let manifest = &mail.manifest;
         group.mails.insert(manifest.id);
-        group.changes.tell(Happened::accepted(manifest));
+        group.changes.add_entry(JournalEntry::accepted(manifest));
         group.changes.accept(manifest);
         self.totals.add_mail(manifest);
 
@@ -265,7 +269,7 @@ impl<S: Store> Writer<'_, S> {
             };
             group
                 .changes
-                .enqueue(self.shared, &queue, &place, &Entry::of(manifest));
+                .enqueue(self.shared, &queue, &place, &QueueEntry::of(manifest));
         }
 
         let timer = Timer::Mail(manifest.id);
@@ -294,7 +298,7 @@ impl<S: Store> Writer<'_, S> {
     /// Records that these deliveries may have been sent.
     fn mark(
         &mut self,
-        group: &mut Group<S>,
+        group: &mut CommitGroup<S>,
         marked: Vec<(LeaseToken, Delivery)>,
         reply: ReplySender<()>,
     ) {
@@ -311,7 +315,7 @@ impl<S: Store> Writer<'_, S> {
     /// Records outcomes, except those whose lease is not current.
     fn settle(
         &mut self,
-        group: &mut Group<S>,
+        group: &mut CommitGroup<S>,
         settled: Vec<(LeaseToken, Delivery, Vec<u8>)>,
         reply: ReplySender<Vec<SettleResult>>,
     ) {
@@ -338,7 +342,7 @@ impl<S: Store> Writer<'_, S> {
     /// (`SpoolState::owed`).
     pub(super) fn record(
         &mut self,
-        group: &mut Group<S>,
+        group: &mut CommitGroup<S>,
         settled: Vec<(LeaseToken, Delivery, Option<Vec<u8>>)>,
         results: Vec<SettleResult>,
         reply: ReplySender<Vec<SettleResult>>,
@@ -365,8 +369,9 @@ impl<S: Store> Writer<'_, S> {
                     if tried || delivery.stage.finished_at().is_some() {
                         let manifest = leased.manifest();
                         let now = Timestamp::now();
-                        let became = Happened::became(token.mail, manifest, &delivery, tried, now);
-                        group.changes.tell(became);
+                        let became =
+                            JournalEntry::became(token.mail, manifest, &delivery, tried, now);
+                        group.changes.add_entry(became);
                     }
                     step.write(&mut group.changes, bytes, &mut self.totals, self.shared)
                 });

@@ -116,7 +116,7 @@ impl<S: Store> Writer<'_, S> {
     }
 
     fn write_what_is_owed(&mut self) -> Result<(), SpoolError> {
-        let mut group = Group::default();
+        let mut group = CommitGroup::default();
         for owed in std::mem::take(&mut *self.shared.owed.lock()) {
             let UnwrittenOutcomes {
                 settled,

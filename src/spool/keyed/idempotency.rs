@@ -17,13 +17,13 @@ pub(super) type Hash = [u8; 16];
 
 /// What idempotency keys are hashed with, as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Secret {
+pub(super) struct IdempotencySecret {
     secret: [u8; 32],
     /// Whether the spool may hold keys from before it had a secret.
     has_old_keys: bool,
 }
 
-impl Versioned for Secret {}
+impl Versioned for IdempotencySecret {}
 
 /// Hashes idempotency keys.
 pub(super) struct KeyHash {
@@ -33,11 +33,13 @@ pub(super) struct KeyHash {
 
 impl KeyHash {
     /// That of this spool; and, where it has none yet, the secret that is to be written.
-    pub(super) fn of_spool<S: Store>(store: &S) -> Result<(Self, Option<Secret>), SpoolError> {
+    pub(super) fn of_spool<S: Store>(
+        store: &S,
+    ) -> Result<(Self, Option<IdempotencySecret>), SpoolError> {
         let (secret, is_new) = match store.get(keys::SECRET)? {
-            Some(bytes) => (codec::decode::<Secret>(&bytes)?, false),
+            Some(bytes) => (codec::decode::<IdempotencySecret>(&bytes)?, false),
             None => {
-                let secret = Secret {
+                let secret = IdempotencySecret {
                     secret: rand::random(),
                     has_old_keys: store.get(keys::TOTALS)?.is_some(),
                 };
@@ -98,7 +100,7 @@ impl KeyHash {
     }
 }
 
-impl Secret {
+impl IdempotencySecret {
     /// Has it written with what else opening a spool writes.
     pub(super) fn write<S: Store>(&self, transaction: &mut WriteTransaction<'_, S>) {
         let key = keys::SECRET.to_vec();

@@ -8,13 +8,13 @@ use bytes::Bytes;
 use super::backlog;
 use super::journal::verification;
 use super::keys::{self, QueueId, QueuePosition};
-use super::reader::{self, MailState};
+use super::reader::{self, StoredMailState};
 use super::stored_mail::StoredMail;
 use super::usage;
 use crate::delivery::{Delivery, Route};
 use crate::mail::{MailId, Priority};
 use crate::spool::codec::{self, Totals};
-use crate::spool::store::{Store, Walk};
+use crate::spool::store::{Direction, Store};
 use crate::spool::{Manifest, SpoolError};
 
 /// The most problems that are told one by one.
@@ -34,7 +34,7 @@ pub(crate) fn walk<S: Store>(
     show: &mut dyn FnMut(WholeMail<'_>) -> Result<(), SpoolError>,
 ) -> Result<Vec<String>, SpoolError> {
     let mut problems = Vec::new();
-    let mut tell = |problem: String| {
+    let mut report = |problem: String| {
         if problems.len() < MOST_PROBLEMS {
             problems.push(problem);
         }
@@ -42,11 +42,11 @@ pub(crate) fn walk<S: Store>(
 
     let mut mails = Vec::new();
     let (from, to) = keys::starting_with(b"m");
-    store.walk(&from, &to, Walk::Up, &mut |key, value| {
+    store.walk(&from, &to, Direction::Up, &mut |key, value| {
         match StoredMail::from_bytes(value.to_vec()).map(|mail| mail.manifest.id) {
             Ok(id) if keys::manifest(id) == key => mails.push(id),
-            Ok(id) => tell(format!("the record of mail {id} stands under another key")),
-            Err(error) => tell(format!("the record of a mail cannot be read: {error}")),
+            Ok(id) => report(format!("the record of mail {id} stands under another key")),
+            Err(error) => report(format!("the record of a mail cannot be read: {error}")),
         }
         ControlFlow::Continue(())
     })?;
@@ -66,7 +66,7 @@ pub(crate) fn walk<S: Store>(
     let mut unread = HashSet::new();
     for id in mails {
         let (
-            MailState {
+            StoredMailState {
                 mail,
                 deliveries: found,
                 ..
@@ -76,14 +76,14 @@ pub(crate) fn walk<S: Store>(
             Ok(Some(read)) => read,
             Ok(None) => continue,
             Err(error) => {
-                tell(format!("mail {id} cannot be read: {error}"));
+                report(format!("mail {id} cannot be read: {error}"));
                 unread.insert(id);
                 continue;
             }
         };
         let manifest = mail.manifest;
         if found.len() != usize::from(manifest.recipients) {
-            tell(format!(
+            report(format!(
                 "mail {id} has {} of its {} deliveries",
                 found.len(),
                 manifest.recipients
@@ -115,13 +115,13 @@ pub(crate) fn walk<S: Store>(
                 deliveries: &deliveries,
                 body: None,
             })?,
-            Err(error) => tell(error.to_string()),
+            Err(error) => report(error.to_string()),
         }
     }
 
     for kind in [b"q", b"u"] {
         let (from, to) = keys::starting_with(kind);
-        store.walk(&from, &to, Walk::Up, &mut |key, _| {
+        store.walk(&from, &to, Direction::Up, &mut |key, _| {
             let read = keys::read_queue(key)
                 .and_then(|read| {
                     let route = routes.get(&read.id)?.clone();
@@ -134,18 +134,18 @@ pub(crate) fn walk<S: Store>(
                 Some(queued) if awaited.remove(&queued) => {}
                 Some((_, _, place))
                     if unread.contains(&place.mail) || unqueued.contains(&place.mail) => {}
-                Some((_, _, place)) => tell(format!(
+                Some((_, _, place)) => report(format!(
                     "a queue holds a delivery of mail {} that is not pending",
                     place.mail
                 )),
-                None => tell("a queue holds a key that cannot be read".into()),
+                None => report("a queue holds a key that cannot be read".into()),
             }
             ControlFlow::Continue(())
         })?;
     }
 
     for (_, _, place) in awaited {
-        tell(format!(
+        report(format!(
             "a pending delivery of mail {} is in no queue",
             place.mail
         ));
@@ -158,20 +158,20 @@ pub(crate) fn walk<S: Store>(
         .unwrap_or_default();
 
     if kept.pending != totals.pending && unread.is_empty() && unqueued.is_empty() {
-        tell(format!(
+        report(format!(
             "{:?} deliveries are pending by priority, and the totals say {:?}",
             totals.pending, kept.pending
         ));
     }
 
-    if let Some(told) = kept
+    if let Some(counted) = kept
         .kept
         .filter(|_| unread.is_empty() && kept.quarantined == 0)
     {
         let (there, _) = usage::count(store)?;
-        if there != told {
-            tell(format!(
-                "what is kept is {there:?}, and the totals say {told:?}"
+        if there != counted {
+            report(format!(
+                "what is kept is {there:?}, and the totals say {counted:?}"
             ));
         }
     }
@@ -185,13 +185,13 @@ pub(crate) fn walk<S: Store>(
     })?;
 
     if counted != accounts && unread.is_empty() && unqueued.is_empty() {
-        tell("what each token and user has pending is not what was counted".into());
+        report("what each token and user has pending is not what was counted".into());
     }
     Ok(problems)
 }
 
 /// A mail with its message, or with why that is not whole.
-type Read = (MailState, Result<Bytes, SpoolError>);
+type Read = (StoredMailState, Result<Bytes, SpoolError>);
 
 /// Reads all of a mail.
 fn whole_with_body<S: Store>(store: &S, id: MailId) -> Result<Option<Read>, SpoolError> {
@@ -219,7 +219,7 @@ pub(crate) fn journal<S: Store>(store: &S) -> Result<(u64, Vec<String>), SpoolEr
 pub(crate) fn quarantined<S: Store>(store: &S) -> Result<u64, SpoolError> {
     let (from, to) = keys::starting_with(b"z");
     let mut count = 0;
-    store.walk(&from, &to, Walk::Up, &mut |_, _| {
+    store.walk(&from, &to, Direction::Up, &mut |_, _| {
         count += 1;
         ControlFlow::Continue(())
     })?;

@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 
 use super::keys::{self, QueuePosition};
-use super::queue_head::Entry;
+use super::queue_head::QueueEntry;
 use super::queues::QueueName;
 use super::reader;
 use super::write_transaction::WriteTransaction;
@@ -12,7 +12,7 @@ use crate::delivery::Delivery;
 use crate::mail::MailId;
 use crate::spool::SpoolError;
 use crate::spool::codec;
-use crate::spool::store::{Store, Walk};
+use crate::spool::store::{Direction, Store};
 
 /// How many deliveries are queued in one step.
 const STEP_DELIVERIES: usize = 1000;
@@ -45,7 +45,7 @@ pub(super) fn queue_recipients<S: Store>(
                 priority: manifest.priority,
             };
             let place = QueuePosition { due, mail, index };
-            transaction.enqueue(queue, place, Entry::of_delivery(manifest, &delivery));
+            transaction.enqueue(queue, place, QueueEntry::of_delivery(manifest, &delivery));
         }
         let Some(after) = after else { break };
         next = after;
@@ -71,7 +71,7 @@ fn read_some<S: Store>(
     store.walk(
         &keys::delivery(mail, from),
         &to,
-        Walk::Up,
+        Direction::Up,
         &mut |key, value| {
             let index = keys::index_of(key);
             if read.len() >= STEP_DELIVERIES {

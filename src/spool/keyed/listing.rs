@@ -10,7 +10,7 @@ use super::reader::record;
 use crate::delivery::State;
 use crate::mail::{MailId, Timestamp};
 use crate::spool::query::DELIVERIES_PER_PAGE;
-use crate::spool::store::{Store, Walk};
+use crate::spool::store::{Direction, Store};
 use crate::spool::{Page, Query, Record, SpoolError};
 
 /// The most keys and deliveries that one page looks at. A filter that admits few gives short pages
@@ -27,12 +27,12 @@ pub(super) fn list<S: Store>(
     query: &Query,
     now: Timestamp,
 ) -> Result<Page, SpoolError> {
-    let (prefix, way): (&[u8], Walk) = match query.state {
-        Some(State::Dead) => (b"xd", Walk::Down),
-        Some(State::Cancelled) => (b"xc", Walk::Down),
-        Some(State::Delivered) | None => (b"m", Walk::Down),
-        Some(_) if query.ids.is_some() => (b"m", Walk::Down),
-        Some(_) => (b"u", Walk::Up),
+    let (prefix, way): (&[u8], Direction) = match query.state {
+        Some(State::Dead) => (b"xd", Direction::Down),
+        Some(State::Cancelled) => (b"xc", Direction::Down),
+        Some(State::Delivered) | None => (b"m", Direction::Down),
+        Some(_) if query.ids.is_some() => (b"m", Direction::Down),
+        Some(_) => (b"u", Direction::Up),
     };
 
     let (mut from, mut to) = match prefix {
@@ -49,8 +49,8 @@ pub(super) fn list<S: Store>(
         let at = unhex(cursor).filter(|key| key.starts_with(prefix));
         let at = at.ok_or(SpoolError::BadCursor)?;
         match way {
-            Walk::Up => from = [&at[..], &[0]].concat(),
-            Walk::Down => to = to.min(at),
+            Direction::Up => from = [&at[..], &[0]].concat(),
+            Direction::Down => to = to.min(at),
         }
     }
 

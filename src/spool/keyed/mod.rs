@@ -63,13 +63,13 @@ use std::thread::JoinHandle;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
-use self::command::{Command, GroupCommand};
+use self::command::{GroupCommand, WriterCommand};
 use self::encoding::Encoded;
 use self::idempotency::KeyHash;
 use self::journal::JournalState;
 pub(super) use self::journal::last_event;
 pub(super) use self::keys::{IRREPLACEABLE, TOTALS, is_delivery};
-use self::queue_head::Budget;
+use self::queue_head::MailMemory;
 use self::queues::Queues;
 use self::state::SpoolState;
 use self::syncer::Syncer;
@@ -85,7 +85,7 @@ const WAITING_KIB: usize = 64 * 1024;
 
 pub(super) struct KeyedSpool<S: Store> {
     shared: Arc<SpoolState<S>>,
-    commands: Arc<mpsc::Sender<Command<S>>>,
+    commands: Arc<mpsc::Sender<WriterCommand<S>>>,
     /// A permit for each kibibyte of mail that waits for the writer.
     waiting: Semaphore,
     /// The writer's thread and the syncer's.
@@ -105,7 +105,7 @@ impl<S: Store> KeyedSpool<S> {
 
         // The state in memory, with no queue known yet.
         let shared = Arc::new(SpoolState {
-            budget: Budget::new(options.cache_bytes),
+            budget: MailMemory::new(options.cache_bytes),
             store,
             options,
             key_hash,
@@ -117,7 +117,7 @@ impl<S: Store> KeyedSpool<S> {
             next_timer: AtomicI64::new(next_timer),
             pending: AtomicU64::new(0),
             totals: Mutex::new(Totals::default()),
-            untold: Mutex::default(),
+            unreported_ends: Mutex::default(),
             looks: Mutex::default(),
             journal,
             suppresses: AtomicBool::new(suppresses),
@@ -179,7 +179,7 @@ impl<S: Store> KeyedSpool<S> {
     }
 
     /// Asks the writer and waits for its answer.
-    async fn ask<T, C: Into<Command<S>>>(
+    async fn ask<T, C: Into<WriterCommand<S>>>(
         &self,
         make: impl FnOnce(oneshot::Sender<T>) -> C,
     ) -> Result<T, SpoolError> {
@@ -199,7 +199,7 @@ impl<S: Store> KeyedSpool<S> {
             return Err(failure);
         }
         self.ask(|reply| {
-            Command::Operate(Box::new(move |transaction| {
+            WriterCommand::Operate(Box::new(move |transaction| {
                 let changed = change(transaction);
                 let answer = match changed {
                     Ok(answer) => transaction.commit().map(|()| answer),

@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use super::changes::STEP_BYTES;
 use super::claim_reads::BrokenPlaces;
-use super::journal::entry::Entry as Happened;
+use super::journal::entry::JournalEntry;
 use super::keys::{self, QueuePosition, Timer};
 use super::queues::QueueName;
-use super::reader::{self, MailState};
+use super::reader::{self, StoredMailState};
 use super::stored_mail::{self, StoredMail};
 use super::transition::count_finished;
 use super::write_transaction::WriteTransaction;
 use crate::delivery::{DeadReason, Delivery, Requester, Route, Stage};
 use crate::mail::{MailId, Timestamp};
 use crate::spool::codec;
-use crate::spool::store::{Store, Walk};
+use crate::spool::store::{Direction, Store};
 use crate::spool::{OperationResult, SpoolError};
 
 /// How many deliveries one step of rerouting moves.
@@ -38,7 +38,7 @@ pub(super) fn cancel<S: Store>(
     from: u16,
 ) -> Result<StepResult<OperationResult>, SpoolError> {
     let Some((
-        MailState {
+        StoredMailState {
             mail, deliveries, ..
         },
         next,
@@ -51,17 +51,17 @@ pub(super) fn cancel<S: Store>(
     for (index, delivery) in deliveries {
         if transaction.seize(&mail.manifest, index, &delivery) {
             let ended = transaction.end_seized(delivery, Stage::Cancelled { at: now }, now);
-            let became = Happened::became(id, Some(&mail.manifest), &ended, false, now);
-            transaction.changes.tell(became.by(by));
+            let became = JournalEntry::became(id, Some(&mail.manifest), &ended, false, now);
+            transaction.changes.add_entry(became.by(by));
             match ended.stage {
-                Stage::Dead { reason, .. } => transaction.tell_end(id, ended.recipient, reason),
+                Stage::Dead { reason, .. } => transaction.report_end(id, ended.recipient, reason),
                 _ => cancelled.push(ended.recipient),
             }
         }
     }
 
     if !cancelled.is_empty() {
-        tell_act(transaction, "cancel", by, id, now, from);
+        add_act_entry(transaction, "cancel", by, id, now, from);
     }
     Ok((OperationResult::of(cancelled), next))
 }
@@ -93,7 +93,7 @@ pub(super) fn begin_retry<S: Store>(
     now: Timestamp,
     lifetime: Duration,
 ) -> Result<Option<RetryScope>, SpoolError> {
-    let Some(MailState {
+    let Some(StoredMailState {
         mut mail,
         deliveries,
         ..
@@ -153,7 +153,7 @@ pub(super) fn retry<S: Store>(
     from: u16,
 ) -> Result<StepResult<OperationResult>, SpoolError> {
     let Some((
-        MailState {
+        StoredMailState {
             mail, deliveries, ..
         },
         next,
@@ -174,8 +174,8 @@ pub(super) fn retry<S: Store>(
                 delivery.stage = Stage::Pending { due: now };
                 (delivery.tries, delivery.counted, delivery.crashes) = (0, 0, 0);
                 transaction.enqueue_again(&manifest, index, &delivery);
-                let happened = Happened::retried(&manifest, &delivery.recipient, now);
-                transaction.changes.tell(happened.by(by));
+                let happened = JournalEntry::retried(&manifest, &delivery.recipient, now);
+                transaction.changes.add_entry(happened.by(by));
                 retried.push(delivery.recipient);
             }
             Stage::Pending { due }
@@ -183,8 +183,8 @@ pub(super) fn retry<S: Store>(
             {
                 delivery.stage = Stage::Pending { due: now };
                 transaction.step_seized(&delivery);
-                let happened = Happened::retried(&manifest, &delivery.recipient, now);
-                transaction.changes.tell(happened.by(by));
+                let happened = JournalEntry::retried(&manifest, &delivery.recipient, now);
+                transaction.changes.add_entry(happened.by(by));
                 retried.push(delivery.recipient);
             }
             _ => {}
@@ -192,13 +192,13 @@ pub(super) fn retry<S: Store>(
     }
 
     if !retried.is_empty() {
-        tell_act(transaction, "retry", by, id, now, from);
+        add_act_entry(transaction, "retry", by, id, now, from);
     }
     Ok((OperationResult::of(retried), next))
 }
 
 /// Has the journal tell that somebody did this to a mail: once, however many steps it takes.
-fn tell_act<S: Store>(
+fn add_act_entry<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
     act: &str,
     by: &Requester,
@@ -207,7 +207,9 @@ fn tell_act<S: Store>(
     from: u16,
 ) {
     if from == 0 && by.who.is_some() && !by.is_part {
-        transaction.changes.tell(Happened::act(act, id, now).by(by));
+        transaction
+            .changes
+            .add_entry(JournalEntry::act(act, id, now).by(by));
     }
 }
 
@@ -240,9 +242,9 @@ pub(super) fn purge<S: Store>(
         .map(|delivery| delivery.recipient.clone())
         .collect();
 
-    let purged = Happened::purged(&mail.manifest, now);
-    transaction.changes.tell(purged.by(by));
-    tell_act(transaction, "purge", by, id, now, 0);
+    let purged = JournalEntry::purged(&mail.manifest, now);
+    transaction.changes.add_entry(purged.by(by));
+    add_act_entry(transaction, "purge", by, id, now, 0);
     remove_mail(transaction, &whole)?;
     Ok(OperationResult::Done(recipients))
 }
@@ -251,9 +253,9 @@ pub(super) fn purge<S: Store>(
 /// nobody meanwhile.
 pub(super) fn remove_mail<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
-    whole: &MailState,
+    whole: &StoredMailState,
 ) -> Result<(), SpoolError> {
-    let MailState {
+    let StoredMailState {
         mail, deliveries, ..
     } = whole;
     let manifest = &mail.manifest;
@@ -347,7 +349,7 @@ fn remove_keys<S: Store>(
             changes.remove(key.to_vec());
             ControlFlow::Continue(())
         };
-        shared.store.walk(from, to, Walk::Up, &mut remove)?;
+        shared.store.walk(from, to, Direction::Up, &mut remove)?;
     }
 
     Ok(left > 0)

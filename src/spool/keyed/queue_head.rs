@@ -47,11 +47,11 @@ pub(super) struct CachedMail {
 
 /// Memory that mails may take until they are sent.
 #[derive(Clone, Debug)]
-pub(super) struct Budget(Arc<AtomicUsize>);
+pub(super) struct MailMemory(Arc<AtomicUsize>);
 
-impl Budget {
+impl MailMemory {
     pub(super) fn new(bytes: usize) -> Self {
-        Budget(Arc::new(AtomicUsize::new(bytes)))
+        MailMemory(Arc::new(AtomicUsize::new(bytes)))
     }
 
     /// Takes a share; `None` when too little is left.
@@ -68,10 +68,10 @@ impl Budget {
     }
 }
 
-/// A share of a [`Budget`], given back when it is dropped.
+/// A share of a [`MailMemory`], given back when it is dropped.
 #[derive(Debug)]
 pub(super) struct Share {
-    budget: Budget,
+    budget: MailMemory,
     bytes: usize,
 }
 
@@ -83,7 +83,7 @@ impl Drop for Share {
 
 /// What a window knows about a place.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
+pub(super) struct QueueEntry {
     /// The message's size in bytes.
     pub size: u64,
     /// When the mail expires, which is when it is looked at in any case.
@@ -95,9 +95,9 @@ pub(super) struct Entry {
     pub fresh: Option<Arc<CachedMail>>,
 }
 
-impl Entry {
+impl QueueEntry {
     pub(super) fn of(manifest: &Manifest) -> Self {
-        Entry {
+        QueueEntry {
             size: manifest.size,
             expires_at: manifest.expires_at,
             tried: false,
@@ -108,9 +108,9 @@ impl Entry {
 
     /// Of a delivery as it is now.
     pub(super) fn of_delivery(manifest: &Manifest, delivery: &Delivery) -> Self {
-        Entry {
+        QueueEntry {
             tried: delivery.tries > 0,
-            ..Entry::of(manifest)
+            ..QueueEntry::of(manifest)
         }
     }
 
@@ -130,7 +130,7 @@ impl Entry {
         let (expires_at, rest) = rest.split_first_chunk::<8>()?;
         let expires_at = Timestamp::from_millis(i64::from_be_bytes(*expires_at));
         let account = rest.get(1..).and_then(|rest| rest.first_chunk());
-        Some(Entry {
+        Some(QueueEntry {
             size: u64::from_be_bytes(*size),
             expires_at,
             tried: rest.first() == Some(&1),
@@ -149,7 +149,7 @@ enum Coverage {
 }
 
 pub(super) struct QueueHead {
-    places: BTreeMap<QueuePosition, Entry>,
+    places: BTreeMap<QueuePosition, QueueEntry>,
     covered: Coverage,
     /// What has happened while the disk is being read: the reader may or may not have seen it.
     meanwhile: Option<ConcurrentChanges>,
@@ -161,7 +161,7 @@ pub(super) struct QueueHead {
 /// What happens to a queue while it is read from disk.
 #[derive(Default)]
 struct ConcurrentChanges {
-    put: Vec<(QueuePosition, Entry)>,
+    put: Vec<(QueuePosition, QueueEntry)>,
     gone: HashSet<QueuePosition>,
 }
 
@@ -186,7 +186,7 @@ impl QueueHead {
     }
 
     /// A place that is now in the queue on disk.
-    pub(super) fn insert(&mut self, place: QueuePosition, entry: Entry, capacity: usize) {
+    pub(super) fn insert(&mut self, place: QueuePosition, entry: QueueEntry, capacity: usize) {
         let within = match self.covered {
             Coverage::All => true,
             Coverage::UpTo(last) => place <= last,
@@ -245,7 +245,7 @@ impl QueueHead {
     }
 
     /// The first place, if it is due.
-    pub(super) fn first_due(&self, now: Timestamp) -> Option<(&QueuePosition, &Entry)> {
+    pub(super) fn first_due(&self, now: Timestamp) -> Option<(&QueuePosition, &QueueEntry)> {
         self.places
             .first_key_value()
             .filter(|(place, _)| place.due <= now)
@@ -260,7 +260,7 @@ impl QueueHead {
     }
 
     /// Takes the first place out.
-    pub(super) fn pop(&mut self) -> Option<(QueuePosition, Entry)> {
+    pub(super) fn pop(&mut self) -> Option<(QueuePosition, QueueEntry)> {
         self.places.pop_first()
     }
 
@@ -294,7 +294,7 @@ impl QueueHead {
     /// whether a place is not leased.
     pub(super) fn end_refill(
         &mut self,
-        read: Vec<(QueuePosition, Entry)>,
+        read: Vec<(QueuePosition, QueueEntry)>,
         all: bool,
         capacity: usize,
         is_free: impl Fn(&QueuePosition) -> bool,
@@ -359,8 +359,8 @@ mod tests {
         }
     }
 
-    fn entry() -> Entry {
-        Entry {
+    fn entry() -> QueueEntry {
+        QueueEntry {
             size: 1,
             expires_at: Timestamp::MAX,
             tried: false,

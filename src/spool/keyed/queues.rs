@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::keys::{QueuePosition, Slot};
-use super::queue_head::{self, Entry, QueueHead};
+use super::queue_head::{self, QueueEntry, QueueHead};
 use crate::delivery::Route;
 use crate::mail::{Priority, Timestamp};
 use crate::spool::{ClaimRequest, LeaseToken, Manifest};
@@ -18,7 +18,7 @@ pub(super) struct LeasedDelivery {
     pub serial: u64,
     pub queue: QueueName,
     pub place: QueuePosition,
-    pub entry: Entry,
+    pub entry: QueueEntry,
     /// The mail's manifest, once it was read.
     pub of: Option<Arc<Manifest>>,
     /// How often it had been tried when it was leased.
@@ -48,7 +48,7 @@ pub(super) struct QueueName {
 pub(super) struct ClaimedDeliveries {
     pub queue: QueueName,
     pub places: Vec<(QueuePosition, u64)>,
-    pub entry: Entry,
+    pub entry: QueueEntry,
 }
 
 pub(super) struct Queues {
@@ -100,14 +100,19 @@ impl Queues {
 
     /// Adds a new place, which is now in its queue on disk. It may be leased already, if the queue
     /// was read from disk after the write.
-    pub(super) fn enqueue_new(&mut self, queue: &QueueName, place: QueuePosition, entry: Entry) {
+    pub(super) fn enqueue_new(
+        &mut self,
+        queue: &QueueName,
+        place: QueuePosition,
+        entry: QueueEntry,
+    ) {
         if !self.is_leased(&place.slot()) {
             self.enqueue(queue, place, entry);
         }
     }
 
     /// Adds a place that is now in its queue on disk.
-    pub(super) fn enqueue(&mut self, queue: &QueueName, place: QueuePosition, entry: Entry) {
+    pub(super) fn enqueue(&mut self, queue: &QueueName, place: QueuePosition, entry: QueueEntry) {
         let capacity = self.capacity();
         self.head(queue).insert(place, entry, capacity);
     }
@@ -141,7 +146,7 @@ impl Queues {
     pub(super) fn end_refill(
         &mut self,
         queue: &QueueName,
-        read: Option<(Vec<(QueuePosition, Entry)>, bool)>,
+        read: Option<(Vec<(QueuePosition, QueueEntry)>, bool)>,
     ) -> Option<Duration> {
         let capacity = self.capacity();
         let leases = std::mem::take(&mut self.leases);
@@ -223,7 +228,7 @@ impl Queues {
                 route: route.clone(),
                 priority,
             };
-            let mut together: Vec<(QueuePosition, Entry)> = Vec::new();
+            let mut together: Vec<(QueuePosition, QueueEntry)> = Vec::new();
             while let Some((place, _)) = head.first_due(request.now) {
                 let belongs = together
                     .first()
@@ -261,7 +266,7 @@ impl Queues {
         }
     }
 
-    fn lease(&mut self, queue: &QueueName, place: QueuePosition, entry: Entry) -> u64 {
+    fn lease(&mut self, queue: &QueueName, place: QueuePosition, entry: QueueEntry) -> u64 {
         self.last_serial += 1;
         let serial = self.last_serial;
         let leased = LeasedDelivery {
@@ -367,7 +372,7 @@ impl Queues {
         &mut self,
         queue: &QueueName,
         place: QueuePosition,
-        entry: Entry,
+        entry: QueueEntry,
     ) -> Option<LeaseToken> {
         if self
             .leases
@@ -433,7 +438,7 @@ mod tests {
             index: 0,
         };
 
-        let entry = Entry {
+        let entry = QueueEntry {
             size: 1,
             expires_at: Timestamp::MAX,
             tried: false,
@@ -474,7 +479,7 @@ mod tests {
             index: 0,
         };
 
-        let entry = Entry {
+        let entry = QueueEntry {
             size: 1,
             expires_at: Timestamp::MAX,
             tried: true,

@@ -13,7 +13,7 @@ use super::{SpoolState, feedback};
 use crate::delivery::{Delivery, Route};
 use crate::mail::{MailId, Timestamp};
 use crate::spool::codec;
-use crate::spool::store::{Store, Walk};
+use crate::spool::store::{Direction, Store};
 use crate::spool::{Manifest, Record, SpoolError};
 
 /// About what the change of a delivery writes besides its record.
@@ -24,7 +24,7 @@ pub(super) fn manifest<S: Store>(store: &S, id: MailId) -> Result<Option<Manifes
 }
 
 /// A mail and what became of it.
-pub(super) struct MailState {
+pub(super) struct StoredMailState {
     pub mail: StoredMail,
     /// The deliveries that can be read, by their index: as they were put, or as they are since they
     /// changed.
@@ -33,7 +33,10 @@ pub(super) struct MailState {
     pub is_damaged: bool,
 }
 
-pub(super) fn whole<S: Store>(store: &S, id: MailId) -> Result<Option<MailState>, SpoolError> {
+pub(super) fn whole<S: Store>(
+    store: &S,
+    id: MailId,
+) -> Result<Option<StoredMailState>, SpoolError> {
     Ok(some_of(store, id, 0, usize::MAX)?.map(|(whole, _)| whole))
 }
 
@@ -44,14 +47,14 @@ pub(super) fn some_of<S: Store>(
     id: MailId,
     first: u16,
     most: usize,
-) -> Result<Option<(MailState, Option<u16>)>, SpoolError> {
+) -> Result<Option<(StoredMailState, Option<u16>)>, SpoolError> {
     let (_, to) = keys::deliveries(id);
     let mut changed = Vec::new();
     let (mut bytes, mut next) = (0_usize, None);
     store.walk(
         &keys::delivery(id, first),
         &to,
-        Walk::Up,
+        Direction::Up,
         &mut |key, value| {
             if bytes >= most {
                 next = Some(keys::index_of(key));
@@ -86,7 +89,7 @@ pub(super) fn some_of<S: Store>(
         }
     }
 
-    let whole = MailState {
+    let whole = StoredMailState {
         mail,
         deliveries,
         is_damaged,
@@ -131,7 +134,7 @@ pub(super) fn record<S: Store>(
     shared: &SpoolState<S>,
     id: MailId,
 ) -> Result<Option<Record>, SpoolError> {
-    let Some(MailState {
+    let Some(StoredMailState {
         mail, deliveries, ..
     }) = whole(&shared.store, id)?
     else {
@@ -215,7 +218,7 @@ fn chunks<S: Store>(store: &S, mail: MailId, size: usize) -> Result<Bytes, Spool
 pub(super) fn routes<S: Store>(store: &S) -> Result<Vec<(QueueId, Route)>, SpoolError> {
     let mut routes = Vec::new();
     let (from, to) = keys::starting_with(b"r");
-    store.walk(&from, &to, Walk::Up, &mut |key, value| {
+    store.walk(&from, &to, Direction::Up, &mut |key, value| {
         let route = std::str::from_utf8(value).map(|text| Route::from(text.to_owned()));
         if let (Some(id), Ok(route)) = (keys::read_route(key), route) {
             routes.push((id, route));
@@ -247,7 +250,7 @@ pub(super) fn first_between<S: Store, T>(
     read: impl Fn(&[u8]) -> Option<T>,
 ) -> Result<Option<T>, SpoolError> {
     let mut first = None;
-    store.walk(from, to, Walk::Up, &mut |key, _| {
+    store.walk(from, to, Direction::Up, &mut |key, _| {
         first = read(key);
         if first.is_some() {
             ControlFlow::Break(())
@@ -281,7 +284,7 @@ pub(super) fn keys_between<S: Store>(
     limit: usize,
 ) -> Result<Vec<Vec<u8>>, SpoolError> {
     let mut found = Vec::new();
-    store.walk(&from, &to, Walk::Up, &mut |key, _| {
+    store.walk(&from, &to, Direction::Up, &mut |key, _| {
         found.push(key.to_vec());
         if found.len() < limit {
             ControlFlow::Continue(())
@@ -296,7 +299,7 @@ pub(super) fn keys_between<S: Store>(
 pub(super) fn paused<S: Store>(store: &S) -> Result<BTreeSet<String>, SpoolError> {
     let (from, to) = keys::starting_with(keys::PAUSED);
     let mut paused = BTreeSet::new();
-    store.walk(&from, &to, Walk::Up, &mut |key, _| {
+    store.walk(&from, &to, Direction::Up, &mut |key, _| {
         let relay = String::from_utf8_lossy(&key[keys::PAUSED.len()..]);
         paused.insert(relay.into_owned());
         ControlFlow::Continue(())

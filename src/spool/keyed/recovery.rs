@@ -6,7 +6,7 @@ use super::SpoolState;
 use super::backlog::{self, QueueCount};
 use super::keys::{self, QueueId, Timer};
 use super::large_mail;
-use super::queue_head::Entry;
+use super::queue_head::QueueEntry;
 use super::queues::QueueName;
 use super::reader::{self};
 use super::write_transaction::WriteTransaction;
@@ -14,7 +14,7 @@ use crate::delivery::{DeadReason, Route, Stage};
 use crate::mail::{Priority, Timestamp};
 use crate::spool::SpoolError;
 use crate::spool::codec;
-use crate::spool::store::{Store, Walk};
+use crate::spool::store::{Direction, Store};
 
 /// How many queued deliveries of an older version are moved in one step.
 const STEP_DELIVERIES: usize = 1000;
@@ -74,7 +74,7 @@ fn nameless<S: Store>(
 
     loop {
         let mut first = None;
-        store.walk(&from, &to, Walk::Up, &mut |key, _| {
+        store.walk(&from, &to, Direction::Up, &mut |key, _| {
             first = Some(key.to_vec());
             ControlFlow::Break(())
         })?;
@@ -100,14 +100,17 @@ fn move_old_queues<S: Store>(transaction: &mut WriteTransaction<'_, S>) -> Resul
     loop {
         let mut old = Vec::with_capacity(STEP_DELIVERIES);
         let walk = &mut |key: &[u8], value: &[u8]| {
-            old.push((key.to_vec(), Entry::from_bytes(value)));
+            old.push((key.to_vec(), QueueEntry::from_bytes(value)));
             if old.len() < STEP_DELIVERIES {
                 ControlFlow::Continue(())
             } else {
                 ControlFlow::Break(())
             }
         };
-        transaction.shared.store.walk(&from, &to, Walk::Up, walk)?;
+        transaction
+            .shared
+            .store
+            .walk(&from, &to, Direction::Up, walk)?;
         let Some((last, _)) = old.last() else {
             return Ok(());
         };
@@ -181,8 +184,8 @@ pub(super) fn recover<S: Store>(
                 reason: DeadReason::InDoubt,
             };
             transaction.step_seized(&delivery);
-            transaction.tell_became(&manifest, &delivery, Timestamp::now());
-            transaction.tell_end(mail, delivery.recipient, DeadReason::InDoubt);
+            transaction.add_outcome_entry(&manifest, &delivery, Timestamp::now());
+            transaction.report_end(mail, delivery.recipient, DeadReason::InDoubt);
         }
         if transaction.is_full() {
             transaction.commit()?;

@@ -17,7 +17,7 @@ use super::usage::{self, CountedKind};
 use crate::delivery::{DeadReason, Delivery, Stage};
 use crate::mail::{MailId, Timestamp};
 use crate::spool::codec::{self, KeyRecord, Totals, Usage};
-use crate::spool::store::{Batch, Store, Walk};
+use crate::spool::store::{Batch, Direction, Store};
 use crate::spool::{SpoolError, SpoolOptions};
 
 /// The bytes that are written in one step.
@@ -139,7 +139,7 @@ impl<S: Store> StoreRebuild<'_, S> {
     fn ids(&self, kind: &[u8]) -> Result<BTreeSet<MailId>, SpoolError> {
         let (from, to) = keys::starting_with(kind);
         let mut ids = BTreeSet::new();
-        self.store.walk(&from, &to, Walk::Up, &mut |key, _| {
+        self.store.walk(&from, &to, Direction::Up, &mut |key, _| {
             ids.extend(keys::mail_of(key));
             ControlFlow::Continue(())
         })?;
@@ -233,7 +233,7 @@ impl<S: Store> StoreRebuild<'_, S> {
             }
             let is_queued =
                 queued.contains_key(&place) && !(self.is_outdated)(&keys::delivery(id, index));
-            let told = |what: &str| {
+            let sentence = |what: &str| {
                 format!(
                     "mail {id}: {what}, so that it is a dead letter for {}",
                     delivery.recipient.as_str()
@@ -249,7 +249,7 @@ impl<S: Store> StoreRebuild<'_, S> {
                 return Ok(());
             }
             let reason = if has_body || mail.is_forgotten() {
-                self.miss(told(if is_as_put {
+                self.miss(sentence(if is_as_put {
                     "it may have been sent and what became of it is missing"
                 } else {
                     "it may have been sent since, and what became of it is missing"
@@ -279,17 +279,18 @@ impl<S: Store> StoreRebuild<'_, S> {
         let mut keys = Vec::new();
         for kind in [b"d", b"b"] {
             let (from, to) = keys::starting_with(kind);
-            self.store.walk(&from, &to, Walk::Up, &mut |key, value| {
-                let id = keys::mail_of(key).filter(|id| !mails.contains(id));
-                if let Some(id) = id {
-                    let recipients = strays.entry(id).or_default();
-                    if let (b"d", Ok(delivery)) = (kind, codec::decode::<Delivery>(value)) {
-                        recipients.push(delivery.recipient.as_str().to_owned());
+            self.store
+                .walk(&from, &to, Direction::Up, &mut |key, value| {
+                    let id = keys::mail_of(key).filter(|id| !mails.contains(id));
+                    if let Some(id) = id {
+                        let recipients = strays.entry(id).or_default();
+                        if let (b"d", Ok(delivery)) = (kind, codec::decode::<Delivery>(value)) {
+                            recipients.push(delivery.recipient.as_str().to_owned());
+                        }
+                        keys.push(key.to_vec());
                     }
-                    keys.push(key.to_vec());
-                }
-                ControlFlow::Continue(())
-            })?;
+                    ControlFlow::Continue(())
+                })?;
         }
 
         for (id, recipients) in strays {
@@ -317,10 +318,11 @@ impl<S: Store> StoreRebuild<'_, S> {
 
         let mut found = BTreeMap::new();
         let (from, to) = keys::starting_with(b"k");
-        self.store.walk(&from, &to, Walk::Up, &mut |key, value| {
-            found.insert(key.to_vec(), codec::decode::<KeyRecord>(value));
-            ControlFlow::Continue(())
-        })?;
+        self.store
+            .walk(&from, &to, Direction::Up, &mut |key, value| {
+                found.insert(key.to_vec(), codec::decode::<KeyRecord>(value));
+                ControlFlow::Continue(())
+            })?;
 
         let before = self.before.as_ref().and_then(|totals| totals.kept);
         let are_missing = before.is_none_or(|kept| kept.keys > found.len() as u64);
@@ -429,9 +431,9 @@ impl<S: Store> StoreRebuild<'_, S> {
     /// Mails of which nothing is left, while the journal tells that they wait.
     fn vanished(&mut self, mails: &BTreeSet<MailId>) -> Result<(), SpoolError> {
         let is_unnamed = |id: &MailId| !mails.contains(id) && !self.named.contains(id);
-        for (id, told) in verification::waiting(self.store, &is_unnamed)? {
-            let accepted = told.accepted_at.map(|at| format!("accepted at {at}"));
-            let message_id = told.message_id.map(|id| format!("Message-ID {id}"));
+        for (id, mail) in verification::waiting(self.store, &is_unnamed)? {
+            let accepted = mail.accepted_at.map(|at| format!("accepted at {at}"));
+            let message_id = mail.message_id.map(|id| format!("Message-ID {id}"));
             let known: Vec<String> = accepted.into_iter().chain(message_id).collect();
             self.miss(format!(
                 "mail {id}: nothing of it is left, and the journal says that it waits ({})",

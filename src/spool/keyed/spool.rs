@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use tokio::sync::{Notify, oneshot};
 
 use super::changes::in_steps;
-use super::command::{Command, GroupCommand};
+use super::command::{GroupCommand, WriterCommand};
 use super::encoding::Encoded;
 use super::stored_mail::{self, StoredMail};
 use super::write_transaction::WriteTransaction;
@@ -87,7 +87,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
         results.extend(self.put_group(group).await);
         if queued_later {
             // They are stored; wait until their recipients are queued as well.
-            let _ = self.ask(Command::Pass).await;
+            let _ = self.ask(WriterCommand::Pass).await;
         }
 
         results
@@ -279,7 +279,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
         if let Some(failure) = self.shared.failure() {
             return Err(failure);
         }
-        self.ask(|reply| Command::Sweep(now, reply)).await?
+        self.ask(|reply| WriterCommand::Sweep(now, reply)).await?
     }
 
     async fn reroute(&self, known: Vec<Route>, fallback: Route) -> Result<usize, SpoolError> {
@@ -401,7 +401,10 @@ impl<S: Store> Spool for KeyedSpool<S> {
         if self.shared.failure() == Some(SpoolError::Closed) {
             return Ok(());
         }
-        let synced = self.ask(Command::Close).await.and_then(|synced| synced);
+        let synced = self
+            .ask(WriterCommand::Close)
+            .await
+            .and_then(|synced| synced);
         let threads = std::mem::take(&mut *self.threads.lock());
         let _ = tokio::task::spawn_blocking(move || {
             threads.into_iter().for_each(|thread| _ = thread.join())

@@ -14,7 +14,7 @@ use super::healing::UnwrittenOutcomes;
 use super::idempotency::KeyHash;
 use super::journal::{JournalRecord, JournalState};
 use super::keys::QueuePosition;
-use super::queue_head::{Budget, Entry};
+use super::queue_head::{MailMemory, QueueEntry};
 use super::queue_ids::QueueIds;
 use super::queues::{QueueName, Queues};
 use super::sweep::SweepProgress;
@@ -30,7 +30,7 @@ pub(super) struct SpoolState<S> {
     pub queues: Mutex<Queues>,
     pub ids: RwLock<QueueIds>,
     pub backlog: Mutex<Backlog>,
-    pub budget: Budget,
+    pub budget: MailMemory,
     pub changed: Notify,
     pub failure: RwLock<Option<SpoolError>>,
     /// The first timer, in milliseconds; `i64::MAX` for none.
@@ -38,7 +38,7 @@ pub(super) struct SpoolState<S> {
     pub pending: AtomicU64,
     pub totals: Mutex<Totals>,
     /// Deliveries that have ended by themselves, until a sweep reports them.
-    pub untold: Mutex<Vec<EndedDelivery>>,
+    pub unreported_ends: Mutex<Vec<EndedDelivery>>,
     /// How far sweeps have come in mails that are too long for one step.
     pub looks: Mutex<HashMap<MailId, SweepProgress>>,
     pub journal: JournalState,
@@ -144,9 +144,9 @@ impl<S: Store> SpoolState<S> {
                 queues.enqueue_new(
                     &queue,
                     place,
-                    Entry {
+                    QueueEntry {
                         fresh: mail.fresh.clone(),
-                        ..Entry::of(&mail.manifest)
+                        ..QueueEntry::of(&mail.manifest)
                     },
                 );
             }

@@ -15,7 +15,7 @@ use super::keys;
 use super::{KeyedSpool, SpoolState};
 use crate::mail::{Address, Timestamp};
 use crate::spool::codec::{self, Versioned};
-use crate::spool::store::{Batch, Store, Walk};
+use crate::spool::store::{Batch, Direction, Store};
 use crate::spool::{
     SpoolError, Suppression, SuppressionPage, SuppressionQuery, SuppressionReason, Suppressions,
 };
@@ -41,7 +41,7 @@ impl Versioned for StoredEntry {}
 pub(super) fn are_any<S: Store>(store: &S) -> Result<bool, SpoolError> {
     let (from, to) = keys::starting_with(keys::SUPPRESSION);
     let mut any = false;
-    store.walk(&from, &to, Walk::Up, &mut |_, _| {
+    store.walk(&from, &to, Direction::Up, &mut |_, _| {
         any = true;
         ControlFlow::Break(())
     })?;
@@ -97,10 +97,12 @@ pub(super) fn record(entry: &Suppression) -> (Vec<u8>, Vec<u8>) {
 fn of<S: Store>(shared: &SpoolState<S>, address: &Address) -> Result<Vec<Suppression>, SpoolError> {
     let (from, to) = keys::starting_with(&of_address(address));
     let mut found = Vec::new();
-    shared.store.walk(&from, &to, Walk::Up, &mut |key, value| {
-        found.extend(read(key, value));
-        ControlFlow::Continue(())
-    })?;
+    shared
+        .store
+        .walk(&from, &to, Direction::Up, &mut |key, value| {
+            found.extend(read(key, value));
+            ControlFlow::Continue(())
+        })?;
     Ok(found)
 }
 
@@ -125,17 +127,19 @@ fn page<S: Store>(
     let limit = query.limit.clamp(1, MAX_PAGE);
     let mut page = SuppressionPage::default();
     let (mut looked_at, mut last, mut more) = (0, Vec::new(), false);
-    shared.store.walk(&from, &to, Walk::Up, &mut |key, value| {
-        if page.suppressions.len() == limit || looked_at == MOST_LOOKED_AT {
-            more = true;
-            return ControlFlow::Break(());
-        }
-        looked_at += 1;
-        last = key.to_vec();
-        let entry = read(key, value).filter(|entry| query.admits(entry));
-        page.suppressions.extend(entry);
-        ControlFlow::Continue(())
-    })?;
+    shared
+        .store
+        .walk(&from, &to, Direction::Up, &mut |key, value| {
+            if page.suppressions.len() == limit || looked_at == MOST_LOOKED_AT {
+                more = true;
+                return ControlFlow::Break(());
+            }
+            looked_at += 1;
+            last = key.to_vec();
+            let entry = read(key, value).filter(|entry| query.admits(entry));
+            page.suppressions.extend(entry);
+            ControlFlow::Continue(())
+        })?;
 
     page.next = more.then(|| BASE64_URL_SAFE_NO_PAD.encode(last));
     Ok(page)

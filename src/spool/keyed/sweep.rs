@@ -9,14 +9,14 @@ use super::changes::STEP_BYTES;
 use super::journal::pruning;
 use super::keys::{self, Timer};
 use super::operations;
-use super::reader::{self, MailState};
+use super::reader::{self, StoredMailState};
 use super::stored_mail::StoredMail;
 use super::usage::CountedKind;
 use super::write_transaction::WriteTransaction;
 use crate::delivery::{DeadReason, Delivery, Stage};
 use crate::mail::{MailId, Timestamp};
 use crate::spool::codec::{self, KeyRecord};
-use crate::spool::store::{Store, Walk};
+use crate::spool::store::{Direction, Store};
 use crate::spool::{EndedDelivery, SpoolError, SweepReport};
 
 /// How many timers one sweep looks at, the last key's aside: as many as mails may come meanwhile,
@@ -60,7 +60,9 @@ pub(super) fn sweep<S: Store>(
         transaction.set_timer(now, timer);
     }
     transaction.commit()?;
-    swept.ended.append(&mut transaction.shared.untold.lock());
+    swept
+        .ended
+        .append(&mut transaction.shared.unreported_ends.lock());
 
     // Timers are only ever set by this thread, so that what is read here is what is there.
     let first = reader::first_timer(&transaction.shared.store)?;
@@ -86,18 +88,20 @@ fn take_due<S: Store>(
     let mut due = Vec::new();
 
     let mut taken = 0;
-    shared.store.walk(&from, &to, Walk::Up, &mut |key, value| {
-        if due.len() >= SWEEP_TIMERS
-            || taken >= SWEEP_TIMERS
-            || keys::read_due(key).is_some_and(|at| at > now)
-        {
-            return ControlFlow::Break(());
-        }
-        taken += 1;
-        changes.remove(key.to_vec());
-        due.extend(keys::read_timers(key, value));
-        ControlFlow::Continue(())
-    })?;
+    shared
+        .store
+        .walk(&from, &to, Direction::Up, &mut |key, value| {
+            if due.len() >= SWEEP_TIMERS
+                || taken >= SWEEP_TIMERS
+                || keys::read_due(key).is_some_and(|at| at > now)
+            {
+                return ControlFlow::Break(());
+            }
+            taken += 1;
+            changes.remove(key.to_vec());
+            due.extend(keys::read_timers(key, value));
+            ControlFlow::Continue(())
+        })?;
 
     Ok(due)
 }
@@ -160,7 +164,7 @@ fn look_at_mail<S: Store>(
                 reason: DeadReason::Expired,
             };
             let ended = transaction.end_seized(delivery.clone(), expired, now);
-            transaction.tell_became(&manifest, &ended, now);
+            transaction.add_outcome_entry(&manifest, &ended, now);
             look.last_end = look.last_end.max(now);
             if let Stage::Dead { reason, .. } = ended.stage {
                 swept.ended.push(EndedDelivery {
@@ -213,7 +217,7 @@ fn look_at_mail<S: Store>(
 /// Removes a mail that was kept long enough.
 fn prune<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
-    seen: MailState,
+    seen: StoredMailState,
     look: SweepProgress,
     now: Timestamp,
     swept: &mut SweepReport,
@@ -262,7 +266,7 @@ fn look_at_key<S: Store>(
     };
 
     let finished = match reader::whole(&transaction.shared.store, record.mail) {
-        Ok(Some(MailState {
+        Ok(Some(StoredMailState {
             deliveries,
             is_damaged,
             ..

@@ -18,7 +18,7 @@ use super::*;
 use crate::delivery::{DeadReason, Delivery, Stage};
 use crate::mail::{Address, Guarantee, MailId, Priority, Submitter};
 use crate::spool::memory::MemoryStore;
-use crate::spool::store::{Batch, Visitor, Walk};
+use crate::spool::store::{Batch, Direction, Visitor};
 use crate::spool::{
     Claim, ClaimRequest, EndedDelivery, LeaseToken, NewMail, OperationResult, Query, SettleResult,
     Spool,
@@ -336,7 +336,7 @@ fn keys_of_kind<S: Store>(spool: &KeyedSpool<S>, kind: &[u8]) -> usize {
     spool
         .shared
         .store
-        .walk(&from, &to, Walk::Up, visit)
+        .walk(&from, &to, Direction::Up, visit)
         .expect("walks");
     count
 }
@@ -467,7 +467,7 @@ impl Store for Faulty {
         &self,
         from: &[u8],
         to: &[u8],
-        way: Walk,
+        way: Direction,
         visit: Visitor<'_>,
     ) -> Result<(), SpoolError> {
         assert!(
@@ -663,7 +663,7 @@ async fn a_full_disk_takes_no_part_of_a_large_message_and_what_is_kept_is_handed
     let nothing = &mut |_: &[u8], _: &[u8]| panic!("a part of it is there");
     store
         .store
-        .walk(&from, &to, Walk::Up, nothing)
+        .walk(&from, &to, Direction::Up, nothing)
         .expect("walks");
 
     assert_eq!(

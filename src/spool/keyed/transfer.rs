@@ -12,9 +12,9 @@ use super::feedback;
 use super::idempotency::KeyHash;
 use super::inspect::{self, WholeMail};
 use super::journal;
-use super::journal::entry::{self, Entry as Happened, PendingEntries, RecordEntries, RecordHead};
+use super::journal::entry::{self, JournalEntry, PendingEntries, RecordEntries, RecordHead};
 use super::keys::{self, QueuePosition};
-use super::queue_head::Entry;
+use super::queue_head::QueueEntry;
 use super::queue_ids::QueueIds;
 use super::reader;
 use super::salvage::{LastCommit, put_in_order};
@@ -24,18 +24,21 @@ use crate::delivery::Event;
 use crate::mail::{MailId, Timestamp};
 use crate::spool::SpoolError;
 use crate::spool::codec::{self, KeyRecord};
-use crate::spool::store::{Batch, Store, Walk};
-use crate::spool::transfer::{MailPart, Part};
+use crate::spool::store::{Batch, Direction, Store};
+use crate::spool::transfer::{MailPart, SpoolPart};
 
 /// The bytes that are written in one step.
 const STEP_BYTES: usize = 256 * 1024;
 /// The longest record of the journal whose entries are taken as they are.
 const RECORD_BYTES: usize = 3800;
 
-type PartVisitor<'a> = &'a mut dyn FnMut(Part) -> Result<(), SpoolError>;
+type PartVisitor<'a> = &'a mut dyn FnMut(SpoolPart) -> Result<(), SpoolError>;
 
 /// Tells all parts of a store. One of which not all agrees is not copied.
-pub(in crate::spool) fn tell<S: Store>(store: &S, each: PartVisitor<'_>) -> Result<(), SpoolError> {
+pub(in crate::spool) fn export<S: Store>(
+    store: &S,
+    each: PartVisitor<'_>,
+) -> Result<(), SpoolError> {
     let problems = inspect::walk(store, &mut |_| Ok(()))?;
     if let Some(first) = problems.first() {
         return Err(SpoolError::Unreadable(format!(
@@ -48,7 +51,7 @@ pub(in crate::spool) fn tell<S: Store>(store: &S, each: PartVisitor<'_>) -> Resu
     let until = key_records(store)?;
     inspect::walk(store, &mut |seen: WholeMail<'_>| {
         let feedback = feedback::of_mail(store, seen.manifest.id)?;
-        each(Part::Mail(Box::new(MailPart {
+        each(SpoolPart::Mail(Box::new(MailPart {
             manifest: seen.manifest.clone(),
             deliveries: seen.deliveries.to_vec(),
             body: seen.body.map(Bytes::copy_from_slice),
@@ -60,7 +63,7 @@ pub(in crate::spool) fn tell<S: Store>(store: &S, each: PartVisitor<'_>) -> Resu
     let mut accounts = Vec::new();
     backlog::accounts(store, &mut |name, account| accounts.push((name, account)))?;
     for (account, Account { day, accepted, .. }) in accounts {
-        each(Part::Accepted {
+        each(SpoolPart::Accepted {
             account,
             day,
             accepted,
@@ -69,22 +72,22 @@ pub(in crate::spool) fn tell<S: Store>(store: &S, each: PartVisitor<'_>) -> Resu
 
     for (key, value) in pairs(store, keys::SUPPRESSION)? {
         if let Some(entry) = suppressions::read(&key, &value) {
-            each(Part::Suppression(entry))?;
+            each(SpoolPart::Suppression(entry))?;
         }
     }
 
     for relay in reader::paused(store)? {
-        each(Part::Paused(relay))?;
+        each(SpoolPart::Paused(relay))?;
     }
 
-    tell_journal(store, each)
+    export_journal(store, each)
 }
 
 /// Until when the idempotency keys of these mails hold.
 fn key_records<S: Store>(store: &S) -> Result<HashMap<MailId, Timestamp>, SpoolError> {
     let mut until = HashMap::new();
     let (from, to) = keys::starting_with(b"k");
-    store.walk(&from, &to, Walk::Up, &mut |_, value| {
+    store.walk(&from, &to, Direction::Up, &mut |_, value| {
         if let Ok(record) = codec::decode::<KeyRecord>(value) {
             until.insert(record.mail, record.until);
         }
@@ -99,26 +102,27 @@ type KeyValue = (Vec<u8>, Vec<u8>);
 fn pairs<S: Store>(store: &S, prefix: &[u8]) -> Result<Vec<KeyValue>, SpoolError> {
     let mut pairs = Vec::new();
     let (from, to) = keys::starting_with(prefix);
-    store.walk(&from, &to, Walk::Up, &mut |key, value| {
+    store.walk(&from, &to, Direction::Up, &mut |key, value| {
         pairs.push((key.to_vec(), value.to_vec()));
         ControlFlow::Continue(())
     })?;
     Ok(pairs)
 }
 
-fn tell_journal<S: Store>(store: &S, each: PartVisitor<'_>) -> Result<(), SpoolError> {
+fn export_journal<S: Store>(store: &S, each: PartVisitor<'_>) -> Result<(), SpoolError> {
     let id = store.get(keys::JOURNAL_ID)?;
     if let Some(id) = id.and_then(|id| <[u8; 4]>::try_from(id).ok()) {
-        each(Part::Journal(u32::from_be_bytes(id)))?;
+        each(SpoolPart::Journal(u32::from_be_bytes(id)))?;
     }
 
     let mut outcome = Ok(());
     let (from, to) = keys::starting_with(keys::JOURNAL);
-    store.walk(&from, &to, Walk::Up, &mut |key, record| {
+    store.walk(&from, &to, Direction::Up, &mut |key, record| {
         let Some(first) = keys::read_journal(key) else {
             return ControlFlow::Continue(());
         };
-        outcome = told(first, record).and_then(|parts| parts.into_iter().try_for_each(&mut *each));
+        outcome = parts_of_record(first, record)
+            .and_then(|parts| parts.into_iter().try_for_each(&mut *each));
         match outcome {
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()),
@@ -131,13 +135,13 @@ fn tell_journal<S: Store>(store: &S, each: PartVisitor<'_>) -> Result<(), SpoolE
         let place = codec::decode::<journal::ReaderCursor>(&value);
         if let (Ok(name), Ok(place)) = (name, place) {
             let name = name.to_owned();
-            each(Part::Reader { name, at: place.at })?;
+            each(SpoolPart::Reader { name, at: place.at })?;
         }
     }
 
     for (key, value) in pairs(store, keys::KEPT)? {
         if let Some((reader, key)) = keys::read_kept(&key) {
-            each(Part::Kept { reader, key, value })?;
+            each(SpoolPart::Kept { reader, key, value })?;
         }
     }
 
@@ -145,45 +149,45 @@ fn tell_journal<S: Store>(store: &S, each: PartVisitor<'_>) -> Result<(), SpoolE
 }
 
 /// A record of the journal as parts, in the newest version.
-fn told(first: u64, record: &[u8]) -> Result<Vec<Part>, SpoolError> {
+fn parts_of_record(first: u64, record: &[u8]) -> Result<Vec<SpoolPart>, SpoolError> {
     let (head, entries) = codec::decode_first::<RecordHead>(record)?;
     // Since version 2 entries say who submitted the mail.
     if record.first() != Some(&1) {
-        let told = RecordEntries {
+        let record = RecordEntries {
             at: head.at,
             events: head.events,
             has_acts: head.has_acts,
             entries: entries.to_vec(),
         };
-        return Ok(vec![part((first, told))]);
+        return Ok(vec![part((first, record))]);
     }
 
-    let retold = retold(first, &entry::events(first, record)?);
-    Ok(retold.into_iter().map(part).collect())
+    let reencoded = reencoded(first, &entry::events(first, record)?);
+    Ok(reencoded.into_iter().map(part).collect())
 }
 
-fn part((first, told): (u64, RecordEntries)) -> Part {
-    Part::Told {
+fn part((first, record): (u64, RecordEntries)) -> SpoolPart {
+    SpoolPart::JournalRecord {
         first,
-        events: told.events,
-        at: told.at,
-        has_acts: told.has_acts,
-        entries: told.entries,
+        events: record.events,
+        at: record.at,
+        has_acts: record.has_acts,
+        entries: record.entries,
     }
 }
 
 /// Events as the entries of records that are short enough, each with the number of its first event.
-fn retold(first: u64, events: &[Event]) -> Vec<(u64, RecordEntries)> {
-    let mut told = PendingEntries::default();
+fn reencoded(first: u64, events: &[Event]) -> Vec<(u64, RecordEntries)> {
+    let mut entries = PendingEntries::default();
     for event in events {
-        told.tell(Happened::of(event));
+        entries.push(JournalEntry::of(event));
     }
 
     let mut next = first;
-    let numbered = told.into_parts().into_iter().map(|told| {
+    let numbered = entries.into_parts().into_iter().map(|record| {
         let first = next;
-        next += u64::from(told.events);
-        (first, told)
+        next += u64::from(record.events);
+        (first, record)
     });
     numbered.collect()
 }
@@ -220,66 +224,66 @@ impl<'a, S: Store> StoreImport<'a, S> {
         })
     }
 
-    pub(in crate::spool) fn take(&mut self, part: Part) -> Result<(), SpoolError> {
+    pub(in crate::spool) fn take(&mut self, part: SpoolPart) -> Result<(), SpoolError> {
         match part {
-            Part::Mail(mail) => self.mail(*mail)?,
-            Part::Suppression(entry) => {
+            SpoolPart::Mail(mail) => self.mail(*mail)?,
+            SpoolPart::Suppression(entry) => {
                 let (key, value) = suppressions::record(&entry);
                 self.put(key, value)?;
             }
-            Part::Paused(relay) => self.put(keys::paused(&relay), Vec::new())?,
-            Part::Accepted {
+            SpoolPart::Paused(relay) => self.put(keys::paused(&relay), Vec::new())?,
+            SpoolPart::Accepted {
                 account,
                 day,
                 accepted,
             } => _ = self.accepted.insert(account, (day, accepted)),
-            Part::Journal(id) => {
+            SpoolPart::Journal(id) => {
                 self.put(keys::JOURNAL_ID.to_vec(), id.to_be_bytes().to_vec())?;
             }
-            Part::Told {
+            SpoolPart::JournalRecord {
                 first,
                 events,
                 at,
                 has_acts,
                 entries,
             } => {
-                let told = RecordEntries {
+                let record = RecordEntries {
                     at,
                     events,
                     has_acts,
                     entries,
                 };
-                let (head, record) = self.encoded(&told);
+                let (head, record) = self.encoded(&record);
                 if record.len() <= RECORD_BYTES {
                     return self.record(first, &head, record);
                 }
 
-                for (first, told) in retold(first, &entry::events(first, &record)?) {
-                    let (head, record) = self.encoded(&told);
+                for (first, record) in reencoded(first, &entry::events(first, &record)?) {
+                    let (head, record) = self.encoded(&record);
                     self.record(first, &head, record)?;
                 }
             }
-            Part::Reader { name, at } => {
+            SpoolPart::Reader { name, at } => {
                 let place = codec::encode(&journal::ReaderCursor { at });
                 self.put(keys::reader(&name), place)?;
             }
-            Part::Kept { reader, key, value } => self.put(keys::kept(&reader, &key), value)?,
+            SpoolPart::Kept { reader, key, value } => self.put(keys::kept(&reader, &key), value)?,
         }
 
         Ok(())
     }
 
     /// Entries as the next record of the journal.
-    fn encoded(&self, told: &RecordEntries) -> (RecordHead, Vec<u8>) {
+    fn encoded(&self, record: &RecordEntries) -> (RecordHead, Vec<u8>) {
         let head = RecordHead {
             skipped: 0,
             before: self.written,
-            events: told.events,
-            at: told.at,
-            has_acts: told.has_acts,
+            events: record.events,
+            at: record.at,
+            has_acts: record.has_acts,
             is_early: false,
         };
-        let record = entry::record(&head, &told.entries);
+        let record = entry::record(&head, &record.entries);
         (head, record)
     }
 
@@ -334,7 +338,7 @@ impl<'a, S: Store> StoreImport<'a, S> {
                 index,
             };
             let key = keys::queue(queue, manifest.priority, &place);
-            self.put(key, Entry::of_delivery(&manifest, delivery).to_bytes())?;
+            self.put(key, QueueEntry::of_delivery(&manifest, delivery).to_bytes())?;
         }
 
         if let (Some(until), Some(hash)) = (key_until, self.hash.of(&manifest)) {

@@ -3,9 +3,9 @@
 
 use super::SpoolState;
 use super::changes::Changes;
-use super::journal::entry::Entry as Happened;
+use super::journal::entry::JournalEntry;
 use super::keys::{self, QueuePosition, Timer};
-use super::queue_head::Entry;
+use super::queue_head::QueueEntry;
 use super::queues::QueueName;
 use crate::delivery::{Delivery, Stage};
 use crate::mail::Priority;
@@ -17,12 +17,12 @@ use crate::spool::store::Store;
 pub(super) struct Transition<'a> {
     pub queue: &'a QueueName,
     pub old: QueuePosition,
-    pub entry: &'a Entry,
+    pub entry: &'a QueueEntry,
     pub delivery: &'a Delivery,
 }
 
 /// Where a delivery waits now.
-pub(super) type QueuePlace = (QueueName, QueuePosition, Entry);
+pub(super) type QueuePlace = (QueueName, QueuePosition, QueueEntry);
 
 impl Transition<'_> {
     /// Adds the step to a batch, and keeps the totals of what has ended in step. Returns where the
@@ -45,7 +45,7 @@ impl Transition<'_> {
                 route: self.delivery.route.clone(),
                 priority,
             };
-            let entry = Entry {
+            let entry = QueueEntry {
                 fresh: None,
                 tried: self.delivery.tries > 0,
                 ..self.entry.clone()
@@ -103,7 +103,7 @@ impl EndedAtAccept<'_> {
 
         let at = delivery.stage.finished_at();
         let at = at.unwrap_or(manifest.accepted_at);
-        changes.tell(Happened::became(
+        changes.add_entry(JournalEntry::became(
             manifest.id,
             Some(manifest),
             delivery,

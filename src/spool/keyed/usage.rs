@@ -8,7 +8,7 @@ use super::keys;
 use super::stored_mail::StoredMail;
 use crate::mail::{MailId, Timestamp};
 use crate::spool::codec::{self, AcceptDelays, Totals, Usage};
-use crate::spool::store::{Store, Walk};
+use crate::spool::store::{Direction, Store};
 use crate::spool::{Manifest, SpoolError};
 
 /// About what a mail takes besides its message: its record, its timers, what it tells.
@@ -123,7 +123,7 @@ pub(super) fn count<S: Store>(store: &S) -> Result<(Usage, AcceptDelays), SpoolE
     let mut totals = Totals::default();
     let mut drift = AcceptDelays::default();
     let (from, to) = keys::starting_with(b"m");
-    store.walk(&from, &to, Walk::Up, &mut |_, value| {
+    store.walk(&from, &to, Direction::Up, &mut |_, value| {
         if let Ok(mail) = StoredMail::from_bytes(value.to_vec()) {
             totals.kept().bytes += weight(&mail.manifest, mail.is_forgotten());
             drift.widen(&mail.manifest);
@@ -133,7 +133,7 @@ pub(super) fn count<S: Store>(store: &S) -> Result<(Usage, AcceptDelays), SpoolE
 
     for prefix in [&b"k"[..], keys::SUPPRESSION, b"J"] {
         let (from, to) = keys::starting_with(prefix);
-        store.walk(&from, &to, Walk::Up, &mut |key, _| {
+        store.walk(&from, &to, Direction::Up, &mut |key, _| {
             if let Some(kind) = CountedKind::of(key) {
                 totals.count(kind, 1);
             }

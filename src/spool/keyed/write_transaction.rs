@@ -7,9 +7,9 @@ use std::time::Instant;
 use super::SpoolState;
 use super::answer::CommitAnswer;
 use super::changes::{Changes, STEP_BYTES};
-use super::journal::entry::Entry as Happened;
+use super::journal::entry::JournalEntry;
 use super::keys::{self, QueuePosition, Timer};
-use super::queue_head::Entry;
+use super::queue_head::QueueEntry;
 use super::queues::QueueName;
 use super::reader;
 use super::stored_mail::StoredMail;
@@ -114,11 +114,11 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
             index,
         };
 
-        let seized =
-            self.shared
-                .queues
-                .lock()
-                .seize(&queue, place, Entry::of_delivery(manifest, delivery));
+        let seized = self.shared.queues.lock().seize(
+            &queue,
+            place,
+            QueueEntry::of_delivery(manifest, delivery),
+        );
 
         seized
             .map(|token| self.seized.push((token, None)))
@@ -190,7 +190,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
 
         let key = keys::delivery(manifest.id, index);
         self.changes.put(key, codec::encode(delivery));
-        self.enqueue(queue, place, Entry::of_delivery(manifest, delivery));
+        self.enqueue(queue, place, QueueEntry::of_delivery(manifest, delivery));
     }
 
     /// Counts a delivery of a new mail that has ended already.
@@ -209,7 +209,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
     }
 
     /// Puts a delivery into a queue that nobody has.
-    pub(super) fn enqueue(&mut self, queue: QueueName, place: QueuePosition, entry: Entry) {
+    pub(super) fn enqueue(&mut self, queue: QueueName, place: QueuePosition, entry: QueueEntry) {
         self.look_at_queues();
         self.changes.enqueue(self.shared, &queue, &place, &entry);
         self.enqueued.push((queue, place, entry));
@@ -233,9 +233,9 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
             return self.commit_beside(syncer, changes);
         }
 
-        let (batch, told) = changes.seal(self.shared, &mut self.totals);
+        let (batch, records) = changes.seal(self.shared, &mut self.totals);
         let written = self.shared.write(batch);
-        let outcome = written.and_then(|()| self.shared.keep(told));
+        let outcome = written.and_then(|()| self.shared.keep(records));
 
         let mut queues = self.shared.queues.lock();
         for (token, next) in self.seized.drain(..) {
@@ -261,7 +261,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
 
         drop(queues);
         if outcome.is_ok() && !ended.is_empty() {
-            self.shared.untold.lock().extend(ended);
+            self.shared.unreported_ends.lock().extend(ended);
             self.shared.next_timer.store(i64::MIN, Ordering::Relaxed);
         }
 
@@ -280,7 +280,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
         syncer.make_room();
 
         let bytes = changes.weight().max(1);
-        let (batch, told) = changes.seal(self.shared, &mut self.totals);
+        let (batch, records) = changes.seal(self.shared, &mut self.totals);
         let outcome = self.shared.write(batch);
         self.before = self.totals.clone();
         self.bytes += bytes;
@@ -289,7 +289,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
             outcome: outcome.clone(),
             bytes,
             totals: self.totals.clone(),
-            entries: told,
+            entries: records,
             answers: Vec::new(),
             wakes: false,
             began,
@@ -360,9 +360,9 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
             let manifest = reader::manifest(&self.shared.store, place.mail)
                 .ok()
                 .flatten();
-            let ended = Happened::became(place.mail, manifest.as_ref(), &delivery, false, now);
-            self.changes.tell(ended);
-            self.tell_end(place.mail, delivery.recipient, reason);
+            let ended = JournalEntry::became(place.mail, manifest.as_ref(), &delivery, false, now);
+            self.changes.add_entry(ended);
+            self.report_end(place.mail, delivery.recipient, reason);
         } else {
             let entry = self.entry_at(queue, &place)?;
             self.changes.dequeue(self.shared, queue, &place, &entry);
@@ -372,7 +372,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
     }
 
     /// What stands beside a place in a queue; where that cannot be read, that it is there.
-    fn entry_at(&self, queue: &QueueName, place: &QueuePosition) -> Result<Entry, SpoolError> {
+    fn entry_at(&self, queue: &QueueName, place: &QueuePosition) -> Result<QueueEntry, SpoolError> {
         let id = self.shared.ids.read().id(&queue.route);
         let value = match id {
             Some(id) => self
@@ -383,8 +383,8 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
         };
 
         Ok(value
-            .and_then(|value| Entry::from_bytes(&value))
-            .unwrap_or(Entry {
+            .and_then(|value| QueueEntry::from_bytes(&value))
+            .unwrap_or(QueueEntry {
                 size: 0,
                 expires_at: Timestamp::MAX,
                 tried: false,
@@ -394,13 +394,18 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
     }
 
     /// Has the journal tell what became of a delivery that nobody tried.
-    pub(super) fn tell_became(&mut self, manifest: &Manifest, delivery: &Delivery, now: Timestamp) {
-        let became = Happened::became(manifest.id, Some(manifest), delivery, false, now);
-        self.changes.tell(became);
+    pub(super) fn add_outcome_entry(
+        &mut self,
+        manifest: &Manifest,
+        delivery: &Delivery,
+        now: Timestamp,
+    ) {
+        let became = JournalEntry::became(manifest.id, Some(manifest), delivery, false, now);
+        self.changes.add_entry(became);
     }
 
     /// Has the next sweep tell that a delivery has ended without a user's request.
-    pub(super) fn tell_end(&mut self, mail: MailId, recipient: Address, reason: DeadReason) {
+    pub(super) fn report_end(&mut self, mail: MailId, recipient: Address, reason: DeadReason) {
         self.ended.push(EndedDelivery {
             mail,
             recipient,

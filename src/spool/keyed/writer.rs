@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::SpoolState;
 use super::answer::{CommitAnswer, ReplySender};
 use super::bounding::Bounding;
-use super::command::{Command, GroupCommand, Operation};
+use super::command::{GroupCommand, Operation, WriterCommand};
 use super::group::Group;
 use super::healing::RETRY_AFTER;
 use super::large_mail;
@@ -36,7 +36,7 @@ const UNSYNCED_BYTES: usize = 2 * 1024 * 1024;
 pub(super) fn run<S: Store>(
     shared: &SpoolState<S>,
     syncer: &Syncer<S>,
-    commands: mpsc::Receiver<Command<S>>,
+    commands: mpsc::Receiver<WriterCommand<S>>,
     totals: Totals,
 ) {
     let mut writer = Writer {
@@ -55,15 +55,15 @@ pub(super) fn run<S: Store>(
 
     while let Some(command) = writer.next_command() {
         match command {
-            Command::Group(first) => writer.write_group(first),
-            Command::Operate(change) => {
+            WriterCommand::Group(first) => writer.write_group(first),
+            WriterCommand::Operate(change) => {
                 // It reads the queues in memory, which the syncer brings up to date.
                 syncer.finish();
                 writer.change(change);
             }
-            Command::Sweep(now, reply) => writer.sweep(now, reply),
-            Command::Pass(reply) => _ = reply.send(()),
-            Command::Close(reply) => _ = reply.send(writer.close()),
+            WriterCommand::Sweep(now, reply) => writer.sweep(now, reply),
+            WriterCommand::Pass(reply) => _ = reply.send(()),
+            WriterCommand::Close(reply) => _ = reply.send(writer.close()),
         }
     }
 
@@ -76,9 +76,9 @@ pub(super) fn run<S: Store>(
 pub(super) struct Writer<'a, S> {
     pub shared: &'a SpoolState<S>,
     pub syncer: &'a Syncer<S>,
-    commands: mpsc::Receiver<Command<S>>,
+    commands: mpsc::Receiver<WriterCommand<S>>,
     /// A command that was received and comes after the group that is being gathered.
-    next: Option<Command<S>>,
+    next: Option<WriterCommand<S>>,
     /// Closing: only the commands that have arrived are still handled.
     is_closed: bool,
     pub totals: Totals,
@@ -95,7 +95,7 @@ pub(super) struct Writer<'a, S> {
 impl<S: Store> Writer<'_, S> {
     /// Waits for the next command; `None` once all senders are dropped. While it waits, a store
     /// that has failed is reopened, and interval syncs are made.
-    fn next_command(&mut self) -> Option<Command<S>> {
+    fn next_command(&mut self) -> Option<WriterCommand<S>> {
         if self.next.is_some() {
             return self.next.take();
         }
@@ -133,14 +133,14 @@ impl<S: Store> Writer<'_, S> {
     /// Writes a command, and those that wait behind it in the same commit.
     fn write_group(&mut self, first: GroupCommand<S>) {
         self.make_space(&first);
-        let mut group = Group::default();
+        let mut group = CommitGroup::default();
         self.gather(&mut group, first);
 
         let mut is_last = false;
         while group.commands < GROUP_COMMANDS && group.changes.weight() < GROUP_BYTES {
             match self.commands.try_recv() {
                 // A command for which space must be made first begins the next group.
-                Ok(Command::Group(command)) if self.has_space(&command) => {
+                Ok(WriterCommand::Group(command)) if self.has_space(&command) => {
                     self.gather(&mut group, command);
                 }
                 Ok(later) => {
@@ -232,7 +232,7 @@ impl<S: Store> Writer<'_, S> {
     }
 
     /// Writes a group and passes it to the syncer. `alone`: it is one command, and none waits.
-    pub(super) fn commit(&mut self, group: Group<S>, alone: bool) {
+    pub(super) fn commit(&mut self, group: CommitGroup<S>, alone: bool) {
         let bytes = group.changes.weight().max(1);
         let began = Instant::now();
         self.syncer.make_room();

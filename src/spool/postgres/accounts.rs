@@ -28,11 +28,11 @@ SELECT concat_ws(' ', name, pending, day, accepted), (SELECT max(commits) FROM h
 
 /// What is known of the accounts, and since which commit.
 #[derive(Default)]
-pub(super) struct Accounts {
+pub(super) struct AccountCounts {
     known: Mutex<HashMap<i64, (i64, Account)>>,
 }
 
-impl Accounts {
+impl AccountCounts {
     pub(super) fn of(&self, name: u64) -> Account {
         let known = self.known.lock();
         let account = known.get(&name.cast_signed());
@@ -83,11 +83,11 @@ pub(super) fn read(texts: &[String]) -> Vec<AccountAtCommit> {
 
 /// How accounts change in a commit.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Changes {
+pub(super) struct AccountChanges {
     of: HashMap<i64, (i64, i64, i64)>,
 }
 
-impl Changes {
+impl AccountChanges {
     /// So many more are pending of this account; 0 is nobody's.
     pub(super) fn pending(&mut self, account: i64, by: i64) {
         if account != 0 {
@@ -109,8 +109,8 @@ impl Changes {
         }
     }
 
-    pub(super) fn columns(&self) -> Columns {
-        let mut columns = Columns::default();
+    pub(super) fn columns(&self) -> AccountColumns {
+        let mut columns = AccountColumns::default();
         for (name, (pending, day, accepted)) in &self.of {
             columns.names.push(*name);
             columns.pending.push(*pending);
@@ -123,7 +123,7 @@ impl Changes {
 
 /// The changes as `count_accounts` takes them.
 #[derive(Default)]
-pub(super) struct Columns {
+pub(super) struct AccountColumns {
     pub names: Vec<i64>,
     pub pending: Vec<i64>,
     pub days: Vec<i64>,

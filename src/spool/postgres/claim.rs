@@ -15,7 +15,7 @@ use super::ending;
 use super::lease_table::HeldDelivery;
 use super::link::{Connected, StatementFailure, judge};
 use super::rows::{self, OF_READY};
-use super::shared::{Committed, Core, tell_ends};
+use super::shared::{Committed, NodeState, report_ends};
 use crate::delivery::{DeadReason, Delivery, Requester, Route, Stage};
 use crate::mail::{MailId, Priority, Timestamp};
 use crate::spool::{Claim, ClaimRequest, EndedDelivery, Lease, LeaseKeeper, Manifest, SpoolError};
@@ -51,46 +51,37 @@ struct QueueFronts {
 }
 
 pub(super) async fn claim(
-    core: &Arc<Core>,
+    node: &Arc<NodeState>,
     request: ClaimRequest,
 ) -> Result<Vec<Claim>, SpoolError> {
-    core.hints.told_now(request.now);
-    if let Some(failure) = core.failure() {
+    node.hints.saw_clock(request.now);
+    if let Some(failure) = node.failure() {
         return Err(failure);
     }
     if request.turns.is_empty() && request.critical_only == 0 {
         return Ok(Vec::new());
     }
 
-    let core = Arc::clone(core);
+    let node = Arc::clone(node);
     // A caller that goes away must not leave a transaction open.
     let task = tokio::spawn(async move {
-        let mut gather_until = core.claim_turn.lock().await;
-        if let Some(until) = *gather_until {
-            tokio::time::sleep_until(until.into()).await;
-        }
-        core.until_released().await;
-        let began = Instant::now();
+        let _turn = node.claim_turn.lock().await;
+        node.until_released().await;
         let mut tries = 0;
         loop {
             tries += 1;
-            let on = core.on(&core.claiming).await?;
-            let error = match take(&core, &on, &request).await {
-                Ok(claims) => {
-                    let is_short = claims.len() < request.turns.len();
-                    let took = began.elapsed().min(LONGEST_GATHERING);
-                    *gather_until = is_short.then(|| Instant::now() + took);
-                    return Ok(claims);
-                }
+            let on = node.on(&node.claiming).await?;
+            let error = match take(&node, &on, &request).await {
+                Ok(claims) => return Ok(claims),
                 Err(error) => error,
             };
-            core.hints.stir([super::hints::ANY_ROUTE]);
-            core.has_doubt.store(true, Ordering::SeqCst);
+            node.hints.stir([super::hints::ANY_ROUTE]);
+            node.has_doubt.store(true, Ordering::SeqCst);
             if on.rollback().await.is_err() {
-                core.claiming.discard().await;
+                node.claiming.discard().await;
             }
             if judge(&error) != StatementFailure::Busy || tries >= 3 {
-                return Err(core.failed(&error));
+                return Err(node.failed(&error));
             }
         }
     });
@@ -122,35 +113,33 @@ RETURNING r.mail, r.idx, r.route, r.due AS at, r.stage, 0::smallint AS reason, r
 
 const MAILS: &str = "SELECT id AS mail, manifest, expires_at, body FROM mails WHERE id = ANY($1)";
 
-type Failure = tokio_postgres::Error;
-
 async fn take(
-    core: &Arc<Core>,
+    node: &Arc<NodeState>,
     on: &Connected,
     request: &ClaimRequest,
-) -> Result<Vec<Claim>, Failure> {
-    let session = core.session();
-    core.routes.name_all(on, &request.routes).await?;
+) -> Result<Vec<Claim>, tokio_postgres::Error> {
+    let session = node.session();
+    node.routes.name_all(on, &request.routes).await?;
     let routes: Vec<i32> = request
         .routes
         .iter()
-        .filter_map(|route| core.routes.id(route))
+        .filter_map(|route| node.routes.id(route))
         .collect();
 
     if routes.is_empty() {
         return Ok(Vec::new());
     }
 
-    core.hints.claimed(&routes, request.now);
+    node.hints.claimed(&routes, request.now);
     let began = on.begin();
     let mails = i64::try_from(request.turns.len()).unwrap_or(i64::MAX);
     let critical = mails + i64::try_from(request.critical_only).unwrap_or(0);
     let most_of_one = i64::try_from(request.max_recipients.clamp(1, 100)).unwrap_or(100);
     let wanted = |mails: i64| if mails == 0 { 0 } else { mails + most_of_one };
     let limits = [wanted(critical), wanted(mails), wanted(mails)];
-    let first = candidates(core, on, session, &routes, limits, request);
+    let first = candidates(node, on, session, &routes, limits, request);
     let (_, mut fronts) = futures::future::try_join(began, first).await?;
-    let may_take_suspect = !core.leases.lock().has_suspect();
+    let may_take_suspect = !node.leases.lock().has_suspect();
 
     let mut limit = critical + most_of_one;
     let taken = loop {
@@ -159,13 +148,13 @@ async fn take(
             break taken;
         }
         limit = (limit * 8).min(MOST_ROWS);
-        fronts = candidates(core, on, session, &routes, [limit; 3], request).await?;
+        fronts = candidates(node, on, session, &routes, [limit; 3], request).await?;
     };
 
     let found = fronts.queues.values().map(VecDeque::len).sum::<usize>();
     if !taken.is_empty() || found > 0 {
         // There may be more of it, and whatever was left is still there.
-        core.hints.is_more(&routes);
+        node.hints.is_more(&routes);
     }
     if taken.is_empty() {
         on.rollback().await?;
@@ -194,29 +183,29 @@ async fn take(
 
     let commit = on.commit();
     let (leased, read, ()) = futures::future::try_join3(leased, read, commit).await?;
-    core.routes.learn_those(on, &leased).await?;
-    let (claims, broken) = claims(core, session, taken, &leased, &read);
+    node.routes.learn_those(on, &leased).await?;
+    let (claims, broken) = claims(node, session, taken, &leased, &read);
 
     if !broken.is_empty() {
-        quarantine(core, session, broken).await;
+        quarantine(node, session, broken).await;
     }
     Ok(claims)
 }
 
 /// Ends what was leased and cannot be sent, because it or its mail cannot be read.
-async fn quarantine(core: &Arc<Core>, session: i32, broken: Vec<(Uuid, i32)>) {
-    let now = core.hints.now();
-    let ended = core
-        .change(move |core, on| {
+async fn quarantine(node: &Arc<NodeState>, session: i32, broken: Vec<(Uuid, i32)>) {
+    let now = node.hints.now();
+    let ended = node
+        .change(move |node, on| {
             let broken = broken.clone();
-            async move { quarantine_in(core, on, session, &broken, now).await }.boxed()
+            async move { quarantine_in(node, on, session, &broken, now).await }.boxed()
         })
         .await;
 
     match ended {
-        Ok(told) => {
-            core.hints.sweep_at(core.kept_until(now.as_millis()));
-            tell_ends(core, told);
+        Ok(ended) => {
+            node.hints.sweep_at(node.kept_until(now.as_millis()));
+            report_ends(node, ended);
         }
         // They are this session's, and handed out by nobody.
         Err(error) => tracing::error!(%error, "what cannot be read could not be set aside"),
@@ -224,12 +213,12 @@ async fn quarantine(core: &Arc<Core>, session: i32, broken: Vec<(Uuid, i32)>) {
 }
 
 async fn quarantine_in(
-    core: &Core,
+    node: &NodeState,
     on: &Connected,
     session: i32,
     broken: &[(Uuid, i32)],
     now: Timestamp,
-) -> Result<(Vec<EndedDelivery>, Option<Committed>), Failure> {
+) -> Result<(Vec<EndedDelivery>, Option<Committed>), tokio_postgres::Error> {
     let (mails, places): (Vec<Uuid>, Vec<i32>) = broken.iter().copied().unzip();
     let rows = on
         .query(
@@ -242,7 +231,7 @@ async fn quarantine_in(
         .await?;
 
     let reason = DeadReason::Quarantined;
-    let endings = ending::taken(core, on, &rows, |_| Stage::Dead { at: now, reason }).await?;
+    let endings = ending::taken(node, on, &rows, |_| Stage::Dead { at: now, reason }).await?;
     // Where a delivery can be read it is its mail that cannot.
     let whole = endings.iter().filter(|ending| ending.unread.is_none());
 
@@ -255,20 +244,20 @@ async fn quarantine_in(
     )
     .await?;
 
-    let committed = ending::end_all(core, on, &Requester::default(), None, &endings).await?;
+    let committed = ending::end_all(node, on, &Requester::default(), None, &endings).await?;
 
-    Ok((ending::told(&endings), committed))
+    Ok((ending::reports(&endings), committed))
 }
 
 /// Locks the front rows of the queues; at most so many of each by priority.
 async fn candidates(
-    core: &Core,
+    node: &NodeState,
     on: &Connected,
     session: i32,
     routes: &[i32],
     limits: [i64; 3],
     request: &ClaimRequest,
-) -> Result<QueueFronts, Failure> {
+) -> Result<QueueFronts, tokio_postgres::Error> {
     let (mut of, mut priorities, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
     let (mut lows, mut known) = (Vec::new(), u64::MAX);
     for route in routes {
@@ -277,7 +266,7 @@ async fn candidates(
                 of.push(*route);
                 priorities.push(priority);
                 wanted.push(limit);
-                let (low, lowered) = core.hints.low(*route, priority);
+                let (low, lowered) = node.hints.low(*route, priority);
                 lows.push(low);
                 known = known.min(lowered);
             }
@@ -315,7 +304,7 @@ async fn candidates(
 
     // What others have locked may come back: where nothing is seen it is looked for from the front.
     for (queue, first) in first_dues {
-        core.hints.found(queue, first, known);
+        node.hints.found(queue, first, known);
     }
 
     let cut = queues
@@ -450,7 +439,7 @@ fn take_one(
 
 /// What was leased, as the senders get it; and what cannot be sent.
 fn claims(
-    core: &Arc<Core>,
+    node: &Arc<NodeState>,
     session: i32,
     taken: Vec<ClaimedDeliveries>,
     leased: &[tokio_postgres::Row],
@@ -471,7 +460,7 @@ fn claims(
     let mut broken = Vec::new();
     let mut deliveries: HashMap<(MailId, u16), (Delivery, i32)> = HashMap::new();
     for row in leased {
-        match rows::whole_delivery(row, &core.routes) {
+        match rows::whole_delivery(row, &node.routes) {
             Ok((mail, index, delivery)) if mails.contains_key(&mail) => {
                 deliveries.insert((mail, index), (delivery, row.get("takeovers")));
             }
@@ -479,10 +468,10 @@ fn claims(
         }
     }
 
-    let keeper: Weak<dyn LeaseKeeper> = Arc::downgrade(core) as Weak<dyn LeaseKeeper>;
+    let keeper: Weak<dyn LeaseKeeper> = Arc::downgrade(node) as Weak<dyn LeaseKeeper>;
     let mut claims = Vec::with_capacity(taken.len());
-    let mut leases = core.leases.lock();
-    if core.session() != session {
+    let mut leases = node.leases.lock();
+    if node.session() != session {
         // It was taken over meanwhile: whatever was leased to it is not ours.
         return (Vec::new(), Vec::new());
     }

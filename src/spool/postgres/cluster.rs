@@ -12,7 +12,7 @@ use super::PostgresNode;
 use super::link::Connected;
 use super::reading::ask;
 use super::rows;
-use super::shared::Core;
+use super::shared::NodeState;
 use crate::mail::{MailId, Timestamp};
 use crate::spool::SpoolError;
 use crate::spool::cluster::{Cluster, NodeStatus, Orders};
@@ -21,8 +21,11 @@ use crate::spool::cluster::{Cluster, NodeStatus, Orders};
 const RECALL_LIFETIME: Duration = Duration::from_secs(60);
 
 /// Reads what is to be obeyed, and tells of it where it is new.
-pub(super) async fn read_orders(core: &Core, on: &Connected) -> Result<(), tokio_postgres::Error> {
-    let adding = core.adding.load(Ordering::Acquire);
+pub(super) async fn read_orders(
+    node: &NodeState,
+    on: &Connected,
+) -> Result<(), tokio_postgres::Error> {
+    let adding = node.adding.load(Ordering::Acquire);
     let rows = on
         .query(
             "SELECT ARRAY(SELECT relay FROM paused ORDER BY relay),
@@ -35,14 +38,14 @@ pub(super) async fn read_orders(core: &Core, on: &Connected) -> Result<(), tokio
         return Ok(());
     };
 
-    if adding.is_multiple_of(2) && core.adding.load(Ordering::Acquire) == adding {
-        core.suppresses.store(row.get(2), Ordering::Release);
+    if adding.is_multiple_of(2) && node.adding.load(Ordering::Acquire) == adding {
+        node.suppresses.store(row.get(2), Ordering::Release);
     }
     let wanted: Vec<uuid::Uuid> = row.get(1);
 
     let paused = row.get::<_, Vec<String>>(0).into_iter().collect();
     let wanted_back = wanted.into_iter().map(rows::mail_id).collect();
-    order(core, |orders| {
+    order(node, |orders| {
         orders.paused = paused;
         orders.wanted_back = wanted_back;
     });
@@ -50,8 +53,8 @@ pub(super) async fn read_orders(core: &Core, on: &Connected) -> Result<(), tokio
 }
 
 /// Changes what is to be obeyed, and tells of it where that is new.
-pub(super) fn order(core: &Core, change: impl FnOnce(&mut Orders)) {
-    let is_new = core.orders.send_if_modified(|known| {
+pub(super) fn order(node: &NodeState, change: impl FnOnce(&mut Orders)) {
+    let is_new = node.orders.send_if_modified(|known| {
         let mut orders = Orders::clone(known);
         change(&mut orders);
         let is_new = **known != orders;
@@ -62,13 +65,17 @@ pub(super) fn order(core: &Core, change: impl FnOnce(&mut Orders)) {
     });
 
     if is_new {
-        core.hints.stir([super::hints::ANY_ROUTE]);
-        core.changed.notify_one();
+        node.hints.stir([super::hints::ANY_ROUTE]);
+        node.changed.notify_one();
     }
 }
 
 /// Has all nodes stop sending over a relay, or go on.
-pub(super) async fn set_paused(core: &Core, relay: &str, paused: bool) -> Result<(), SpoolError> {
+pub(super) async fn set_paused(
+    node: &NodeState,
+    relay: &str,
+    paused: bool,
+) -> Result<(), SpoolError> {
     let sql = match paused {
         true => {
             "WITH h AS (UPDATE head SET commits = commits + 1)
@@ -79,24 +86,24 @@ pub(super) async fn set_paused(core: &Core, relay: &str, paused: bool) -> Result
         }
     };
 
-    let done: Result<u64, SpoolError> = ask!(core, on => on.execute(sql, &[&relay]));
+    let done: Result<u64, SpoolError> = ask!(node, on => on.execute(sql, &[&relay]));
     done?;
-    let read: Result<(), SpoolError> = ask!(core, on => read_orders(core, &on));
+    let read: Result<(), SpoolError> = ask!(node, on => read_orders(node, &on));
     read
 }
 
 #[async_trait]
 impl Cluster for PostgresNode {
     async fn nodes(&self) -> Result<Vec<NodeStatus>, SpoolError> {
-        let core = &self.core;
-        let rows: Result<Vec<Row>, SpoolError> = ask!(core, on => on.query(
+        let node = &self.node;
+        let rows: Result<Vec<Row>, SpoolError> = ask!(node, on => on.query(
             "SELECT s.id, s.node, s.version, (extract(epoch FROM s.since) * 1000)::bigint,
                (extract(epoch FROM s.seen) * 1000)::bigint, s.holds
              FROM sessions s WHERE s.seen >= now() - s.lease_ms * interval '1 ms' ORDER BY s.id",
             &[],
         ));
 
-        let own = core.session();
+        let own = node.session();
         Ok(rows?
             .iter()
             .map(|row| NodeStatus {
@@ -112,10 +119,10 @@ impl Cluster for PostgresNode {
     }
 
     async fn want_back(&self, mail: MailId) -> Result<(), SpoolError> {
-        let core = &self.core;
+        let node = &self.node;
         let mail = rows::uuid(mail);
         let seconds = i64::try_from(RECALL_LIFETIME.as_secs()).unwrap_or(60);
-        let done: Result<u64, SpoolError> = ask!(core, on => on.execute(
+        let done: Result<u64, SpoolError> = ask!(node, on => on.execute(
             "WITH h AS (UPDATE head SET commits = commits + 1),
                o AS (DELETE FROM wanted_back WHERE at < now() - $2 * interval '1 s' AND mail <> $1)
              INSERT INTO wanted_back (mail) VALUES ($1) ON CONFLICT (mail) DO UPDATE
@@ -126,11 +133,11 @@ impl Cluster for PostgresNode {
     }
 
     fn warnings(&self) -> Vec<String> {
-        let (horizon, skew) = (self.core.horizon.warning(), self.core.skew.warning());
+        let (horizon, skew) = (self.node.horizon.warning(), self.node.skew.warning());
         horizon.into_iter().chain(skew).collect()
     }
 
     fn orders(&self) -> watch::Receiver<Arc<Orders>> {
-        self.core.orders.subscribe()
+        self.node.orders.subscribe()
     }
 }

@@ -29,7 +29,7 @@ const POOL_CHECKS: usize = 8;
 /// Where the database is, and as whom.
 pub(super) struct Connector {
     /// The servers of which one is it.
-    servers: Vec<Server>,
+    servers: Vec<DatabaseServer>,
     tls: Option<MakeRustlsConnect>,
     role: String,
     /// What is done first on each connection.
@@ -41,7 +41,7 @@ pub(super) struct Connector {
 }
 
 /// One server, and the way to it.
-struct Server {
+struct DatabaseServer {
     config: Config,
     is_encrypted: bool,
 }
@@ -97,7 +97,10 @@ impl Connector {
         Ok(connected)
     }
 
-    async fn connect_to(&self, server: &Server) -> Result<Connected, tokio_postgres::Error> {
+    async fn connect_to(
+        &self,
+        server: &DatabaseServer,
+    ) -> Result<Connected, tokio_postgres::Error> {
         let (client, driver) = match &self.tls {
             Some(tls) if server.is_encrypted => {
                 let (client, connection) = server.config.connect(tls.clone()).await?;
@@ -190,7 +193,7 @@ where
 }
 
 /// The servers that a configuration names, each by itself.
-fn servers(config: &Config, extra: &TlsParameters) -> Result<Vec<Server>, String> {
+fn servers(config: &Config, extra: &TlsParameters) -> Result<Vec<DatabaseServer>, String> {
     let (hosts, addresses) = (config.get_hosts(), config.get_hostaddrs());
     let ports = config.get_ports();
     let count = hosts.len().max(addresses.len());
@@ -216,7 +219,7 @@ fn server(
     extra: &TlsParameters,
     n: usize,
     has_others: bool,
-) -> Result<Server, String> {
+) -> Result<DatabaseServer, String> {
     let host = config.get_hosts().get(n);
     let is_encrypted = is_encrypted(host, extra)?;
     let mut one = Config::new();
@@ -268,7 +271,7 @@ fn server(
     .keepalives_retries(3)
     .tcp_user_timeout(Duration::from_secs(10));
 
-    Ok(Server {
+    Ok(DatabaseServer {
         config: one,
         is_encrypted,
     })

@@ -5,16 +5,14 @@ use std::sync::Arc;
 
 use super::PostgresSpool;
 use super::link::{Connected, Link};
-use super::routes::Routes;
+use super::routes::RouteNumbers;
 use super::schema::{self, Migrate};
 use crate::spool::SpoolError;
-
-type Failure = tokio_postgres::Error;
 
 /// A spool that is looked at or filled without being a node of it.
 pub(in crate::spool) struct DetachedSpool {
     pub(super) on: Arc<Connected>,
-    pub(super) routes: Routes,
+    pub(super) routes: RouteNumbers,
     /// Its name for people.
     name: String,
 }
@@ -38,7 +36,7 @@ impl DetachedSpool {
         schema::prepare(&on.client, &spool.schema, &connector.name, migrate).await?;
         let detached = DetachedSpool {
             on,
-            routes: Routes::default(),
+            routes: RouteNumbers::default(),
             name,
         };
 
@@ -50,7 +48,7 @@ impl DetachedSpool {
         Ok(detached)
     }
 
-    pub(super) fn failed(&self, error: &Failure) -> SpoolError {
+    pub(super) fn failed(&self, error: &tokio_postgres::Error) -> SpoolError {
         SpoolError::Unreachable {
             database: self.name.clone(),
             reason: super::link::reason(error),
@@ -66,7 +64,7 @@ impl DetachedSpool {
 
     /// Refuses while a node has it open, or mail waits in the outbox that is none yet.
     pub(super) async fn check_alone(&self) -> Result<(), SpoolError> {
-        let failed = |e: Failure| self.failed(&e);
+        let failed = |e: tokio_postgres::Error| self.failed(&e);
         let nodes = self
             .on
             .query(

@@ -11,18 +11,16 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::link::Connected;
-use super::routes::Routes;
-use super::rows::{self, PENDING, Totals, stage_columns};
-use super::shared::{Committed, Core, bump};
+use super::routes::RouteNumbers;
+use super::rows::{self, PENDING, TotalsChange, stage_columns};
+use super::shared::{Committed, NodeState, bump};
 use crate::delivery::{Delivery, Requester, Stage};
 use crate::mail::{MailId, Timestamp};
-use crate::spool::keyed::journal::entry::{Entry, PendingEntries};
+use crate::spool::keyed::journal::entry::{JournalEntry, PendingEntries};
 use crate::spool::{EndedDelivery, Manifest, codec};
 
-type Failure = tokio_postgres::Error;
-
 /// A delivery that ends, and what its row says besides.
-pub(super) struct Ending {
+pub(super) struct EndedRow {
     pub mail: MailId,
     pub index: u16,
     pub priority: i16,
@@ -35,17 +33,17 @@ pub(super) struct Ending {
 
 /// Rows that were taken out of `ready`, each with the stage in which it ends.
 pub(super) async fn taken(
-    core: &Core,
+    node: &NodeState,
     on: &Connected,
     rows: &[Row],
     end: impl Fn(&Row) -> Stage,
-) -> Result<Vec<Ending>, Failure> {
-    core.routes.learn_those(on, rows).await?;
+) -> Result<Vec<EndedRow>, tokio_postgres::Error> {
+    node.routes.learn_those(on, rows).await?;
     let endings = rows.iter().map(|row| {
-        let read = rows::delivery(row, &core.routes);
+        let read = rows::delivery(row, &node.routes);
         let mut delivery = read.delivery;
         delivery.stage = end(row);
-        Ending {
+        EndedRow {
             mail: read.mail,
             index: read.index,
             priority: row.get("priority"),
@@ -59,7 +57,7 @@ pub(super) async fn taken(
 }
 
 /// The deliveries that ended without a user's request, as they are told of.
-pub(super) fn told(endings: &[Ending]) -> Vec<EndedDelivery> {
+pub(super) fn reports(endings: &[EndedRow]) -> Vec<EndedDelivery> {
     let dead = endings.iter().filter_map(|ending| {
         let Stage::Dead { reason, .. } = ending.delivery.stage else {
             return None;
@@ -76,15 +74,15 @@ pub(super) fn told(endings: &[Ending]) -> Vec<EndedDelivery> {
 /// Writes what was taken out of `ready` into `ended`, and tells of it: done by this one, and last,
 /// of the act that it was, if it was one.
 pub(super) async fn end_all(
-    core: &Core,
+    node: &NodeState,
     on: &Connected,
     by: &Requester,
-    act: Option<Entry<'_>>,
-    endings: &[Ending],
-) -> Result<Option<Committed>, Failure> {
+    act: Option<JournalEntry<'_>>,
+    endings: &[EndedRow],
+) -> Result<Option<Committed>, tokio_postgres::Error> {
     let manifests = manifests(on, endings.iter().map(|ending| ending.mail)).await?;
-    let mut totals = Totals::default();
-    let mut told = PendingEntries::default();
+    let mut totals = TotalsChange::default();
+    let mut entries = PendingEntries::default();
     for ending in endings {
         let (stage, ..) = stage_columns(&ending.delivery.stage);
         totals.add(PENDING, ending.priority, -1);
@@ -96,20 +94,24 @@ pub(super) async fn end_all(
             .finished_at()
             .unwrap_or_else(Timestamp::now);
         let manifest = manifests.get(&ending.mail);
-        let became = Entry::became(ending.mail, manifest, &ending.delivery, false, at);
-        told.tell(became.by(by));
+        let became = JournalEntry::became(ending.mail, manifest, &ending.delivery, false, at);
+        entries.push(became.by(by));
     }
-    told.tell_all(act);
+    entries.extend(act);
 
-    insert(core, on, endings).await?;
-    bump(on, told, &totals).await
+    insert(node, on, endings).await?;
+    bump(on, entries, &totals).await
 }
 
 /// Writes deliveries into `ended`.
-pub(super) async fn insert(core: &Core, on: &Connected, endings: &[Ending]) -> Result<(), Failure> {
-    let mut columns = Columns::default();
+pub(super) async fn insert(
+    node: &NodeState,
+    on: &Connected,
+    endings: &[EndedRow],
+) -> Result<(), tokio_postgres::Error> {
+    let mut columns = EndedColumns::default();
     for ending in endings {
-        columns.add(&core.routes, ending);
+        columns.add(&node.routes, ending);
     }
     columns.insert(on).await?;
     set_aside(on, endings).await
@@ -117,7 +119,7 @@ pub(super) async fn insert(core: &Core, on: &Connected, endings: &[Ending]) -> R
 
 /// Deliveries as the columns of `ended`.
 #[derive(Default)]
-pub(super) struct Columns {
+pub(super) struct EndedColumns {
     pub mails: Vec<Uuid>,
     pub places: Vec<i32>,
     pub routes: Vec<i32>,
@@ -131,8 +133,8 @@ pub(super) struct Columns {
     pub data: Vec<Vec<u8>>,
 }
 
-impl Columns {
-    pub(super) fn add(&mut self, routes: &Routes, ending: &Ending) {
+impl EndedColumns {
+    pub(super) fn add(&mut self, routes: &RouteNumbers, ending: &EndedRow) {
         let delivery = &ending.delivery;
         let (stage, at, reason) = stage_columns(&delivery.stage);
         self.mails.push(rows::uuid(ending.mail));
@@ -149,7 +151,7 @@ impl Columns {
         self.data.push(codec::encode(delivery));
     }
 
-    pub(super) async fn insert(&self, on: &Connected) -> Result<(), Failure> {
+    pub(super) async fn insert(&self, on: &Connected) -> Result<(), tokio_postgres::Error> {
         on.execute(
         "INSERT INTO ended (mail, idx, route, priority, at, stage, reason, token, tries, counted,
           crashes, data)
@@ -180,7 +182,7 @@ impl Columns {
 }
 
 /// Keeps the bytes of what could not be read.
-async fn set_aside(on: &Connected, endings: &[Ending]) -> Result<(), Failure> {
+async fn set_aside(on: &Connected, endings: &[EndedRow]) -> Result<(), tokio_postgres::Error> {
     for ending in endings {
         let Some(unread) = &ending.unread else {
             continue;
@@ -202,7 +204,7 @@ async fn set_aside(on: &Connected, endings: &[Ending]) -> Result<(), Failure> {
 pub(super) async fn manifests(
     on: &Connected,
     mails: impl Iterator<Item = MailId>,
-) -> Result<HashMap<MailId, Manifest>, Failure> {
+) -> Result<HashMap<MailId, Manifest>, tokio_postgres::Error> {
     let mut ids: Vec<Uuid> = mails.map(rows::uuid).collect();
     ids.sort_unstable();
     ids.dedup();

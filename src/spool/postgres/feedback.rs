@@ -9,23 +9,21 @@ use futures::FutureExt;
 use uuid::Uuid;
 
 use super::link::Connected;
-use super::shared::{Committed, Core, bump};
+use super::shared::{Committed, NodeState, bump};
 use super::{PostgresNode, rows, suppressions};
 use crate::delivery::{Feedback, KEPT_FEEDBACK};
 use crate::mail::{Address, MailId};
-use crate::spool::keyed::journal::entry::{Entry, PendingEntries};
+use crate::spool::keyed::journal::entry::{JournalEntry, PendingEntries};
 use crate::spool::{FeedbackResult, FeedbackStore, Manifest, NewFeedback, SpoolError, codec};
 
 /// How many are kept in one commit.
 const STEP_ENTRIES: usize = 64;
 
-type Failure = tokio_postgres::Error;
-
 /// All that came back for these mails, with the places of its deliveries; the oldest first.
 pub(super) async fn of_mails(
     on: &Connected,
     ids: &[Uuid],
-) -> Result<HashMap<Uuid, Vec<FeedbackRow>>, Failure> {
+) -> Result<HashMap<Uuid, Vec<FeedbackRow>>, tokio_postgres::Error> {
     let rows = on
         .query(
             "SELECT mail, idx, id, data FROM feedback WHERE mail = ANY($1) ORDER BY mail, idx, at, \
@@ -59,7 +57,7 @@ pub(super) struct FeedbackRow {
 pub(super) async fn insert(
     on: &Connected,
     new: impl Iterator<Item = (MailId, u16, [u8; 16], &Feedback)>,
-) -> Result<(), Failure> {
+) -> Result<(), tokio_postgres::Error> {
     let (mut mails, mut places, mut ids) = (Vec::new(), Vec::new(), Vec::new());
     let (mut ats, mut data) = (Vec::new(), Vec::new());
     for (mail, index, id, feedback) in new {
@@ -93,7 +91,7 @@ struct KnownDeliveries {
 
 impl KnownDeliveries {
     /// Whoever keeps something of one of these mails at the same time waits.
-    async fn read(on: &Connected, new: &[NewFeedback]) -> Result<Self, Failure> {
+    async fn read(on: &Connected, new: &[NewFeedback]) -> Result<Self, tokio_postgres::Error> {
         let mut ids: Vec<Uuid> = new.iter().map(|one| rows::uuid(one.mail)).collect();
         ids.sort_unstable();
         ids.dedup();
@@ -155,7 +153,7 @@ impl KnownDeliveries {
 async fn keep(
     on: &Connected,
     new: &[NewFeedback],
-) -> Result<(Vec<FeedbackResult>, Option<Committed>), Failure> {
+) -> Result<(Vec<FeedbackResult>, Option<Committed>), tokio_postgres::Error> {
     let mut known = KnownDeliveries::read(on, new).await?;
     let results: Vec<FeedbackResult> = new.iter().map(|one| known.judge(one)).collect();
     let kept: Vec<&NewFeedback> = new
@@ -173,14 +171,15 @@ async fn keep(
         .map(|one| (one.mail, one.index, one.id, &one.feedback));
     insert(on, columns).await?;
 
-    let mut told = PendingEntries::default();
+    let mut entries = PendingEntries::default();
     for one in &kept {
         let mail = rows::uuid(one.mail);
         let manifest = known.manifests.get(&mail);
         let recipient = known.recipients.get(&(mail, i32::from(one.index)));
         if let (Some(manifest), Some(recipient)) = (manifest, recipient) {
-            let happened = Entry::fed_back(manifest, recipient, &one.feedback, one.permanent);
-            told.tell_all(happened);
+            let happened =
+                JournalEntry::fed_back(manifest, recipient, &one.feedback, one.permanent);
+            entries.extend(happened);
         }
     }
 
@@ -192,32 +191,32 @@ async fn keep(
         suppressions::insert(on, &suppressed).await?;
     }
 
-    let committed = bump(on, told, &rows::Totals::default()).await?;
+    let committed = bump(on, entries, &rows::TotalsChange::default()).await?;
     Ok((results, committed))
 }
 
 #[async_trait]
 impl FeedbackStore for PostgresNode {
     async fn keep(&self, new: Vec<NewFeedback>) -> Result<Vec<FeedbackResult>, SpoolError> {
-        let core = &self.core;
+        let node = &self.node;
         let suppresses = new.iter().any(|one| one.suppression.is_some());
 
         // A look that began before this is committed must not say that there is nobody.
-        core.adding.fetch_add(1, Ordering::AcqRel);
+        node.adding.fetch_add(1, Ordering::AcqRel);
         if suppresses {
-            core.suppresses.store(true, Ordering::Release);
+            node.suppresses.store(true, Ordering::Release);
         }
-        let kept = keep_all(core, new).await;
+        let kept = keep_all(node, new).await;
         if suppresses {
-            core.suppresses.store(true, Ordering::Release);
+            node.suppresses.store(true, Ordering::Release);
         }
-        core.adding.fetch_add(1, Ordering::AcqRel);
+        node.adding.fetch_add(1, Ordering::AcqRel);
         kept
     }
 }
 
 async fn keep_all(
-    core: &std::sync::Arc<Core>,
+    node: &std::sync::Arc<NodeState>,
     new: Vec<NewFeedback>,
 ) -> Result<Vec<FeedbackResult>, SpoolError> {
     let mut results = Vec::with_capacity(new.len());
@@ -228,7 +227,7 @@ async fn keep_all(
         if some.is_empty() {
             return Ok(results);
         }
-        let kept = core.change(move |_, on| {
+        let kept = node.change(move |_, on| {
             let some = some.clone();
             async move { keep(on, &some).await }.boxed()
         });

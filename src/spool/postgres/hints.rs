@@ -187,19 +187,19 @@ impl Hints {
         self.pending.load(Ordering::SeqCst)
     }
 
-    pub(super) fn told_now(&self, now: Timestamp) {
+    pub(super) fn saw_clock(&self, now: Timestamp) {
         self.now.store(now.as_millis(), Ordering::Relaxed);
     }
 
     /// About what time it is, by the clock that the callers go by.
     pub(super) fn now(&self) -> Timestamp {
         let wall = Timestamp::now();
-        let told = Timestamp::from_millis(self.now.load(Ordering::Relaxed));
-        let is_near = told.since(wall).max(wall.since(told)).as_secs() < 600;
-        if is_near || told.as_millis() == 0 {
+        let given = Timestamp::from_millis(self.now.load(Ordering::Relaxed));
+        let is_near = given.since(wall).max(wall.since(given)).as_secs() < 600;
+        if is_near || given.as_millis() == 0 {
             wall
         } else {
-            told
+            given
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::link::Connected;
-use super::shared::Core;
+use super::shared::NodeState;
 
 /// How often it is looked at.
 pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(2);
@@ -98,11 +98,11 @@ UNION ALL
 SELECT s.slot_name || ':' || s.xmin::text, format('the replication slot %s', s.slot_name)
 FROM pg_replication_slots s WHERE s.xmin IS NOT NULL";
 
-pub(super) async fn look(core: &Core, on: &Connected) -> Result<(), tokio_postgres::Error> {
+pub(super) async fn look(node: &NodeState, on: &Connected) -> Result<(), tokio_postgres::Error> {
     let rows = on.query(HOLDERS, &[]).await?;
     let holders = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-    core.horizon
-        .seen(holders, (core.lease * 2).max(REPORT_AFTER));
+    node.horizon
+        .seen(holders, (node.lease * 2).max(REPORT_AFTER));
     Ok(())
 }
 

@@ -4,25 +4,23 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::detached::DetachedSpool;
-use super::ending::{Columns, Ending};
+use super::ending::{EndedColumns, EndedRow};
 use super::link::{Connected, quoted};
-use super::rows::{self, PENDING, Totals};
+use super::rows::{self, PENDING, TotalsChange};
 use super::transfer::STEP_MAILS;
 use super::{feedback, put, suppressions};
 use crate::delivery::{DeadReason, Stage};
 use crate::mail::Timestamp;
 use crate::spool::SpoolError;
 use crate::spool::copy::broken_off;
-use crate::spool::transfer::{CopyReport, MailPart, NextPart, Part, STEP_BYTES};
-
-type Failure = tokio_postgres::Error;
+use crate::spool::transfer::{CopyReport, MailPart, NextPart, STEP_BYTES, SpoolPart};
 
 /// Takes what another spool tells, all of it or nothing.
 pub(in crate::spool) async fn take(
     detached: &DetachedSpool,
     from: mpsc::Receiver<NextPart>,
 ) -> Result<CopyReport, SpoolError> {
-    let failed = |e: Failure| detached.failed(&e);
+    let failed = |e: tokio_postgres::Error| detached.failed(&e);
     detached.on.begin().await.map_err(failed)?;
     let taken = take_all(detached, from).await;
     let ended = match &taken {
@@ -40,7 +38,7 @@ async fn take_all(
     detached: &DetachedSpool,
     mut from: mpsc::Receiver<NextPart>,
 ) -> Result<CopyReport, SpoolError> {
-    let failed = |e: Failure| detached.failed(&e);
+    let failed = |e: tokio_postgres::Error| detached.failed(&e);
     // No node begins meanwhile, however long it takes.
     detached
         .on
@@ -92,7 +90,7 @@ async fn take_all(
 #[derive(Default)]
 struct TableImport {
     copied: CopyReport,
-    totals: Totals,
+    totals: TotalsChange,
     /// What the journal is named by, the number after its last event, and its bytes.
     journal: Option<u32>,
     next: i64,
@@ -103,30 +101,34 @@ impl TableImport {
     async fn write(
         &mut self,
         detached: &DetachedSpool,
-        parts: Vec<Part>,
+        parts: Vec<SpoolPart>,
     ) -> Result<(), SpoolError> {
-        let failed = |e: Failure| detached.failed(&e);
+        let failed = |e: tokio_postgres::Error| detached.failed(&e);
         let mut mails = Vec::new();
         for part in parts {
             self.copied.count(&part);
             match part {
-                Part::Mail(mail) => mails.push(*mail),
+                SpoolPart::Mail(mail) => mails.push(*mail),
                 other => self.write_one(detached, other).await.map_err(failed)?,
             }
         }
         self.write_mails(detached, mails).await.map_err(failed)
     }
 
-    async fn write_one(&mut self, detached: &DetachedSpool, part: Part) -> Result<(), Failure> {
+    async fn write_one(
+        &mut self,
+        detached: &DetachedSpool,
+        part: SpoolPart,
+    ) -> Result<(), tokio_postgres::Error> {
         let on = &detached.on;
         match part {
-            Part::Mail(_) => {}
-            Part::Suppression(entry) => suppressions::insert(on, &[entry]).await?,
-            Part::Paused(relay) => {
+            SpoolPart::Mail(_) => {}
+            SpoolPart::Suppression(entry) => suppressions::insert(on, &[entry]).await?,
+            SpoolPart::Paused(relay) => {
                 on.execute("INSERT INTO paused (relay) VALUES ($1)", &[&relay])
                     .await?;
             }
-            Part::Accepted {
+            SpoolPart::Accepted {
                 account,
                 day,
                 accepted,
@@ -141,8 +143,8 @@ impl TableImport {
                 )
                 .await?;
             }
-            Part::Journal(id) => self.journal = Some(id),
-            Part::Told {
+            SpoolPart::Journal(id) => self.journal = Some(id),
+            SpoolPart::JournalRecord {
                 first,
                 events,
                 at,
@@ -167,7 +169,7 @@ impl TableImport {
                 self.next = first + i64::from(events);
                 self.written += entries.len() as i64;
             }
-            Part::Reader { name, at } => {
+            SpoolPart::Reader { name, at } => {
                 let at = i64::try_from(at).unwrap_or(i64::MAX);
                 on.execute(
                     "INSERT INTO readers (name, at) VALUES ($1, $2)",
@@ -175,7 +177,7 @@ impl TableImport {
                 )
                 .await?;
             }
-            Part::Kept { reader, key, value } => {
+            SpoolPart::Kept { reader, key, value } => {
                 on.execute(
                     "INSERT INTO kept (reader, key, value) VALUES ($1, $2, $3)",
                     &[&reader, &key, &value],
@@ -191,7 +193,7 @@ impl TableImport {
         &mut self,
         detached: &DetachedSpool,
         mails: Vec<MailPart>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), tokio_postgres::Error> {
         if mails.is_empty() {
             return Ok(());
         }
@@ -204,7 +206,7 @@ impl TableImport {
             .await?;
 
         let now = Timestamp::now();
-        let (mut waits, mut ended) = (Columns::default(), Columns::default());
+        let (mut waits, mut ended) = (EndedColumns::default(), EndedColumns::default());
         let (mut until, mut sizes, mut whose) = (Vec::new(), Vec::new(), Vec::new());
         for mail in mails {
             let manifest = &mail.manifest;
@@ -220,7 +222,7 @@ impl TableImport {
                 let account = rows::account(manifest);
                 let (stage, ..) = rows::stage_columns(&delivery.stage);
                 self.totals.add(stage, priority, 1);
-                let ending = Ending {
+                let ending = EndedRow {
                     mail: manifest.id,
                     index,
                     priority,
@@ -267,7 +269,7 @@ impl TableImport {
     }
 
     async fn finish(self, detached: &DetachedSpool) -> Result<CopyReport, SpoolError> {
-        let failed = |e: Failure| detached.failed(&e);
+        let failed = |e: tokio_postgres::Error| detached.failed(&e);
         let on = &detached.on;
         let accounts = self.totals.accounts.columns();
         on.query(
@@ -297,7 +299,7 @@ impl TableImport {
 }
 
 /// Writes what was fixed of a mail when it was accepted, and its idempotency key.
-async fn write_mail(on: &Connected, mail: &MailPart) -> Result<(), Failure> {
+async fn write_mail(on: &Connected, mail: &MailPart) -> Result<(), tokio_postgres::Error> {
     let manifest = &mail.manifest;
     let id = rows::uuid(manifest.id);
     let recipients: Vec<String> = mail

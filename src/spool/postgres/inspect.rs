@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::PostgresSpool;
 use super::detached::DetachedSpool;
 use super::reading;
-use super::rows::{self, Totals};
+use super::rows::{self, TotalsChange};
 use super::schema::{self, Migrate};
 use super::transfer::read_these;
 use crate::delivery::{Delivery, Stage};
@@ -22,8 +22,6 @@ const STEP_MAILS: i64 = 500;
 /// The most problems that are told one by one.
 const MOST_PROBLEMS: usize = 1000;
 
-type Failure = tokio_postgres::Error;
-
 impl PostgresSpool {
     /// Reads every record and checks that they agree with each other. Changes nothing; nodes may go
     /// on meanwhile.
@@ -33,7 +31,7 @@ impl PostgresSpool {
     pub async fn verify(&self) -> Result<VerifyReport, SpoolError> {
         let detached = DetachedSpool::open(self, Migrate::Check).await?;
         let mut verified = VerifyReport::default();
-        let mut totals = Totals::default();
+        let mut totals = TotalsChange::default();
         begin(&detached).await?;
 
         let mut problems = Problems::default();
@@ -131,7 +129,7 @@ impl PostgresSpool {
 struct Problems(Vec<String>);
 
 impl Problems {
-    fn tell(&mut self, problem: String) {
+    fn add(&mut self, problem: String) {
         if self.0.len() < MOST_PROBLEMS {
             self.0.push(problem);
         }
@@ -167,7 +165,7 @@ async fn page(
     detached: &DetachedSpool,
     after: Uuid,
 ) -> Result<Option<Vec<InspectedMail>>, SpoolError> {
-    let failed = |e: Failure| detached.failed(&e);
+    let failed = |e: tokio_postgres::Error| detached.failed(&e);
     let mails = detached
         .on
         .query(
@@ -213,18 +211,18 @@ async fn page(
 fn count(
     mail: &InspectedMail,
     verified: &mut VerifyReport,
-    totals: &mut Totals,
+    totals: &mut TotalsChange,
     problems: &mut Problems,
 ) {
     let id = mail.id;
     let manifest = match &mail.manifest {
         Ok(manifest) => manifest,
-        Err(error) => return problems.tell(format!("mail {id} cannot be read: {error}")),
+        Err(error) => return problems.add(format!("mail {id} cannot be read: {error}")),
     };
 
     let count = mail.deliveries.len();
     if count != usize::from(manifest.recipients) {
-        problems.tell(format!(
+        problems.add(format!(
             "mail {id} has {count} of its {} deliveries",
             manifest.recipients
         ));
@@ -235,7 +233,7 @@ fn count(
         let stage = match delivery {
             Ok(delivery) => &delivery.stage,
             Err(error) => {
-                problems.tell(format!("a delivery of mail {id} cannot be read: {error}"));
+                problems.add(format!("a delivery of mail {id} cannot be read: {error}"));
                 continue;
             }
         };
@@ -285,15 +283,15 @@ const AGREEMENTS: &[(&str, &str)] = &[
 
 async fn compare(
     detached: &DetachedSpool,
-    totals: &Totals,
+    totals: &TotalsChange,
     problems: &mut Problems,
-) -> Result<(), Failure> {
+) -> Result<(), tokio_postgres::Error> {
     let on = &detached.on;
     for (sql, what) in AGREEMENTS {
         let rows = on.query(sql, &[]).await?;
         let count: i64 = rows.first().map_or(0, |row| row.get(0));
         if count > 0 {
-            problems.tell(format!("{what}: {count}"));
+            problems.add(format!("{what}: {count}"));
         }
     }
 
@@ -307,7 +305,7 @@ async fn compare(
         .await?;
     let kept: Vec<i64> = head.first().map_or_else(Vec::new, |row| row.get(0));
     if kept != totals.columns() {
-        problems.tell(format!(
+        problems.add(format!(
             "{:?} deliveries wait or have ended by priority, and the totals say {kept:?}",
             totals.columns()
         ));
@@ -325,7 +323,7 @@ async fn compare(
 
     let kept: Vec<(i64, i64)> = kept.iter().map(|row| (row.get(0), row.get(1))).collect();
     if kept != all {
-        problems.tell("what each token and user has pending is not what was counted".into());
+        problems.add("what each token and user has pending is not what was counted".into());
     }
     Ok(())
 }

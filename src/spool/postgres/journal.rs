@@ -13,11 +13,11 @@ use tokio_postgres::Row;
 use super::PostgresNode;
 use super::link::Connected;
 use super::reading::ask;
-use super::rows::Totals;
-use super::shared::{Core, bump};
+use super::rows::TotalsChange;
+use super::shared::{NodeState, bump};
 use crate::delivery::Event;
 use crate::mail::{MailId, Timestamp};
-use crate::spool::keyed::journal::entry::{self, Entry, PendingEntries, RecordHead};
+use crate::spool::keyed::journal::entry::{self, JournalEntry, PendingEntries, RecordHead};
 use crate::spool::{Journal, JournalPage, ReaderChange, ReaderStatus, SpoolError};
 
 /// The longest name of a reader.
@@ -28,7 +28,6 @@ const MOST_LOOKED_THROUGH: i64 = 20_000;
 /// How many rows one step of pruning deletes.
 const PRUNE_STEP: i64 = 5000;
 
-type Failure = tokio_postgres::Error;
 type Events = Vec<Arc<Event>>;
 
 /// The events of a row.
@@ -66,7 +65,7 @@ fn unsigned(value: i64) -> u64 {
 const COLUMNS: &str = "first, events, at, entries";
 
 /// The rows in which the events after a number stand.
-async fn rows_after(on: &Connected, after: u64) -> Result<Vec<Row>, Failure> {
+async fn rows_after(on: &Connected, after: u64) -> Result<Vec<Row>, tokio_postgres::Error> {
     on.query(
         &format!(
             "SELECT {COLUMNS} FROM journal WHERE first + events > $1 AND first >=
@@ -80,7 +79,7 @@ async fn rows_after(on: &Connected, after: u64) -> Result<Vec<Row>, Failure> {
 }
 
 /// The events after a number, of these rows.
-fn page(rows: &[Row], after: u64, told: u64, most: usize) -> Result<JournalPage, SpoolError> {
+fn page(rows: &[Row], after: u64, last_event: u64, most: usize) -> Result<JournalPage, SpoolError> {
     let mut page = JournalPage {
         last: after,
         ..JournalPage::default()
@@ -104,16 +103,16 @@ fn page(rows: &[Row], after: u64, told: u64, most: usize) -> Result<JournalPage,
         }
     }
 
-    if rows.is_empty() && after < told {
-        page.missed += told - after;
-        page.last = told;
+    if rows.is_empty() && after < last_event {
+        page.missed += last_event - after;
+        page.last = last_event;
     }
 
     Ok(page)
 }
 
 /// The number after which everything happened at this time or later, as far as it is known.
-async fn number_since(on: &Connected, at: Timestamp) -> Result<Option<u64>, Failure> {
+async fn number_since(on: &Connected, at: Timestamp) -> Result<Option<u64>, tokio_postgres::Error> {
     let rows = on
         .query(
             "SELECT first FROM journal WHERE at >= $1 ORDER BY at, first LIMIT 1",
@@ -126,7 +125,11 @@ async fn number_since(on: &Connected, at: Timestamp) -> Result<Option<u64>, Fail
 }
 
 /// The rows that tell what happened to one mail: looked for from when it was accepted.
-async fn rows_of_mail(on: &Connected, mail: MailId, after: u64) -> Result<Vec<Row>, Failure> {
+async fn rows_of_mail(
+    on: &Connected,
+    mail: MailId,
+    after: u64,
+) -> Result<Vec<Row>, tokio_postgres::Error> {
     let known = on
         .query(
             "SELECT accepted_at FROM mails WHERE id = $1",
@@ -153,7 +156,7 @@ async fn rows_of_mail(on: &Connected, mail: MailId, after: u64) -> Result<Vec<Ro
     .await
 }
 
-async fn acts(on: &Connected, before: u64, most: usize) -> Result<Events, Failure> {
+async fn acts(on: &Connected, before: u64, most: usize) -> Result<Events, tokio_postgres::Error> {
     let rows = on
         .query(
             &format!(
@@ -183,15 +186,19 @@ async fn acts(on: &Connected, before: u64, most: usize) -> Result<Events, Failur
 pub(super) const BEYOND_BOUND: &str = "b.written - j.before > $1 AND (b.slowest IS NULL
   OR j.first + j.events - 1 <= b.slowest OR b.written - j.before > 2 * $1)";
 
-pub(super) fn max_size(core: &Core) -> i64 {
-    let size = i64::try_from(core.options.journal.max_size).unwrap_or(i64::MAX);
+pub(super) fn max_size(node: &NodeState) -> i64 {
+    let size = i64::try_from(node.options.journal.max_size).unwrap_or(i64::MAX);
     size.min(i64::MAX / 4)
 }
 
 /// Removes what is too old or too much; returns whether there is more. What a named reader has not
 /// read is kept up to twice as long, and twice as much.
-pub(super) async fn prune(core: &Core, on: &Connected, now: Timestamp) -> Result<bool, Failure> {
-    let options = &core.options.journal;
+pub(super) async fn prune(
+    node: &NodeState,
+    on: &Connected,
+    now: Timestamp,
+) -> Result<bool, tokio_postgres::Error> {
+    let options = &node.options.journal;
     let keep = i64::try_from(options.keep.as_millis()).unwrap_or(i64::MAX);
     let gone = on
         .query(
@@ -206,7 +213,7 @@ pub(super) async fn prune(core: &Core, on: &Connected, now: Timestamp) -> Result
             &[
                 &now.as_millis().saturating_sub(keep),
                 &now.as_millis().saturating_sub(keep.saturating_mul(2)),
-                &max_size(core),
+                &max_size(node),
                 &PRUNE_STEP,
             ],
         )
@@ -221,7 +228,7 @@ pub(super) async fn prune(core: &Core, on: &Connected, now: Timestamp) -> Result
 }
 
 /// Counts what readers will not find any more.
-async fn count_missed(on: &Connected, first: i64, last: i64) -> Result<(), Failure> {
+async fn count_missed(on: &Connected, first: i64, last: i64) -> Result<(), tokio_postgres::Error> {
     let behind = on
         .query(
             "UPDATE readers SET missed = missed + $2 - greatest(at, $1::int8 - 1) \
@@ -244,7 +251,7 @@ async fn change_kept(
     on: &Connected,
     reader: &str,
     changes: &[ReaderChange],
-) -> Result<(), Failure> {
+) -> Result<(), tokio_postgres::Error> {
     for (key, value) in changes {
         match value {
             Some(value) => {
@@ -270,23 +277,23 @@ async fn change_kept(
 #[async_trait]
 impl Journal for PostgresNode {
     fn id(&self) -> u32 {
-        u32::try_from(self.core.journal_id.load(Ordering::Relaxed)).unwrap_or(0)
+        u32::try_from(self.node.journal_id.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
     fn last(&self) -> watch::Receiver<u64> {
-        self.core.last_event.subscribe()
+        self.node.last_event.subscribe()
     }
 
     async fn note(&self, events: Vec<Event>) -> Result<(), SpoolError> {
-        self.core
+        self.node
             .change(move |_, on| {
                 let events = events.clone();
                 async move {
-                    let mut told = PendingEntries::default();
+                    let mut entries = PendingEntries::default();
                     for event in &events {
-                        told.tell(Entry::of(event));
+                        entries.push(JournalEntry::of(event));
                     }
-                    let committed = bump(on, told, &Totals::default()).await?;
+                    let committed = bump(on, entries, &TotalsChange::default()).await?;
                     Ok(((), committed))
                 }
                 .boxed()
@@ -295,32 +302,32 @@ impl Journal for PostgresNode {
     }
 
     async fn after(&self, after: u64, most: usize) -> Result<JournalPage, SpoolError> {
-        let core = &self.core;
-        core.check_open()?;
-        let told = *core.last_event.borrow();
-        if after >= told {
+        let node = &self.node;
+        node.check_open()?;
+        let last_event = *node.last_event.borrow();
+        if after >= last_event {
             return Ok(JournalPage {
                 last: after,
                 ..JournalPage::default()
             });
         }
-        let rows: Result<_, SpoolError> = ask!(core, on => rows_after(&on, after));
-        page(&rows?, after, told, most)
+        let rows: Result<_, SpoolError> = ask!(node, on => rows_after(&on, after));
+        page(&rows?, after, last_event, most)
     }
 
     async fn since(&self, at: Timestamp) -> Result<u64, SpoolError> {
-        let core = &self.core;
-        let told = *core.last_event.borrow();
-        let found: Result<_, SpoolError> = ask!(core, on => number_since(&on, at));
-        Ok(found?.unwrap_or(told))
+        let node = &self.node;
+        let last_event = *node.last_event.borrow();
+        let found: Result<_, SpoolError> = ask!(node, on => number_since(&on, at));
+        Ok(found?.unwrap_or(last_event))
     }
 
     async fn of_mail(&self, mail: MailId, after: u64) -> Result<JournalPage, SpoolError> {
-        let core = &self.core;
-        let told = *core.last_event.borrow();
-        let rows: Result<_, SpoolError> = ask!(core, on => rows_of_mail(&on, mail, after));
+        let node = &self.node;
+        let last_event = *node.last_event.borrow();
+        let rows: Result<_, SpoolError> = ask!(node, on => rows_of_mail(&on, mail, after));
         let mut found = JournalPage {
-            last: told.max(after),
+            last: last_event.max(after),
             ..JournalPage::default()
         };
 
@@ -333,15 +340,15 @@ impl Journal for PostgresNode {
     }
 
     async fn acts(&self, before: u64, most: usize) -> Result<Events, SpoolError> {
-        let core = &self.core;
-        ask!(core, on => acts(&on, before, most))
+        let node = &self.node;
+        ask!(node, on => acts(&on, before, most))
     }
 
     async fn reader(&self, name: &str, otherwise: u64) -> Result<u64, SpoolError> {
         check_name(name)?;
-        let core = &self.core;
+        let node = &self.node;
         let otherwise = number(otherwise);
-        let rows: Result<Vec<Row>, SpoolError> = ask!(core, on => on.query(
+        let rows: Result<Vec<Row>, SpoolError> = ask!(node, on => on.query(
             "WITH i AS (INSERT INTO readers (name, at) VALUES ($1, $2)
               ON CONFLICT DO NOTHING RETURNING at)
              SELECT at FROM i UNION ALL SELECT at FROM readers WHERE name = $1 LIMIT 1",
@@ -359,9 +366,9 @@ impl Journal for PostgresNode {
         changes: Vec<ReaderChange>,
     ) -> Result<(), SpoolError> {
         check_name(name)?;
-        let (name, session) = (name.to_owned(), self.core.session());
+        let (name, session) = (name.to_owned(), self.node.session());
         let advanced = self
-            .core
+            .node
             .change(move |_, on| {
                 let (name, changes) = (name.clone(), changes.clone());
                 async move {
@@ -395,7 +402,7 @@ impl Journal for PostgresNode {
     async fn leave(&self, name: &str, changes: Vec<ReaderChange>) -> Result<(), SpoolError> {
         check_name(name)?;
         let name = name.to_owned();
-        self.core
+        self.node
             .change(move |_, on| {
                 let (name, changes) = (name.clone(), changes.clone());
                 async move {
@@ -412,7 +419,7 @@ impl Journal for PostgresNode {
         if self.holds(name) {
             return Ok(true);
         }
-        if let Some(failure) = self.core.failure() {
+        if let Some(failure) = self.node.failure() {
             return Err(failure);
         }
         // It is asked for again and again, mostly in vain.
@@ -420,9 +427,9 @@ impl Journal for PostgresNode {
             return Ok(false);
         }
 
-        let (held, session) = (name.to_owned(), self.core.session());
+        let (held, session) = (name.to_owned(), self.node.session());
         let ours = self
-            .core
+            .node
             .change(move |_, on| {
                 let name = held.clone();
                 async move {
@@ -442,19 +449,19 @@ impl Journal for PostgresNode {
             .await?;
 
         if ours {
-            self.core.readers.lock().insert(name.to_owned(), session);
+            self.node.readers.lock().insert(name.to_owned(), session);
         }
         Ok(ours)
     }
 
     fn holds(&self, name: &str) -> bool {
-        let held = self.core.readers.lock().get(name).copied();
-        held == Some(self.core.session()) && self.core.failure().is_none()
+        let held = self.node.readers.lock().get(name).copied();
+        held == Some(self.node.session()) && self.node.failure().is_none()
     }
 
     async fn is_held_elsewhere(&self, name: &str) -> Result<bool, SpoolError> {
-        let (core, session) = (&self.core, self.core.session());
-        let rows: Result<Vec<Row>, SpoolError> = ask!(core, on => on.query(
+        let (node, session) = (&self.node, self.node.session());
+        let rows: Result<Vec<Row>, SpoolError> = ask!(node, on => on.query(
             "SELECT FROM readers r JOIN sessions s ON s.id = r.owner
              WHERE r.name = $1 AND r.owner <> $2",
             &[&name, &session],
@@ -469,9 +476,9 @@ impl Journal for PostgresNode {
         to: Vec<u8>,
         most: usize,
     ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, SpoolError> {
-        let core = &self.core;
+        let node = &self.node;
         let most = i64::try_from(most).unwrap_or(i64::MAX);
-        let rows: Result<Vec<Row>, SpoolError> = ask!(core, on => on.query(
+        let rows: Result<Vec<Row>, SpoolError> = ask!(node, on => on.query(
             "SELECT key, value FROM kept WHERE reader = $1 AND key >= $2 AND key < $3 \
             ORDER BY key LIMIT $4",
             &[&name, &from, &to, &most],
@@ -483,7 +490,7 @@ impl Journal for PostgresNode {
         check_name(name)?;
         let name = name.to_owned();
 
-        self.core
+        self.node
             .change(move |_, on| {
                 let name = name.clone();
                 async move {
@@ -499,9 +506,9 @@ impl Journal for PostgresNode {
     }
 
     async fn readers(&self) -> Result<Vec<ReaderStatus>, SpoolError> {
-        let core = &self.core;
+        let node = &self.node;
         let rows: Result<Vec<Row>, SpoolError> =
-            ask!(core, on => on.query("SELECT name, at, missed FROM readers ORDER BY name", &[]));
+            ask!(node, on => on.query("SELECT name, at, missed FROM readers ORDER BY name", &[]));
         Ok(rows?
             .iter()
             .map(|row| ReaderStatus {

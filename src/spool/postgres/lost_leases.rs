@@ -11,20 +11,20 @@ use uuid::Uuid;
 use super::ending;
 use super::hints;
 use super::rows::{self, MARKED, OF_READY};
-use super::settle::Command;
-use super::shared::{Core, tell_ends};
+use super::settle::SettleCommand;
+use super::shared::{NodeState, report_ends};
 use crate::delivery::{DeadReason, Requester, Stage};
 use crate::spool::SpoolError;
 
 /// Has the settling task look for it, between two groups: what has left the lease table is written
 /// then.
-pub(super) fn find(core: &Arc<Core>) {
-    let core = Arc::clone(core);
+pub(super) fn find(node: &Arc<NodeState>) {
+    let node = Arc::clone(node);
     tokio::spawn(async move {
         // What a claim leases is in the lease table before another begins.
-        let _turn = core.claim_turn.lock().await;
+        let _turn = node.claim_turn.lock().await;
         let (reply, answer) = oneshot::channel();
-        if core.commands.send(Command::FindLost(reply)).is_ok() {
+        if node.commands.send(SettleCommand::FindLost(reply)).is_ok() {
             let _ = answer.await;
         }
     });
@@ -37,10 +37,10 @@ type LostDelivery = (Uuid, i32, bool);
 ///
 /// # Errors
 /// Where the database does not do it; it is looked for again then.
-pub(super) async fn give_back(core: &Arc<Core>) -> Result<(), SpoolError> {
-    let on = core.on(&core.settling).await?;
-    let session = core.session();
-    let failed = |error: tokio_postgres::Error| core.failed(&error);
+pub(super) async fn give_back(node: &Arc<NodeState>) -> Result<(), SpoolError> {
+    let on = node.on(&node.settling).await?;
+    let session = node.session();
+    let failed = |error: tokio_postgres::Error| node.failed(&error);
     // A claim whose connection is gone may yet be committed; till then it holds the session's row.
     on.query(
         "SELECT FROM sessions WHERE id = $1 FOR UPDATE NOWAIT",
@@ -58,7 +58,7 @@ pub(super) async fn give_back(core: &Arc<Core>) -> Result<(), SpoolError> {
         .map_err(failed)?;
 
     let lost: Vec<LostDelivery> = {
-        let leases = core.leases.lock();
+        let leases = node.leases.lock();
         let rows = leased.iter().filter(|row| {
             let mail = rows::mail_id(row.get("mail"));
             !leases.has(mail, rows::index(row))
@@ -70,7 +70,7 @@ pub(super) async fn give_back(core: &Arc<Core>) -> Result<(), SpoolError> {
         .collect()
     };
 
-    if lost.is_empty() || core.session() != session {
+    if lost.is_empty() || node.session() != session {
         return Ok(());
     }
     tracing::warn!(
@@ -81,7 +81,7 @@ pub(super) async fn give_back(core: &Arc<Core>) -> Result<(), SpoolError> {
     let (in_doubt, unsent): (Vec<LostDelivery>, Vec<LostDelivery>) =
         lost.into_iter().partition(|(_, _, is_marked)| *is_marked);
     if !in_doubt.is_empty() {
-        end_in_doubt(core, session, in_doubt).await?;
+        end_in_doubt(node, session, in_doubt).await?;
     }
 
     let (mails, places): (Vec<Uuid>, Vec<i32>) =
@@ -93,23 +93,23 @@ pub(super) async fn give_back(core: &Arc<Core>) -> Result<(), SpoolError> {
     )
     .await
     .map_err(failed)?;
-    core.hints.stir([hints::ANY_ROUTE]);
-    core.changed.notify_one();
+    node.hints.stir([hints::ANY_ROUTE]);
+    node.changed.notify_one();
     Ok(())
 }
 
 /// Ends at-most-once mail that may have been sent, and of which nobody here knows more.
 async fn end_in_doubt(
-    core: &Arc<Core>,
+    node: &Arc<NodeState>,
     session: i32,
     lost: Vec<LostDelivery>,
 ) -> Result<(), SpoolError> {
-    let at = core.hints.now();
+    let at = node.hints.now();
     let (mails, places): (Vec<Uuid>, Vec<i32>) =
         lost.into_iter().map(|(mail, idx, _)| (mail, idx)).unzip();
 
-    let told = core
-        .transact(move |core, on| {
+    let ended = node
+        .transact(move |node, on| {
             let (mails, places) = (mails.clone(), places.clone());
             async move {
                 let taken = on
@@ -124,16 +124,16 @@ async fn end_in_doubt(
                     .await?;
                 let reason = DeadReason::InDoubt;
                 let endings =
-                    ending::taken(core, on, &taken, |_| Stage::Dead { at, reason }).await?;
+                    ending::taken(node, on, &taken, |_| Stage::Dead { at, reason }).await?;
                 let committed =
-                    ending::end_all(core, on, &Requester::default(), None, &endings).await?;
-                Ok((ending::told(&endings), committed))
+                    ending::end_all(node, on, &Requester::default(), None, &endings).await?;
+                Ok((ending::reports(&endings), committed))
             }
             .boxed()
         })
         .await?;
 
-    core.hints.sweep_at(core.kept_until(at.as_millis()));
-    tell_ends(core, told);
+    node.hints.sweep_at(node.kept_until(at.as_millis()));
+    report_ends(node, ended);
     Ok(())
 }

@@ -80,10 +80,10 @@ use self::hints::Hints;
 use self::lease_clock::LeaseInstant;
 use self::link::Link;
 use self::put::PutQueue;
-use self::settle::Command;
-use self::shared::Core;
-use self::shared::Session;
-use self::takeover::Ending;
+use self::settle::SettleCommand;
+use self::shared::NodeSession;
+use self::shared::NodeState;
+use self::takeover::SessionEnd;
 use super::{
     Claim, ClaimRequest, Cluster, CommitTimes, Durability, FeedbackStore, Journal, Lease,
     LeaseToken, NewMail, OperationResult, Outbox, Page, PutResult, Query, Record, SettleResult,
@@ -199,15 +199,15 @@ impl PostgresSpool {
             database: "of `spool.url`".into(),
             reason,
         })?);
-        let node = match &self.node {
-            Some(node) => node.clone(),
+        let name = match &self.node {
+            Some(name) => name.clone(),
             None => host_name(),
         };
 
         let (commands, settles) = mpsc::unbounded_channel();
         let (puts, putting) = mpsc::unbounded_channel();
         let link = || Link::new(&connector);
-        let mut core = Core {
+        let mut node = NodeState {
             put: link(),
             settling: link(),
             claiming: link(),
@@ -218,28 +218,28 @@ impl PostgresSpool {
             keeping: link(),
             connector: Arc::clone(&connector),
             options,
-            node,
+            name,
             instance,
             lease: self.lease.max(Duration::from_millis(500)),
             durability: Durability::Synced,
             claim_turn: tokio::sync::Mutex::default(),
             change_turn: tokio::sync::Mutex::default(),
             leases: Mutex::default(),
-            routes: routes::Routes::default(),
+            routes: routes::RouteNumbers::default(),
             hints: Hints::default(),
             horizon: horizon::Horizon::default(),
             skew: skew::Skew::default(),
             backlog: Mutex::default(),
             changed: Notify::new(),
-            session: RwLock::new(Session::begun(0, LeaseInstant::now())),
+            session: RwLock::new(NodeSession::begun(0, LeaseInstant::now())),
             closed: AtomicBool::new(false),
             down: RwLock::new(None),
             is_heard: AtomicBool::new(true),
             owed: RwLock::new(None),
             lapsed: Mutex::default(),
-            untold: Mutex::default(),
+            unreported_ends: Mutex::default(),
             drafts: outbox::Drafts::default(),
-            accounts: accounts::Accounts::default(),
+            accounts: accounts::AccountCounts::default(),
             suppresses: AtomicBool::new(false),
             sweeps: AtomicU64::new(0),
             adding: AtomicU64::new(0),
@@ -254,38 +254,38 @@ impl PostgresSpool {
             times: Mutex::default(),
         };
 
-        let on = core.heart.get().await?;
-        let other = core.reading.get().await?;
+        let on = node.heart.get().await?;
+        let other = node.reading.get().await?;
         connector::check_pooling(&connector, &on, &other).await?;
         schema::prepare(&on.client, &self.schema, &connector.name, self.migrate).await?;
-        core.durability = durability(&on).await.map_err(|e| connector.error(&e))?;
+        node.durability = durability(&on).await.map_err(|e| connector.error(&e))?;
 
-        let core = Arc::new(core);
+        let node = Arc::new(node);
         let failed = |error: tokio_postgres::Error| connector.error(&error);
-        session::begin(&core, &on).await.map_err(failed)?;
+        session::begin(&node, &on).await.map_err(failed)?;
         // What follows may take longer than the lease: it beats from now on, as long as there is a
-        // core.
-        let beating = tokio::spawn(session::run(Arc::downgrade(&core))).abort_handle();
-        for session in session::count_nodes(&core, &on).await.map_err(failed)? {
-            takeover::take_over(&core, session, Ending::Lapsed).await?;
+        // node.
+        let beating = tokio::spawn(session::run(Arc::downgrade(&node))).abort_handle();
+        for session in session::count_nodes(&node, &on).await.map_err(failed)? {
+            takeover::take_over(&node, session, SessionEnd::Lapsed).await?;
         }
-        learn(&core, &on).await.map_err(failed)?;
+        learn(&node, &on).await.map_err(failed)?;
 
         let tasks = vec![
-            tokio::spawn(put::run(Arc::clone(&core), putting)).abort_handle(),
-            tokio::spawn(settle::run(Arc::clone(&core), settles)).abort_handle(),
-            tokio::spawn(poll::run(Arc::downgrade(&core))).abort_handle(),
-            tokio::spawn(outage::run(Arc::downgrade(&core))).abort_handle(),
+            tokio::spawn(put::run(Arc::clone(&node), putting)).abort_handle(),
+            tokio::spawn(settle::run(Arc::clone(&node), settles)).abort_handle(),
+            tokio::spawn(poll::run(Arc::downgrade(&node))).abort_handle(),
+            tokio::spawn(outage::run(Arc::downgrade(&node))).abort_handle(),
             beating,
         ];
 
-        Ok(Arc::new(PostgresNode { core, puts, tasks }))
+        Ok(Arc::new(PostgresNode { node, puts, tasks }))
     }
 }
 
 /// What must be known before anybody asks.
-async fn learn(core: &Core, on: &link::Connected) -> Result<(), tokio_postgres::Error> {
-    core.routes.learn(on).await?;
+async fn learn(node: &NodeState, on: &link::Connected) -> Result<(), tokio_postgres::Error> {
+    node.routes.learn(on).await?;
     let rows = on
         .query(
             "SELECT commits, totals[1] + totals[2] + totals[3], next - 1, journal_id FROM head
@@ -295,22 +295,22 @@ async fn learn(core: &Core, on: &link::Connected) -> Result<(), tokio_postgres::
         .await?;
 
     if let Some(row) = rows.first() {
-        core.committed(shared::Committed {
+        node.committed(shared::Committed {
             commits: row.get(0),
             pending: row.get(1),
             last: row.get(2),
             accounts: Vec::new(),
         });
         let id = u64::from(row.get::<_, i32>(3).cast_unsigned());
-        core.journal_id.store(id, Ordering::Relaxed);
+        node.journal_id.store(id, Ordering::Relaxed);
     }
 
-    core.accounts.read(on).await?;
-    poll::come(core, on).await?;
-    cluster::read_orders(core, on).await?;
+    node.accounts.read(on).await?;
+    poll::come(node, on).await?;
+    cluster::read_orders(node, on).await?;
 
-    let next = sweep::next(core, on).await?;
-    core.hints.sweep_at(next);
+    let next = sweep::next(node, on).await?;
+    node.hints.sweep_at(next);
     Ok(())
 }
 
@@ -343,26 +343,26 @@ fn host_name() -> String {
 
 /// A node's spool.
 struct PostgresNode {
-    core: Arc<Core>,
+    node: Arc<NodeState>,
     puts: mpsc::UnboundedSender<PutQueue>,
     tasks: Vec<AbortHandle>,
 }
 
 impl PostgresNode {
     /// Gives back what is held and ends the session.
-    async fn end(core: &Arc<Core>) -> Result<(), SpoolError> {
+    async fn end(node: &Arc<NodeState>) -> Result<(), SpoolError> {
         let (reply, answer) = oneshot::channel();
-        if core.commands.send(Command::Pass(reply)).is_ok() {
+        if node.commands.send(SettleCommand::Pass(reply)).is_ok() {
             let _ = answer.await;
         }
-        takeover::take_over(core, core.session(), Ending::Own).await
+        takeover::take_over(node, node.session(), SessionEnd::Own).await
     }
 }
 
 impl Drop for PostgresNode {
     fn drop(&mut self) {
-        let (core, tasks) = (Arc::clone(&self.core), std::mem::take(&mut self.tasks));
-        let was_closed = core.closed.swap(true, Ordering::SeqCst);
+        let (node, tasks) = (Arc::clone(&self.node), std::mem::take(&mut self.tasks));
+        let was_closed = node.closed.swap(true, Ordering::SeqCst);
         if was_closed {
             tasks.iter().for_each(AbortHandle::abort);
             return;
@@ -371,7 +371,7 @@ impl Drop for PostgresNode {
         // Whoever drops it cannot wait; what it holds goes back soon, or when its lease is over.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                let _ = tokio::time::timeout(CLOSE_WITHIN, PostgresNode::end(&core)).await;
+                let _ = tokio::time::timeout(CLOSE_WITHIN, PostgresNode::end(&node)).await;
                 tasks.iter().for_each(AbortHandle::abort);
             });
         }
@@ -381,11 +381,11 @@ impl Drop for PostgresNode {
 #[async_trait]
 impl Spool for PostgresNode {
     fn durability(&self) -> Durability {
-        self.core.durability
+        self.node.durability
     }
 
     fn changed(&self) -> &Notify {
-        &self.core.changed
+        &self.node.changed
     }
 
     async fn put(&self, new_mails: Vec<NewMail>) -> Vec<Result<PutResult, SpoolError>> {
@@ -393,7 +393,7 @@ impl Spool for PostgresNode {
         if count == 0 {
             return Vec::new();
         }
-        if let Some(failure) = self.core.failure() {
+        if let Some(failure) = self.node.failure() {
             return vec![Err(failure); count];
         }
 
@@ -413,13 +413,13 @@ impl Spool for PostgresNode {
     }
 
     async fn claim(&self, request: ClaimRequest) -> Result<Vec<Claim>, SpoolError> {
-        claim::claim(&self.core, request).await
+        claim::claim(&self.node, request).await
     }
 
     async fn mark(&self, leases: Vec<LeaseToken>) -> Result<(), SpoolError> {
-        self.core.check_open()?;
+        self.node.check_open()?;
         let (reply, answer) = oneshot::channel();
-        let _ = self.core.commands.send(Command::Mark(leases, reply));
+        let _ = self.node.commands.send(SettleCommand::Mark(leases, reply));
         answer.await.map_err(|_| SpoolError::Closed)?
     }
 
@@ -427,7 +427,7 @@ impl Spool for PostgresNode {
         &self,
         settled: Vec<(Lease, Delivery)>,
     ) -> BoxFuture<'_, Result<Vec<SettleResult>, SpoolError>> {
-        if self.core.closed.load(Ordering::SeqCst) {
+        if self.node.closed.load(Ordering::SeqCst) {
             settled.into_iter().for_each(|(lease, _)| _ = lease.spend());
             return Box::pin(async { Err(SpoolError::Closed) });
         }
@@ -436,24 +436,27 @@ impl Spool for PostgresNode {
             .into_iter()
             .map(|(lease, delivery)| (lease.spend(), delivery))
             .collect();
-        let _ = self.core.commands.send(Command::Settle(settled, reply));
+        let _ = self
+            .node
+            .commands
+            .send(SettleCommand::Settle(settled, reply));
         Box::pin(async move { answer.await.map_err(|_| SpoolError::Closed)? })
     }
 
     async fn get(&self, id: MailId) -> Result<Option<Record>, SpoolError> {
-        reading::get(&self.core, id).await
+        reading::get(&self.node, id).await
     }
 
     async fn body(&self, id: MailId) -> Result<Option<Bytes>, SpoolError> {
-        reading::body(&self.core, id).await
+        reading::body(&self.node, id).await
     }
 
     async fn by_key(&self, whose: &Submitter, key: &str) -> Result<Option<MailId>, SpoolError> {
-        reading::by_key(&self.core, whose, key).await
+        reading::by_key(&self.node, whose, key).await
     }
 
     async fn list(&self, query: Query, now: Timestamp) -> Result<Page, SpoolError> {
-        reading::list(&self.core, query, now).await
+        reading::list(&self.node, query, now).await
     }
 
     async fn cancel(&self, id: MailId, now: Timestamp) -> Result<OperationResult, SpoolError> {
@@ -466,7 +469,7 @@ impl Spool for PostgresNode {
         id: MailId,
         now: Timestamp,
     ) -> Result<OperationResult, SpoolError> {
-        operations::cancel(&self.core, by, id, now).await
+        operations::cancel(&self.node, by, id, now).await
     }
 
     async fn retry_by(
@@ -476,7 +479,7 @@ impl Spool for PostgresNode {
         now: Timestamp,
         lifetime: Duration,
     ) -> Result<OperationResult, SpoolError> {
-        operations::retry(&self.core, by, id, now, lifetime).await
+        operations::retry(&self.node, by, id, now, lifetime).await
     }
 
     async fn purge_by(
@@ -485,7 +488,7 @@ impl Spool for PostgresNode {
         id: MailId,
         now: Timestamp,
     ) -> Result<OperationResult, SpoolError> {
-        operations::purge(&self.core, by, id, now).await
+        operations::purge(&self.node, by, id, now).await
     }
 
     async fn retry(
@@ -499,45 +502,45 @@ impl Spool for PostgresNode {
     }
 
     async fn purge(&self, id: MailId) -> Result<OperationResult, SpoolError> {
-        self.purge_by(&Requester::default(), id, self.core.hints.now())
+        self.purge_by(&Requester::default(), id, self.node.hints.now())
             .await
     }
 
     fn is_sweep_due(&self, now: Timestamp) -> bool {
-        self.core.hints.told_now(now);
-        self.core.hints.sweep() <= now.as_millis()
+        self.node.hints.saw_clock(now);
+        self.node.hints.sweep() <= now.as_millis()
     }
 
     async fn sweep(&self, now: Timestamp) -> Result<SweepReport, SpoolError> {
-        sweep::sweep(&self.core, now).await
+        sweep::sweep(&self.node, now).await
     }
 
     async fn reroute(&self, known: Vec<Route>, fallback: Route) -> Result<usize, SpoolError> {
-        operations::reroute(&self.core, known, fallback).await
+        operations::reroute(&self.node, known, fallback).await
     }
 
     fn next_due(&self, after: Timestamp) -> Option<Timestamp> {
-        self.core.hints.next(after)
+        self.node.hints.next(after)
     }
 
     fn due_routes(&self, now: Timestamp) -> Option<Vec<Route>> {
-        let core = &self.core;
-        let all = || core.routes.all().into_iter().map(|(id, _)| id).collect();
-        let routes = core.hints.due_routes(now, all);
+        let node = &self.node;
+        let all = || node.routes.all().into_iter().map(|(id, _)| id).collect();
+        let routes = node.hints.due_routes(now, all);
         // Of one whose name is not known here nothing is known.
-        routes.into_iter().map(|id| core.routes.name(id)).collect()
+        routes.into_iter().map(|id| node.routes.name(id)).collect()
     }
 
     fn pending(&self) -> u64 {
-        self.core.hints.pending()
+        self.node.hints.pending()
     }
 
     fn pending_of(&self, submitter: &Submitter) -> u64 {
-        self.core.accounts.of(submitter.account()).pending
+        self.node.accounts.of(submitter.account()).pending
     }
 
     fn accepted_on(&self, submitter: &Submitter, day: i64) -> u64 {
-        let account = self.core.accounts.of(submitter.account());
+        let account = self.node.accounts.of(submitter.account());
         match account.day == day {
             true => account.accepted,
             false => 0,
@@ -545,23 +548,23 @@ impl Spool for PostgresNode {
     }
 
     fn failure(&self) -> Option<SpoolError> {
-        self.core.failure()
+        self.node.failure()
     }
 
     fn holds(&self, lease: &LeaseToken) -> bool {
-        self.core.holds(lease)
+        self.node.holds(lease)
     }
 
     async fn stats(&self, now: Timestamp) -> Result<SpoolStats, SpoolError> {
-        reading::stats(&self.core, now).await
+        reading::stats(&self.node, now).await
     }
 
     async fn backlog(&self, _: Timestamp) -> Result<Vec<(Route, u64)>, SpoolError> {
-        reading::backlog(&self.core).await
+        reading::backlog(&self.node).await
     }
 
     fn commit_times(&self) -> CommitTimes {
-        *self.core.times.lock()
+        *self.node.times.lock()
     }
 
     fn journal(&self) -> Option<&dyn Journal> {
@@ -569,12 +572,12 @@ impl Spool for PostgresNode {
     }
 
     async fn set_paused(&self, relay: &str, paused: bool) -> Result<(), SpoolError> {
-        cluster::set_paused(&self.core, relay, paused).await
+        cluster::set_paused(&self.node, relay, paused).await
     }
 
     async fn paused(&self) -> Result<BTreeSet<String>, SpoolError> {
-        self.core.check_open()?;
-        Ok(self.core.orders.borrow().paused.clone())
+        self.node.check_open()?;
+        Ok(self.node.orders.borrow().paused.clone())
     }
 
     fn cluster(&self) -> Option<&dyn Cluster> {
@@ -594,13 +597,13 @@ impl Spool for PostgresNode {
     }
 
     async fn close(&self) -> Result<(), SpoolError> {
-        if self.core.closed.swap(true, Ordering::SeqCst) {
+        if self.node.closed.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
-        let ended = tokio::time::timeout(CLOSE_WITHIN, PostgresNode::end(&self.core)).await;
+        let ended = tokio::time::timeout(CLOSE_WITHIN, PostgresNode::end(&self.node)).await;
         match ended {
             Ok(ended) => ended,
-            Err(_) => Err(self.core.connector.unreachable(
+            Err(_) => Err(self.node.connector.unreachable(
                 "it did not answer while the spool was closed; what this node held is given back \
                 when its lease is over",
             )),

@@ -9,40 +9,39 @@ use tokio_postgres::Row;
 
 use super::link::Connected;
 use super::reading::ask;
-use super::rows::{self, CANCELLED, DEAD, OF_ENDED, OF_READY, PENDING, Totals};
-use super::shared::{Committed, Core, bump};
+use super::rows::{self, CANCELLED, DEAD, OF_ENDED, OF_READY, PENDING, TotalsChange};
+use super::shared::{Committed, NodeState, bump};
 use super::{ending, hints, sweep};
 use crate::delivery::{Requester, Route, Stage};
 use crate::mail::{Address, MailId, Timestamp};
-use crate::spool::keyed::journal::entry::{Entry, PendingEntries};
+use crate::spool::keyed::journal::entry::{JournalEntry, PendingEntries};
 use crate::spool::{OperationResult, SpoolError};
 
 /// How many deliveries one step of rerouting moves.
 const REROUTE_STEP: i64 = 500;
 
-type Failure = tokio_postgres::Error;
-type ChangeResult<T> = Result<(T, Option<Committed>), Failure>;
+type ChangeResult<T> = Result<(T, Option<Committed>), tokio_postgres::Error>;
 
 pub(super) async fn cancel(
-    core: &Arc<Core>,
+    node: &Arc<NodeState>,
     by: &Requester,
     id: MailId,
     now: Timestamp,
 ) -> Result<OperationResult, SpoolError> {
     let by = by.clone();
-    let result = core
-        .change(move |core, on| {
+    let result = node
+        .change(move |node, on| {
             let by = by.clone();
-            async move { cancel_in(core, on, &by, id, now).await }.boxed()
+            async move { cancel_in(node, on, &by, id, now).await }.boxed()
         })
         .await?;
     if matches!(result, OperationResult::Done(_)) {
-        core.hints.sweep_at(core.kept_until(now.as_millis()));
+        node.hints.sweep_at(node.kept_until(now.as_millis()));
     }
     Ok(result)
 }
 
-async fn is_known(on: &Connected, id: MailId) -> Result<bool, Failure> {
+async fn is_known(on: &Connected, id: MailId) -> Result<bool, tokio_postgres::Error> {
     let rows = on
         .query("SELECT FROM mails WHERE id = $1", &[&rows::uuid(id)])
         .await?;
@@ -50,7 +49,7 @@ async fn is_known(on: &Connected, id: MailId) -> Result<bool, Failure> {
 }
 
 async fn cancel_in(
-    core: &Core,
+    node: &NodeState,
     on: &Connected,
     by: &Requester,
     id: MailId,
@@ -71,45 +70,50 @@ async fn cancel_in(
         return Ok((result, None));
     }
 
-    let mut endings = ending::taken(core, on, &taken, |_| Stage::Cancelled { at: now }).await?;
+    let mut endings = ending::taken(node, on, &taken, |_| Stage::Cancelled { at: now }).await?;
     endings.sort_by_key(|ending| ending.index);
-    let committed = ending::end_all(core, on, by, act("cancel", by, id, now), &endings).await?;
+    let committed = ending::end_all(node, on, by, act("cancel", by, id, now), &endings).await?;
     let recipients = endings.into_iter().map(|ending| ending.delivery.recipient);
     Ok((OperationResult::of(recipients.collect()), committed))
 }
 
 /// What the journal tells last of what was done to a mail: that somebody did it.
-fn act<'a>(act: &'a str, by: &'a Requester, id: MailId, now: Timestamp) -> Option<Entry<'a>> {
-    let is_told = by.who.is_some() && !by.is_part;
-    is_told.then(|| Entry::act(act, id, now).by(by))
+fn act<'a>(
+    act: &'a str,
+    by: &'a Requester,
+    id: MailId,
+    now: Timestamp,
+) -> Option<JournalEntry<'a>> {
+    let is_recorded = by.who.is_some() && !by.is_part;
+    is_recorded.then(|| JournalEntry::act(act, id, now).by(by))
 }
 
 pub(super) async fn retry(
-    core: &Arc<Core>,
+    node: &Arc<NodeState>,
     by: &Requester,
     id: MailId,
     now: Timestamp,
     lifetime: Duration,
 ) -> Result<OperationResult, SpoolError> {
     let by = by.clone();
-    let result = core
-        .change(move |core, on| {
+    let result = node
+        .change(move |node, on| {
             let by = by.clone();
-            async move { retry_in(core, on, &by, (id, now), lifetime).await }.boxed()
+            async move { retry_in(node, on, &by, (id, now), lifetime).await }.boxed()
         })
         .await??;
 
     if matches!(result, OperationResult::Done(_)) {
-        core.hints.stir([hints::ANY_ROUTE]);
-        core.hints.sweep_at((now + lifetime).as_millis());
-        core.changed.notify_one();
+        node.hints.stir([hints::ANY_ROUTE]);
+        node.hints.sweep_at((now + lifetime).as_millis());
+        node.changed.notify_one();
     }
 
     Ok(result)
 }
 
 async fn retry_in(
-    core: &Core,
+    node: &NodeState,
     on: &Connected,
     by: &Requester,
     (id, now): (MailId, Timestamp),
@@ -153,10 +157,10 @@ async fn retry_in(
     };
     let account = manifest.as_ref().map_or(0, rows::account);
 
-    let mut totals = Totals::default();
+    let mut totals = TotalsChange::default();
     let mut retried: Vec<(u16, Address)> = Vec::new();
     let mut take = |rows: &[Row]| {
-        let read = rows.iter().map(|row| rows::delivery(row, &core.routes));
+        let read = rows.iter().map(|row| rows::delivery(row, &node.routes));
         retried.extend(read.map(|read| (read.index, read.delivery.recipient)));
     };
 
@@ -170,7 +174,7 @@ async fn retry_in(
         )
         .await?;
 
-    core.routes.learn_those(on, &sooner).await?;
+    node.routes.learn_those(on, &sooner).await?;
     take(&sooner);
     if let Some(stage) = revived {
         let expires_at: i64 = mail.get("expires_at");
@@ -207,7 +211,7 @@ async fn retry_in(
                 ],
             )
             .await?;
-        core.routes.learn_those(on, &again).await?;
+        node.routes.learn_those(on, &again).await?;
         for row in &again {
             totals.add(stage, row.get("priority"), -1);
             totals.add(PENDING, row.get("priority"), 1);
@@ -221,15 +225,15 @@ async fn retry_in(
     }
     retried.sort_by_key(|(index, _)| *index);
 
-    let mut told = PendingEntries::default();
+    let mut entries = PendingEntries::default();
     if let Some(manifest) = &manifest {
         for (_, recipient) in &retried {
-            told.tell(Entry::retried(manifest, recipient, now).by(by));
+            entries.push(JournalEntry::retried(manifest, recipient, now).by(by));
         }
     }
 
-    told.tell_all(act("retry", by, id, now));
-    let committed = bump(on, told, &totals).await?;
+    entries.extend(act("retry", by, id, now));
+    let committed = bump(on, entries, &totals).await?;
     let recipients = retried
         .into_iter()
         .map(|(_, recipient)| recipient)
@@ -239,21 +243,21 @@ async fn retry_in(
 }
 
 pub(super) async fn purge(
-    core: &Arc<Core>,
+    node: &Arc<NodeState>,
     by: &Requester,
     id: MailId,
     now: Timestamp,
 ) -> Result<OperationResult, SpoolError> {
     let by = by.clone();
-    core.change(move |core, on| {
+    node.change(move |node, on| {
         let by = by.clone();
-        async move { purge_in(core, on, &by, id, now).await }.boxed()
+        async move { purge_in(node, on, &by, id, now).await }.boxed()
     })
     .await
 }
 
 async fn purge_in(
-    core: &Core,
+    node: &NodeState,
     on: &Connected,
     by: &Requester,
     id: MailId,
@@ -281,45 +285,45 @@ async fn purge_in(
         )
         .await?;
 
-    core.routes.learn_those(on, &ended).await?;
-    let read = ended.iter().map(|row| rows::delivery(row, &core.routes));
+    node.routes.learn_those(on, &ended).await?;
+    let read = ended.iter().map(|row| rows::delivery(row, &node.routes));
     let recipients = read.map(|read| read.delivery.recipient).collect();
 
-    let mut told = PendingEntries::default();
+    let mut entries = PendingEntries::default();
     if let Ok(manifest) = rows::manifest(mail) {
-        told.tell(Entry::purged(&manifest, now).by(by));
+        entries.push(JournalEntry::purged(&manifest, now).by(by));
     }
-    told.tell_all(act("purge", by, id, now));
+    entries.extend(act("purge", by, id, now));
 
-    let committed = sweep::delete(on, &[rows::uuid(id)], told).await?;
+    let committed = sweep::delete(on, &[rows::uuid(id)], entries).await?;
     Ok((OperationResult::Done(recipients), committed))
 }
 
 pub(super) async fn reroute(
-    core: &Arc<Core>,
+    node: &Arc<NodeState>,
     known: Vec<Route>,
     fallback: Route,
 ) -> Result<usize, SpoolError> {
-    let named: Result<(), SpoolError> = ask!(core, on => core.routes.name_all(&on, [&fallback]));
+    let named: Result<(), SpoolError> = ask!(node, on => node.routes.name_all(&on, [&fallback]));
     named?;
-    let moved = core
-        .change(move |core, on| reroute_in(core, on, known.clone(), fallback.clone()).boxed())
+    let moved = node
+        .change(move |node, on| reroute_in(node, on, known.clone(), fallback.clone()).boxed())
         .await?;
     if moved > 0 {
-        core.hints.stir([hints::ANY_ROUTE]);
-        core.changed.notify_one();
+        node.hints.stir([hints::ANY_ROUTE]);
+        node.changed.notify_one();
     }
     Ok(moved)
 }
 
 async fn reroute_in(
-    core: &Core,
+    node: &NodeState,
     on: &Connected,
     known: Vec<Route>,
     fallback: Route,
 ) -> ChangeResult<usize> {
-    core.routes.learn(on).await?;
-    let unknown: Vec<i32> = core
+    node.routes.learn(on).await?;
+    let unknown: Vec<i32> = node
         .routes
         .all()
         .into_iter()
@@ -331,7 +335,7 @@ async fn reroute_in(
         return Ok((0, None));
     }
 
-    let to = core.routes.id(&fallback).unwrap_or(0);
+    let to = node.routes.id(&fallback).unwrap_or(0);
     let moved = on
         .execute(
             "WITH x AS MATERIALIZED (SELECT x.mail, x.idx FROM unnest($1::int4[]) q(route)

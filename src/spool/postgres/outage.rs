@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::hints;
 use super::link::{Link, StatementFailure, judge, reason};
-use super::shared::Core;
+use super::shared::NodeState;
 use crate::spool::SpoolError;
 
 /// How long an answer is waited for.
@@ -20,67 +20,67 @@ const RETRY_AFTER: Duration = Duration::from_millis(250);
 
 /// Looks until the spool is closed or gone. In a task of its own: whatever else waits for an answer
 /// that never comes is freed by it.
-pub(super) async fn run(core: Weak<Core>) {
+pub(super) async fn run(node: Weak<NodeState>) {
     let mut last_check: Option<Instant> = None;
     loop {
-        let Some(core) = core.upgrade() else { return };
-        if core.closed.load(Ordering::SeqCst) {
+        let Some(node) = node.upgrade() else { return };
+        if node.closed.load(Ordering::SeqCst) {
             return;
         }
-        if core.down.read().is_some() {
-            end(&core).await;
+        if node.down.read().is_some() {
+            end(&node).await;
         } else if last_check.is_none_or(|at| at.elapsed() >= POLL_INTERVAL) {
             last_check = Some(Instant::now());
-            check_connections(&core).await;
+            check_connections(&node).await;
         }
-        drop(core);
+        drop(node);
         tokio::time::sleep(RETRY_AFTER).await;
     }
 }
 
-fn links(core: &Core) -> [&Link; 6] {
+fn links(node: &NodeState) -> [&Link; 6] {
     [
-        &core.put,
-        &core.settling,
-        &core.claiming,
-        &core.changing,
-        &core.reading,
-        &core.watching,
+        &node.put,
+        &node.settling,
+        &node.claiming,
+        &node.changing,
+        &node.reading,
+        &node.watching,
     ]
 }
 
 /// Has all connections be there: a server may have room for some of them only.
-async fn check_connections(core: &Core) {
-    let all = links(core).map(async |link| link.get().await.map(|_| ()));
+async fn check_connections(node: &NodeState) {
+    let all = links(node).map(async |link| link.get().await.map(|_| ()));
     let there = match tokio::time::timeout(ANSWER_WITHIN, futures::future::try_join_all(all)).await
     {
         Ok(there) => there.map(|_| ()),
-        Err(_) => Err(core.connector.unreachable("it does not answer")),
+        Err(_) => Err(node.connector.unreachable("it does not answer")),
     };
     if let Err(error) = there {
-        core.note_down(&error);
+        node.note_down(&error);
     }
 }
 
 /// Goes on where an outage is over, and says what is in the way where it is not.
-async fn end(core: &Core) {
+async fn end(node: &NodeState) {
     // While the heart is not heard nothing else is asked.
-    if !core.is_heard.load(Ordering::SeqCst) {
+    if !node.is_heard.load(Ordering::SeqCst) {
         return;
     }
-    if let Err(error) = is_over(core).await {
+    if let Err(error) = is_over(node).await {
         // Whoever tries again and again to write what is owed knows best.
-        let owed = core.owed.read().clone();
-        return core.note_down(owed.as_ref().unwrap_or(&error));
+        let owed = node.owed.read().clone();
+        return node.note_down(owed.as_ref().unwrap_or(&error));
     }
-    if !core.is_heard.load(Ordering::SeqCst) || core.down.write().take().is_none() {
+    if !node.is_heard.load(Ordering::SeqCst) || node.down.write().take().is_none() {
         return;
     }
 
-    core.has_doubt.store(true, Ordering::SeqCst);
+    node.has_doubt.store(true, Ordering::SeqCst);
     tracing::info!("the database answers again");
-    core.hints.stir([hints::ANY_ROUTE]);
-    core.changed.notify_one();
+    node.hints.stir([hints::ANY_ROUTE]);
+    node.changed.notify_one();
 }
 
 /// All that a mail is written to on its way, and nothing of it is kept.
@@ -100,27 +100,27 @@ ROLLBACK";
 
 /// A server that answers may have no room for what is written, or not let it be; and what is owed
 /// to it is written first.
-async fn is_over(core: &Core) -> Result<(), SpoolError> {
-    let all = links(core).map(|link| link.check_writable(ANSWER_WITHIN));
+async fn is_over(node: &NodeState) -> Result<(), SpoolError> {
+    let all = links(node).map(|link| link.check_writable(ANSWER_WITHIN));
     // All of them, whichever fails: each lets go of what is silent.
     let checked = futures::future::join_all(all).await;
     checked.into_iter().collect::<Result<(), _>>()?;
-    if let Some(owed) = core.owed.read().clone() {
+    if let Some(owed) = node.owed.read().clone() {
         return Err(owed);
     }
 
-    let on = core.on(&core.watching).await?;
+    let on = node.on(&node.watching).await?;
     let tried = match tokio::time::timeout(ANSWER_WITHIN, on.do_all(TRIAL_WRITE)).await {
         Ok(Ok(())) => return Ok(()),
         Ok(Err(error)) => error,
         Err(_) => {
-            core.watching.discard().await;
-            return Err(core.connector.unreachable("it does not answer"));
+            node.watching.discard().await;
+            return Err(node.connector.unreachable("it does not answer"));
         }
     };
-    core.watching.discard().await;
+    node.watching.discard().await;
     match judge(&tried) {
         StatementFailure::Impossible => Ok(()),
-        _ => Err(core.connector.unreachable(reason(&tried))),
+        _ => Err(node.connector.unreachable(reason(&tried))),
     }
 }

@@ -11,21 +11,19 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::PostgresNode;
-use super::ending::{self, Ending};
+use super::ending::{self, EndedRow};
 use super::link::Connected;
 use super::reading::ask;
-use super::rows::{self, DEAD, Totals};
-use super::shared::{Core, bump};
+use super::rows::{self, DEAD, TotalsChange};
+use super::shared::{NodeState, bump};
 use crate::delivery::{Attempt, DeadReason, Delivery, Phase, Route, Stage};
 use crate::mail::{Address, Guarantee, MailId, Priority, Timestamp};
-use crate::spool::keyed::journal::entry::{Entry, PendingEntries};
+use crate::spool::keyed::journal::entry::{JournalEntry, PendingEntries};
 use crate::spool::outbox::{Handful, Outbox, OutboxDraft};
 use crate::spool::{Manifest, SpoolError};
 
 /// The most characters of a reason that are kept.
 const REASON_CHARACTERS: usize = 2000;
-
-type Failure = tokio_postgres::Error;
 
 /// How often drafts are looked for from the very first on: a transaction that took long commits
 /// some before those that were seen, and what a dead node had in hand stands there as well.
@@ -99,23 +97,23 @@ RETURNING o.id, CASE WHEN x.size <= $5 THEN coalesce(x.json, o.draft::text) END"
 #[async_trait]
 impl Outbox for PostgresNode {
     fn arrived(&self) -> &Notify {
-        &self.core.drafts.arrived
+        &self.node.drafts.arrived
     }
 
     async fn take(&self, most: Handful) -> Result<Vec<OutboxDraft>, SpoolError> {
-        let core = &self.core;
-        if let Some(failure) = core.failure() {
+        let node = &self.node;
+        if let Some(failure) = node.failure() {
             return Err(failure);
         }
 
-        let session = core.session();
+        let session = node.session();
         let drafts = i64::try_from(most.drafts).unwrap_or(i64::MAX);
         let bytes = i64::try_from(most.bytes).unwrap_or(i64::MAX);
         let largest = i32::try_from(most.largest).unwrap_or(i32::MAX);
-        let in_hand = core.drafts.in_hand().clone();
+        let in_hand = node.drafts.in_hand().clone();
         let in_hand: Vec<Uuid> = in_hand.into_iter().map(rows::uuid).collect();
-        let from = core.drafts.look();
-        let rows: Result<Vec<tokio_postgres::Row>, SpoolError> = ask!(core, on => on.query(
+        let from = node.drafts.look();
+        let rows: Result<Vec<tokio_postgres::Row>, SpoolError> = ask!(node, on => on.query(
             TAKE_DRAFTS,
             &[&session, &drafts, &in_hand, &bytes, &largest, &from],
         ));
@@ -127,13 +125,13 @@ impl Outbox for PostgresNode {
             })
             .collect();
 
-        let mut in_hand = core.drafts.in_hand();
+        let mut in_hand = node.drafts.in_hand();
         in_hand.extend(drafts.iter().map(|draft| draft.id));
         Ok(drafts)
     }
 
     async fn became(&self, draft: MailId, mail: MailId) -> Result<(), SpoolError> {
-        self.core
+        self.node
             .change(move |_, on| {
                 async move {
                     let (id, mail) = (rows::uuid(draft), rows::uuid(mail));
@@ -152,7 +150,7 @@ impl Outbox for PostgresNode {
             })
             .await?;
 
-        self.core.drafts.in_hand().remove(&draft);
+        self.node.drafts.in_hand().remove(&draft);
         Ok(())
     }
 
@@ -162,35 +160,35 @@ impl Outbox for PostgresNode {
         reason: &str,
         now: Timestamp,
     ) -> Result<(), SpoolError> {
-        let core = &self.core;
+        let node = &self.node;
         let id = draft.id;
 
         let nowhere = Route::over([]);
-        let named: Result<(), SpoolError> = ask!(core, on => core.routes.name_all(&on, [&nowhere]));
+        let named: Result<(), SpoolError> = ask!(node, on => node.routes.name_all(&on, [&nowhere]));
         named?;
         let draft = draft.clone();
 
         let reason: String = reason.chars().take(REASON_CHARACTERS).collect();
-        self.core
-            .change(move |core, on| {
+        self.node
+            .change(move |node, on| {
                 let (draft, reason) = (draft.clone(), reason.clone());
-                async move { reject_in(core, on, &draft, &reason, now).await }.boxed()
+                async move { reject_in(node, on, &draft, &reason, now).await }.boxed()
             })
             .await?;
 
-        core.drafts.in_hand().remove(&id);
-        core.hints.sweep_at(core.kept_until(now.as_millis()));
+        node.drafts.in_hand().remove(&id);
+        node.hints.sweep_at(node.kept_until(now.as_millis()));
         Ok(())
     }
 
     async fn give_back(&self, drafts: Vec<MailId>) -> Result<(), SpoolError> {
         {
-            let mut in_hand = self.core.drafts.in_hand();
+            let mut in_hand = self.node.drafts.in_hand();
             drafts.iter().for_each(|draft| _ = in_hand.remove(draft));
         }
         let ids: Vec<Uuid> = drafts.into_iter().map(rows::uuid).collect();
-        let core = &self.core;
-        let done: Result<u64, SpoolError> = ask!(core, on => on.execute(
+        let node = &self.node;
+        let done: Result<u64, SpoolError> = ask!(node, on => on.execute(
             "UPDATE outbox SET owner = 0 WHERE id = ANY($1)",
             &[&ids],
         ));
@@ -200,12 +198,12 @@ impl Outbox for PostgresNode {
 
 /// Keeps a draft as a mail that is dead from the start.
 async fn reject_in(
-    core: &Core,
+    node: &NodeState,
     on: &Connected,
     draft: &OutboxDraft,
     reason: &str,
     now: Timestamp,
-) -> Result<((), Option<super::shared::Committed>), Failure> {
+) -> Result<((), Option<super::shared::Committed>), tokio_postgres::Error> {
     let id = rows::uuid(draft.id);
     let size = on
         .query(
@@ -227,7 +225,7 @@ async fn reject_in(
 
     let priority = rows::priority_number(Priority::Default);
     let numbered = (0u16..).zip(readable.recipients);
-    let endings: Vec<Ending> = numbered
+    let endings: Vec<EndedRow> = numbered
         .map(|(index, recipient)| {
             let mut delivery = Delivery::new(recipient, route.clone(), now);
             delivery.stage = stage;
@@ -241,7 +239,7 @@ async fn reject_in(
                 text: reason.to_owned(),
                 tls: None,
             });
-            Ending {
+            EndedRow {
                 mail: draft.id,
                 index,
                 priority,
@@ -296,13 +294,13 @@ async fn reject_in(
     on.execute("DELETE FROM outbox WHERE id = $1", &[&id])
         .await?;
 
-    let mut totals = Totals::default();
-    let mut told = PendingEntries::default();
-    told.tell(Entry::accepted(&manifest));
+    let mut totals = TotalsChange::default();
+    let mut entries = PendingEntries::default();
+    entries.push(JournalEntry::accepted(&manifest));
     for ending in &endings {
         totals.add(DEAD, priority, 1);
         let delivery = &ending.delivery;
-        told.tell(Entry::became(
+        entries.push(JournalEntry::became(
             draft.id,
             Some(&manifest),
             delivery,
@@ -311,8 +309,8 @@ async fn reject_in(
         ));
     }
 
-    ending::insert(core, on, &endings).await?;
-    let committed = bump(on, told, &totals).await?;
+    ending::insert(node, on, &endings).await?;
+    let committed = bump(on, entries, &totals).await?;
     Ok(((), committed))
 }
 

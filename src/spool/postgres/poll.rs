@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::horizon;
 use super::link::Connected;
-use super::shared::{Committed, Core};
+use super::shared::{Committed, NodeState};
 use super::takeover;
 use crate::mail::Timestamp;
 use crate::spool::SpoolError;
@@ -29,7 +29,7 @@ const QUEUE_TABLES: &[&str] = &["ready", "outbox"];
 const DEAD_ROWS: i64 = 10_000;
 
 /// Looks until the spool is closed or gone.
-pub(super) async fn run(core: Weak<Core>) {
+pub(super) async fn run(node: Weak<NodeState>) {
     let mut next_full_poll = Instant::now();
     let mut last_horizon: Option<Instant> = None;
     let mut last_vacuum = Instant::now();
@@ -37,27 +37,27 @@ pub(super) async fn run(core: Weak<Core>) {
         (BackgroundTask::default(), BackgroundTask::default());
     loop {
         tokio::time::sleep(POLL_INTERVAL).await;
-        let Some(core) = core.upgrade() else { return };
-        if core.closed.load(Ordering::SeqCst) {
+        let Some(node) = node.upgrade() else { return };
+        if node.closed.load(Ordering::SeqCst) {
             return;
         }
-        if core.down.read().is_some() {
+        if node.down.read().is_some() {
             continue;
         }
 
         if takeover_task.is_over() {
-            let lapsed = core.lapsed.lock().take(&core);
+            let lapsed = node.lapsed.lock().take(&node);
             if !lapsed.is_empty() {
-                takeover_task.begin(takeover::take_over_all(Arc::clone(&core), lapsed));
+                takeover_task.begin(takeover::take_over_all(Arc::clone(&node), lapsed));
             }
         }
 
         let begun = Instant::now();
         let poll_anyway = begun >= next_full_poll;
-        if poll_anyway && core.has_doubt.swap(false, Ordering::SeqCst) {
-            super::lost_leases::find(&core);
+        if poll_anyway && node.has_doubt.swap(false, Ordering::SeqCst) {
+            super::lost_leases::find(&node);
         }
-        let polled = poll_others(&core, poll_anyway).await;
+        let polled = poll_others(&node, poll_anyway).await;
         if poll_anyway {
             let took = polled.as_ref().map(|()| begun.elapsed());
             let rest = took.map_or(FULL_POLL_INTERVAL, |took| took * FULL_POLL_SHARE);
@@ -65,7 +65,7 @@ pub(super) async fn run(core: Weak<Core>) {
         }
         if let Err(error) = polled {
             // An outage is reported once, where it is noticed.
-            match core.failure() {
+            match node.failure() {
                 None => tracing::warn!(%error, "a poll of the others' changes failed"),
                 Some(_) => tracing::debug!(%error, "a poll of the others' changes failed"),
             }
@@ -73,15 +73,15 @@ pub(super) async fn run(core: Weak<Core>) {
 
         if last_horizon.is_none_or(|at| at.elapsed() >= horizon::CHECK_INTERVAL) {
             last_horizon = Some(Instant::now());
-            if let Err(error) = check_horizon(&core).await {
+            if let Err(error) = check_horizon(&node).await {
                 tracing::debug!(%error, "what the database cannot remove is not known");
             }
         }
 
-        if core.is_first_node() && last_vacuum.elapsed() >= VACUUM_INTERVAL && vacuum_task.is_over()
+        if node.is_first_node() && last_vacuum.elapsed() >= VACUUM_INTERVAL && vacuum_task.is_over()
         {
             last_vacuum = Instant::now();
-            vacuum_task.begin(vacuum(Arc::clone(&core)));
+            vacuum_task.begin(vacuum(Arc::clone(&node)));
         }
     }
 }
@@ -102,18 +102,18 @@ impl BackgroundTask {
 
 /// Has the database remove the dead rows of what waits, where there are many and it can: by itself
 /// it would do so too seldom for a queue.
-async fn vacuum(core: Arc<Core>) {
-    if core.horizon.held_for().is_some() {
+async fn vacuum(node: Arc<NodeState>) {
+    if node.horizon.held_for().is_some() {
         return;
     }
-    if let Err(error) = try_vacuum(&core).await {
+    if let Err(error) = try_vacuum(&node).await {
         tracing::debug!(%error, "the dead rows of what waits are left to the database");
     }
 }
 
-async fn try_vacuum(core: &Core) -> Result<(), SpoolError> {
-    let failed = |error: tokio_postgres::Error| core.failed(&error);
-    let on = core.on(&core.reading).await?;
+async fn try_vacuum(node: &NodeState) -> Result<(), SpoolError> {
+    let failed = |error: tokio_postgres::Error| node.failed(&error);
+    let on = node.on(&node.reading).await?;
     let dead = on
         .query(
             "SELECT name FROM unnest($1::text[]) AS name
@@ -128,7 +128,7 @@ async fn try_vacuum(core: &Core) -> Result<(), SpoolError> {
     }
     let tables: Vec<&str> = dead.iter().map(|row| row.get(0)).collect();
     // On a connection of its own, which ends with it: nothing waits for it.
-    let on = core.on(&core.keeping).await?;
+    let on = node.on(&node.keeping).await?;
     let vacuumed = async {
         on.client
             .batch_execute("SET statement_timeout TO 0")
@@ -138,14 +138,14 @@ async fn try_vacuum(core: &Core) -> Result<(), SpoolError> {
             .await
     };
     let vacuumed = vacuumed.await.map_err(failed);
-    core.keeping.discard().await;
+    node.keeping.discard().await;
     vacuumed
 }
 
-async fn check_horizon(core: &Core) -> Result<(), SpoolError> {
-    let on = core.on(&core.watching).await?;
-    let looked = horizon::look(core, &on).await;
-    looked.map_err(|error| core.failed(&error))
+async fn check_horizon(node: &NodeState) -> Result<(), SpoolError> {
+    let on = node.on(&node.watching).await?;
+    let looked = horizon::look(node, &on).await;
+    looked.map_err(|error| node.failed(&error))
 }
 
 /// What was committed, the first draft that nobody has in hand, and the server's time.
@@ -155,12 +155,12 @@ const NEWS: &str = "SELECT commits, totals[1] + totals[2] + totals[3], next - 1,
   ORDER BY commits DESC LIMIT 1";
 
 /// Looks whether others have changed something; `anyway`: at all that waits, whatever they did.
-async fn poll_others(core: &Arc<Core>, anyway: bool) -> Result<(), SpoolError> {
-    let on = core.on(&core.watching).await?;
-    let failed = |error: tokio_postgres::Error| core.failed(&error);
+async fn poll_others(node: &Arc<NodeState>, anyway: bool) -> Result<(), SpoolError> {
+    let on = node.on(&node.watching).await?;
+    let failed = |error: tokio_postgres::Error| node.failed(&error);
     let from = match anyway {
         true => Uuid::nil(),
-        false => core.drafts.from(),
+        false => node.drafts.from(),
     };
     let rows = on.query(NEWS, &[&from]).await.map_err(failed)?;
     let Some(row) = rows.first() else {
@@ -168,7 +168,7 @@ async fn poll_others(core: &Arc<Core>, anyway: bool) -> Result<(), SpoolError> {
     };
     if let Some(first) = row.get(3) {
         let now = Timestamp::from_millis(row.get(4));
-        core.drafts.found(first, core.is_first_node(), now);
+        node.drafts.found(first, node.is_first_node(), now);
     }
 
     let committed = Committed {
@@ -179,27 +179,27 @@ async fn poll_others(core: &Arc<Core>, anyway: bool) -> Result<(), SpoolError> {
     };
 
     let pending = committed.pending;
-    let is_news = committed.commits > core.hints.commits();
-    core.committed(committed);
+    let is_news = committed.commits > node.hints.commits();
+    node.committed(committed);
     if !is_news && !anyway {
         return Ok(());
     }
-    super::cluster::read_orders(core, &on)
+    super::cluster::read_orders(node, &on)
         .await
         .map_err(failed)?;
-    core.accounts.read(&on).await.map_err(failed)?;
+    node.accounts.read(&on).await.map_err(failed)?;
     if pending > 0 {
-        fronts(core, &on, anyway).await.map_err(failed)?;
+        fronts(node, &on, anyway).await.map_err(failed)?;
     }
 
     if anyway {
-        let sweeps = core.sweeps.load(Ordering::Acquire);
-        let at = super::sweep::next(core, &on).await.map_err(failed)?;
+        let sweeps = node.sweeps.load(Ordering::Acquire);
+        let at = super::sweep::next(node, &on).await.map_err(failed)?;
         // What a sweep is at or has just done is not to be done again.
-        if sweeps.is_multiple_of(2) && core.sweeps.load(Ordering::Acquire) == sweeps {
-            core.hints.sweep_at(at);
-            if at <= core.hints.now().as_millis() {
-                core.changed.notify_one();
+        if sweeps.is_multiple_of(2) && node.sweeps.load(Ordering::Acquire) == sweeps {
+            node.hints.sweep_at(at);
+            if at <= node.hints.now().as_millis() {
+                node.changed.notify_one();
             }
         }
     }
@@ -216,7 +216,7 @@ const QUEUES: &str = "WITH RECURSIVE q AS (
     WHERE (r.route, r.priority) > (q.route, q.priority) ORDER BY r.route, r.priority LIMIT 1) n)";
 
 /// What comes first in each queue, whatever time it is: nobody has told it yet.
-pub(super) async fn come(core: &Core, on: &Connected) -> Result<(), tokio_postgres::Error> {
+pub(super) async fn come(node: &NodeState, on: &Connected) -> Result<(), tokio_postgres::Error> {
     let rows = on
         .query(
             &format!(
@@ -229,7 +229,7 @@ pub(super) async fn come(core: &Core, on: &Connected) -> Result<(), tokio_postgr
         .await?;
 
     rows.iter()
-        .for_each(|row| core.hints.due_at(row.get(0), row.get(1)));
+        .for_each(|row| node.hints.due_at(row.get(0), row.get(1)));
     Ok(())
 }
 
@@ -246,12 +246,12 @@ SELECT w.route, y.due FROM w
 /// `whole`: of all of them, from the very front. Otherwise of those that claims were made from, and
 /// from where something was found: what lies before may be dead rows without end.
 pub(super) async fn fronts(
-    core: &Core,
+    node: &NodeState,
     on: &Connected,
     whole: bool,
 ) -> Result<(), tokio_postgres::Error> {
-    let now = core.hints.now().as_millis();
-    let lows = core.hints.lows();
+    let now = node.hints.now().as_millis();
+    let lows = node.hints.lows();
     let rows = match whole || lows.is_empty() {
         true => {
             let queues = format!("{QUEUES}, w AS (SELECT route, priority, $2::int8 AS low FROM q)");
@@ -271,17 +271,17 @@ pub(super) async fn fronts(
             .await?
         }
     };
-    core.routes.learn_those(on, &rows).await?;
+    node.routes.learn_those(on, &rows).await?;
 
     let mut is_due = false;
     for row in rows {
         let (route, due): (i32, i64) = (row.get("route"), row.get("due"));
         is_due |= due <= now;
-        core.hints.due_at(route, due);
+        node.hints.due_at(route, due);
     }
 
     if is_due {
-        core.changed.notify_one();
+        node.changed.notify_one();
     }
     Ok(())
 }

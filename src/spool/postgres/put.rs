@@ -11,13 +11,13 @@ use tokio::time::timeout_at;
 use uuid::Uuid;
 
 use super::accounts;
-use super::ending::{self, Ending};
+use super::ending::{self, EndedRow};
 use super::hints;
 use super::link::{Connected, StatementFailure, judge};
-use super::rows::{self, PENDING, Totals};
-use super::shared::{Committed, Core, Records};
+use super::rows::{self, PENDING, TotalsChange};
+use super::shared::{Committed, NodeState, Records};
 use crate::mail::{MailId, Submitter};
-use crate::spool::keyed::journal::entry::{Entry, PendingEntries};
+use crate::spool::keyed::journal::entry::{JournalEntry, PendingEntries};
 use crate::spool::{Manifest, NewMail, PutResult, SpoolError, codec};
 
 /// The most mails, and about the most bytes, that are put together.
@@ -38,8 +38,7 @@ pub(super) struct PutQueue {
 }
 
 /// Puts what comes until nobody can send any more.
-pub(super) async fn run(core: Arc<Core>, mut inbox: mpsc::UnboundedReceiver<PutQueue>) {
-    let (mut gather_until, mut callers) = (Instant::now(), 1);
+pub(super) async fn run(node: Arc<NodeState>, mut inbox: mpsc::UnboundedReceiver<PutQueue>) {
     while let Some(first) = inbox.recv().await {
         let mut bytes = weight(&first);
         let mut count = first.mails.len();
@@ -68,10 +67,8 @@ pub(super) async fn run(core: Arc<Core>, mut inbox: mpsc::UnboundedReceiver<PutQ
             waiting.push((of_one.len(), reply));
             mails.extend(of_one);
         }
-        let began = Instant::now();
-        let mut results = put_all(&core, mails).await.into_iter();
-        gather_until = Instant::now() + began.elapsed().min(LONGEST_GATHERING);
-        core.changed.notify_one();
+        let mut results = put_all(&node, mails).await.into_iter();
+        node.changed.notify_one();
         for (count, reply) in waiting {
             let _ = reply.send(results.by_ref().take(count).collect());
         }
@@ -85,7 +82,7 @@ fn weight(put: &PutQueue) -> usize {
 type Results = Vec<Result<PutResult, SpoolError>>;
 
 /// Puts mails in as few statements as their size allows.
-async fn put_all(core: &Arc<Core>, mails: Vec<NewMail>) -> Results {
+async fn put_all(node: &Arc<NodeState>, mails: Vec<NewMail>) -> Results {
     let mut results = Vec::with_capacity(mails.len());
     let mut group = Vec::new();
     let mut bytes = 0;
@@ -93,14 +90,14 @@ async fn put_all(core: &Arc<Core>, mails: Vec<NewMail>) -> Results {
         if !group.is_empty()
             && (group.len() >= GROUP_MAILS || bytes + mail.body.len() > GROUP_BYTES)
         {
-            results.extend(put_group(core, std::mem::take(&mut group)).await);
+            results.extend(put_group(node, std::mem::take(&mut group)).await);
             bytes = 0;
         }
         bytes += mail.body.len() + 512;
         group.push(mail);
     }
 
-    results.extend(put_group(core, group).await);
+    results.extend(put_group(node, group).await);
     results
 }
 
@@ -146,8 +143,8 @@ struct ExistingMails {
 
 /// Puts mails in one statement. Where the database cannot keep them, each by itself: one of them is
 /// not to have the others refused.
-async fn put_group(core: &Arc<Core>, mails: Vec<NewMail>) -> Results {
-    let results = put_together(core, &mails).await;
+async fn put_group(node: &Arc<NodeState>, mails: Vec<NewMail>) -> Results {
+    let results = put_together(node, &mails).await;
     let is_refused =
         |result: &Result<PutResult, SpoolError>| matches!(result, Err(SpoolError::Unreadable(_)));
     if mails.len() < 2 || !results.iter().all(is_refused) {
@@ -156,16 +153,16 @@ async fn put_group(core: &Arc<Core>, mails: Vec<NewMail>) -> Results {
 
     let mut results = Vec::with_capacity(mails.len());
     for mail in mails.chunks(1) {
-        results.extend(put_together(core, mail).await);
+        results.extend(put_together(node, mail).await);
     }
     results
 }
 
-async fn put_together(core: &Arc<Core>, mails: &[NewMail]) -> Results {
+async fn put_together(node: &Arc<NodeState>, mails: &[NewMail]) -> Results {
     if mails.is_empty() {
         return Vec::new();
     }
-    if let Some(failure) = core.failure() {
+    if let Some(failure) = node.failure() {
         return vec![Err(failure); mails.len()];
     }
 
@@ -179,10 +176,10 @@ async fn put_together(core: &Arc<Core>, mails: &[NewMail]) -> Results {
     loop {
         let (chosen, results) = choose(mails, &there, &tried);
         if chosen.is_empty() {
-            drop_drafts(core, mails, &results);
+            drop_drafts(node, mails, &results);
             return results;
         }
-        let on = match core.on(&core.put).await {
+        let on = match node.on(&node.put).await {
             Ok(on) => on,
             Err(error) => {
                 if deadline.is_some_and(|deadline| Instant::now() < deadline) {
@@ -195,61 +192,61 @@ async fn put_together(core: &Arc<Core>, mails: &[NewMail]) -> Results {
         let began = Instant::now();
         let put = async {
             let routes = chosen.iter().flat_map(|mail| &mail.deliveries);
-            core.routes
+            node.routes
                 .name_all(&on, routes.map(|delivery| &delivery.route))
                 .await?;
-            insert(core, &on, &chosen).await
+            insert(node, &on, &chosen).await
         }
         .await;
         let error = match put {
             Ok(committed) => {
-                core.time(began.elapsed());
-                core.committed(committed);
-                hint(core, &chosen);
-                drop_drafts(core, mails, &results);
+                node.time(began.elapsed());
+                node.committed(committed);
+                hint(node, &chosen);
+                drop_drafts(node, mails, &results);
                 return results;
             }
             Err(error) => error,
         };
         match judge(&error) {
             // It is not these mails that stand there, but a row that should not.
-            StatementFailure::Exists if conflicts >= LOOKS => return refuse(core, &error, mails),
+            StatementFailure::Exists if conflicts >= LOOKS => return refuse(node, &error, mails),
             StatementFailure::Exists => conflicts += 1,
             StatementFailure::Busy => {}
             // It was not put, and trying again would not help.
-            StatementFailure::Impossible => return refuse(core, &error, mails),
-            StatementFailure::Lacking if deadline.is_none() => return refuse(core, &error, mails),
+            StatementFailure::Impossible => return refuse(node, &error, mails),
+            StatementFailure::Lacking if deadline.is_none() => return refuse(node, &error, mails),
             StatementFailure::Gone | StatementFailure::Lacking => {
-                core.put.discard().await;
+                node.put.discard().await;
                 tried = chosen.iter().map(|mail| mail.manifest.id).collect();
                 let deadline = *deadline.get_or_insert_with(|| Instant::now() + RETRY_UNKNOWN_FOR);
                 if Instant::now() >= deadline {
-                    return refuse(core, &error, mails);
+                    return refuse(node, &error, mails);
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
-        let looked = match core.on(&core.put).await {
+        let looked = match node.on(&node.put).await {
             Ok(on) => look(&on, mails).await,
             Err(_) => continue,
         };
         match looked {
             Ok(found) => there = found,
             Err(error) if judge(&error).is_outage() => {}
-            Err(error) => return refuse(core, &error, mails),
+            Err(error) => return refuse(node, &error, mails),
         }
     }
 }
 
 /// None of these mails was put, as far as it is known.
-fn refuse(core: &Core, error: &tokio_postgres::Error, mails: &[NewMail]) -> Results {
-    let error = core.failed(error);
+fn refuse(node: &NodeState, error: &tokio_postgres::Error, mails: &[NewMail]) -> Results {
+    let error = node.failed(error);
     vec![Err(error); mails.len()]
 }
 
 /// What has become mail is no draft any more.
-fn drop_drafts(core: &Core, mails: &[NewMail], results: &[Result<PutResult, SpoolError>]) {
-    let mut in_hand = core.drafts.in_hand();
+fn drop_drafts(node: &NodeState, mails: &[NewMail], results: &[Result<PutResult, SpoolError>]) {
+    let mut in_hand = node.drafts.in_hand();
     for (mail, result) in mails.iter().zip(results) {
         if matches!(result, Ok(PutResult::Stored)) {
             in_hand.remove(&mail.manifest.id);
@@ -341,31 +338,31 @@ async fn look(on: &Connected, mails: &[NewMail]) -> Result<ExistingMails, tokio_
 }
 
 /// What is to be looked at later.
-fn hint(core: &Core, mails: &[&NewMail]) {
+fn hint(node: &NodeState, mails: &[&NewMail]) {
     let mut sweep = i64::MAX;
     for mail in mails {
         for delivery in &mail.deliveries {
             match delivery.stage.due() {
                 Some(due) => {
-                    let route = core.routes.id(&delivery.route).unwrap_or(hints::ANY_ROUTE);
-                    core.hints.due_at(route, due.as_millis());
+                    let route = node.routes.id(&delivery.route).unwrap_or(hints::ANY_ROUTE);
+                    node.hints.due_at(route, due.as_millis());
                 }
-                None => sweep = sweep.min(core.kept_until(mail.manifest.accepted_at.as_millis())),
+                None => sweep = sweep.min(node.kept_until(mail.manifest.accepted_at.as_millis())),
             }
         }
         sweep = sweep.min(mail.manifest.expires_at.as_millis());
-        let told_until = mail.manifest.accepted_at + core.options.journal.keep;
-        sweep = sweep.min(told_until.as_millis());
+        let journaled_until = mail.manifest.accepted_at + node.options.journal.keep;
+        sweep = sweep.min(journaled_until.as_millis());
         if mail.manifest.idempotency_key.is_some() {
-            sweep = sweep.min(forget_at(core, mail));
+            sweep = sweep.min(forget_at(node, mail));
         }
     }
 
-    core.hints.sweep_at(sweep);
+    node.hints.sweep_at(sweep);
 }
 
-fn forget_at(core: &Core, mail: &NewMail) -> i64 {
-    (mail.manifest.accepted_at + core.options.idempotency_ttl).as_millis()
+fn forget_at(node: &NodeState, mail: &NewMail) -> i64 {
+    (mail.manifest.accepted_at + node.options.idempotency_ttl).as_millis()
 }
 
 const INSERT: &str = "
@@ -404,7 +401,7 @@ SELECT commits, pending, first,
     FROM b";
 
 async fn insert(
-    core: &Core,
+    node: &NodeState,
     on: &Connected,
     mails: &[&NewMail],
 ) -> Result<Committed, tokio_postgres::Error> {
@@ -424,9 +421,9 @@ async fn insert(
     let (mut keys, mut key_mails, mut fingerprints, mut forget) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut whose = Vec::new();
-    let mut ended = ending::Columns::default();
-    let mut totals = Totals::default();
-    let mut told = PendingEntries::default();
+    let mut ended = ending::EndedColumns::default();
+    let mut totals = TotalsChange::default();
+    let mut entries = PendingEntries::default();
 
     for mail in mails {
         let manifest = &mail.manifest;
@@ -449,14 +446,14 @@ async fn insert(
         let account = rows::account(manifest);
         let day = manifest.accepted_at.day();
         totals.accounts.accepted(account, day, manifest.recipients);
-        told.tell(Entry::accepted(manifest));
+        entries.push(JournalEntry::accepted(manifest));
         for (index, delivery) in (0u16..).zip(&mail.deliveries) {
             let Some(when) = delivery.stage.due() else {
                 let (stage, ..) = rows::stage_columns(&delivery.stage);
                 totals.add(stage, priority, 1);
                 ended.add(
-                    &core.routes,
-                    &Ending {
+                    &node.routes,
+                    &EndedRow {
                         mail: manifest.id,
                         index,
                         priority,
@@ -467,14 +464,14 @@ async fn insert(
                 );
                 let at = delivery.stage.finished_at();
                 let at = at.unwrap_or(manifest.accepted_at);
-                let became = Entry::became(manifest.id, Some(manifest), delivery, false, at);
-                told.tell(became);
+                let became = JournalEntry::became(manifest.id, Some(manifest), delivery, false, at);
+                entries.push(became);
                 continue;
             };
             of.push(id);
             at.push(i32::from(index));
             whose.push(account);
-            routes.push(core.routes.id(&delivery.route).unwrap_or(0));
+            routes.push(node.routes.id(&delivery.route).unwrap_or(0));
             of_priority.push(priority);
             due.push(when.as_millis());
             until.push(manifest.expires_at.as_millis());
@@ -487,18 +484,18 @@ async fn insert(
             keys.push(key);
             key_mails.push(id);
             fingerprints.push(Uuid::from_u128(manifest.fingerprint));
-            forget.push(forget_at(core, mail));
+            forget.push(forget_at(node, mail));
         }
     }
 
     let drafts: Vec<Uuid> = {
-        let in_hand = core.drafts.in_hand();
+        let in_hand = node.drafts.in_hand();
         let of_these = mails.iter().map(|mail| mail.manifest.id);
         let drafts = of_these.filter(|id| in_hand.contains(id)).map(rows::uuid);
         drafts.collect()
     };
 
-    let records = Records::of(told);
+    let records = Records::of(entries);
     let counted = totals.accounts.columns();
     let rows = on
         .query(

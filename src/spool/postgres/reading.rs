@@ -14,7 +14,7 @@ use super::feedback;
 use super::link::{Connected, Param};
 use super::put::hash_of;
 use super::rows::{self, CANCELLED, DEAD};
-use super::shared::Core;
+use super::shared::NodeState;
 use crate::delivery::{Route, State};
 use crate::mail::{MailId, Priority, Submitter, Timestamp};
 use crate::spool::query::DELIVERIES_PER_PAGE;
@@ -27,24 +27,22 @@ const STEP_MAILS: usize = 64;
 /// How many places of an index are passed over for it, in which they do not even stand.
 const MOST_PASSED_OVER: usize = 100_000;
 
-type Failure = tokio_postgres::Error;
-
 /// Asks on the connection for reading; again where it was lost meanwhile, for asking changes
 /// nothing.
 macro_rules! ask {
-    ($core:expr, $on:ident => $ask:expr) => {{
+    ($node:expr, $on:ident => $ask:expr) => {{
         let mut tries = 0;
         loop {
             tries += 1;
-            let $on = $core.on(&$core.reading).await?;
+            let $on = $node.on(&$node.reading).await?;
             match $ask.await {
                 Ok(found) => break Ok(found),
                 Err(error)
                     if $crate::spool::postgres::link::judge(&error).is_outage() && tries < 2 =>
                 {
-                    $core.reading.discard().await;
+                    $node.reading.discard().await;
                 }
-                Err(error) => break Err($core.failed(&error)),
+                Err(error) => break Err($node.failed(&error)),
             }
         }
     }};
@@ -64,14 +62,14 @@ WHERE m.id = ANY($1) ORDER BY d.mail, d.idx";
 
 /// The records of these mails, those that there are, each as far as it can be read.
 async fn records(
-    core: &Core,
+    node: &NodeState,
     on: &Connected,
     ids: &[Uuid],
-) -> Result<HashMap<MailId, Result<Record, SpoolError>>, Failure> {
+) -> Result<HashMap<MailId, Result<Record, SpoolError>>, tokio_postgres::Error> {
     let params: [Param<'_>; 1] = [&ids];
     let (rows, mut came_back) =
         futures::future::try_join(on.query(RECORDS, &params), feedback::of_mails(on, ids)).await?;
-    core.routes.learn_those(on, &rows).await?;
+    node.routes.learn_those(on, &rows).await?;
     let mut records = HashMap::with_capacity(ids.len());
     for row in &rows {
         let id = rows::mail_id(row.get("mail"));
@@ -89,7 +87,7 @@ async fn records(
             })
         });
         if let Ok(record) = record {
-            let read = rows::delivery(row, &core.routes);
+            let read = rows::delivery(row, &node.routes);
             record.deliveries.push(read.delivery);
             record.leased.push(row.get("leased"));
         }
@@ -98,24 +96,24 @@ async fn records(
     Ok(records)
 }
 
-pub(super) async fn get(core: &Arc<Core>, id: MailId) -> Result<Option<Record>, SpoolError> {
-    core.check_open()?;
-    core.until_released().await;
+pub(super) async fn get(node: &Arc<NodeState>, id: MailId) -> Result<Option<Record>, SpoolError> {
+    node.check_open()?;
+    node.until_released().await;
     let ids = [rows::uuid(id)];
-    let found: Result<_, SpoolError> = ask!(core, on => records(core, &on, &ids));
+    let found: Result<_, SpoolError> = ask!(node, on => records(node, &on, &ids));
     found?.remove(&id).transpose()
 }
 
 pub(super) async fn by_key(
-    core: &Arc<Core>,
+    node: &Arc<NodeState>,
     whose: &Submitter,
     key: &str,
 ) -> Result<Option<MailId>, SpoolError> {
-    core.check_open()?;
-    core.until_released().await;
+    node.check_open()?;
+    node.until_released().await;
     let hash = hash_of(whose, key);
     let rows: Result<Vec<tokio_postgres::Row>, SpoolError> =
-        ask!(core, on => on.query("SELECT mail FROM keys WHERE key = $1", &[&hash]));
+        ask!(node, on => on.query("SELECT mail FROM keys WHERE key = $1", &[&hash]));
     Ok(rows?.first().map(|row| rows::mail_id(row.get(0))))
 }
 
@@ -123,18 +121,18 @@ const BODY: &str = "SELECT body, forgotten, NOT EXISTS (SELECT FROM ready r WHER
   AND NOT EXISTS (SELECT FROM ended e WHERE e.mail = m.id AND e.stage <> 2) FROM mails m
     WHERE id = $1";
 
-pub(super) async fn body(core: &Arc<Core>, id: MailId) -> Result<Option<Bytes>, SpoolError> {
-    core.check_open()?;
+pub(super) async fn body(node: &Arc<NodeState>, id: MailId) -> Result<Option<Bytes>, SpoolError> {
+    node.check_open()?;
     let id = rows::uuid(id);
     let rows: Result<Vec<tokio_postgres::Row>, SpoolError> =
-        ask!(core, on => on.query(BODY, &[&id]));
+        ask!(node, on => on.query(BODY, &[&id]));
     let rows = rows?;
     let Some(row) = rows.first() else {
         return Ok(None);
     };
 
     // Not one moment longer, though it may take one until it is gone.
-    if row.get(1) || (core.options.keep_bodies.is_zero() && row.get(2)) {
+    if row.get(1) || (node.options.keep_bodies.is_zero() && row.get(2)) {
         return Err(SpoolError::Forgotten(rows::mail_id(id)));
     }
     Ok(Some(Bytes::copy_from_slice(row.get::<_, &[u8]>(0))))
@@ -180,12 +178,12 @@ impl Cursor {
 }
 
 pub(super) async fn list(
-    core: &Arc<Core>,
+    node: &Arc<NodeState>,
     query: Query,
     now: Timestamp,
 ) -> Result<Page, SpoolError> {
-    core.check_open()?;
-    core.until_released().await;
+    node.check_open()?;
+    node.until_released().await;
     let cursor = query.cursor.as_deref().map(Cursor::read).transpose()?;
     let is_pending = matches!(
         query.state,
@@ -200,21 +198,21 @@ pub(super) async fn list(
         (cursor, _) => cursor,
     };
 
-    ask!(core, on => page(core, &on, &query, now, cursor, waits))
+    ask!(node, on => page(node, &on, &query, now, cursor, waits))
 }
 
 async fn page(
-    core: &Core,
+    node: &NodeState,
     on: &Connected,
     query: &Query,
     now: Timestamp,
     mut cursor: Option<Cursor>,
     waits: bool,
-) -> Result<Page, Failure> {
+) -> Result<Page, tokio_postgres::Error> {
     let size = query.page_size();
     let mut page = Page::default();
     let (mut read, mut passed, mut deliveries) = (0, 0, 0);
-    let mut places = Places::default();
+    let mut places = ListPositions::default();
     loop {
         if places.found.is_empty() {
             if places.is_last {
@@ -222,7 +220,7 @@ async fn page(
             }
             let most = (size - page.mails.len() + 1).clamp(64, 1000);
             places = match waits {
-                true => waiting(core, on, query.state, now, cursor, most).await?,
+                true => waiting(node, on, query.state, now, cursor, most).await?,
                 // Places in which no mail is read are passed over faster and faster.
                 false => newest(on, query, cursor, most.max(passed).min(10_000)).await?,
             };
@@ -235,7 +233,7 @@ async fn page(
         let mut ids: Vec<Uuid> = wanted.map(|(place, _)| place.mail()).collect();
         ids.dedup();
 
-        let records = records(core, on, &ids).await?;
+        let records = records(node, on, &ids).await?;
         let count = some.len();
         for (n, (place, fits)) in some.into_iter().enumerate() {
             cursor = Some(place);
@@ -308,7 +306,7 @@ fn belongs(query: &Query, record: &Record, place: Cursor, now: Timestamp) -> boo
 /// The next places where mail may stand that is asked for, and whether it may be; and whether
 /// there are no further ones.
 #[derive(Default)]
-struct Places {
+struct ListPositions {
     found: VecDeque<(Cursor, bool)>,
     is_last: bool,
 }
@@ -319,7 +317,7 @@ async fn newest(
     query: &Query,
     cursor: Option<Cursor>,
     most: usize,
-) -> Result<Places, Failure> {
+) -> Result<ListPositions, tokio_postgres::Error> {
     let below = cursor.map_or(Uuid::max(), Cursor::mail);
     let (first, last) = query
         .ids
@@ -352,7 +350,7 @@ async fn newest(
         .iter()
         .map(|row| (Cursor::Newest(row.get(0)), row.get(1)))
         .collect();
-    Ok(Places {
+    Ok(ListPositions {
         is_last: found.len() < most,
         found,
     })
@@ -367,20 +365,20 @@ fn ended(stage: i16) -> String {
 
 /// The next places of mails that wait in this state, as they are due.
 async fn waiting(
-    core: &Core,
+    node: &NodeState,
     on: &Connected,
     state: Option<State>,
     now: Timestamp,
     cursor: Option<Cursor>,
     most: usize,
-) -> Result<Places, Failure> {
+) -> Result<ListPositions, tokio_postgres::Error> {
     let (due, mail) = match cursor {
         Some(Cursor::Due(due, mail)) => (due, mail),
         _ => (i64::MIN, Uuid::nil()),
     };
 
-    core.routes.learn(on).await?;
-    let routes: Vec<i32> = core.routes.all().into_iter().map(|(id, _)| id).collect();
+    node.routes.learn(on).await?;
+    let routes: Vec<i32> = node.routes.all().into_iter().map(|(id, _)| id).collect();
     let wanted = match state {
         Some(State::Queued) => "r.owner = 0 AND r.stage = 0 AND r.due <= $5",
         Some(State::Scheduled) => "r.owner = 0 AND r.stage = 0 AND r.due > $5 AND r.tries = 0",
@@ -405,17 +403,17 @@ async fn waiting(
         .iter()
         .map(|row| (Cursor::Due(row.get(0), row.get(1)), true))
         .collect();
-    Ok(Places {
+    Ok(ListPositions {
         is_last: found.len() < most,
         found,
     })
 }
 
 /// Counts what waits; what has ended is counted as it comes and goes.
-pub(super) async fn stats(core: &Arc<Core>, now: Timestamp) -> Result<SpoolStats, SpoolError> {
-    core.check_open()?;
-    core.until_released().await;
-    let stats: Result<SpoolStats, SpoolError> = ask!(core, on => count(core, &on, now));
+pub(super) async fn stats(node: &Arc<NodeState>, now: Timestamp) -> Result<SpoolStats, SpoolError> {
+    node.check_open()?;
+    node.until_released().await;
+    let stats: Result<SpoolStats, SpoolError> = ask!(node, on => count(node, &on, now));
     stats
 }
 
@@ -428,8 +426,8 @@ pub(super) struct CountedBacklog {
 
 /// How many deliveries wait on each route. Where there are so many that counting them takes long,
 /// the same is told until ten times as long has passed: it is asked every second.
-pub(super) async fn backlog(core: &Arc<Core>) -> Result<Vec<(Route, u64)>, SpoolError> {
-    if let Some(known) = &*core.backlog.lock()
+pub(super) async fn backlog(node: &Arc<NodeState>) -> Result<Vec<(Route, u64)>, SpoolError> {
+    if let Some(known) = &*node.backlog.lock()
         && known.counted.elapsed() < known.took * 10
     {
         return Ok(known.routes.clone());
@@ -437,17 +435,17 @@ pub(super) async fn backlog(core: &Arc<Core>) -> Result<Vec<(Route, u64)>, Spool
 
     let begun = Instant::now();
     let rows: Result<Vec<Row>, SpoolError> =
-        ask!(core, on => on.query("SELECT route, count(*) FROM ready GROUP BY route", &[]));
+        ask!(node, on => on.query("SELECT route, count(*) FROM ready GROUP BY route", &[]));
     let rows = rows?;
-    let learnt: Result<(), SpoolError> = ask!(core, on => core.routes.learn_those(&on, &rows));
+    let learnt: Result<(), SpoolError> = ask!(node, on => node.routes.learn_those(&on, &rows));
     learnt?;
 
     let routes = rows.iter().filter_map(|row| {
         let count = u64::try_from(row.get::<_, i64>(1)).unwrap_or(0);
-        Some((core.routes.name(row.get(0))?, count))
+        Some((node.routes.name(row.get(0))?, count))
     });
     let routes: Vec<(Route, u64)> = routes.collect();
-    *core.backlog.lock() = Some(CountedBacklog {
+    *node.backlog.lock() = Some(CountedBacklog {
         counted: Instant::now(),
         took: begun.elapsed(),
         routes: routes.clone(),
@@ -455,7 +453,11 @@ pub(super) async fn backlog(core: &Arc<Core>) -> Result<Vec<(Route, u64)>, Spool
     Ok(routes)
 }
 
-async fn count(core: &Core, on: &Connected, now: Timestamp) -> Result<SpoolStats, Failure> {
+async fn count(
+    node: &NodeState,
+    on: &Connected,
+    now: Timestamp,
+) -> Result<SpoolStats, tokio_postgres::Error> {
     let waiting = on
         .query(
             "SELECT route, priority, CASE WHEN owner <> 0 OR stage = 1 THEN 2 WHEN due <= $1 THEN 1
@@ -478,10 +480,10 @@ async fn count(core: &Core, on: &Connected, now: Timestamp) -> Result<SpoolStats
         )
         .await?;
 
-    core.routes.learn_those(on, &waiting).await?;
+    node.routes.learn_those(on, &waiting).await?;
     let mut stats = SpoolStats {
-        stale_settles: core.stale.load(Ordering::Relaxed),
-        held_back: core.horizon.held_for(),
+        stale_settles: node.stale.load(Ordering::Relaxed),
+        held_back: node.horizon.held_for(),
         ..SpoolStats::default()
     };
 
@@ -492,7 +494,7 @@ async fn count(core: &Core, on: &Connected, now: Timestamp) -> Result<SpoolStats
         let priority = rows::priority(row.get("priority"));
         let number = u64::try_from(row.get::<_, i64>(3)).unwrap_or(0);
         stats.counts.add(state, priority, number);
-        if let Some(route) = core.routes.name(row.get("route")) {
+        if let Some(route) = node.routes.name(row.get("route")) {
             *backlog.entry(route).or_default() += number;
         }
         if state == State::Queued {

@@ -10,7 +10,7 @@ use crate::delivery::Route;
 
 /// The routes that are known here. Others may add some; a number never changes its meaning.
 #[derive(Default)]
-pub(super) struct Routes {
+pub(super) struct RouteNumbers {
     known: RwLock<KnownRoutes>,
 }
 
@@ -20,7 +20,7 @@ struct KnownRoutes {
     names: HashMap<i32, Route>,
 }
 
-impl Routes {
+impl RouteNumbers {
     pub(super) fn name(&self, id: i32) -> Option<Route> {
         self.known.read().names.get(&id).cloned()
     }

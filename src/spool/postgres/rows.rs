@@ -4,8 +4,8 @@
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::accounts::Changes;
-use super::routes::Routes;
+use super::accounts::AccountChanges;
+use super::routes::RouteNumbers;
 use crate::delivery::{DeadReason, Delivery, Route, Stage};
 use crate::mail::{Address, MailId, Priority, Timestamp};
 use crate::spool::{Manifest, SpoolError, codec};
@@ -98,7 +98,7 @@ pub(super) struct DeliveryRow {
 }
 
 /// A delivery as its row has it, as far as it can be read.
-pub(super) fn delivery(row: &Row, routes: &Routes) -> DeliveryRow {
+pub(super) fn delivery(row: &Row, routes: &RouteNumbers) -> DeliveryRow {
     let (mail, index) = (mail_id(row.get("mail")), index(row));
     let (delivery, unread) = match whole_delivery(row, routes) {
         Ok((_, _, delivery)) => (delivery, None),
@@ -131,7 +131,7 @@ fn recipient(row: &Row) -> Address {
 /// What a delivery's row says: its mail, its place in the envelope, and itself, if all can be read.
 pub(super) fn whole_delivery(
     row: &Row,
-    routes: &Routes,
+    routes: &RouteNumbers,
 ) -> Result<(MailId, u16, Delivery), SpoolError> {
     let data: &[u8] = row.get("data");
     let mut delivery: Delivery = codec::decode(data)?;
@@ -185,12 +185,12 @@ pub(super) fn text(text: &str) -> String {
 /// A change of the totals: pending, delivered, dead and cancelled deliveries, each by priority; and
 /// of what each token and user has submitted.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Totals {
+pub(super) struct TotalsChange {
     counts: [i64; 12],
-    pub accounts: Changes,
+    pub accounts: AccountChanges,
 }
 
-impl Totals {
+impl TotalsChange {
     pub(super) fn add(&mut self, stage: i16, priority: i16, count: i64) {
         let kind = match stage {
             PENDING | MARKED => 0,

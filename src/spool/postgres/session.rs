@@ -13,7 +13,7 @@ use super::cluster;
 use super::hints;
 use super::lease_clock::LeaseInstant;
 use super::link::{Connected, reason};
-use super::shared::{Core, Session};
+use super::shared::{NodeSession, NodeState};
 use crate::mail::Timestamp;
 use crate::spool::SpoolError;
 
@@ -23,16 +23,16 @@ const BEAT_TIMEOUT: Duration = Duration::from_secs(3);
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// Makes a session of this node's.
-pub(super) async fn begin(core: &Core, on: &Connected) -> Result<(), tokio_postgres::Error> {
+pub(super) async fn begin(node: &NodeState, on: &Connected) -> Result<(), tokio_postgres::Error> {
     let asked = LeaseInstant::now();
-    let lease = i64::try_from(core.lease.as_millis()).unwrap_or(i64::MAX);
+    let lease = i64::try_from(node.lease.as_millis()).unwrap_or(i64::MAX);
     let rows = on
         .query(
             "INSERT INTO sessions (node, instance, version, lease_ms) \
             VALUES ($1, $2, $3, $4) RETURNING id",
             &[
-                &core.node,
-                &core.instance,
+                &node.name,
+                &node.instance,
                 &env!("CARGO_PKG_VERSION"),
                 &lease,
             ],
@@ -40,60 +40,60 @@ pub(super) async fn begin(core: &Core, on: &Connected) -> Result<(), tokio_postg
         .await?;
     let id: i32 = rows.first().map_or(0, |row| row.get(0));
 
-    let mut leases = core.leases.lock();
+    let mut leases = node.leases.lock();
     leases.begin(id);
-    *core.session.write() = Session::begun(id, asked);
+    *node.session.write() = NodeSession::begun(id, asked);
     drop(leases);
-    tracing::info!(session = id, node = %core.node, "a node of the spool");
+    tracing::info!(session = id, node = %node.name, "a node of the spool");
     Ok(())
 }
 
 /// Beats until the spool is closed or gone.
-pub(super) async fn run(core: Weak<Core>) {
+pub(super) async fn run(node: Weak<NodeState>) {
     loop {
-        let Some(core) = core.upgrade() else { return };
-        if core.closed.load(Ordering::SeqCst) {
+        let Some(node) = node.upgrade() else { return };
+        if node.closed.load(Ordering::SeqCst) {
             return;
         }
         let begun = Instant::now();
-        let every = beat_every(&core);
-        let rest = match beat(&core).await {
+        let every = beat_every(&node);
+        let rest = match beat(&node).await {
             Ok(()) => every.saturating_sub(begun.elapsed()),
             Err(_) => RETRY_AFTER,
         };
-        drop(core);
+        drop(node);
         tokio::time::sleep(rest).await;
     }
 }
 
-fn beat_every(core: &Core) -> Duration {
-    (core.lease / 10).clamp(Duration::from_millis(100), Duration::from_secs(1))
+fn beat_every(node: &NodeState) -> Duration {
+    (node.lease / 10).clamp(Duration::from_millis(100), Duration::from_secs(1))
 }
 
 /// One heartbeat. Where the session is gone, another is begun.
-async fn beat(core: &Arc<Core>) -> Result<(), SpoolError> {
-    let beaten = match tokio::time::timeout(BEAT_TIMEOUT, try_beat(core)).await {
+async fn beat(node: &Arc<NodeState>) -> Result<(), SpoolError> {
+    let beaten = match tokio::time::timeout(BEAT_TIMEOUT, try_beat(node)).await {
         Ok(beaten) => beaten,
-        Err(_) => Err(core.connector.unreachable("it does not answer")),
+        Err(_) => Err(node.connector.unreachable("it does not answer")),
     };
-    core.is_heard.store(beaten.is_ok(), Ordering::SeqCst);
+    node.is_heard.store(beaten.is_ok(), Ordering::SeqCst);
     if let Err(error) = &beaten {
-        core.note_down(error);
+        node.note_down(error);
         // It may be of a time at which nothing could be written.
-        core.heart.discard().await;
+        node.heart.discard().await;
     }
     beaten
 }
 
-async fn try_beat(core: &Arc<Core>) -> Result<(), SpoolError> {
-    let on = core.on(&core.heart).await?;
+async fn try_beat(node: &Arc<NodeState>) -> Result<(), SpoolError> {
+    let on = node.on(&node.heart).await?;
     let asked = LeaseInstant::now();
     let before = Timestamp::now();
     // Whatever is in the way of it, such as tables that are gone, nothing may be begun without it.
-    let failed = |error: tokio_postgres::Error| core.connector.unreachable(reason(&error));
+    let failed = |error: tokio_postgres::Error| node.connector.unreachable(reason(&error));
 
-    let session = core.session();
-    let holds = i64::try_from(core.leases.lock().count()).unwrap_or(i64::MAX);
+    let session = node.session();
+    let holds = i64::try_from(node.leases.lock().count()).unwrap_or(i64::MAX);
     let beaten = on
         .query(
             "UPDATE sessions SET seen = now(), holds = $2 WHERE id = $1
@@ -105,9 +105,9 @@ async fn try_beat(core: &Arc<Core>) -> Result<(), SpoolError> {
 
     match beaten.first() {
         Some(row) => {
-            let told = Timestamp::from_millis(row.get(0));
-            core.skew.seen(before, told, Timestamp::now());
-            let mut current = core.session.write();
+            let database = Timestamp::from_millis(row.get(0));
+            node.skew.seen(before, database, Timestamp::now());
+            let mut current = node.session.write();
             if current.id == session {
                 current.asked = asked;
             }
@@ -120,14 +120,14 @@ async fn try_beat(core: &Arc<Core>) -> Result<(), SpoolError> {
                     taken over what it held"
                 );
             }
-            begin(core, &on).await.map_err(failed)?;
-            core.hints.stir([hints::ANY_ROUTE]);
-            core.changed.notify_one();
+            begin(node, &on).await.map_err(failed)?;
+            node.hints.stir([hints::ANY_ROUTE]);
+            node.changed.notify_one();
         }
     }
 
-    let lapsed = count_nodes(core, &on).await.map_err(failed)?;
-    core.lapsed.lock().seen(lapsed);
+    let lapsed = count_nodes(node, &on).await.map_err(failed)?;
+    node.lapsed.lock().seen(lapsed);
     Ok(())
 }
 
@@ -145,8 +145,8 @@ impl LapsedSessions {
 
     /// Takes those that stayed so for two heartbeats: where the server's clock was set, all are
     /// lapsed until they beat again.
-    pub(super) fn take(&mut self, core: &Core) -> Vec<i32> {
-        let grace = beat_every(core) * 2;
+    pub(super) fn take(&mut self, node: &NodeState) -> Vec<i32> {
+        let grace = beat_every(node) * 2;
         let known = self.0.iter();
         let over = known.filter(|(_, since)| since.elapsed() >= grace);
         let mut over: Vec<i32> = over.map(|(session, _)| *session).collect();
@@ -163,10 +163,10 @@ pub(super) const IS_LAPSED: &str = "abs(extract(epoch FROM now() - s.seen)) * 10
 /// Learns which of how many nodes this one is. Returns the sessions that gave no sign of life for
 /// longer than their lease.
 pub(super) async fn count_nodes(
-    core: &Core,
+    node: &NodeState,
     on: &Connected,
 ) -> Result<Vec<i32>, tokio_postgres::Error> {
-    let session = core.session();
+    let session = node.session();
     let rows = on
         .query(
             &format!("SELECT s.id, {IS_LAPSED} FROM sessions s ORDER BY s.id"),
@@ -182,7 +182,7 @@ pub(super) async fn count_nodes(
     let count = |nodes: usize| u32::try_from(nodes).unwrap_or(u32::MAX);
     let place = alive.iter().filter(|id| **id < session).count();
     let share = (count(place), count(alive.len().max(1)));
-    cluster::order(core, |orders| orders.share = share);
+    cluster::order(node, |orders| orders.share = share);
 
     Ok(ids(lapsed))
 }

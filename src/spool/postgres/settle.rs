@@ -20,9 +20,9 @@ use super::lease_table::{HeldDelivery, session_of};
 use super::link::{Connected, StatementFailure, judge};
 use super::lost_leases;
 use super::rows::{self, MARKED, PENDING};
-use super::shared::{Committed, Core, tell_ends, told_alone};
+use super::shared::{Committed, NodeState, report_ends, single_entry_record};
 use crate::delivery::{DeadReason, Delivery, Stage};
-use crate::spool::keyed::journal::entry::Entry;
+use crate::spool::keyed::journal::entry::JournalEntry;
 use crate::spool::{EndedDelivery, LeaseToken, SettleResult, SpoolError, codec};
 
 /// The most deliveries that are written together.
@@ -34,7 +34,7 @@ const LONGEST_GATHERING: Duration = Duration::from_millis(20);
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// What the task is asked.
-pub(super) enum Command {
+pub(super) enum SettleCommand {
     Settle(
         Vec<(LeaseToken, Delivery)>,
         oneshot::Sender<Result<Vec<SettleResult>, SpoolError>>,
@@ -56,41 +56,41 @@ struct Write {
 
 /// What came meanwhile.
 #[derive(Default)]
-struct Group {
+struct SettleGroup {
     writes: Vec<Write>,
     released: Vec<LeaseToken>,
     /// On which routes those are.
     released_on: BTreeSet<i32>,
-    replies: Vec<Reply>,
+    replies: Vec<PendingReply>,
     passes: Vec<oneshot::Sender<()>>,
     /// How many leases were given back.
     releases: u64,
 }
 
 /// Who waits for the outcomes of a call; each is there already, or is that of a write.
-struct Reply {
+struct PendingReply {
     results: Vec<Result<SettleResult, usize>>,
     to: oneshot::Sender<Result<Vec<SettleResult>, SpoolError>>,
 }
 
-pub(super) async fn run(core: Arc<Core>, mut inbox: mpsc::UnboundedReceiver<Command>) {
+pub(super) async fn run(node: Arc<NodeState>, mut inbox: mpsc::UnboundedReceiver<SettleCommand>) {
     let mut next = inbox.recv().await;
     let mut gather_until = Instant::now();
     while let Some(first) = next.take() {
-        let mut group = Group::default();
+        let mut group = SettleGroup::default();
         let mut command = Some(first);
         let mut mark = None;
         let mut finding = None;
         while let Some(one) = command.take() {
             match one {
-                Command::Settle(settled, reply) => group.settle(&core, settled, reply),
-                Command::Release(token) => group.release(&core, token),
-                Command::Pass(reply) => group.passes.push(reply),
-                Command::Mark(tokens, reply) => {
+                SettleCommand::Settle(settled, reply) => group.settle(&node, settled, reply),
+                SettleCommand::Release(token) => group.release(&node, token),
+                SettleCommand::Pass(reply) => group.passes.push(reply),
+                SettleCommand::Mark(tokens, reply) => {
                     mark = Some((tokens, reply));
                     break;
                 }
-                Command::FindLost(reply) => {
+                SettleCommand::FindLost(reply) => {
                     finding = Some(reply);
                     break;
                 }
@@ -105,17 +105,15 @@ pub(super) async fn run(core: Arc<Core>, mut inbox: mpsc::UnboundedReceiver<Comm
                 };
             }
         }
-        let began = Instant::now();
-        write(&core, group).await;
-        gather_until = Instant::now() + began.elapsed().min(LONGEST_GATHERING);
+        write(&node, group).await;
         if let Some((tokens, reply)) = mark {
-            let _ = reply.send(record_mark(&core, tokens).await);
+            let _ = reply.send(record_mark(&node, tokens).await);
         }
         // What has left the lease table is written now, and nothing leaves it meanwhile.
         if let Some(reply) = finding {
-            if let Err(error) = lost_leases::give_back(&core).await {
+            if let Err(error) = lost_leases::give_back(&node).await {
                 tracing::debug!(%error, "what a lost claim holds is looked for later");
-                core.has_doubt.store(true, Ordering::SeqCst);
+                node.has_doubt.store(true, Ordering::SeqCst);
             }
             let _ = reply.send(());
         }
@@ -123,22 +121,17 @@ pub(super) async fn run(core: Arc<Core>, mut inbox: mpsc::UnboundedReceiver<Comm
     }
 }
 
-impl Group {
-    /// Whether nobody waits for it but for outcomes, which are told when they are written.
-    fn may_wait(&self) -> bool {
-        self.released.is_empty() && self.passes.is_empty()
-    }
-
+impl SettleGroup {
     fn settle(
         &mut self,
-        core: &Core,
+        node: &NodeState,
         settled: Vec<(LeaseToken, Delivery)>,
         to: oneshot::Sender<Result<Vec<SettleResult>, SpoolError>>,
     ) {
         let mut results = Vec::with_capacity(settled.len());
         for (token, delivery) in settled {
             // Whoever cancels or claims it meanwhile is stopped by the row, not by the lease table.
-            match core.leases.lock().end(&token) {
+            match node.leases.lock().end(&token) {
                 Some(held) => {
                     results.push(Err(self.writes.len()));
                     self.writes.push(Write {
@@ -148,28 +141,23 @@ impl Group {
                     });
                 }
                 None => {
-                    core.stale.fetch_add(1, Ordering::Relaxed);
+                    node.stale.fetch_add(1, Ordering::Relaxed);
                     results.push(Ok(SettleResult::Stale));
                 }
             }
         }
 
-        self.replies.push(Reply { results, to });
+        self.replies.push(PendingReply { results, to });
     }
 
-    fn release(&mut self, core: &Core, token: LeaseToken) {
+    fn release(&mut self, node: &NodeState, token: LeaseToken) {
         self.releases += 1;
-        // Whoever ends the session gives back all that it holds, and leaves to other nodes what is
-        // in doubt: they tell of it.
-        if core.closed.load(Ordering::SeqCst) {
-            return;
-        }
-        let Some(held) = core.leases.lock().end(&token) else {
+        let Some(held) = node.leases.lock().end(&token) else {
             return;
         };
 
         if !held.marked {
-            let route = core
+            let route = node
                 .routes
                 .id(&held.delivery.route)
                 .unwrap_or(hints::ANY_ROUTE);
@@ -180,7 +168,7 @@ impl Group {
 
         // It may have been sent, and nobody knows.
         let stage = Stage::Dead {
-            at: core.hints.now(),
+            at: node.hints.now(),
             reason: DeadReason::InDoubt,
         };
 
@@ -198,8 +186,8 @@ impl Group {
 }
 
 /// Writes a group; while the database does not answer, again and again.
-async fn write(core: &Arc<Core>, group: Group) {
-    let Group {
+async fn write(node: &Arc<NodeState>, group: SettleGroup) {
+    let SettleGroup {
         writes,
         released,
         released_on,
@@ -209,16 +197,16 @@ async fn write(core: &Arc<Core>, group: Group) {
     } = group;
 
     if !writes.is_empty() || !released.is_empty() {
-        let outcome = write_until_known(core, &writes, &released).await;
-        core.releasing.fetch_sub(releases, Ordering::SeqCst);
-        answer(core, &writes, replies, outcome);
+        let outcome = write_until_known(node, &writes, &released).await;
+        node.releasing.fetch_sub(releases, Ordering::SeqCst);
+        answer(node, &writes, replies, outcome);
         if !released.is_empty() {
-            core.hints.stir(released_on);
-            core.changed.notify_one();
+            node.hints.stir(released_on);
+            node.changed.notify_one();
         }
     } else {
-        core.releasing.fetch_sub(releases, Ordering::SeqCst);
-        answer(core, &writes, replies, Ok(WriteResult::default()));
+        node.releasing.fetch_sub(releases, Ordering::SeqCst);
+        answer(node, &writes, replies, Ok(WriteResult::default()));
     }
 
     for pass in passes {
@@ -238,7 +226,7 @@ struct WriteResult {
 }
 
 async fn write_until_known(
-    core: &Arc<Core>,
+    node: &Arc<NodeState>,
     writes: &[Write],
     released: &[LeaseToken],
 ) -> Result<WriteResult, SpoolError> {
@@ -249,18 +237,18 @@ async fn write_until_known(
     let mut refused = HashMap::new();
 
     loop {
-        if core.closed.load(Ordering::SeqCst) {
+        if node.closed.load(Ordering::SeqCst) {
             // Somebody waits for the end of all this.
             let until = *time_limit.get_or_insert(Instant::now() + Duration::from_secs(5));
             if Instant::now() > until {
                 return Err(SpoolError::Closed);
             }
         }
-        let on = match core.settling.get().await {
+        let on = match node.settling.get().await {
             Ok(on) => on,
             Err(error) => {
-                core.note_down(&error);
-                *core.owed.write() = Some(error);
+                node.note_down(&error);
+                *node.owed.write() = Some(error);
                 tokio::time::sleep(RETRY_AFTER).await;
                 continue;
             }
@@ -272,7 +260,7 @@ async fn write_until_known(
                 false => DoneWrites::new(),
             };
             let routes = writes.iter().map(|write| &write.delivery.route);
-            core.routes.name_all(&on, routes).await?;
+            node.routes.name_all(&on, routes).await?;
             let released = async {
                 match released.is_empty() {
                     true => Ok(()),
@@ -282,7 +270,7 @@ async fn write_until_known(
             let left: Vec<usize> = (0..writes.len())
                 .filter(|n| !done.contains(n) && !refused.contains_key(n))
                 .collect();
-            let settled = settle_in_steps(core, &on, writes, left.chunks(step), &mut refused);
+            let settled = settle_in_steps(node, &on, writes, left.chunks(step), &mut refused);
             let (settled, ()) = futures::future::try_join(settled, released).await?;
             done.extend(settled);
             // It has waited for what was still under way on a connection that is gone.
@@ -294,11 +282,11 @@ async fn write_until_known(
         .await;
         let error = match outcome {
             Ok(done) => {
-                core.time(began.elapsed());
-                *core.owed.write() = None;
+                node.time(began.elapsed());
+                *node.owed.write() = None;
                 if !refused.is_empty() {
                     // They are leased, and in nobody's hands.
-                    core.has_doubt.store(true, Ordering::SeqCst);
+                    node.has_doubt.store(true, Ordering::SeqCst);
                 }
                 return Ok(WriteResult { done, refused });
             }
@@ -309,11 +297,11 @@ async fn write_until_known(
         match judge(&error) {
             StatementFailure::Busy => {}
             StatementFailure::Gone | StatementFailure::Lacking => {
-                let error = core.failed(&error);
+                let error = node.failed(&error);
                 tracing::warn!(%error, count = writes.len(),
                     "outcomes wait until the database answers");
-                *core.owed.write() = Some(error);
-                core.settling.discard().await;
+                *node.owed.write() = Some(error);
+                node.settling.discard().await;
                 is_doubtful = true;
                 tokio::time::sleep(RETRY_AFTER).await;
             }
@@ -322,10 +310,10 @@ async fn write_until_known(
             // One of them is not to hold up the others: each by itself.
             StatementFailure::Exists | StatementFailure::Impossible if step > 1 => step = 1,
             StatementFailure::Exists | StatementFailure::Impossible => {
-                let error = core.failed(&error);
-                *core.owed.write() = None;
+                let error = node.failed(&error);
+                *node.owed.write() = None;
                 tracing::error!(%error, "outcomes could not be recorded");
-                core.has_doubt.store(true, Ordering::SeqCst);
+                node.has_doubt.store(true, Ordering::SeqCst);
                 return Err(error);
             }
         }
@@ -334,7 +322,7 @@ async fn write_until_known(
 
 /// Writes a step after the other, and notes what cannot be written by itself.
 async fn settle_in_steps(
-    core: &Arc<Core>,
+    node: &Arc<NodeState>,
     on: &Connected,
     writes: &[Write],
     steps: std::slice::Chunks<'_, usize>,
@@ -342,10 +330,10 @@ async fn settle_in_steps(
 ) -> Result<DoneWrites, tokio_postgres::Error> {
     let mut done = DoneWrites::new();
     for step in steps {
-        match settle(core, on, writes, step).await {
+        match settle(node, on, writes, step).await {
             Ok(settled) => done.extend(settled),
             Err(error) if step.len() == 1 && judge(&error).is_of_itself() => {
-                let error = core.failed(&error);
+                let error = node.failed(&error);
                 let mail = writes[step[0]].token.mail;
                 tracing::error!(mail.id = %mail, %error, "an outcome cannot be recorded");
                 refused.insert(step[0], error);
@@ -395,7 +383,7 @@ WITH s AS MATERIALIZED (SELECT * FROM unnest($1::uuid[], $2::int4[], $3::int4[],
 SELECT t.ord, b.commits, b.pending, b.first + b.events - 1, a.accounts FROM t, b, a";
 
 async fn settle(
-    core: &Arc<Core>,
+    node: &Arc<NodeState>,
     on: &Connected,
     writes: &[Write],
     chosen: &[usize],
@@ -412,7 +400,7 @@ async fn settle(
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut data, mut events, mut entries) = (Vec::new(), Vec::new(), Vec::new());
 
-    let now = core.hints.now();
+    let now = node.hints.now();
     for at in chosen {
         let Write {
             token,
@@ -427,7 +415,7 @@ async fn settle(
         ats.push(when);
         stages.push(if stage == MARKED { PENDING } else { stage });
         reasons.push(reason);
-        routes.push(core.routes.id(&delivery.route).unwrap_or(0));
+        routes.push(node.routes.id(&delivery.route).unwrap_or(0));
         tries.push(rows::count(delivery.tries));
         counted.push(rows::count(delivery.counted));
         crashes.push(rows::count(delivery.crashes));
@@ -435,7 +423,7 @@ async fn settle(
         // One that waits as it did before has nothing to tell.
         let tried = delivery.tries > held.delivery.tries;
         let (entry, count) = match tried || delivery.stage.finished_at().is_some() {
-            true => told_alone(Entry::became(
+            true => single_entry_record(JournalEntry::became(
                 token.mail,
                 Some(&held.manifest),
                 delivery,
@@ -472,7 +460,7 @@ async fn settle(
         .await?;
 
     if let Some(row) = rows.first() {
-        core.committed(Committed {
+        node.committed(Committed {
             commits: row.get(1),
             pending: row.get(2),
             last: row.get(3),
@@ -530,9 +518,9 @@ async fn release(on: &Connected, released: &[LeaseToken]) -> Result<(), tokio_po
 
 /// Tells everybody what came of it.
 fn answer(
-    core: &Arc<Core>,
+    node: &Arc<NodeState>,
     writes: &[Write],
-    replies: Vec<Reply>,
+    replies: Vec<PendingReply>,
     outcome: Result<WriteResult, SpoolError>,
 ) {
     let WriteResult { done, refused } = match outcome {
@@ -551,10 +539,10 @@ fn answer(
         let (_, when, _) = rows::stage_columns(&delivery.stage);
         match delivery.stage {
             Stage::Pending { .. } | Stage::Committing { .. } => {
-                let route = core.routes.id(&delivery.route).unwrap_or(hints::ANY_ROUTE);
-                core.hints.due_at(route, when);
+                let route = node.routes.id(&delivery.route).unwrap_or(hints::ANY_ROUTE);
+                node.hints.due_at(route, when);
             }
-            _ => core.hints.sweep_at(core.kept_until(when)),
+            _ => node.hints.sweep_at(node.kept_until(when)),
         }
     }
 
@@ -568,7 +556,7 @@ fn answer(
                     (true, _) => Ok(SettleResult::Done),
                     (false, Some(error)) => Err(error.clone()),
                     (false, None) => {
-                        core.stale.fetch_add(1, Ordering::Relaxed);
+                        node.stale.fetch_add(1, Ordering::Relaxed);
                         Ok(SettleResult::Stale)
                     }
                 }
@@ -590,16 +578,16 @@ fn answer(
         }
     }
 
-    tell_ends(core, in_doubt);
-    core.changed.notify_one();
+    report_ends(node, in_doubt);
+    node.changed.notify_one();
 }
 
 /// Records that these may be sent: all of them, or none.
-async fn record_mark(core: &Arc<Core>, tokens: Vec<LeaseToken>) -> Result<(), SpoolError> {
+async fn record_mark(node: &Arc<NodeState>, tokens: Vec<LeaseToken>) -> Result<(), SpoolError> {
     {
-        let leases = core.leases.lock();
+        let leases = node.leases.lock();
         if tokens.iter().any(|token| leases.current(token).is_none()) {
-            core.stale.fetch_add(1, Ordering::Relaxed);
+            node.stale.fetch_add(1, Ordering::Relaxed);
             return Err(SpoolError::StaleLease);
         }
     }
@@ -611,7 +599,7 @@ async fn record_mark(core: &Arc<Core>, tokens: Vec<LeaseToken>) -> Result<(), Sp
     let mut tries = 0;
     loop {
         tries += 1;
-        let on = core.on(&core.settling).await?;
+        let on = node.on(&node.settling).await?;
         let marked = on
             .execute(
                 "UPDATE ready r SET stage = 1 FROM unnest($1::uuid[], $2::int4[], $3::int4[])
@@ -622,20 +610,20 @@ async fn record_mark(core: &Arc<Core>, tokens: Vec<LeaseToken>) -> Result<(), Sp
             .await;
         match marked {
             Ok(count) if count == tokens.len() as u64 => {
-                let mut leases = core.leases.lock();
+                let mut leases = node.leases.lock();
                 tokens.iter().for_each(|token| leases.mark(token));
                 return Ok(());
             }
             Ok(_) => {
-                core.stale.fetch_add(1, Ordering::Relaxed);
+                node.stale.fetch_add(1, Ordering::Relaxed);
                 return Err(SpoolError::StaleLease);
             }
             Err(error) if judge(&error) == StatementFailure::Busy && tries < 3 => {}
             Err(error) => {
                 if judge(&error).is_outage() {
-                    core.settling.discard().await;
+                    node.settling.discard().await;
                 }
-                return Err(core.failed(&error));
+                return Err(node.failed(&error));
             }
         }
     }

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use uuid::Uuid;
 
-use super::accounts::{self, Accounts};
+use super::accounts::{self, AccountCounts};
 use super::connector::Connector;
 use super::hints::Hints;
 use super::horizon::Horizon;
@@ -19,12 +19,12 @@ use super::lease_table::LeaseTable;
 use super::link::{Connected, Link, StatementFailure, judge};
 use super::outbox::Drafts;
 use super::reading::CountedBacklog;
-use super::routes::Routes;
+use super::routes::RouteNumbers;
 use super::session::LapsedSessions;
-use super::settle::Command;
+use super::settle::SettleCommand;
 use super::skew::Skew;
 use crate::mail::Timestamp;
-use crate::spool::keyed::journal::entry::{Entry, PendingEntries};
+use crate::spool::keyed::journal::entry::{JournalEntry, PendingEntries};
 use crate::spool::{
     CommitTimes, Durability, EndedDelivery, LeaseKeeper, LeaseToken, Orders, SpoolError,
     SpoolOptions,
@@ -37,10 +37,11 @@ const FENCE_FRACTION: f64 = 0.6;
 /// How long what was given back is waited for.
 const RELEASED_WITHIN: Duration = Duration::from_secs(2);
 
-pub(super) struct Core {
+pub(super) struct NodeState {
     pub connector: Arc<Connector>,
     pub options: SpoolOptions,
-    pub node: String,
+    /// The name under which this node is shown to operators.
+    pub name: String,
     pub instance: Uuid,
     pub lease: Duration,
     pub durability: Durability,
@@ -58,14 +59,14 @@ pub(super) struct Core {
     pub claim_turn: tokio::sync::Mutex<Option<Instant>>,
     pub change_turn: tokio::sync::Mutex<()>,
     pub leases: Mutex<LeaseTable>,
-    pub routes: Routes,
+    pub routes: RouteNumbers,
     pub hints: Hints,
     /// What keeps the database from removing dead rows.
     pub horizon: Horizon,
     pub skew: Skew,
     pub backlog: Mutex<Option<CountedBacklog>>,
     pub changed: Notify,
-    pub session: RwLock<Session>,
+    pub session: RwLock<NodeSession>,
     pub closed: AtomicBool,
     /// Why the database does not answer, since it last did.
     pub down: RwLock<Option<SpoolError>>,
@@ -75,9 +76,9 @@ pub(super) struct Core {
     pub owed: RwLock<Option<SpoolError>>,
     /// The sessions that gave no sign of life for too long, as of the last heartbeat.
     pub lapsed: Mutex<LapsedSessions>,
-    pub untold: Mutex<Vec<EndedDelivery>>,
+    pub unreported_ends: Mutex<Vec<EndedDelivery>>,
     pub drafts: Drafts,
-    pub accounts: Accounts,
+    pub accounts: AccountCounts,
     /// Whether anybody is not to get mail, as far as it is known; and a number that is odd while
     /// somebody is being added here, and another afterwards.
     pub suppresses: AtomicBool,
@@ -91,7 +92,7 @@ pub(super) struct Core {
     pub stale: AtomicU64,
     /// Whether there may be rows that are leased to this session and that nobody here has in hand.
     pub has_doubt: AtomicBool,
-    pub commands: mpsc::UnboundedSender<Command>,
+    pub commands: mpsc::UnboundedSender<SettleCommand>,
     /// How many releases the settling task has not written yet.
     pub releasing: AtomicU64,
     pub last_event: watch::Sender<u64>,
@@ -101,15 +102,15 @@ pub(super) struct Core {
 
 /// This node among the others.
 #[derive(Clone, Copy)]
-pub(super) struct Session {
+pub(super) struct NodeSession {
     pub id: i32,
     /// When the last heartbeat was asked for that was answered.
     pub asked: LeaseInstant,
 }
 
-impl Session {
+impl NodeSession {
     pub(super) fn begun(id: i32, asked: LeaseInstant) -> Self {
-        Session { id, asked }
+        NodeSession { id, asked }
     }
 
     fn age(&self) -> Duration {
@@ -117,7 +118,7 @@ impl Session {
     }
 }
 
-impl Core {
+impl NodeState {
     pub(super) fn session(&self) -> i32 {
         self.session.read().id
     }
@@ -188,7 +189,7 @@ impl Core {
     where
         T: Send + 'static,
         F: for<'a> Fn(
-                &'a Arc<Core>,
+                &'a Arc<NodeState>,
                 &'a Connected,
             )
                 -> BoxFuture<'a, Result<(T, Option<Committed>), tokio_postgres::Error>>
@@ -208,7 +209,7 @@ impl Core {
     where
         T: Send + 'static,
         F: for<'a> Fn(
-                &'a Arc<Core>,
+                &'a Arc<NodeState>,
                 &'a Connected,
             )
                 -> BoxFuture<'a, Result<(T, Option<Committed>), tokio_postgres::Error>>
@@ -216,43 +217,43 @@ impl Core {
             + Sync
             + 'static,
     {
-        let core = Arc::clone(self);
+        let node = Arc::clone(self);
         // A caller that goes away must not leave a transaction open.
         let task = tokio::spawn(async move {
-            let _turn = core.change_turn.lock().await;
+            let _turn = node.change_turn.lock().await;
             let mut tries = 0;
             loop {
                 tries += 1;
-                let on = match core.changing.get().await {
+                let on = match node.changing.get().await {
                     Ok(on) => on,
                     Err(error) => {
-                        core.note_down(&error);
+                        node.note_down(&error);
                         return Err(error);
                     }
                 };
                 let began = Instant::now();
                 let outcome = async {
                     on.begin().await?;
-                    let changed = change(&core, &on).await?;
+                    let changed = change(&node, &on).await?;
                     on.commit().await?;
                     Ok::<_, tokio_postgres::Error>(changed)
                 }
                 .await;
                 let error = match outcome {
                     Ok((changed, committed)) => {
-                        core.time(began.elapsed());
+                        node.time(began.elapsed());
                         if let Some(committed) = committed {
-                            core.committed(committed);
+                            node.committed(committed);
                         }
                         return Ok(changed);
                     }
                     Err(error) => error,
                 };
                 if on.rollback().await.is_err() {
-                    core.changing.discard().await;
+                    node.changing.discard().await;
                 }
                 if judge(&error) != StatementFailure::Busy || tries >= CHANGE_TRIES {
-                    return Err(core.failed(&error));
+                    return Err(node.failed(&error));
                 }
             }
         });
@@ -271,7 +272,7 @@ impl Core {
             return;
         }
         let (reply, answer) = oneshot::channel();
-        if self.commands.send(Command::Pass(reply)).is_ok() {
+        if self.commands.send(SettleCommand::Pass(reply)).is_ok() {
             let _ = tokio::time::timeout(RELEASED_WITHIN, answer).await;
         }
     }
@@ -304,13 +305,13 @@ impl Core {
     }
 }
 
-impl LeaseKeeper for Core {
+impl LeaseKeeper for NodeState {
     fn release(&self, token: LeaseToken) {
         if !self.holds(&token) {
             return;
         }
         self.releasing.fetch_add(1, Ordering::SeqCst);
-        if self.commands.send(Command::Release(token)).is_err() {
+        if self.commands.send(SettleCommand::Release(token)).is_err() {
             self.releasing.fetch_sub(1, Ordering::SeqCst);
         }
     }
@@ -341,9 +342,9 @@ pub(super) struct Records {
 }
 
 impl Records {
-    pub(super) fn of(told: PendingEntries) -> Self {
+    pub(super) fn of(entries: PendingEntries) -> Self {
         let mut records = Records::default();
-        for part in told.into_parts() {
+        for part in entries.into_parts() {
             records.offsets.push(records.count);
             records.befores.push(records.bytes);
             records.events.push(i32::try_from(part.events).unwrap_or(0));
@@ -358,10 +359,10 @@ impl Records {
 }
 
 /// One entry by itself: its bytes, and how many events it is.
-pub(super) fn told_alone(entry: Entry<'_>) -> (Vec<u8>, i32) {
-    let mut told = PendingEntries::default();
-    told.tell(entry);
-    let part = told.into_parts().pop();
+pub(super) fn single_entry_record(entry: JournalEntry<'_>) -> (Vec<u8>, i32) {
+    let mut entries = PendingEntries::default();
+    entries.push(entry);
+    let part = entries.into_parts().pop();
     part.map_or((Vec::new(), 0), |part| {
         (part.entries, i32::try_from(part.events).unwrap_or(0))
     })
@@ -370,8 +371,8 @@ pub(super) fn told_alone(entry: Entry<'_>) -> (Vec<u8>, i32) {
 /// Writes down, as the last thing in a transaction, what happened in it and how the totals change.
 pub(super) async fn bump(
     on: &Connected,
-    told: PendingEntries,
-    totals: &super::rows::Totals,
+    entries: PendingEntries,
+    totals: &super::rows::TotalsChange,
 ) -> Result<Option<Committed>, tokio_postgres::Error> {
     const SQL: &str = "WITH b AS MATERIALIZED (SELECT * FROM bump($1, $2, $3, 0)),
         j AS (INSERT INTO journal (first, events, at, before, acts, entries)
@@ -383,7 +384,7 @@ pub(super) async fn bump(
           ARRAY(SELECT count_accounts(b.commits, $10::int8[], $11::int8[], $12::int8[],
             $13::int8[])) FROM b";
 
-    let records = Records::of(told);
+    let records = Records::of(entries);
     let accounts = totals.accounts.columns();
     let rows = on
         .query(
@@ -415,11 +416,11 @@ pub(super) async fn bump(
 }
 
 /// The mails that have ended without a user's request are told of by the next sweep.
-pub(super) fn tell_ends(core: &Core, ended: Vec<EndedDelivery>) {
+pub(super) fn report_ends(node: &NodeState, ended: Vec<EndedDelivery>) {
     if ended.is_empty() {
         return;
     }
-    core.untold.lock().extend(ended);
-    core.hints.sweep_at(0);
-    core.changed.notify_one();
+    node.unreported_ends.lock().extend(ended);
+    node.hints.sweep_at(0);
+    node.changed.notify_one();
 }

@@ -22,8 +22,8 @@ struct ClockSkew {
 
 impl Skew {
     /// The database told its time between these two of this machine's.
-    pub(super) fn seen(&self, before: Timestamp, told: Timestamp, after: Timestamp) {
-        let (behind, ahead) = (told.since(after), before.since(told));
+    pub(super) fn seen(&self, before: Timestamp, database: Timestamp, after: Timestamp) {
+        let (behind, ahead) = (database.since(after), before.since(database));
         let by = behind.max(ahead);
         let apart = (by > TOLERATED_SKEW).then_some(ClockSkew {
             is_ahead: ahead > behind,
@@ -73,16 +73,16 @@ mod tests {
         assert_eq!(skew.warning(), None, "the answer took long");
 
         skew.seen(at(0), at(3600), at(0));
-        let told = skew.warning().unwrap_or_default();
+        let database = skew.warning().unwrap_or_default();
         assert!(
-            told.contains("1h behind") && told.contains("late"),
-            "{told}"
+            database.contains("1h behind") && database.contains("late"),
+            "{database}"
         );
         skew.seen(at(3600), at(0), at(3600));
-        let told = skew.warning().unwrap_or_default();
+        let database = skew.warning().unwrap_or_default();
         assert!(
-            told.contains("1h ahead of") && told.contains("early"),
-            "{told}"
+            database.contains("1h ahead of") && database.contains("early"),
+            "{database}"
         );
 
         skew.seen(at(0), at(0), at(0));

@@ -113,18 +113,18 @@ pub(super) async fn insert(
 impl PostgresNode {
     async fn write(&self, entries: Vec<Suppression>) -> Result<(), SpoolError> {
         // A look that began before this is committed must not say that there is nobody.
-        self.core.adding.fetch_add(1, Ordering::AcqRel);
-        self.core.suppresses.store(true, Ordering::Release);
+        self.node.adding.fetch_add(1, Ordering::AcqRel);
+        self.node.suppresses.store(true, Ordering::Release);
         let written = self
-            .core
+            .node
             .change(move |_, on| {
                 let entries = entries.clone();
                 async move { Ok((insert(on, &entries).await?, None)) }.boxed()
             })
             .await;
 
-        self.core.suppresses.store(true, Ordering::Release);
-        self.core.adding.fetch_add(1, Ordering::AcqRel);
+        self.node.suppresses.store(true, Ordering::Release);
+        self.node.adding.fetch_add(1, Ordering::AcqRel);
         written
     }
 }
@@ -132,13 +132,13 @@ impl PostgresNode {
 #[async_trait]
 impl Suppressions for PostgresNode {
     fn is_empty(&self) -> bool {
-        !self.core.suppresses.load(Ordering::Acquire)
+        !self.node.suppresses.load(Ordering::Acquire)
     }
 
     async fn of(&self, addresses: Vec<Address>) -> Result<Vec<Vec<Suppression>>, SpoolError> {
-        let core = &self.core;
+        let node = &self.node;
         let asked: Vec<String> = addresses.iter().map(of_address).collect();
-        let rows: Result<Vec<Row>, SpoolError> = ask!(core, on => on.query(
+        let rows: Result<Vec<Row>, SpoolError> = ask!(node, on => on.query(
             "SELECT address, list, reason, since, until,
               note FROM suppressions WHERE address = ANY($1)
              ORDER BY address, list, reason",
@@ -174,7 +174,7 @@ impl Suppressions for PostgresNode {
         let mut keys: Vec<Key> = entries.iter().map(key).collect();
         keys.sort();
         keys.dedup();
-        self.core
+        self.node
             .change(move |_, on| {
                 let (addresses, lists, reasons) = columns(keys.clone());
                 async move {
@@ -187,7 +187,7 @@ impl Suppressions for PostgresNode {
     }
 
     async fn page(&self, query: SuppressionQuery) -> Result<SuppressionPage, SpoolError> {
-        let core = &self.core;
+        let node = &self.node;
         let after = match query.cursor.as_deref().map(read_cursor) {
             Some(Some(after)) => after,
             Some(None) => return Err(SpoolError::BadCursor),
@@ -199,7 +199,7 @@ impl Suppressions for PostgresNode {
         let address = query.address.as_ref().map(of_address);
         let reason = query.reason.map(|reason| reason as i16);
         let (first, second, third) = after;
-        let rows: Result<Vec<Row>, SpoolError> = ask!(core, on => on.query(
+        let rows: Result<Vec<Row>, SpoolError> = ask!(node, on => on.query(
             PAGE,
             &[&first, &second, &third, &address, &query.list, &reason, &most],
         ));

@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use super::ending;
 use super::link::Connected;
-use super::rows::Totals;
-use super::shared::{Committed, Core, bump};
+use super::rows::TotalsChange;
+use super::shared::{Committed, NodeState, bump};
 use crate::delivery::{DeadReason, Requester, Stage};
 use crate::mail::Timestamp;
 use crate::spool::keyed::journal::entry::PendingEntries;
@@ -23,39 +23,40 @@ const STEP_ROWS: i64 = 1000;
 /// How long after its expiry a delivery is looked at again that a sender has in its hands.
 const GRACE: Duration = Duration::from_secs(1);
 
-type Failure = tokio_postgres::Error;
-
-pub(super) async fn sweep(core: &Arc<Core>, now: Timestamp) -> Result<SweepReport, SpoolError> {
-    core.check_open()?;
-    core.hints.told_now(now);
-    if core.hints.sweep() > now.as_millis() {
+pub(super) async fn sweep(
+    node: &Arc<NodeState>,
+    now: Timestamp,
+) -> Result<SweepReport, SpoolError> {
+    node.check_open()?;
+    node.hints.saw_clock(now);
+    if node.hints.sweep() > now.as_millis() {
         return Ok(SweepReport::default());
     }
-    core.sweeps.fetch_add(1, Ordering::AcqRel);
+    node.sweeps.fetch_add(1, Ordering::AcqRel);
 
-    let swept = core
-        .change(move |core, on| step(core, on, now).boxed())
+    let swept = node
+        .change(move |node, on| step(node, on, now).boxed())
         .await;
-    core.sweeps.fetch_add(1, Ordering::AcqRel);
+    node.sweeps.fetch_add(1, Ordering::AcqRel);
 
     let mut report = swept?;
-    report.ended.append(&mut core.untold.lock());
+    report.ended.append(&mut node.unreported_ends.lock());
     Ok(report)
 }
 
 async fn step(
-    core: &Core,
+    node: &NodeState,
     on: &Connected,
     now: Timestamp,
-) -> Result<(SweepReport, Option<Committed>), Failure> {
+) -> Result<(SweepReport, Option<Committed>), tokio_postgres::Error> {
     let mut report = SweepReport::default();
-    let mut committed = expire(core, on, now, &mut report).await?;
-    let pruned = prune(core, on, now, &mut report).await?;
+    let mut committed = expire(node, on, now, &mut report).await?;
+    let pruned = prune(node, on, now, &mut report).await?;
     committed = pruned.or(committed);
 
-    let bodies = forget_bodies(core, on, now).await?;
-    let keys = forget_keys(core, on, now).await?;
-    let journal = super::journal::prune(core, on, now).await?;
+    let bodies = forget_bodies(node, on, now).await?;
+    let keys = forget_keys(node, on, now).await?;
+    let journal = super::journal::prune(node, on, now).await?;
     report.more = report.ended.len() as i64 >= STEP_ROWS
         || report.pruned as i64 >= STEP_ROWS
         || keys as i64 >= STEP_ROWS
@@ -63,8 +64,8 @@ async fn step(
         || journal;
 
     // What is set here may be lowered by what comes meanwhile, never the other way round.
-    core.hints.set_sweep(i64::MAX);
-    let next = next(core, on).await?;
+    node.hints.set_sweep(i64::MAX);
+    let next = next(node, on).await?;
     let next = match report.more {
         true => next.min(now.as_millis()),
         // What a sender holds, or another node is at, is looked at again a little later.
@@ -72,17 +73,17 @@ async fn step(
         false => next,
     };
 
-    core.hints.sweep_at(next);
+    node.hints.sweep_at(next);
     Ok((report, committed))
 }
 
 /// Ends what has expired and nobody holds.
 async fn expire(
-    core: &Core,
+    node: &NodeState,
     on: &Connected,
     now: Timestamp,
     report: &mut SweepReport,
-) -> Result<Option<Committed>, Failure> {
+) -> Result<Option<Committed>, tokio_postgres::Error> {
     let rows = on
         .query(
             "WITH x AS MATERIALIZED (SELECT mail,
@@ -102,9 +103,9 @@ async fn expire(
     }
 
     let reason = DeadReason::Expired;
-    let endings = ending::taken(core, on, &rows, |_| Stage::Dead { at: now, reason }).await?;
-    report.ended.extend(ending::told(&endings));
-    ending::end_all(core, on, &Requester::default(), None, &endings).await
+    let endings = ending::taken(node, on, &rows, |_| Stage::Dead { at: now, reason }).await?;
+    report.ended.extend(ending::reports(&endings));
+    ending::end_all(node, on, &Requester::default(), None, &endings).await
 }
 
 /// A mail that has ended: no delivery waits, and this is its last end.
@@ -113,12 +114,12 @@ const LAST_END: &str = "NOT EXISTS (SELECT FROM ready r WHERE r.mail = e.mail)
 
 /// Deletes mails that were kept long enough.
 async fn prune(
-    core: &Core,
+    node: &NodeState,
     on: &Connected,
     now: Timestamp,
     report: &mut SweepReport,
-) -> Result<Option<Committed>, Failure> {
-    let retention = i64::try_from(core.options.retention.as_millis()).unwrap_or(i64::MAX);
+) -> Result<Option<Committed>, tokio_postgres::Error> {
+    let retention = i64::try_from(node.options.retention.as_millis()).unwrap_or(i64::MAX);
     let until = now.as_millis().saturating_sub(retention);
     let rows = on
         .query(
@@ -141,12 +142,16 @@ async fn prune(
 
 /// Removes the messages of mails that a relay took for every recipient, once they were kept long
 /// enough. Each delivery is looked at once: only the last of a mail can find that all were taken.
-async fn forget_bodies(core: &Core, on: &Connected, now: Timestamp) -> Result<usize, Failure> {
-    if core.options.keep_bodies >= core.options.retention {
+async fn forget_bodies(
+    node: &NodeState,
+    on: &Connected,
+    now: Timestamp,
+) -> Result<usize, tokio_postgres::Error> {
+    if node.options.keep_bodies >= node.options.retention {
         return Ok(0);
     }
 
-    let keep = i64::try_from(core.options.keep_bodies.as_millis()).unwrap_or(i64::MAX);
+    let keep = i64::try_from(node.options.keep_bodies.as_millis()).unwrap_or(i64::MAX);
     let until = now.as_millis().saturating_sub(keep);
     let rows = on
         .query(
@@ -180,8 +185,8 @@ async fn forget_bodies(core: &Core, on: &Connected, now: Timestamp) -> Result<us
 pub(super) async fn delete(
     on: &Connected,
     ids: &[Uuid],
-    told: PendingEntries,
-) -> Result<Option<Committed>, Failure> {
+    entries: PendingEntries,
+) -> Result<Option<Committed>, tokio_postgres::Error> {
     let ended = on
         .query(
             "DELETE FROM ended WHERE mail = ANY($1) RETURNING stage, priority",
@@ -189,7 +194,7 @@ pub(super) async fn delete(
         )
         .await?;
 
-    let mut totals = Totals::default();
+    let mut totals = TotalsChange::default();
     for row in &ended {
         totals.add(row.get(0), row.get(1), -1);
     }
@@ -198,12 +203,16 @@ pub(super) async fn delete(
     on.execute("DELETE FROM mails WHERE id = ANY($1)", &[&ids])
         .await?;
 
-    bump(on, told, &totals).await
+    bump(on, entries, &totals).await
 }
 
 /// Forgets keys whose time is over; while its mail is pending a key holds, however old it is.
-async fn forget_keys(core: &Core, on: &Connected, now: Timestamp) -> Result<usize, Failure> {
-    let again = now + core.options.idempotency_ttl.max(GRACE);
+async fn forget_keys(
+    node: &NodeState,
+    on: &Connected,
+    now: Timestamp,
+) -> Result<usize, tokio_postgres::Error> {
+    let again = now + node.options.idempotency_ttl.max(GRACE);
     let rows: Vec<Row> = on
         .query(
             "SELECT k.key, EXISTS (SELECT FROM ready r WHERE r.mail = k.mail) FROM keys k
@@ -231,8 +240,8 @@ async fn forget_keys(core: &Core, on: &Connected, now: Timestamp) -> Result<usiz
 }
 
 /// When a sweep has something to do next, by what the database holds; `i64::MAX` for never.
-pub(super) async fn next(core: &Core, on: &Connected) -> Result<i64, Failure> {
-    let retention = i64::try_from(core.options.retention.as_millis()).unwrap_or(i64::MAX);
+pub(super) async fn next(node: &NodeState, on: &Connected) -> Result<i64, tokio_postgres::Error> {
+    let retention = i64::try_from(node.options.retention.as_millis()).unwrap_or(i64::MAX);
     let rows = on
         .query(
             &format!(
@@ -246,20 +255,20 @@ pub(super) async fn next(core: &Core, on: &Connected) -> Result<i64, Failure> {
                          (SELECT written FROM head ORDER BY commits DESC LIMIT 1) AS written) b)",
                 super::journal::BEYOND_BOUND
             ),
-            &[&super::journal::max_size(core)],
+            &[&super::journal::max_size(node)],
         )
         .await?;
     let Some(row) = rows.first() else {
         return Ok(i64::MAX);
     };
     let at = |column: usize| row.get::<_, Option<i64>>(column);
-    let keep = i64::try_from(core.options.journal.keep.as_millis()).unwrap_or(i64::MAX);
-    let bodies = i64::try_from(core.options.keep_bodies.as_millis()).unwrap_or(i64::MAX);
+    let keep = i64::try_from(node.options.journal.keep.as_millis()).unwrap_or(i64::MAX);
+    let bodies = i64::try_from(node.options.keep_bodies.as_millis()).unwrap_or(i64::MAX);
 
     if row.get::<_, Option<bool>>(5) == Some(true) {
         return Ok(i64::MIN);
     }
-    let forgets = core.options.keep_bodies < core.options.retention;
+    let forgets = node.options.keep_bodies < node.options.retention;
     let next = [
         at(4)
             .filter(|_| forgets)

@@ -10,7 +10,7 @@ use super::hints;
 use super::link::Connected;
 use super::rows::{OF_READY, PENDING};
 use super::session::IS_LAPSED;
-use super::shared::{Committed, Core, tell_ends};
+use super::shared::{Committed, NodeState, report_ends};
 use crate::delivery::{DeadReason, Requester, Stage};
 use crate::spool::{EndedDelivery, SpoolError};
 
@@ -18,9 +18,9 @@ use crate::spool::{EndedDelivery, SpoolError};
 const POISONED_AFTER: i32 = 4;
 
 /// Takes over what these sessions held, as far as nobody else has.
-pub(super) async fn take_over_all(core: Arc<Core>, lapsed: Vec<i32>) {
+pub(super) async fn take_over_all(node: Arc<NodeState>, lapsed: Vec<i32>) {
     for session in lapsed {
-        if let Err(error) = take_over(&core, session, Ending::Lapsed).await {
+        if let Err(error) = take_over(&node, session, SessionEnd::Lapsed).await {
             tracing::warn!(session, %error, "what another node held could not be taken over yet");
         }
     }
@@ -28,7 +28,7 @@ pub(super) async fn take_over_all(core: Arc<Core>, lapsed: Vec<i32>) {
 
 /// Why a session ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(super) enum SessionEnd {
     /// Its node gave no sign of life.
     Lapsed,
     /// Its node ends it itself.
@@ -38,20 +38,24 @@ pub(super) enum Ending {
 /// Ends a session, and gives back what it held. At-most-once mail that may have been sent is dead
 /// in doubt; what died with too many nodes is dead as poisoned.
 pub(super) async fn take_over(
-    core: &Arc<Core>,
+    node: &Arc<NodeState>,
     session: i32,
-    ending: Ending,
+    ending: SessionEnd,
 ) -> Result<(), SpoolError> {
-    let own = ending == Ending::Own;
+    let own = ending == SessionEnd::Own;
     if !own {
-        let on = core.watching.get().await?;
-        terminate(core, &on, session).await;
+        let on = node.watching.get().await?;
+        terminate(node, &on, session).await;
     }
 
-    let ended = core
-        .transact(move |core, on| end_session(core, on, session, own).boxed())
+    let ended = node
+        .transact(move |node, on| end_session(node, on, session, own).boxed())
         .await?;
-    let Some(SessionEnd { told, count }) = ended else {
+    let Some(EndedSession {
+        ended_deliveries,
+        count,
+    }) = ended
+    else {
         return Ok(());
     };
 
@@ -59,25 +63,25 @@ pub(super) async fn take_over(
         tracing::warn!(
             session,
             count,
-            ended = told.len(),
+            ended = ended_deliveries.len(),
             "another node is gone; what it held is taken over"
         );
     }
 
-    if !told.is_empty() {
-        let now = core.hints.now().as_millis();
-        core.hints.sweep_at(core.kept_until(now));
+    if !ended_deliveries.is_empty() {
+        let now = node.hints.now().as_millis();
+        node.hints.sweep_at(node.kept_until(now));
     }
 
-    tell_ends(core, told);
-    core.hints.stir([hints::ANY_ROUTE]);
-    core.changed.notify_one();
+    report_ends(node, ended_deliveries);
+    node.hints.stir([hints::ANY_ROUTE]);
+    node.changed.notify_one();
     Ok(())
 }
 
 /// Cuts a dead node's connections: a transaction that hangs in one would hold its locks. Needs no
 /// right but to be the same user.
-async fn terminate(core: &Core, on: &Connected, session: i32) {
+async fn terminate(node: &NodeState, on: &Connected, session: i32) {
     let cut = on
         .query(
             &format!(
@@ -86,7 +90,7 @@ async fn terminate(core: &Core, on: &Connected, session: i32) {
                    AND a.datname = current_database() AND a.application_name = 'postrider ' ||
                      s.instance"
             ),
-            &[&session, &core.instance],
+            &[&session, &node.instance],
         )
         .await;
 
@@ -128,18 +132,18 @@ async fn leave_doubts(on: &Connected, session: i32) -> Result<bool, tokio_postgr
 }
 
 /// What the end of a session came to.
-struct SessionEnd {
-    told: Vec<EndedDelivery>,
+struct EndedSession {
+    ended_deliveries: Vec<EndedDelivery>,
     /// How many deliveries it held.
     count: usize,
 }
 
 async fn end_session(
-    core: &Core,
+    node: &NodeState,
     on: &Connected,
     session: i32,
     own: bool,
-) -> Result<(Option<SessionEnd>, Option<Committed>), tokio_postgres::Error> {
+) -> Result<(Option<EndedSession>, Option<Committed>), tokio_postgres::Error> {
     if own && leave_doubts(on, session).await? {
         return Ok((None, None));
     }
@@ -175,8 +179,8 @@ async fn end_session(
         .await?;
     let count = dead.len() + usize::try_from(freed).unwrap_or(0);
 
-    let now = core.hints.now();
-    let endings = ending::taken(core, on, &dead, |row| Stage::Dead {
+    let now = node.hints.now();
+    let endings = ending::taken(node, on, &dead, |row| Stage::Dead {
         at: now,
         reason: match row.get::<_, i16>("stage") {
             PENDING => DeadReason::Poisoned,
@@ -187,11 +191,11 @@ async fn end_session(
 
     let committed = match endings.is_empty() {
         true => None,
-        false => ending::end_all(core, on, &Requester::default(), None, &endings).await?,
+        false => ending::end_all(node, on, &Requester::default(), None, &endings).await?,
     };
 
-    let ended = SessionEnd {
-        told: ending::told(&endings),
+    let ended = EndedSession {
+        ended_deliveries: ending::reports(&endings),
         count,
     };
 

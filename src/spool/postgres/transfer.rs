@@ -12,20 +12,18 @@ use super::rows;
 use super::{feedback, reading, suppressions};
 use crate::mail::{MailId, Timestamp};
 use crate::spool::SpoolError;
-use crate::spool::transfer::{MailPart, NextPart, Part, STEP_BYTES};
+use crate::spool::transfer::{MailPart, NextPart, STEP_BYTES, SpoolPart};
 
 /// The most mails that are looked at or written at a time.
 pub(super) const STEP_MAILS: usize = 500;
 
-type Failure = tokio_postgres::Error;
-
 /// Tells all that the spool keeps, until nobody takes it any more.
-pub(in crate::spool) async fn tell(
+pub(in crate::spool) async fn export(
     detached: &DetachedSpool,
     to: &mpsc::Sender<NextPart>,
 ) -> Result<(), SpoolError> {
     detached.check_alone().await?;
-    let failed = |e: Failure| detached.failed(&e);
+    let failed = |e: tokio_postgres::Error| detached.failed(&e);
     let on = &detached.on;
     let waiting = on
         .query("SELECT count(*) FROM outbox", &[])
@@ -54,7 +52,7 @@ pub(in crate::spool) async fn tell(
             )
         })
         .collect();
-    let send = async |part: Part| {
+    let send = async |part: SpoolPart| {
         let gone = |_| SpoolError::Closed;
         to.send(Ok(Some(part))).await.map_err(gone)
     };
@@ -66,7 +64,7 @@ pub(in crate::spool) async fn tell(
         last = rows::uuid(mail.manifest.id);
         for mut mail in mails {
             mail.key_until = keys.get(&mail.manifest.id).copied();
-            send(Part::Mail(Box::new(mail))).await?;
+            send(SpoolPart::Mail(Box::new(mail))).await?;
         }
     }
 
@@ -75,7 +73,7 @@ pub(in crate::spool) async fn tell(
         .await
         .map_err(failed)?
     {
-        send(Part::Accepted {
+        send(SpoolPart::Accepted {
             account: row.get::<_, i64>(0).cast_unsigned(),
             day: row.get(1),
             accepted: u64::try_from(row.get::<_, i64>(2)).unwrap_or(0),
@@ -89,7 +87,7 @@ pub(in crate::spool) async fn tell(
         .map_err(failed)?
     {
         if let Some(entry) = suppressions::read(&row) {
-            send(Part::Suppression(entry)).await?;
+            send(SpoolPart::Suppression(entry)).await?;
         }
     }
 
@@ -98,19 +96,19 @@ pub(in crate::spool) async fn tell(
         .await
         .map_err(failed)?
     {
-        send(Part::Paused(row.get(0))).await?;
+        send(SpoolPart::Paused(row.get(0))).await?;
     }
 
-    tell_journal(detached, &send).await?;
+    export_journal(detached, &send).await?;
     // A node that began meanwhile may have changed what was told before.
     detached.check_alone().await
 }
 
-async fn tell_journal(
+async fn export_journal(
     detached: &DetachedSpool,
-    send: &impl AsyncFn(Part) -> Result<(), SpoolError>,
+    send: &impl AsyncFn(SpoolPart) -> Result<(), SpoolError>,
 ) -> Result<(), SpoolError> {
-    let failed = |e: Failure| detached.failed(&e);
+    let failed = |e: tokio_postgres::Error| detached.failed(&e);
     let on = &detached.on;
     let head = on
         .query("SELECT journal_id FROM head", &[])
@@ -118,7 +116,7 @@ async fn tell_journal(
         .map_err(failed)?;
 
     if let Some(row) = head.first() {
-        send(Part::Journal(row.get::<_, i32>(0).cast_unsigned())).await?;
+        send(SpoolPart::Journal(row.get::<_, i32>(0).cast_unsigned())).await?;
     }
 
     let mut last = i64::MIN;
@@ -134,7 +132,7 @@ async fn tell_journal(
         let Some(row) = rows.last() else { break };
         last = row.get(0);
         for row in &rows {
-            send(Part::Told {
+            send(SpoolPart::JournalRecord {
                 first: u64::try_from(row.get::<_, i64>(0)).unwrap_or(0),
                 events: u32::try_from(row.get::<_, i32>(1)).unwrap_or(0),
                 at: Timestamp::from_millis(row.get(2)),
@@ -151,7 +149,7 @@ async fn tell_journal(
         .map_err(failed)?
     {
         let at = u64::try_from(row.get::<_, i64>(1)).unwrap_or(0);
-        send(Part::Reader {
+        send(SpoolPart::Reader {
             name: row.get(0),
             at,
         })
@@ -163,7 +161,7 @@ async fn tell_journal(
         .await
         .map_err(failed)?
     {
-        send(Part::Kept {
+        send(SpoolPart::Kept {
             reader: row.get(0),
             key: row.get(1),
             value: row.get(2),
@@ -176,7 +174,7 @@ async fn tell_journal(
 
 /// The next mails after this one, as many as there is room for.
 async fn read_mails(detached: &DetachedSpool, after: Uuid) -> Result<Vec<MailPart>, SpoolError> {
-    let failed = |e: Failure| detached.failed(&e);
+    let failed = |e: tokio_postgres::Error| detached.failed(&e);
     let step = i64::try_from(STEP_MAILS).unwrap_or(500);
     let sizes = detached
         .on
@@ -204,7 +202,7 @@ pub(super) async fn read_these(
     detached: &DetachedSpool,
     ids: &[Uuid],
 ) -> Result<Vec<MailPart>, SpoolError> {
-    let failed = |e: Failure| detached.failed(&e);
+    let failed = |e: tokio_postgres::Error| detached.failed(&e);
     let mails = detached
         .on
         .query(

@@ -15,7 +15,7 @@ use super::frame::Scanner;
 use super::log::{self, Kind, SEGMENT_HEAD, SegmentHeader};
 use super::open::SEGMENT;
 use super::pages;
-use super::watermark::{self, Stage, TornPlace, WatermarkRecord};
+use super::watermark::{self, SpoolPhase, TornPlace, WatermarkRecord};
 
 /// How near the end of a segment the log must end, for the next one to have been begun where
 /// nothing in it tells; and how much of that may have been written.
@@ -88,13 +88,13 @@ struct ReadSegment {
     /// The newest commit in its messages.
     commit: u64,
     /// The first batch that goes on behind them.
-    unfinished: Option<Batch>,
+    unfinished: Option<LogBatch>,
     is_empty: bool,
 }
 
 /// Messages that count together or not at all.
 #[derive(Clone, Copy)]
-struct Batch {
+struct LogBatch {
     /// Where it begins in the log, and its last message.
     from: u64,
     upto: u64,
@@ -148,7 +148,7 @@ pub(super) fn check(dir: &Path) -> Result<LogCheck, CheckFailure> {
 
     let places = read_places(&file)?;
     let snapshots = Snapshots::read(dir)?;
-    let tail = Tail::of(&places, snapshots.lsn);
+    let tail = LogTail::of(&places, snapshots.lsn);
     if tail.commit < reached {
         let reason = "ends before what is known to have been on disk";
         return Err(match snapshots.worthless.into_iter().next() {
@@ -161,7 +161,7 @@ pub(super) fn check(dir: &Path) -> Result<LogCheck, CheckFailure> {
         });
     }
 
-    let stage = mark.map_or(Stage::Open, |mark| mark.stage);
+    let stage = mark.map_or(SpoolPhase::Open, |mark| mark.stage);
     let known = watermark::torn(dir)?;
     let mut torn = Vec::new();
     let mut begun = 0;
@@ -176,7 +176,7 @@ pub(super) fn check(dir: &Path) -> Result<LogCheck, CheckFailure> {
 
     for place in &places {
         let is_whole = match place.header {
-            Some(header) if header.lsn > tail.lsn => stage != Stage::Closed,
+            Some(header) if header.lsn > tail.lsn => stage != SpoolPhase::Closed,
             Some(header) => header.lsn == tail.lsn || place.is_full,
             None => place.is_empty,
         };
@@ -192,9 +192,9 @@ pub(super) fn check(dir: &Path) -> Result<LogCheck, CheckFailure> {
         let length = read_segment(&file, place.at, &mut segment)?;
         let segment = &segment[..length];
         let may_be_torn = match stage {
-            Stage::Closed => false,
-            Stage::Opening if has_empty_page(segment) => true,
-            Stage::Opening | Stage::Open => {
+            SpoolPhase::Closed => false,
+            SpoolPhase::Opening if has_empty_page(segment) => true,
+            SpoolPhase::Opening | SpoolPhase::Open => {
                 begun += 1;
                 let may_be_next = tail.is_near_boundary && place.end <= BEGUN;
                 begun <= MOST_BEGUN && (may_be_next || tail.is_before(segment))
@@ -216,7 +216,7 @@ pub(super) fn check(dir: &Path) -> Result<LogCheck, CheckFailure> {
 }
 
 /// Where the log ends.
-struct Tail {
+struct LogTail {
     /// Where its last segment begins in the log.
     lsn: u64,
     /// The number of the segment that comes next.
@@ -229,7 +229,7 @@ struct Tail {
     is_near_boundary: bool,
 }
 
-impl Tail {
+impl LogTail {
     /// As sled finds it: from the segment up to which all was known to be written, as long as one
     /// follows the other and each is whole.
     fn of(places: &[ReadSegment], snapshot: u64) -> Self {
@@ -259,7 +259,7 @@ impl Tail {
         }
 
         let Some(last) = last else {
-            return Tail {
+            return LogTail {
                 lsn: 0,
                 next: 0,
                 end: 0,
@@ -281,7 +281,7 @@ impl Tail {
             }
         }
 
-        Tail {
+        LogTail {
             lsn: last.lsn(),
             next: last.lsn() / size + 1,
             end,
@@ -343,14 +343,14 @@ fn read_place(scanner: &Scanner, segment: &[u8], at: u64) -> ReadSegment {
     };
 
     let mut commit = 0;
-    let mut batches: Vec<Batch> = Vec::new();
+    let mut batches: Vec<LogBatch> = Vec::new();
     let number = header.lsn / SEGMENT as u64;
     let (end, is_full) = log::messages(segment, number, SEGMENT, &mut |message| {
         if let Kind::Batch(upto) = message.kind {
             // Those before it that are finished need not be kept.
             let from = header.lsn + message.at as u64;
             batches.retain(|batch| batch.upto >= from);
-            batches.push(Batch { from, upto, commit });
+            batches.push(LogBatch { from, upto, commit });
         }
         if matches!(message.kind, Kind::Page | Kind::Change) {
             scanner.scan(message.body, &mut |_, frame| {
@@ -381,8 +381,8 @@ fn is_conf_whole(dir: &Path) -> io::Result<bool> {
 fn ends_with_checksum(bytes: &[u8]) -> bool {
     bytes
         .split_last_chunk::<4>()
-        .is_some_and(|(told, checksum)| {
-            !told.is_empty() && crc32fast::hash(told) == u32::from_le_bytes(*checksum)
+        .is_some_and(|(content, checksum)| {
+            !content.is_empty() && crc32fast::hash(content) == u32::from_le_bytes(*checksum)
         })
 }
 
@@ -392,10 +392,10 @@ fn is_snapshot_whole(path: &Path) -> io::Result<bool> {
     let Some((rest, checksum)) = bytes.split_last_chunk::<4>() else {
         return Ok(false);
     };
-    let Some((told, length)) = rest.split_last_chunk::<8>() else {
+    let Some((content, length)) = rest.split_last_chunk::<8>() else {
         return Ok(false);
     };
-    Ok(!told.is_empty()
-        && u64::from_le_bytes(*length) == told.len() as u64
-        && crc32fast::hash(told) == u32::from_le_bytes(*checksum))
+    Ok(!content.is_empty()
+        && u64::from_le_bytes(*length) == content.len() as u64
+        && crc32fast::hash(content) == u32::from_le_bytes(*checksum))
 }

@@ -42,8 +42,8 @@ pub(super) fn last_commit(db: &sled::Db) -> Result<u64, sled::Error> {
 pub(super) fn adopt(opened: &OpenFiles, path: &Path) -> Result<(), SpoolError> {
     let unopenable = |error: sled::Error| unopenable(path, error);
     let db = &opened.db;
-    let told = guarded(|| db.get(FORMAT_KEY)).map_err(unopenable)?;
-    match told
+    let stored = guarded(|| db.get(FORMAT_KEY)).map_err(unopenable)?;
+    match stored
         .as_deref()
         .map(|bytes| frame::unwrap(FORMAT_KEY, bytes))
     {

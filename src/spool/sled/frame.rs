@@ -23,7 +23,7 @@ const LONGEST_VALUE: usize = 8 * 1024 * 1024;
 
 /// A value that is as it was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Frame<'a> {
+pub(super) struct ValueFrame<'a> {
     pub commit: u64,
     pub key: &'a [u8],
     pub value: &'a [u8],
@@ -43,7 +43,7 @@ pub(super) fn wrap(commit: u64, key: &[u8], value: &[u8]) -> Vec<u8> {
 }
 
 /// The whole frame at the beginning of some bytes, and its length.
-fn read(bytes: &[u8]) -> Option<(Frame<'_>, usize)> {
+fn read(bytes: &[u8]) -> Option<(ValueFrame<'_>, usize)> {
     let rest = bytes.strip_prefix(&MAGIC)?;
     let (commit, rest) = rest.split_first_chunk::<8>()?;
     let (key_length, rest) = rest.split_first_chunk::<2>()?;
@@ -59,7 +59,7 @@ fn read(bytes: &[u8]) -> Option<(Frame<'_>, usize)> {
     let (checksum, _) = rest.split_first_chunk::<8>()?;
     let end = HEAD + key.len() + value.len();
 
-    let frame = Frame {
+    let frame = ValueFrame {
         commit: u64::from_be_bytes(*commit),
         key,
         value,
@@ -70,7 +70,7 @@ fn read(bytes: &[u8]) -> Option<(Frame<'_>, usize)> {
 }
 
 /// The frame that these bytes are.
-pub(super) fn whole(bytes: &[u8]) -> Option<Frame<'_>> {
+pub(super) fn whole(bytes: &[u8]) -> Option<ValueFrame<'_>> {
     read(bytes)
         .filter(|(_, length)| *length == bytes.len())
         .map(|(frame, _)| frame)
@@ -100,7 +100,7 @@ impl Scanner {
     }
 
     /// Shows every whole frame, with where it begins.
-    pub(super) fn scan<'a>(&self, bytes: &'a [u8], show: &mut dyn FnMut(usize, Frame<'a>)) {
+    pub(super) fn scan<'a>(&self, bytes: &'a [u8], show: &mut dyn FnMut(usize, ValueFrame<'a>)) {
         let mut at = 0;
         while let Some(found) = self.0.find(&bytes[at..]) {
             let start = at + found;

@@ -60,7 +60,7 @@ pub(super) enum Kind {
 
 /// One message of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Message<'a> {
+pub(super) struct LogMessage<'a> {
     pub kind: Kind,
     pub page: u64,
     pub body: &'a [u8],
@@ -71,9 +71,9 @@ pub(super) struct Message<'a> {
 
 /// The whole message that begins here. `number` is the segment's place in the log, counted in
 /// segments.
-pub(super) fn message(segment: &[u8], at: usize, number: u64) -> Option<Message<'_>> {
-    let (message, told) = any_message(segment, at, Some(number))?;
-    (told == number).then_some(message)
+pub(super) fn message(segment: &[u8], at: usize, number: u64) -> Option<LogMessage<'_>> {
+    let (message, segment_number) = any_message(segment, at, Some(number))?;
+    (segment_number == number).then_some(message)
 }
 
 /// What a whole message that begins here says of its segment's place in the log.
@@ -81,7 +81,7 @@ pub(super) fn number_of_message(segment: &[u8], at: usize) -> Option<u64> {
     any_message(segment, at, None).map(|(_, number)| number)
 }
 
-fn any_message(segment: &[u8], at: usize, wanted: Option<u64>) -> Option<(Message<'_>, u64)> {
+fn any_message(segment: &[u8], at: usize, wanted: Option<u64>) -> Option<(LogMessage<'_>, u64)> {
     let bytes = segment.get(at..)?;
     let (checksum, rest) = bytes.split_first_chunk::<4>()?;
     let (kind, mut rest) = rest.split_first()?;
@@ -116,7 +116,7 @@ fn any_message(segment: &[u8], at: usize, wanted: Option<u64>) -> Option<(Messag
         _ => Kind::Other,
     };
 
-    let message = Message {
+    let message = LogMessage {
         kind,
         page,
         body,
@@ -138,7 +138,7 @@ pub(super) fn messages<'a>(
     segment: &'a [u8],
     number: u64,
     size: usize,
-    show: &mut dyn FnMut(Message<'a>),
+    show: &mut dyn FnMut(LogMessage<'a>),
 ) -> (usize, bool) {
     let mut at = SEGMENT_HEAD;
     while has_place(at, size) {

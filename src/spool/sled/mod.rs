@@ -42,11 +42,11 @@ use parking_lot::{MappedRwLockReadGuard, RwLock, RwLockReadGuard};
 
 use self::open::Purpose;
 use self::outcomes::Outcomes;
-use self::room::Room;
+use self::room::LogRoom;
 use self::watermark::Watermark;
 use super::SpoolError;
 use super::keyed::{IRREPLACEABLE, TOTALS, is_delivery, last_event};
-use super::store::{Batch, Store, Visitor, Walk};
+use super::store::{Batch, Direction, Store, Visitor};
 
 /// Free bytes below which no new mail is taken, so that what is under way can still be recorded.
 const RESERVED_BYTES: u64 = 64 * 1024 * 1024;
@@ -79,7 +79,7 @@ struct OpenFiles {
     db: sled::Db,
     /// The file that everything is written to, for syncing.
     log: File,
-    room: Room,
+    room: LogRoom,
     watermark: Watermark,
     outcomes: Outcomes,
 }
@@ -214,7 +214,7 @@ impl Store for SledStore {
         &self,
         from: &[u8],
         to: &[u8],
-        way: Walk,
+        way: Direction,
         visit: Visitor<'_>,
     ) -> Result<(), SpoolError> {
         if from >= to {
@@ -225,8 +225,8 @@ impl Store for SledStore {
         let mut range = opened.db.range(from..to);
         loop {
             let next = guarded(|| match way {
-                Walk::Up => range.next().transpose(),
-                Walk::Down => range.next_back().transpose(),
+                Direction::Up => range.next().transpose(),
+                Direction::Down => range.next_back().transpose(),
             });
             let Some((key, value)) = next.map_err(|e| self.unreadable(&e))? else {
                 return Ok(());

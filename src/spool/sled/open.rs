@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::check::{self, CheckFailure, LogCheck};
 use super::format;
 use super::outcomes::Outcomes;
-use super::room::Room;
+use super::room::LogRoom;
 use super::watermark::Watermark;
 use super::{OpenFiles, SledStore, guarded};
 use crate::private;
@@ -103,7 +103,7 @@ pub(super) fn open_files(path: &Path, purpose: Purpose) -> Result<(OpenFiles, u6
     let opened = OpenFiles {
         db,
         log,
-        room: Room::open(path).map_err(io)?,
+        room: LogRoom::open(path).map_err(io)?,
         watermark,
         outcomes: Outcomes::open(path).map_err(io)?,
     };

@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::frame::{MAGIC, Scanner, whole};
-use super::log::{self, Kind, Message, SEGMENT_HEAD, SegmentHeader};
+use super::log::{self, Kind, LogMessage, SEGMENT_HEAD, SegmentHeader};
 use super::open::SEGMENT;
 
 /// A value that was found.
@@ -42,7 +42,7 @@ struct LogSpan {
 }
 
 #[derive(Default)]
-struct Page {
+struct LoggedPage {
     image: Option<LogSpan>,
     changes: Vec<LogSpan>,
 }
@@ -70,7 +70,7 @@ struct Gap {
 /// page, or a change behind it. Only other places are ever written again. What stands in the log
 /// from `end` on does not count.
 pub(super) fn needed_segments(file: &File, end: u64) -> io::Result<HashSet<u64>> {
-    let mut reader = Reader::of(file);
+    let mut reader = PageReader::of(file);
     reader.end = end;
     reader.read_log()?;
     let spots = reader
@@ -84,15 +84,15 @@ pub(super) fn needed_segments(file: &File, end: u64) -> io::Result<HashSet<u64>>
 /// Reads the log in `db` and the files beside it.
 pub(super) fn salvage(dir: &Path) -> io::Result<Salvage> {
     let file = File::open(dir.join("db"))?;
-    let mut reader = Reader::of(&file);
+    let mut reader = PageReader::of(&file);
     reader.read_log()?;
     reader.collect(dir)
 }
 
-struct Reader<'a> {
+struct PageReader<'a> {
     file: &'a File,
     scanner: Scanner,
-    pages: HashMap<u64, Page>,
+    pages: HashMap<u64, LoggedPage>,
     gaps: Vec<Gap>,
     /// Messages from here on in the log do not count.
     end: u64,
@@ -100,9 +100,9 @@ struct Reader<'a> {
     newest: u64,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> PageReader<'a> {
     fn of(file: &'a File) -> Self {
-        Reader {
+        PageReader {
             file,
             scanner: Scanner::new(),
             pages: HashMap::new(),
@@ -113,7 +113,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-impl Reader<'_> {
+impl PageReader<'_> {
     /// Replays all segments in the order of the log.
     fn read_log(&mut self) -> io::Result<()> {
         let length = self.file.metadata()?.len();
@@ -188,7 +188,7 @@ impl Reader<'_> {
         }
     }
 
-    fn replay(&mut self, message: &Message<'_>, base: u64, number: u64) {
+    fn replay(&mut self, message: &LogMessage<'_>, base: u64, number: u64) {
         let spot = LogSpan {
             lsn: number * SEGMENT as u64 + message.at as u64,
             at: base + (message.end - message.body.len()) as u64,
@@ -205,12 +205,12 @@ impl Reader<'_> {
 
         match message.kind {
             Kind::Page => {
-                *page = Page {
+                *page = LoggedPage {
                     image: Some(spot),
-                    ..Page::default()
+                    ..LoggedPage::default()
                 }
             }
-            Kind::Free => *page = Page::default(),
+            Kind::Free => *page = LoggedPage::default(),
             _ => page.changes.push(spot),
         }
 
@@ -256,7 +256,7 @@ impl Reader<'_> {
 
     fn read_page(
         &self,
-        page: &Page,
+        page: &LoggedPage,
         found: &mut Salvage,
         leaves: &mut Vec<Leaf>,
     ) -> io::Result<()> {
@@ -265,7 +265,7 @@ impl Reader<'_> {
         let mut prefix = Vec::new();
         if let Some(image) = page.image {
             let body = self.body(image)?;
-            let Some(node) = Node::read(&body) else {
+            let Some(node) = PageImage::read(&body) else {
                 return Ok(());
             };
             prefix = node.prefix().to_vec();
@@ -359,14 +359,14 @@ fn number_of(segment: &[u8]) -> Option<(u64, bool)> {
 }
 
 /// A page's image.
-struct Node<'a> {
+struct PageImage<'a> {
     prefix: usize,
     lo: &'a [u8],
     hi: &'a [u8],
     values: Vec<(&'a [u8], &'a [u8])>,
 }
 
-impl<'a> Node<'a> {
+impl<'a> PageImage<'a> {
     /// `None` for a page that holds no values.
     fn read(mut bytes: &'a [u8]) -> Option<Self> {
         let bytes = &mut bytes;
@@ -395,7 +395,7 @@ impl<'a> Node<'a> {
         }
 
         let prefix = usize::from(flags[1]);
-        (prefix <= lo.len()).then_some(Node {
+        (prefix <= lo.len()).then_some(PageImage {
             prefix,
             lo,
             hi,

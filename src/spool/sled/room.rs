@@ -19,7 +19,7 @@ const BYTES_AHEAD: u64 = 2 * SEGMENT as u64;
 const MARGIN_BYTES: u64 = SEGMENT as u64 / 2;
 
 /// The room that was taken for a log.
-pub(super) struct Room {
+pub(super) struct LogRoom {
     file: File,
     state: Mutex<State>,
 }
@@ -32,14 +32,14 @@ struct State {
     taken: u64,
 }
 
-impl Room {
+impl LogRoom {
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .open(dir.join("db"))?;
         let state = Mutex::default();
-        Ok(Room { file, state })
+        Ok(LogRoom { file, state })
     }
 
     /// Whether what is written next has room.
@@ -105,7 +105,7 @@ mod tests {
 
         let dir = tempfile::tempdir().unwrap();
         let db = File::create(dir.path().join("db")).unwrap();
-        let room = Room::open(dir.path()).unwrap();
+        let room = LogRoom::open(dir.path()).unwrap();
         let blocks = || db.metadata().unwrap().blocks() * 512;
 
         room.provide().unwrap();

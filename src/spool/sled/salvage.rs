@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::inspect::require;
 use super::open::{Purpose, lock, open_store, unopenable};
 use super::outcomes::NewestCommits;
-use super::watermark::Stage;
+use super::watermark::SpoolPhase;
 use super::{pages, spare, watermark};
 use crate::mail::Timestamp;
 use crate::spool::SpoolError;
@@ -69,7 +69,7 @@ pub fn salvage(from: &Path, to: &Path) -> Result<SalvageResult, SpoolError> {
             .map(|totals| totals.value),
         journal: Some(JournalEnd {
             last: mark.map_or(0, |mark| mark.journal),
-            may_be_more: mark.is_none_or(|mark| mark.stage != Stage::Closed),
+            may_be_more: mark.is_none_or(|mark| mark.stage != SpoolPhase::Closed),
         }),
         ..LastCommit::default()
     };

@@ -4,14 +4,14 @@
 use std::io;
 use std::path::Path;
 
-use super::frame::{Frame, Scanner};
+use super::frame::{Scanner, ValueFrame};
 use crate::private;
 
 /// The file's name.
 const FILE: &str = "spare";
 
 /// Shows every value that is whole.
-pub(super) fn read(dir: &Path, show: &mut dyn FnMut(Frame<'_>)) -> io::Result<()> {
+pub(super) fn read(dir: &Path, show: &mut dyn FnMut(ValueFrame<'_>)) -> io::Result<()> {
     let bytes = match std::fs::read(dir.join(FILE)) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         read => read?,

@@ -14,22 +14,22 @@ use crate::spool::store::Store;
 use crate::spool::transfer::Part;
 
 /// Tells all that the spool in this directory keeps.
-pub(in crate::spool) fn tell(
+pub(in crate::spool) fn export(
     path: &Path,
-    each: &mut dyn FnMut(Part) -> Result<(), SpoolError>,
+    each: &mut dyn FnMut(SpoolPart) -> Result<(), SpoolError>,
 ) -> Result<(), SpoolError> {
     require(path)?;
     let store = open_store(path, Purpose::Look)?;
-    let told = transfer::tell(&store, each);
+    let exported = transfer::export(&store, each);
     store.close();
-    told
+    exported
 }
 
 /// Makes a new spool in this directory of what `next` gives, until it gives nothing more. It stands
 /// beside its name until it is whole.
 pub(in crate::spool) fn take(
     path: &Path,
-    next: &mut dyn FnMut() -> Result<Option<Part>, SpoolError>,
+    next: &mut dyn FnMut() -> Result<Option<SpoolPart>, SpoolError>,
 ) -> Result<(), SpoolError> {
     let io = |error: std::io::Error| unopenable(path, error);
     let is_new = match fs::read_dir(path) {
@@ -75,7 +75,7 @@ fn beside(path: &Path) -> PathBuf {
 
 fn take_all<S: Store>(
     store: &S,
-    next: &mut dyn FnMut() -> Result<Option<Part>, SpoolError>,
+    next: &mut dyn FnMut() -> Result<Option<SpoolPart>, SpoolError>,
 ) -> Result<(), SpoolError> {
     let mut taking = StoreImport::into(store)?;
     while let Some(part) = next()? {

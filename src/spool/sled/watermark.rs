@@ -40,7 +40,7 @@ pub(super) struct TornPlace {
 
 /// What was being done with the spool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum SpoolPhase {
     /// It was open, and may have been written to.
     Open = 0,
     /// It was closed: nothing was being written since.
@@ -58,7 +58,7 @@ pub(super) struct WatermarkRecord {
     pub commit: u64,
     /// The number of the last event that the journal has told by then.
     pub journal: u64,
-    pub stage: Stage,
+    pub stage: SpoolPhase,
 }
 
 pub(super) struct Watermark {
@@ -96,9 +96,9 @@ pub(super) fn torn(dir: &Path) -> io::Result<Vec<TornPlace>> {
 }
 
 fn parse_torn(bytes: &[u8]) -> Option<Vec<TornPlace>> {
-    let (told, checksum) = bytes.split_last_chunk::<8>()?;
-    let list = told.strip_prefix(&TORN_MAGIC)?;
-    if XxHash3_64::oneshot(told) != u64::from_be_bytes(*checksum) {
+    let (content, checksum) = bytes.split_last_chunk::<8>()?;
+    let list = content.strip_prefix(&TORN_MAGIC)?;
+    if XxHash3_64::oneshot(content) != u64::from_be_bytes(*checksum) {
         return None;
     }
 
@@ -131,12 +131,12 @@ fn parse(bytes: &[u8]) -> Option<WatermarkRecord> {
         _ => return None,
     };
 
-    let (told, checksum) = bytes.split_last_chunk::<8>()?;
-    if XxHash3_64::oneshot(told) != u64::from_be_bytes(*checksum) {
+    let (content, checksum) = bytes.split_last_chunk::<8>()?;
+    if XxHash3_64::oneshot(content) != u64::from_be_bytes(*checksum) {
         return None;
     }
 
-    let (stage, numbers) = told.split_last()?;
+    let (stage, numbers) = content.split_last()?;
     let number = |at: usize| {
         let bytes = numbers.get(at..)?.first_chunk::<8>()?;
         Some(u64::from_be_bytes(*bytes))
@@ -147,9 +147,9 @@ fn parse(bytes: &[u8]) -> Option<WatermarkRecord> {
         commit: number(16)?,
         journal: number(24).unwrap_or(0),
         stage: match stage {
-            1 => Stage::Closed,
-            2 => Stage::Opening,
-            _ => Stage::Open,
+            1 => SpoolPhase::Closed,
+            2 => SpoolPhase::Opening,
+            _ => SpoolPhase::Open,
         },
     })
 }
@@ -187,14 +187,14 @@ impl Watermark {
             turn: 0,
             commit: 0,
             journal: 0,
-            stage: Stage::Opening,
+            stage: SpoolPhase::Opening,
         });
 
         let last = Mutex::new(known);
         let watermark = Watermark { file, last };
         // Both places, so that neither says that it is closed.
-        watermark.write(known.commit, 0, Stage::Opening)?;
-        watermark.write(known.commit, 0, Stage::Opening)?;
+        watermark.write(known.commit, 0, SpoolPhase::Opening)?;
+        watermark.write(known.commit, 0, SpoolPhase::Opening)?;
 
         if !torn.is_empty() || watermark.file.metadata()?.len() > TORN_AT {
             let bytes = torn_bytes(torn);
@@ -208,26 +208,26 @@ impl Watermark {
 
     /// Notes that sled has opened its files, and what it did then is on disk.
     pub(super) fn opened(&self) -> io::Result<()> {
-        self.write(0, 0, Stage::Open)
+        self.write(0, 0, SpoolPhase::Open)
     }
 
     /// Notes that this commit and all before it are on disk, and what the journal has told by then.
     pub(super) fn reach(&self, commit: u64, journal: u64) -> io::Result<()> {
-        self.write(commit, journal, Stage::Open)
+        self.write(commit, journal, SpoolPhase::Open)
     }
 
     /// Writes what is noted once more and syncs it: whether the disk takes anything.
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.write(0, 0, Stage::Open)?;
+        self.write(0, 0, SpoolPhase::Open)?;
         self.file.sync_data()
     }
 
     /// Notes that all is on disk and the spool is closed.
     pub(super) fn close(&self) -> io::Result<()> {
-        self.write(0, 0, Stage::Closed)
+        self.write(0, 0, SpoolPhase::Closed)
     }
 
-    fn write(&self, commit: u64, journal: u64, stage: Stage) -> io::Result<()> {
+    fn write(&self, commit: u64, journal: u64, stage: SpoolPhase) -> io::Result<()> {
         let mut last = self.last.lock();
         let next = WatermarkRecord {
             turn: last.turn + 1,
@@ -256,14 +256,14 @@ mod tests {
         watermark.reach(6, 80).unwrap();
         watermark.reach(4, 60).unwrap();
 
-        let told = read(dir.path()).unwrap().unwrap();
+        let content = read(dir.path()).unwrap().unwrap();
         assert_eq!(
-            (told.commit, told.journal, told.stage),
-            (6, 80, Stage::Open)
+            (content.commit, content.journal, content.stage),
+            (6, 80, SpoolPhase::Open)
         );
         watermark.close().unwrap();
-        let told = read(dir.path()).unwrap().unwrap();
-        assert_eq!((told.commit, told.stage), (6, Stage::Closed));
+        let content = read(dir.path()).unwrap().unwrap();
+        assert_eq!((content.commit, content.stage), (6, SpoolPhase::Closed));
 
         let path = dir.path().join(FILE);
         let whole = std::fs::read(&path).unwrap();
@@ -275,13 +275,13 @@ mod tests {
         }
 
         let begun = [TornPlace { at: 1, lsn: 2 }, TornPlace { at: 3, lsn: 0 }];
-        let reopened = Watermark::open(dir.path(), Some(told), &begun).unwrap();
+        let reopened = Watermark::open(dir.path(), Some(content), &begun).unwrap();
         assert_eq!(torn(dir.path()).unwrap(), begun);
 
-        let told = read(dir.path()).unwrap().unwrap();
-        assert_eq!((told.commit, told.stage), (6, Stage::Opening));
+        let content = read(dir.path()).unwrap().unwrap();
+        assert_eq!((content.commit, content.stage), (6, SpoolPhase::Opening));
         reopened.opened().unwrap();
-        assert_eq!(read(dir.path()).unwrap().unwrap().stage, Stage::Open);
+        assert_eq!(read(dir.path()).unwrap().unwrap().stage, SpoolPhase::Open);
         drop(reopened);
 
         let mut old = OLD_MAGIC.to_vec();
@@ -290,10 +290,10 @@ mod tests {
         old.extend(checksum.to_be_bytes());
         std::fs::write(&path, old).unwrap();
 
-        let told = read(dir.path()).unwrap().unwrap();
+        let content = read(dir.path()).unwrap().unwrap();
         assert_eq!(
-            (told.commit, told.journal, told.stage),
-            (7, 0, Stage::Closed)
+            (content.commit, content.journal, content.stage),
+            (7, 0, SpoolPhase::Closed)
         );
         std::fs::write(&path, vec![0; 8000]).unwrap();
         assert!(read(dir.path()).is_err());

@@ -351,20 +351,20 @@ fn content_type(part: &MessagePart<'_>) -> String {
 /// A file's type with its parameters, such as an invitation's `method`. Text was decoded, and is
 /// UTF-8 from here on.
 fn file_type(part: &MessagePart<'_>) -> String {
-    let mut told = content_type(part);
+    let mut kind = content_type(part);
     let parameters = part.content_type().and_then(|kind| kind.attributes());
     for parameter in parameters.into_iter().flatten() {
         let name = parameter.name.to_ascii_lowercase();
         if !OMITTED_PARAMETERS.contains(&name.as_str()) && parameter.value.is_ascii() {
             let value = parameter.value.replace('\\', "\\\\").replace('"', "\\\"");
-            told.push_str(&format!("; {name}=\"{value}\""));
+            kind.push_str(&format!("; {name}=\"{value}\""));
         }
     }
 
     if matches!(&part.body, PartType::Text(_) | PartType::Html(_)) {
-        told.push_str("; charset=\"utf-8\"");
+        kind.push_str("; charset=\"utf-8\"");
     }
-    told
+    kind
 }
 
 fn attachment(part: &MessagePart<'_>, number: usize) -> Attachment {

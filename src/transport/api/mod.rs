@@ -287,8 +287,8 @@ impl Connection for ApiConnection {
             return self.send_to_others(mail, unreachable).await;
         }
 
-        let untold = Outcome::Unavailable(Phase::Connect, "it was not its turn".into());
-        let mut outcomes = vec![untold; mail.recipients.len()];
+        let not_sent = Outcome::Unavailable(Phase::Connect, "it was not its turn".into());
+        let mut outcomes = vec![not_sent; mail.recipients.len()];
         let mut stopped = None;
         for places in self.shared.provider.requests(mail) {
             let recipients: Vec<Address> = places
@@ -339,7 +339,7 @@ impl ApiConnection {
             .map(|(recipient, _)| recipient.clone())
             .collect();
 
-        let mut told = match others.is_empty() {
+        let mut sent = match others.is_empty() {
             true => Vec::new(),
             false => self.send(&mail.clone().for_recipients(others), None).await,
         }
@@ -347,7 +347,7 @@ impl ApiConnection {
 
         let outcomes = unreachable.into_iter().map(|reason| match reason {
             Some(reason) => refused_here(550, &format!("5.6.7 {reason}")),
-            None => told
+            None => sent
                 .next()
                 .unwrap_or_else(|| Outcome::InDoubt("no outcome was given".into())),
         });

@@ -112,15 +112,15 @@ fn partly_refused(message: &str) -> Option<Vec<String>> {
 }
 
 fn attachment(file: &Attachment) -> Value {
-    let mut told = json!({
+    let mut json = json!({
         "Name": file.filename,
         "ContentType": file.content_type,
         "Content": file.content,
     });
     if let Some(id) = &file.inline_id {
-        told["ContentID"] = format!("cid:{id}").into();
+        json["ContentID"] = format!("cid:{id}").into();
     }
-    told
+    json
 }
 
 #[cfg(test)]

@@ -100,13 +100,13 @@ impl Provider for Resend {
 }
 
 fn attachment(file: &Attachment) -> Value {
-    let mut told = json!({
+    let mut json = json!({
         "filename": file.filename,
         "content_type": file.content_type,
         "content": file.content,
     });
     if let Some(id) = &file.inline_id {
-        told["content_id"] = id.as_str().into();
+        json["content_id"] = id.as_str().into();
     }
-    told
+    json
 }

@@ -119,15 +119,15 @@ fn mailbox(mailbox: &Mailbox) -> Value {
 }
 
 fn attachment(file: &Attachment) -> Value {
-    let mut told = json!({
+    let mut json = json!({
         "filename": file.filename,
         "type": file.content_type,
         "content": file.content,
         "disposition": "attachment",
     });
     if let Some(id) = &file.inline_id {
-        told["disposition"] = "inline".into();
-        told["content_id"] = id.as_str().into();
+        json["disposition"] = "inline".into();
+        json["content_id"] = id.as_str().into();
     }
-    told
+    json
 }

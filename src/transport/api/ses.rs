@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
-use super::sigv4::{Scope, authorization};
+use super::sigv4::{SigningScope, authorization};
 use super::{Limits, Mail, Provider, Request, Verdict, by_status, retry_after};
 use crate::mail::{Address, Timestamp};
 use crate::transport::http::HttpAnswer;
@@ -77,7 +77,7 @@ impl Provider for Ses {
             ("x-amz-date", time.as_str()),
         ];
 
-        let scope = Scope {
+        let scope = SigningScope {
             access_key_id: &self.access_key_id,
             secret_access_key: self.secret.expose_secret(),
             region: &self.region,

@@ -4,7 +4,7 @@ use ring::digest::{SHA256, digest};
 use ring::hmac;
 
 /// What a request is signed with, and for.
-pub(super) struct Scope<'a> {
+pub(super) struct SigningScope<'a> {
     pub access_key_id: &'a str,
     pub secret_access_key: &'a str,
     pub region: &'a str,
@@ -16,7 +16,7 @@ pub(super) struct Scope<'a> {
 /// `headers` are all that are signed: lower case, sorted, with `host` and `x-amz-date`. `time` is
 /// `20150830T123600Z`.
 pub(super) fn authorization(
-    scope: &Scope<'_>,
+    scope: &SigningScope<'_>,
     path: &str,
     headers: &[(&str, &str)],
     body: &[u8],
@@ -68,7 +68,7 @@ mod tests {
     /// `post-vanilla` of the test suite that AWS publishes.
     #[test]
     fn the_published_example_is_signed_as_published() {
-        let scope = Scope {
+        let scope = SigningScope {
             access_key_id: "AKIDEXAMPLE",
             secret_access_key: "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY",
             region: "us-east-1",

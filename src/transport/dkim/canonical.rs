@@ -6,13 +6,13 @@ use memchr::memmem;
 use crate::mail::Address;
 
 /// A message, cut into header fields and body.
-pub(super) struct Message<'a> {
+pub(super) struct SplitMessage<'a> {
     /// Each with its folded lines and without its last line end.
     fields: Vec<&'a [u8]>,
     pub body: &'a [u8],
 }
 
-impl<'a> Message<'a> {
+impl<'a> SplitMessage<'a> {
     /// `None` where it does not begin with a header.
     pub fn read(message: &'a [u8]) -> Option<Self> {
         let (section, body) = match memmem::find(message, b"\r\n\r\n") {
@@ -33,7 +33,7 @@ impl<'a> Message<'a> {
         fields
             .iter()
             .all(|field| name_of(field).is_some())
-            .then_some(Message { fields, body })
+            .then_some(SplitMessage { fields, body })
     }
 
     /// The fields of that name, in order.
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn the_example_of_the_rfc_comes_out_as_it_says() {
         let message = b"A: X\r\nB : Y\t\r\n\tZ  \r\n\r\n C \r\nD \t E\r\n\r\n\r\n";
-        let message = Message::read(message).expect("valid");
+        let message = SplitMessage::read(message).expect("valid");
         let mut header = Vec::new();
         for field in &message.fields {
             relaxed_field(field, &mut header);

@@ -21,7 +21,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::digest::{SHA256, digest};
 
-use self::canonical::{Message, relaxed_body, relaxed_field};
+use self::canonical::{SplitMessage, relaxed_body, relaxed_field};
 use crate::mail::Timestamp;
 
 /// The fields that are signed, as RFC 6376 §5.4.1 recommends them and RFC 8058 §4 requires the last
@@ -86,7 +86,7 @@ impl Dkim {
     /// A message with no From or several is not signed: a signature over it could be shown for an
     /// author whom nobody checked (RFC 6376 §8.15).
     pub fn sign(&self, message: &[u8], now: Timestamp, rewriting: Rewriting) -> Vec<u8> {
-        let Some(message) = Message::read(message) else {
+        let Some(message) = SplitMessage::read(message) else {
             return Vec::new();
         };
         let Some(author) = message.author_domain() else {
@@ -163,7 +163,7 @@ impl Signer {
     /// The whole `DKIM-Signature` field (RFC 6376 §3.5), folded, with its CRLF.
     fn field(
         &self,
-        message: &Message<'_>,
+        message: &SplitMessage<'_>,
         body_hash: &str,
         now: Timestamp,
         rewriting: Rewriting,

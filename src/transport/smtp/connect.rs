@@ -62,8 +62,8 @@ async fn try_each(
                 smtp.memory.is_good(peer);
                 return Ok(connection);
             }
-            Err(Failure::Everywhere(failure)) => return Err(failure),
-            Err(Failure::Here(failure)) => failure,
+            Err(ConnectFailure::Everywhere(failure)) => return Err(failure),
+            Err(ConnectFailure::Here(failure)) => failure,
         };
         smtp.memory.is_bad(peer, &reason_of(&failure));
         left.retain(|address| *address != peer);
@@ -76,7 +76,7 @@ async fn try_each(
 
 /// Why an address led to no connection.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum ConnectFailure {
     /// Another address may be better.
     Here(Outcome),
     /// It would be the same at each of the host's addresses: a login that is refused for good,
@@ -84,9 +84,9 @@ pub(super) enum Failure {
     Everywhere(Outcome),
 }
 
-impl From<Outcome> for Failure {
+impl From<Outcome> for ConnectFailure {
     fn from(outcome: Outcome) -> Self {
-        Failure::Here(outcome)
+        ConnectFailure::Here(outcome)
     }
 }
 
@@ -108,7 +108,7 @@ async fn converse(
     stream: TcpStream,
     peer: SocketAddr,
     ticket: &mut Ticket,
-) -> Result<SmtpConnection, Failure> {
+) -> Result<SmtpConnection, ConnectFailure> {
     let server = &smtp.server;
     let wire = match server.security {
         Security::Tls => Wire::new(secure(smtp, stream).await?, peer),

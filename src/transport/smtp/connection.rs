@@ -105,9 +105,9 @@ impl SmtpConnection {
         goes: impl Iterator<Item = bool> + Send,
         otherwise: fn() -> Outcome,
     ) -> Vec<Outcome> {
-        let mut told = self.send(rest, next).await.into_iter();
+        let mut sent = self.send(rest, next).await.into_iter();
         let outcomes = goes.map(|goes| match goes {
-            true => told.next().unwrap_or_else(no_verdict),
+            true => sent.next().unwrap_or_else(no_verdict),
             false => otherwise(),
         });
         outcomes.collect()

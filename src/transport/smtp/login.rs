@@ -8,7 +8,7 @@ use lettre::transport::smtp::client::AsyncSmtpConnection;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::timeout;
 
-use super::connect::{Failure, failed, refused, unavailable};
+use super::connect::{ConnectFailure, failed, refused, unavailable};
 use super::extensions::Logins;
 use super::reply::ServerReply;
 use super::wire::Wire;
@@ -60,7 +60,7 @@ pub(super) async fn log_in(
     auth: &Auth,
     ticket: &mut Ticket,
     time_limit: Duration,
-) -> Result<(), Failure> {
+) -> Result<(), ConnectFailure> {
     let (answer, sent) = match auth {
         Auth::Password { user, password } => {
             let password = password.expose_secret();
@@ -74,7 +74,7 @@ pub(super) async fn log_in(
                 Some(token) => token,
                 None => fetch(auth, None, time_limit)
                     .await
-                    .map_err(Failure::Everywhere)?,
+                    .map_err(ConnectFailure::Everywhere)?,
             };
             let token = ticket.token.insert(token).expose_secret();
             with_token(wire, dialogue, auth.user(), token, time_limit).await
@@ -91,10 +91,10 @@ pub(super) async fn log_in(
             let outcome = with_advice(outcome, auth);
             // 4yz may be this machine's trouble alone (RFC 4954 §6).
             Err(match answer.code() / 100 {
-                4 => Failure::Here(outcome),
+                4 => ConnectFailure::Here(outcome),
                 _ => {
                     ticket.is_refused = true;
-                    Failure::Everywhere(outcome)
+                    ConnectFailure::Everywhere(outcome)
                 }
             })
         }
@@ -132,10 +132,10 @@ async fn with_password(
 
     let is_unknown = |answer: &ServerReply| answer.code() == UNKNOWN_MECHANISM;
     let answer = match answer {
-        Ok(told) if offered.plain && offered.login && is_unknown(&told) => {
+        Ok(answer) if offered.plain && offered.login && is_unknown(&answer) => {
             say(wire, dialogue, &login, time_limit).await
         }
-        told => told,
+        answer => answer,
     };
 
     (answer, sent)
@@ -175,18 +175,18 @@ async fn say(
     lines: &[String],
     time_limit: Duration,
 ) -> Result<ServerReply, Outcome> {
-    let mut told = None;
+    let mut last_answer = None;
     for line in lines {
         wire.wait_up_to(time_limit);
         let answer = ServerReply::read(dialogue.command(format!("{line}\r\n")).await);
         let answer = answer.map_err(|error| failed(Phase::Auth, wire, error))?;
         let goes_on = answer.code() == CHALLENGE;
-        told = Some(answer);
+        last_answer = Some(answer);
         if !goes_on {
             break;
         }
     }
-    told.ok_or_else(|| unavailable(Phase::Auth, "there is nothing to log in with"))
+    last_answer.ok_or_else(|| unavailable(Phase::Auth, "there is nothing to log in with"))
 }
 
 /// A token from where this login's tokens come from; `refused` is one that the server did not take.
@@ -255,11 +255,11 @@ fn without_secrets(outcome: Outcome, sent: &[String]) -> Outcome {
         .iter()
         .any(|text| text.len() > 3 && reason.contains(text.get(..16).unwrap_or(text)));
 
-    let told = if quoted {
+    let shown = if quoted {
         "the server refused, in words that are not shown because they hold the login"
     } else {
         &reason
     };
 
-    unavailable(phase, told)
+    unavailable(phase, shown)
 }

@@ -367,7 +367,7 @@ impl SmtpConnection {
     async fn broken_off(&mut self, reason: String) -> Outcome {
         match self.interrupted(FINAL_REPLY_WAIT).await {
             Outcome::Lost(phase, _) => Outcome::Lost(phase, reason),
-            told => told,
+            outcome => outcome,
         }
     }
 

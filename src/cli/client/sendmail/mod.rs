@@ -13,8 +13,8 @@ use clap::{ArgAction, Args};
 use serde::Deserialize;
 
 use self::flags::{Flags, Task};
-use super::place::Service;
-use super::service::{Client, Parameters, Payload};
+use super::place::ServiceOptions;
+use super::service::{Parameters, Payload, ServiceClient};
 use super::user;
 use crate::cli::failure::Failure;
 use crate::cli::screen::{Screen, escaped, note};
@@ -54,7 +54,7 @@ pub struct Sendmail {
     #[arg(long, action = ArgAction::Help)]
     help: Option<bool>,
     #[command(flatten)]
-    service: Service,
+    service: ServiceOptions,
     /// Flags as the classic sendmail has them, then the recipients
     #[arg(
         trailing_var_arg = true,
@@ -69,7 +69,7 @@ const LARGEST_MESSAGE: usize = 256 << 20;
 
 /// What the service answers when it took a mail.
 #[derive(Deserialize)]
-struct Accepted {
+struct AcceptedAnswer {
     id: MailId,
 }
 
@@ -163,7 +163,7 @@ impl Sendmail {
 }
 
 /// Takes one message on standard input.
-fn submit(flags: &Flags, client: &Client) -> Result<(), SendmailError> {
+fn submit(flags: &Flags, client: &ServiceClient) -> Result<(), SendmailError> {
     if flags.recipients.is_empty() && !flags.recipients_from_message {
         return Err(SendmailError::new(
             Code::Usage,
@@ -185,7 +185,7 @@ fn submit(flags: &Flags, client: &Client) -> Result<(), SendmailError> {
 }
 
 /// Speaks SMTP on standard input and output; each mail is submitted as it is spoken.
-fn speak(client: &Client) -> Result<(), SendmailError> {
+fn speak(client: &ServiceClient) -> Result<(), SendmailError> {
     let hand_in = |mail: StdioSubmission| {
         let from = mail
             .return_path
@@ -194,7 +194,7 @@ fn speak(client: &Client) -> Result<(), SendmailError> {
         parameters.extend(mail.recipients.iter().map(|to| ("to", to.to_string())));
         let payload = Payload::Message(mail.message.to_vec());
         let answer = client.post(&["v1", "mails"], &parameters, payload);
-        let taken = answer.and_then(|answer| answer.decode::<Accepted>());
+        let taken = answer.and_then(|answer| answer.decode::<AcceptedAnswer>());
         taken.map(|taken| taken.id.to_string()).map_err(|failure| {
             let trouble = SendmailError::from(failure);
             let refused = match trouble.code {

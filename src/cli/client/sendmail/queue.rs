@@ -3,7 +3,7 @@
 use std::io;
 
 use super::SendmailError;
-use crate::cli::client::service::Client;
+use crate::cli::client::service::ServiceClient;
 use crate::cli::screen::{Screen, plain};
 use crate::delivery::State;
 use crate::dispatch::{MailStatus, StatusPage};
@@ -19,7 +19,7 @@ const WAITING_STATES: [State; 4] = [
 const MOST_SHOWN: usize = 1000;
 
 /// Prints the queue.
-pub(super) fn print(client: &Client, screen: &mut Screen) -> Result<(), SendmailError> {
+pub(super) fn print(client: &ServiceClient, screen: &mut Screen) -> Result<(), SendmailError> {
     let mut mails: Vec<MailStatus> = Vec::new();
     for state in WAITING_STATES {
         let parameters = vec![

@@ -242,14 +242,14 @@ pub(super) async fn events(
         happened,
         dispatcher: door.dispatcher.clone(),
         id,
-        told: None,
+        sent: None,
         next: Some(now),
     };
 
     let hello = Frame::default().retry(RECONNECT_AFTER).comment("postrider");
-    let told = stream::unfold(watch, MailWatch::next).map(|status| status.frame());
+    let changes = stream::unfold(watch, MailWatch::next).map(|status| status.frame());
     let frames = stream::iter([hello])
-        .chain(told)
+        .chain(changes)
         .map(move |frame| {
             let _held_until_the_stream_ends = &place;
             Ok::<_, Infallible>(frame)
@@ -261,35 +261,37 @@ pub(super) async fn events(
         .into_response())
 }
 
-/// Somebody watches a mail.
+/// A client that watches the status of one mail.
 struct MailWatch {
     happened: EventStream,
     dispatcher: Dispatcher,
     id: MailId,
-    told: Option<PublicStatus>,
+    /// The status that was sent last.
+    sent: Option<PublicStatus>,
+    /// The status to send next.
     next: Option<PublicStatus>,
 }
 
 impl MailWatch {
-    /// Waits until there is something to tell; nothing comes after the end of the mail, or where it
-    /// cannot be looked at.
+    /// Waits for the next change of the status. Ends when all deliveries have ended, or when the
+    /// status cannot be read.
     async fn next(mut self) -> Option<(PublicStatus, Self)> {
         let status = loop {
             if let Some(status) = self.next.take() {
                 break status;
             }
             if self
-                .told
-                .is_some_and(|told| told.status != Progress::Pending)
+                .sent
+                .is_some_and(|sent| sent.status != Progress::Pending)
             {
                 return None;
             }
             self.happened.next().await?;
             let status = look(&self.dispatcher, self.id).await.ok()?;
-            self.next = Some(status).filter(|status| self.told != Some(*status));
+            self.next = Some(status).filter(|status| self.sent != Some(*status));
         };
 
-        self.told = Some(status);
+        self.sent = Some(status);
         Some((status, self))
     }
 }

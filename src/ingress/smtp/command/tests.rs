@@ -1,36 +1,36 @@
 use super::*;
 
-fn read(line: &str) -> Result<Command, CommandError> {
+fn read(line: &str) -> Result<SmtpCommand, CommandError> {
     parse(format!("{line}\r\n").as_bytes())
 }
 
 fn code(line: &str) -> u16 {
     match read(line) {
-        Err(CommandError::Command(reply) | CommandError::OutOfStep(reply)) => reply.code,
+        Err(CommandError::SmtpCommand(reply) | CommandError::OutOfStep(reply)) => reply.code,
         other => panic!("{line} gave {other:?}"),
     }
 }
 
-fn from(text: &str) -> Command {
-    Command::Mail {
+fn from(text: &str) -> SmtpCommand {
+    SmtpCommand::Mail {
         return_path: Some(Address::parse(text).expect("valid")),
         size: 0,
         smtputf8: false,
     }
 }
 
-fn to(text: &str) -> Command {
-    Command::Rcpt(Address::parse(text).expect("valid"))
+fn to(text: &str) -> SmtpCommand {
+    SmtpCommand::Rcpt(Address::parse(text).expect("valid"))
 }
 
 #[test]
 fn what_clients_write_is_understood() {
     assert_eq!(
         read("ehlo [127.0.0.1]"),
-        Ok(Command::Ehlo("[127.0.0.1]".into()))
+        Ok(SmtpCommand::Ehlo("[127.0.0.1]".into()))
     );
 
-    assert_eq!(read("HELO my_pc"), Ok(Command::Helo("my_pc".into())));
+    assert_eq!(read("HELO my_pc"), Ok(SmtpCommand::Helo("my_pc".into())));
     assert_eq!(read("MAIL FROM:<a@example.org>"), Ok(from("a@example.org")));
     assert_eq!(
         read("Mail From: <a@example.org> "),
@@ -50,7 +50,10 @@ fn what_clients_write_is_understood() {
     );
 
     assert_eq!(read("RCPT TO:<b@[192.0.2.1]>"), Ok(to("b@[192.0.2.1]")));
-    assert_eq!(read("RCPT TO:<Postmaster>"), Ok(Command::RcptPostmaster));
+    assert_eq!(
+        read("RCPT TO:<Postmaster>"),
+        Ok(SmtpCommand::RcptPostmaster)
+    );
     for digits in [20, 24, 100] {
         let line = format!("MAIL FROM:<> SIZE={}", "9".repeat(digits));
         assert_eq!(code(&line), 552, "{line}");
@@ -58,7 +61,7 @@ fn what_clients_write_is_understood() {
 
     assert_eq!(
         read("MAIL FROM:<> SIZE=77 BODY=8BITMIME SMTPUTF8"),
-        Ok(Command::Mail {
+        Ok(SmtpCommand::Mail {
             return_path: None,
             size: 77,
             smtputf8: true
@@ -67,7 +70,7 @@ fn what_clients_write_is_understood() {
 
     assert_eq!(
         read("BDAT 12 last"),
-        Ok(Command::Bdat {
+        Ok(SmtpCommand::Bdat {
             size: 12,
             last: true
         })
@@ -75,13 +78,13 @@ fn what_clients_write_is_understood() {
 
     assert_eq!(
         read("BDAT 0"),
-        Ok(Command::Bdat {
+        Ok(SmtpCommand::Bdat {
             size: 0,
             last: false
         })
     );
 
-    let auth = |initial: Option<&str>| Command::Auth {
+    let auth = |initial: Option<&str>| SmtpCommand::Auth {
         mechanism: Mechanism::Plain,
         initial: initial.map(Into::into),
     };
@@ -89,14 +92,14 @@ fn what_clients_write_is_understood() {
     assert_eq!(read("AUTH PLAIN"), Ok(auth(None)));
     assert_eq!(read("auth plain AGEAYg=="), Ok(auth(Some("AGEAYg=="))));
     for (line, command) in [
-        ("DATA", Command::Data),
-        ("data ", Command::Data),
-        ("RSET", Command::Rset),
-        ("NOOP anything", Command::Noop),
-        ("VRFY ada", Command::Vrfy),
-        ("HELP", Command::Help),
-        ("STARTTLS", Command::StartTls),
-        ("quit", Command::Quit),
+        ("DATA", SmtpCommand::Data),
+        ("data ", SmtpCommand::Data),
+        ("RSET", SmtpCommand::Rset),
+        ("NOOP anything", SmtpCommand::Noop),
+        ("VRFY ada", SmtpCommand::Vrfy),
+        ("HELP", SmtpCommand::Help),
+        ("STARTTLS", SmtpCommand::StartTls),
+        ("quit", SmtpCommand::Quit),
     ] {
         assert_eq!(read(line), Ok(command), "{line}");
     }
@@ -224,7 +227,7 @@ fn what_is_not_a_command_is_a_syntax_error() {
 
     assert!(matches!(
         parse(b"NOOP \xff\r\n"),
-        Err(CommandError::Command(reply)) if reply.code == 501
+        Err(CommandError::SmtpCommand(reply)) if reply.code == 501
     ));
 }
 
@@ -250,7 +253,7 @@ fn addresses_beyond_ascii_need_smtputf8() {
     assert_eq!(code("MAIL FROM:<zoë@example.org>"), 553);
     assert!(matches!(
         read("MAIL FROM:<zoë@example.org> SMTPUTF8"),
-        Ok(Command::Mail { smtputf8: true, .. })
+        Ok(SmtpCommand::Mail { smtputf8: true, .. })
     ));
 }
 

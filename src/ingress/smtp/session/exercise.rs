@@ -5,10 +5,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use super::super::auth::Users;
-use super::super::budget::Budget;
+use super::super::budget::MessageMemory;
 use super::super::reply::SmtpReply;
 use super::super::{Limits, User};
-use super::{Security, Session, SessionContext, SessionStep};
+use super::{Security, SessionContext, SessionStep, SmtpSession};
 use crate::ingress::guard::LoginGuard;
 use crate::mail::Timestamp;
 
@@ -69,11 +69,11 @@ fn converse(bytes: &[u8], size: usize, login: bool) -> Transcript {
         limits,
         users,
         trusted: Default::default(),
-        budget: Budget::new(1 << 20),
+        budget: MessageMemory::new(1 << 20),
         guard: LoginGuard::new(0, limits.ban_time, Default::default()),
     };
 
-    let mut session = Session::new(context, IpAddr::V4(Ipv4Addr::LOCALHOST), Security::Plain);
+    let mut session = SmtpSession::new(context, IpAddr::V4(Ipv4Addr::LOCALHOST), Security::Plain);
     let mut transcript = Transcript {
         replies: Vec::new(),
         mails: Vec::new(),

@@ -2,14 +2,14 @@
 
 use std::time::Instant;
 
-use super::super::auth::{self, Mechanism, Progress};
-use super::{ExpectedInput, Security, Session, SessionStep};
+use super::super::auth::{self, LoginStep, Mechanism};
+use super::{ExpectedInput, Security, SessionStep, SmtpSession};
 
 /// What an address is told that is not heard for a while.
 pub(in crate::ingress::smtp) const TOO_MANY_FAILED: &str =
     "too many failed logins from your address; try again later";
 
-impl Session {
+impl SmtpSession {
     pub(super) fn start_tls(&mut self, input: &mut &[u8]) -> Option<SessionStep> {
         match self.security {
             Security::Tls => self.mistake_of(503, "5.5.1", "the connection is secured already"),
@@ -76,23 +76,23 @@ impl Session {
         None
     }
 
-    pub(super) fn login(&mut self, progress: Progress) -> Option<SessionStep> {
+    pub(super) fn login(&mut self, progress: LoginStep) -> Option<SessionStep> {
         match progress {
-            Progress::Challenge(challenge, exchange) => {
+            LoginStep::Challenge(challenge, exchange) => {
                 self.expects = ExpectedInput::Login(exchange);
                 self.say(334, "", challenge);
             }
-            Progress::LoggedIn(name) => {
+            LoginStep::LoggedIn(name) => {
                 self.user = Some(name);
                 self.say(235, "2.7.0", "welcome");
             }
-            Progress::Cancelled => self.mistake_of(501, "5.7.0", "login cancelled"),
-            Progress::Malformed => self.mistake_of(
+            LoginStep::Cancelled => self.mistake_of(501, "5.7.0", "login cancelled"),
+            LoginStep::Malformed => self.mistake_of(
                 501,
                 "5.5.2",
                 "that is not what the mechanism says, in base64",
             ),
-            Progress::Refused(name) => {
+            LoginStep::Refused(name) => {
                 tracing::warn!(peer = %self.peer, user = ?name, "smtp login refused");
                 self.failed_logins += 1;
                 self.mistake_of(535, "5.7.8", "the name or the password is wrong");

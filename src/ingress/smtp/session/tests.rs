@@ -5,7 +5,7 @@ use super::*;
 
 /// A client of a session: what it says, and what it is answered.
 struct TestClient {
-    session: Session,
+    session: SmtpSession,
     mails: Vec<(Submission, String)>,
     closed: bool,
     tls: bool,
@@ -13,7 +13,7 @@ struct TestClient {
 }
 
 fn context(limits: Limits, users: Vec<User>) -> SessionContext {
-    let budget = Budget::new(limits.memory);
+    let budget = MessageMemory::new(limits.memory);
     SessionContext {
         returns: None,
         hostname: Arc::from("mail.example"),
@@ -34,7 +34,7 @@ fn app() -> Vec<User> {
 
 impl TestClient {
     fn with(context: SessionContext, peer: impl Into<IpAddr>, security: Security) -> Self {
-        let session = Session::new(context, peer.into(), security);
+        let session = SmtpSession::new(context, peer.into(), security);
         let mut client = TestClient {
             session,
             mails: Vec::new(),
@@ -680,7 +680,7 @@ fn the_trace_field_is_one_field_whatever_the_client_calls_itself() {
 
 #[test]
 fn replies_are_sent_before_they_pile_up() {
-    let mut session = Session::new(
+    let mut session = SmtpSession::new(
         context(Limits::default(), Vec::new()),
         Ipv4Addr::LOCALHOST.into(),
         Security::Plain,

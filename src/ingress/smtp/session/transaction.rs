@@ -4,12 +4,12 @@ use super::super::body::{Body, DotReader};
 use super::super::command::{self, CommandError};
 use super::super::reply::SmtpReply;
 use super::super::trace::Trace;
-use super::{ExpectedInput, Security, Session, SessionStep, Submission};
+use super::{ExpectedInput, Security, SessionStep, SmtpSession, Submission};
 use crate::mail::{Address, Timestamp};
 
 /// A mail from MAIL to its end.
 #[derive(Debug)]
-pub(super) struct Transaction {
+pub(super) struct MailTransaction {
     return_path: Option<Address>,
     recipients: Vec<Address>,
     /// Whether it is a report: all its recipients are return paths of ours.
@@ -20,7 +20,7 @@ pub(super) struct Transaction {
     chunks: Option<Body>,
 }
 
-impl Session {
+impl SmtpSession {
     /// What stands in the way of a mail, if anything.
     pub(super) fn obstacle(&self) -> Option<SmtpReply> {
         if self.client.is_none() {
@@ -43,7 +43,7 @@ impl Session {
         let may_report = self.client.is_some() && self.context.returns.is_some();
 
         if let Some(obstacle) = self.obstacle().filter(|_| !may_report) {
-            self.mistake(CommandError::Command(obstacle));
+            self.mistake(CommandError::SmtpCommand(obstacle));
         } else if self.transaction.is_some() {
             self.mistake_of(503, "5.5.1", "a mail is begun already; RSET forgets it");
         } else if size > most {
@@ -52,7 +52,7 @@ impl Session {
             self.reply(&SmtpReply::new(552, "5.3.4", text));
         } else {
             let recipients = Vec::new();
-            self.transaction = Some(Transaction {
+            self.transaction = Some(MailTransaction {
                 return_path,
                 recipients,
                 is_report: false,
@@ -82,7 +82,7 @@ impl Session {
             }
             Some(_) if obstacle.is_some() => {
                 obstacle.into_iter().for_each(|obstacle| {
-                    self.mistake(CommandError::Command(obstacle));
+                    self.mistake(CommandError::SmtpCommand(obstacle));
                 });
             }
             Some(t) if !t.recipients.is_empty() && t.is_report != is_return => {
@@ -118,7 +118,7 @@ impl Session {
 
     pub(super) fn data(&mut self, now: Timestamp) {
         if let Some(obstacle) = self.obstacle_to_message() {
-            return self.mistake(CommandError::Command(obstacle));
+            return self.mistake(CommandError::SmtpCommand(obstacle));
         }
         if self
             .transaction
@@ -195,10 +195,10 @@ impl Session {
     /// The message, or one chunk of it, has come.
     pub(super) fn message_ends(&mut self) -> Option<SessionStep> {
         self.commands += 1;
-        let (body, last) = match std::mem::replace(&mut self.expects, ExpectedInput::Command) {
+        let (body, last) = match std::mem::replace(&mut self.expects, ExpectedInput::SmtpCommand) {
             ExpectedInput::Data(_, body) => (body, true),
             ExpectedInput::Chunk { body, last, .. } => (body, last),
-            ExpectedInput::Command | ExpectedInput::Login(_) => return None,
+            ExpectedInput::SmtpCommand | ExpectedInput::Login(_) => return None,
         };
 
         // As while it was still coming: it does not depend on how many pieces it came in.
@@ -207,7 +207,7 @@ impl Session {
         match (refusal, self.transaction.take()) {
             (
                 None,
-                Some(Transaction {
+                Some(MailTransaction {
                     return_path,
                     recipients,
                     is_report,
@@ -224,14 +224,14 @@ impl Session {
             }
             (refusal, Some(transaction)) if !last => {
                 let text = format!("{} octets so far", body.came());
-                self.transaction = Some(Transaction {
+                self.transaction = Some(MailTransaction {
                     chunks: Some(body),
                     ..transaction
                 });
                 self.reply(&refusal.unwrap_or_else(|| SmtpReply::new(250, "2.0.0", text)));
             }
             (Some(reply), Some(_)) => self.reply(&reply),
-            (Some(reply), None) => self.mistake(CommandError::Command(reply)),
+            (Some(reply), None) => self.mistake(CommandError::SmtpCommand(reply)),
             (None, _) => {}
         }
 

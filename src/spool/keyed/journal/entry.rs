@@ -41,7 +41,7 @@ impl codec::Versioned for RecordHead {}
 
 /// One entry. Since version 2 of a record who submitted the mail follows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(in crate::spool) struct Entry<'a> {
+pub(in crate::spool) struct JournalEntry<'a> {
     at: Timestamp,
     mail: Option<MailId>,
     recipient: Option<Cow<'a, Address>>,
@@ -150,9 +150,9 @@ fn bounded_name<'a>(who: &Submitter) -> Cow<'a, str> {
     Cow::Owned(bounded(&who.to_string()).into_owned())
 }
 
-impl<'a> Entry<'a> {
+impl<'a> JournalEntry<'a> {
     fn bare(at: Timestamp, what: EntryKind<'a>) -> Self {
-        Entry {
+        JournalEntry {
             at,
             mail: None,
             recipient: None,
@@ -170,7 +170,7 @@ impl<'a> Entry<'a> {
     }
 
     fn of_mail(self, manifest: &'a Manifest) -> Self {
-        Entry {
+        JournalEntry {
             mail: Some(manifest.id),
             message_id: Some(bounded(&manifest.message_id)),
             tags: Cow::Borrowed(&manifest.tags),
@@ -182,7 +182,7 @@ impl<'a> Entry<'a> {
 
     /// A mail was accepted.
     pub(in crate::spool) fn accepted(manifest: &'a Manifest) -> Self {
-        Entry::bare(manifest.accepted_at, EntryKind::Accepted).of_mail(manifest)
+        JournalEntry::bare(manifest.accepted_at, EntryKind::Accepted).of_mail(manifest)
     }
 
     /// A delivery became what it is now, at this time where it does not say itself; by a try, if it
@@ -203,11 +203,11 @@ impl<'a> Entry<'a> {
 
         let at = attempt.map_or(delivery.stage.finished_at().unwrap_or(at), |a| a.at);
         let entry = match manifest {
-            Some(manifest) => Entry::bare(at, what).of_mail(manifest),
-            None => Entry::bare(at, what),
+            Some(manifest) => JournalEntry::bare(at, what).of_mail(manifest),
+            None => JournalEntry::bare(at, what),
         };
 
-        Entry {
+        JournalEntry {
             mail: Some(mail),
             recipient: Some(Cow::Borrowed(&delivery.recipient)),
             relay: attempt.map(|attempt| Cow::Borrowed(attempt.relay.as_str())),
@@ -222,9 +222,9 @@ impl<'a> Entry<'a> {
         recipient: &'a Address,
         at: Timestamp,
     ) -> Self {
-        Entry {
+        JournalEntry {
             recipient: Some(Cow::Borrowed(recipient)),
-            ..Entry::bare(at, EntryKind::Retried).of_mail(manifest)
+            ..JournalEntry::bare(at, EntryKind::Retried).of_mail(manifest)
         }
     }
 
@@ -246,30 +246,30 @@ impl<'a> Entry<'a> {
             FeedbackKind::Delivered => return None,
         };
 
-        Some(Entry {
+        Some(JournalEntry {
             recipient: Some(Cow::Borrowed(recipient)),
             accepted_at: Some(manifest.accepted_at),
-            ..Entry::bare(feedback.at, what).of_mail(manifest)
+            ..JournalEntry::bare(feedback.at, what).of_mail(manifest)
         })
     }
 
     /// A user had a mail deleted.
     pub(in crate::spool) fn purged(manifest: &'a Manifest, at: Timestamp) -> Self {
-        Entry::bare(at, EntryKind::Purged).of_mail(manifest)
+        JournalEntry::bare(at, EntryKind::Purged).of_mail(manifest)
     }
 
     /// A user did something to a mail.
     pub(in crate::spool) fn act(act: &'a str, mail: MailId, at: Timestamp) -> Self {
-        Entry {
+        JournalEntry {
             mail: Some(mail),
             is_act: true,
-            ..Entry::bare(at, EntryKind::Act(bounded(act), 1, None))
+            ..JournalEntry::bare(at, EntryKind::Act(bounded(act), 1, None))
         }
     }
 
     /// The same, done by this one.
     pub(in crate::spool) fn by(self, by: &'a Requester) -> Self {
-        Entry {
+        JournalEntry {
             who: by.who.as_ref().map(bounded_name),
             from: by.from.as_deref().map(bounded),
             ..self
@@ -320,7 +320,7 @@ impl<'a> Entry<'a> {
             }
         };
 
-        Entry {
+        JournalEntry {
             at: event.at,
             mail: event.mail,
             recipient: event.recipient.as_ref().map(Cow::Borrowed),
@@ -472,14 +472,17 @@ impl PendingEntries {
 
     /// Adds entries, in order.
     #[cfg(feature = "postgres")]
-    pub(in crate::spool) fn tell_all<'a>(&mut self, entries: impl IntoIterator<Item = Entry<'a>>) {
+    pub(in crate::spool) fn extend<'a>(
+        &mut self,
+        entries: impl IntoIterator<Item = JournalEntry<'a>>,
+    ) {
         for entry in entries {
-            self.tell(entry);
+            self.push(entry);
         }
     }
 
     /// Adds an entry, and returns how many bytes it is.
-    pub(in crate::spool) fn tell(&mut self, mut entry: Entry<'_>) -> usize {
+    pub(in crate::spool) fn push(&mut self, mut entry: JournalEntry<'_>) -> usize {
         if self.0.is_empty() {
             self.0.push(RecordEntries::at(entry.at));
         }
@@ -528,14 +531,14 @@ impl RecordEntries {
     }
 }
 
-fn append(into: &mut Vec<u8>, entry: &Entry<'_>) {
+fn append(into: &mut Vec<u8>, entry: &JournalEntry<'_>) {
     let bytes = std::mem::take(into);
     *into = postcard::to_extend(&(entry, &entry.submitter), bytes)
         .expect("a vector takes whatever is written, and an entry holds no unsized sequence");
 }
 
 /// What is left of an entry that is too long.
-fn shortened(entry: Entry<'_>) -> Entry<'_> {
+fn shortened(entry: JournalEntry<'_>) -> JournalEntry<'_> {
     let few = |text: &str| Cow::Owned(text.chars().take(TEXT_CHARACTERS / 4).collect());
     let what = match entry.what {
         EntryKind::Tried(tried, became) => EntryKind::Tried(
@@ -565,7 +568,7 @@ fn shortened(entry: Entry<'_>) -> Entry<'_> {
         other => other,
     };
 
-    Entry {
+    JournalEntry {
         tags: Cow::Borrowed(&[]),
         key: entry.key.map(|key| few(&key)),
         message_id: entry.message_id.map(|id| few(&id)),
@@ -588,8 +591,8 @@ pub(in crate::spool) fn head(record: &[u8]) -> Result<RecordHead, SpoolError> {
 }
 
 /// The entry at the beginning of these bytes, and what follows it.
-fn take(bytes: &[u8], has_submitter: bool) -> postcard::Result<(Entry<'_>, &[u8])> {
-    let (mut entry, mut rest) = postcard::take_from_bytes::<Entry<'_>>(bytes)?;
+fn take(bytes: &[u8], has_submitter: bool) -> postcard::Result<(JournalEntry<'_>, &[u8])> {
+    let (mut entry, mut rest) = postcard::take_from_bytes::<JournalEntry<'_>>(bytes)?;
     if has_submitter {
         (entry.submitter, rest) = postcard::take_from_bytes(rest)?;
     }

@@ -12,7 +12,7 @@ use crate::mail::{MailId, Timestamp};
 use crate::spool::keyed::changes::STEP_BYTES;
 use crate::spool::keyed::command::GroupCommand;
 use crate::spool::keyed::{KeyedSpool, changes, keys};
-use crate::spool::store::{Batch, Store, Walk};
+use crate::spool::store::{Batch, Direction, Store};
 use crate::spool::{Journal, JournalPage, ReaderChange, ReaderStatus, SpoolError, codec};
 
 /// The longest name of a reader.
@@ -132,13 +132,15 @@ impl<S: Store> Journal for KeyedSpool<S> {
 
         self.look(move |shared| {
             let mut kept = Vec::new();
-            shared.store.walk(&from, &to, Walk::Up, &mut |key, value| {
-                if kept.len() >= most {
-                    return ControlFlow::Break(());
-                }
-                kept.push((key[own..].to_vec(), value.to_vec()));
-                ControlFlow::Continue(())
-            })?;
+            shared
+                .store
+                .walk(&from, &to, Direction::Up, &mut |key, value| {
+                    if kept.len() >= most {
+                        return ControlFlow::Break(());
+                    }
+                    kept.push((key[own..].to_vec(), value.to_vec()));
+                    ControlFlow::Continue(())
+                })?;
             Ok(kept)
         })
         .await
@@ -152,13 +154,15 @@ impl<S: Store> Journal for KeyedSpool<S> {
             let some = self
                 .look(move |shared| {
                     let mut some = Vec::new();
-                    shared.store.walk(&start, &end, Walk::Up, &mut |key, _| {
-                        some.push(key.to_vec());
-                        match some.len() {
-                            ..512 => ControlFlow::Continue(()),
-                            _ => ControlFlow::Break(()),
-                        }
-                    })?;
+                    shared
+                        .store
+                        .walk(&start, &end, Direction::Up, &mut |key, _| {
+                            some.push(key.to_vec());
+                            match some.len() {
+                                ..512 => ControlFlow::Continue(()),
+                                _ => ControlFlow::Break(()),
+                            }
+                        })?;
                     Ok(some)
                 })
                 .await?;

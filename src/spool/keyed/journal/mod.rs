@@ -28,7 +28,7 @@ pub(crate) use self::verification::JournalEnd;
 use super::keys;
 use crate::delivery::Event;
 use crate::mail::Timestamp;
-use crate::spool::store::{Batch, Store, Walk};
+use crate::spool::store::{Batch, Direction, Store};
 use crate::spool::{JournalOptions, ReaderStatus, SpoolError, SpoolOptions, codec};
 
 /// How many events are kept in memory, and how many of their bytes.
@@ -103,7 +103,7 @@ pub(super) struct ReaderCursor {
 impl codec::Versioned for ReaderCursor {}
 
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Reader {
+pub(super) struct ReaderPosition {
     pub at: u64,
     /// How many events were gone before it read them.
     pub missed: u64,
@@ -133,7 +133,7 @@ struct State {
     /// The bytes of all records that were written.
     written: u64,
     oldest: Option<OldestRecord>,
-    readers: BTreeMap<String, Reader>,
+    readers: BTreeMap<String, ReaderPosition>,
 }
 
 #[derive(Default)]
@@ -185,14 +185,14 @@ impl JournalState {
 
         state.go_on(store)?;
         let (from, to) = keys::starting_with(keys::READER);
-        store.walk(&from, &to, Walk::Up, &mut |key, value| {
+        store.walk(&from, &to, Direction::Up, &mut |key, value| {
             let name = std::str::from_utf8(&key[keys::READER.len()..]);
             if let (Ok(name), Ok(ReaderCursor { at })) =
                 (name, codec::decode::<ReaderCursor>(value))
             {
                 state
                     .readers
-                    .insert(name.to_owned(), Reader { at, missed: 0 });
+                    .insert(name.to_owned(), ReaderPosition { at, missed: 0 });
             }
             ControlFlow::Continue(())
         })?;
@@ -230,14 +230,18 @@ impl JournalState {
     }
 
     /// Gives what a commit does its numbers, and adds it to what is written.
-    pub(super) fn seal(&self, told: PendingEntries, batch: &mut Batch) -> Vec<Arc<JournalRecord>> {
-        if told.is_empty() {
+    pub(super) fn seal(
+        &self,
+        entries: PendingEntries,
+        batch: &mut Batch,
+    ) -> Vec<Arc<JournalRecord>> {
+        if entries.is_empty() {
             return Vec::new();
         }
         let mut state = self.state.lock();
 
         let mut all = Vec::new();
-        for part in told.into_parts() {
+        for part in entries.into_parts() {
             let head = RecordHead {
                 skipped: state.skipped,
                 before: state.written,
@@ -324,7 +328,7 @@ impl JournalState {
     }
 
     /// How far a reader is.
-    pub(super) fn reader(&self, name: &str) -> Option<Reader> {
+    pub(super) fn reader(&self, name: &str) -> Option<ReaderPosition> {
         self.state.lock().readers.get(name).copied()
     }
 
@@ -338,7 +342,7 @@ impl JournalState {
 
     pub(super) fn readers(&self) -> Vec<ReaderStatus> {
         let state = self.state.lock();
-        let status = |(name, reader): (&String, &Reader)| ReaderStatus {
+        let status = |(name, reader): (&String, &ReaderPosition)| ReaderStatus {
             name: name.clone(),
             at: reader.at,
             missed: reader.missed,
@@ -365,7 +369,7 @@ impl State {
     fn go_on<S: Store>(&mut self, store: &S) -> Result<(), SpoolError> {
         let mut last = None;
         let (from, to) = keys::starting_with(keys::JOURNAL);
-        store.walk(&from, &to, Walk::Down, &mut |key, value| {
+        store.walk(&from, &to, Direction::Down, &mut |key, value| {
             let Some(first) = keys::read_journal(key) else {
                 return ControlFlow::Continue(());
             };

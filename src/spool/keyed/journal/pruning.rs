@@ -11,7 +11,7 @@ use crate::mail::Timestamp;
 use crate::spool::SpoolError;
 use crate::spool::keyed::keys;
 use crate::spool::keyed::write_transaction::WriteTransaction;
-use crate::spool::store::{Store, Walk};
+use crate::spool::store::{Direction, Store};
 
 /// The most records that one step takes away.
 const STEP_RECORDS: usize = 512;
@@ -20,7 +20,7 @@ const HELD_RECHECK: Duration = Duration::from_secs(60);
 
 /// Why a record stays, or does not.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+enum RecordFate {
     Stays,
     /// It would go, and a reader has not read it.
     IsHeld,
@@ -28,7 +28,7 @@ enum Verdict {
 }
 
 impl JournalState {
-    fn judge(&self, last: u64, head: &RecordHead, now: Timestamp) -> Verdict {
+    fn judge(&self, last: u64, head: &RecordHead, now: Timestamp) -> RecordFate {
         let state = self.state.lock();
         let newer = state.written.saturating_sub(head.before);
         let is_beyond = |keep: Duration, size: u64| head.at + keep <= now || newer > size;
@@ -40,11 +40,11 @@ impl JournalState {
         let is_unread = state.readers.values().any(|reader| reader.at < last);
         // The last record says which number comes next.
         if last + 1 + state.skipped >= state.next || !is_beyond(self.options.keep, size) {
-            Verdict::Stays
+            RecordFate::Stays
         } else if is_unread && !is_beyond(twice.0, twice.1) {
-            Verdict::IsHeld
+            RecordFate::IsHeld
         } else {
-            Verdict::Goes
+            RecordFate::Goes
         }
     }
 
@@ -91,26 +91,28 @@ pub(in crate::spool::keyed) fn prune<S: Store>(
 
     let (from, to) = keys::starting_with(keys::JOURNAL);
     let mut gone = Vec::new();
-    let mut verdict = Verdict::Stays;
-    shared.store.walk(&from, &to, Walk::Up, &mut |key, value| {
-        if gone.len() >= STEP_RECORDS {
-            verdict = Verdict::Goes;
-            return ControlFlow::Break(());
-        }
-        let read = keys::read_journal(key).zip(entry::head(value).ok());
-        let Some((first, head)) = read else {
-            // What cannot be read goes with what is beside it.
-            gone.push((key.to_vec(), None));
-            return ControlFlow::Continue(());
-        };
-        let last = first + u64::from(head.events) - 1;
-        verdict = journal.judge(last, &head, now);
-        if verdict != Verdict::Goes {
-            return ControlFlow::Break(());
-        }
-        gone.push((key.to_vec(), Some((first, last, head.has_acts))));
-        ControlFlow::Continue(())
-    })?;
+    let mut verdict = RecordFate::Stays;
+    shared
+        .store
+        .walk(&from, &to, Direction::Up, &mut |key, value| {
+            if gone.len() >= STEP_RECORDS {
+                verdict = RecordFate::Goes;
+                return ControlFlow::Break(());
+            }
+            let read = keys::read_journal(key).zip(entry::head(value).ok());
+            let Some((first, head)) = read else {
+                // What cannot be read goes with what is beside it.
+                gone.push((key.to_vec(), None));
+                return ControlFlow::Continue(());
+            };
+            let last = first + u64::from(head.events) - 1;
+            verdict = journal.judge(last, &head, now);
+            if verdict != RecordFate::Goes {
+                return ControlFlow::Break(());
+            }
+            gone.push((key.to_vec(), Some((first, last, head.has_acts))));
+            ControlFlow::Continue(())
+        })?;
 
     let readable = gone.iter().rposition(|(_, read)| read.is_some());
     gone.truncate(readable.map_or(0, |at| at + 1));
@@ -131,16 +133,16 @@ pub(in crate::spool::keyed) fn prune<S: Store>(
     let oldest = oldest.map(|(_, head)| OldestRecord::of(&head));
     journal.state.lock().oldest = oldest;
 
-    let held = (verdict == Verdict::IsHeld).then_some(now + HELD_RECHECK);
+    let held = (verdict == RecordFate::IsHeld).then_some(now + HELD_RECHECK);
     let held_until = held.map_or(i64::MIN, Timestamp::as_millis);
     journal.held_until.store(held_until, Ordering::Relaxed);
 
     let is_too_old = oldest.is_some_and(|oldest| oldest.at + journal.options.keep <= now);
-    if verdict == Verdict::Stays && is_too_old {
+    if verdict == RecordFate::Stays && is_too_old {
         // It stays only because it is the last, and goes once another one follows.
         journal.due.store(i64::MAX, Ordering::Relaxed);
     } else {
         journal.plan(held);
     }
-    Ok(verdict == Verdict::Goes)
+    Ok(verdict == RecordFate::Goes)
 }

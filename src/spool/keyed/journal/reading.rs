@@ -11,7 +11,7 @@ use super::follows;
 use crate::delivery::Event;
 use crate::mail::{MailId, Timestamp};
 use crate::spool::keyed::{SpoolState, keys, reader};
-use crate::spool::store::{Store, Walk};
+use crate::spool::store::{Direction, Store};
 use crate::spool::{JournalPage, SpoolError};
 
 /// The most bytes that one page reads from the store.
@@ -35,13 +35,18 @@ pub(super) fn first_record<S: Store>(store: &S) -> Result<Option<(u64, RecordHea
 fn record_from<S: Store>(store: &S, number: u64) -> Result<Option<(u64, RecordHead)>, SpoolError> {
     let mut found = None;
     let (_, to) = keys::starting_with(keys::JOURNAL);
-    store.walk(&keys::journal(number), &to, Walk::Up, &mut |key, value| {
-        if let (Some(first), Ok(head)) = (keys::read_journal(key), entry::head(value)) {
-            found = Some((first, head));
-            return ControlFlow::Break(());
-        }
-        ControlFlow::Continue(())
-    })?;
+    store.walk(
+        &keys::journal(number),
+        &to,
+        Direction::Up,
+        &mut |key, value| {
+            if let (Some(first), Ok(head)) = (keys::read_journal(key), entry::head(value)) {
+                found = Some((first, head));
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        },
+    )?;
     Ok(found)
 }
 
@@ -50,7 +55,7 @@ fn start<S: Store>(store: &S, number: u64) -> Result<Vec<u8>, SpoolError> {
     let mut start = keys::journal(number);
     let (from, _) = keys::starting_with(keys::JOURNAL);
     let to = keys::journal(number.saturating_add(1));
-    store.walk(&from, &to, Walk::Down, &mut |key, value| {
+    store.walk(&from, &to, Direction::Down, &mut |key, value| {
         let first = keys::read_journal(key);
         if let (Some(first), Ok(head)) = (first, entry::head(value))
             && first + u64::from(head.events) > number
@@ -110,9 +115,9 @@ pub(in crate::spool::keyed) fn after<S: Store>(
     number: u64,
     most: usize,
 ) -> Result<JournalPage, SpoolError> {
-    let told = *shared.journal.last.borrow();
+    let last_event = *shared.journal.last.borrow();
     let mut reading = PageBuilder::after(number);
-    if number >= told {
+    if number >= last_event {
         return Ok(reading.page);
     }
 
@@ -121,11 +126,11 @@ pub(in crate::spool::keyed) fn after<S: Store>(
     let (_, to) = keys::starting_with(keys::JOURNAL);
 
     let mut bytes = 0;
-    store.walk(&from, &to, Walk::Up, &mut |key, value| {
+    store.walk(&from, &to, Direction::Up, &mut |key, value| {
         let Some(first) = keys::read_journal(key) else {
             return ControlFlow::Continue(());
         };
-        if first > told || reading.page.events.len() >= most || bytes >= PAGE_BYTES {
+        if first > last_event || reading.page.events.len() >= most || bytes >= PAGE_BYTES {
             reading.is_over = true;
             return ControlFlow::Break(());
         }
@@ -143,9 +148,9 @@ pub(in crate::spool::keyed) fn after<S: Store>(
     })?;
 
     // Nothing that can be read follows.
-    if reading.page.events.is_empty() && !reading.is_over && reading.page.last < told {
-        reading.page.missed += told - reading.page.last;
-        reading.page.last = told;
+    if reading.page.events.is_empty() && !reading.is_over && reading.page.last < last_event {
+        reading.page.missed += last_event - reading.page.last;
+        reading.page.last = last_event;
     }
 
     Ok(reading.page)
@@ -197,9 +202,9 @@ pub(in crate::spool::keyed) fn since<S: Store>(
     at: Timestamp,
 ) -> Result<u64, SpoolError> {
     let store = &shared.store;
-    let told = *shared.journal.last.borrow();
+    let last_event = *shared.journal.last.borrow();
     let Some((first, head)) = first_record(store)? else {
-        return Ok(told);
+        return Ok(last_event);
     };
 
     if head.at >= at {
@@ -207,7 +212,7 @@ pub(in crate::spool::keyed) fn since<S: Store>(
     }
 
     // `low` is in a record that begins before that time, `high` is not.
-    let (mut low, mut high) = (first, told + 1);
+    let (mut low, mut high) = (first, last_event + 1);
     while high - low > 1 {
         let middle = low + (high - low) / 2;
         match record_from(store, middle)? {
@@ -228,9 +233,9 @@ pub(in crate::spool::keyed) fn of_mail<S: Store>(
     mail: MailId,
     number: u64,
 ) -> Result<JournalPage, SpoolError> {
-    let told = *shared.journal.last.borrow();
+    let last_event = *shared.journal.last.borrow();
     let mut page = JournalPage {
-        last: told.max(number),
+        last: last_event.max(number),
         ..JournalPage::default()
     };
 
@@ -241,12 +246,12 @@ pub(in crate::spool::keyed) fn of_mail<S: Store>(
         let end = keys::journal(to.saturating_add(1));
         shared
             .store
-            .walk(&begin, &end, Walk::Up, &mut |key, value| {
+            .walk(&begin, &end, Direction::Up, &mut |key, value| {
                 let Some(first) = keys::read_journal(key).filter(|_| left > 0) else {
                     return ControlFlow::Break(());
                 };
                 left = left.saturating_sub(value.len());
-                if first > told {
+                if first > last_event {
                     return ControlFlow::Break(());
                 }
                 if finder.find(value).is_some() {
@@ -269,7 +274,7 @@ fn stretches<S: Store>(
     shared: &SpoolState<S>,
     mail: MailId,
 ) -> Result<Vec<(u64, u64)>, SpoolError> {
-    let told = *shared.journal.last.borrow();
+    let last_event = *shared.journal.last.borrow();
     let record = match reader::record(shared, mail) {
         Ok(record) => record,
         Err(SpoolError::Unreadable(_)) => None,
@@ -279,13 +284,13 @@ fn stretches<S: Store>(
     let Some(record) = record else {
         // It is no more: its name says when it was made.
         let from = since(shared, mail.made_at().before(CLOCK_LEEWAY))?;
-        return Ok(vec![(from, told)]);
+        return Ok(vec![(from, last_event)]);
     };
 
     let from = since(shared, record.manifest.accepted_at.before(ENTRY_WINDOW))?;
     let until = match record.finished_at() {
         Some(at) => since(shared, at + ENTRY_WINDOW)?,
-        None => told,
+        None => last_event,
     };
 
     if weight(shared, from, until)? <= MOST_LOOKED_THROUGH {
@@ -327,27 +332,28 @@ pub(in crate::spool::keyed) fn acts<S: Store>(
     before: u64,
     most: usize,
 ) -> Result<Vec<Arc<Event>>, SpoolError> {
-    let told = *shared.journal.last.borrow();
+    let last_event = *shared.journal.last.borrow();
     let (from, _) = keys::starting_with(keys::ACTS);
 
     let mut acts = Vec::new();
-    let mut to = keys::acts(before.min(told.saturating_add(1)));
+    let mut to = keys::acts(before.min(last_event.saturating_add(1)));
     while acts.len() < most {
         let mut found = None;
-        shared.store.walk(&from, &to, Walk::Down, &mut |key, _| {
-            found = keys::read_acts(key);
-            ControlFlow::Break(())
-        })?;
+        shared
+            .store
+            .walk(&from, &to, Direction::Down, &mut |key, _| {
+                found = keys::read_acts(key);
+                ControlFlow::Break(())
+            })?;
         let Some(first) = found else { break };
         to = keys::acts(first);
         let Some(record) = shared.store.get(&keys::journal(first))? else {
             continue;
         };
         let events = entry::events(first, &record).unwrap_or_default();
-        let of_it = events
-            .into_iter()
-            .rev()
-            .filter(|event| event.kind.act().is_some() && event.seq < before && event.seq <= told);
+        let of_it = events.into_iter().rev().filter(|event| {
+            event.kind.act().is_some() && event.seq < before && event.seq <= last_event
+        });
         acts.extend(of_it.map(Arc::new));
     }
 

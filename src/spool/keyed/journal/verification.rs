@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use super::entry::{self, Entry, PendingEntries, RecordHead};
+use super::entry::{self, JournalEntry, PendingEntries, RecordHead};
 use super::{ReaderCursor, SKIPPED_NUMBERS, follows};
 use crate::delivery::{Event, EventKind};
 use crate::mail::{Address, MailId, Submitter, Timestamp};
 use crate::spool::SpoolError;
 use crate::spool::codec;
 use crate::spool::keyed::keys;
-use crate::spool::store::{Batch, Store, Walk};
+use crate::spool::store::{Batch, Direction, Store};
 
 /// Events that follow one another, the first and the last included.
 pub(in crate::spool::keyed) type EventRange = (u64, u64);
@@ -38,7 +38,7 @@ pub(in crate::spool::keyed) fn walk<S: Store>(store: &S) -> Result<JournalFindin
     let mut found = JournalFindings::default();
     let (from, to) = keys::starting_with(keys::JOURNAL);
     let mut is_first = true;
-    store.walk(&from, &to, Walk::Up, &mut |key, value| {
+    store.walk(&from, &to, Direction::Up, &mut |key, value| {
         let Some(first) = keys::read_journal(key) else {
             found
                 .problems
@@ -71,69 +71,69 @@ pub(in crate::spool::keyed) fn walk<S: Store>(store: &S) -> Result<JournalFindin
         ControlFlow::Continue(())
     })?;
 
-    let told = told(store)?;
-    found.gaps.retain(|gap| !told.contains(gap));
+    let known = known_gaps(store)?;
+    found.gaps.retain(|gap| !known.contains(gap));
     Ok(found)
 }
 
-/// What was lost and told of before.
-fn told<S: Store>(store: &S) -> Result<Vec<EventRange>, SpoolError> {
-    let mut told = Vec::new();
+/// Gaps that were found and reported before.
+fn known_gaps<S: Store>(store: &S) -> Result<Vec<EventRange>, SpoolError> {
+    let mut gaps = Vec::new();
     let (from, to) = keys::starting_with(keys::LOST);
-    store.walk(&from, &to, Walk::Up, &mut |key, value| {
+    store.walk(&from, &to, Direction::Up, &mut |key, value| {
         let last = value.try_into().ok().map(u64::from_be_bytes);
-        told.extend(keys::read_lost(key).zip(last));
+        gaps.extend(keys::read_lost(key).zip(last));
         ControlFlow::Continue(())
     })?;
-    Ok(told)
+    Ok(gaps)
 }
 
-/// What a journal tells of a mail.
+/// What the journal records about a mail.
 #[derive(Default)]
 pub(in crate::spool::keyed) struct JournaledMail {
-    /// When it was accepted, where that is still told.
+    /// When it was accepted, if that entry is still there.
     pub accepted_at: Option<Timestamp>,
     pub message_id: Option<String>,
-    /// The recipients it tells of, and whether the delivery to each has ended.
+    /// The recipients that entries name, and whether the delivery to each has ended.
     has_ended: BTreeMap<Address, bool>,
 }
 
 impl JournaledMail {
-    /// Whether something of the mail is still to be done, as far as is told.
+    /// Whether a delivery of the mail may still be pending, going by the entries.
     fn is_waiting(&self) -> bool {
         let mut ended = self.has_ended.values();
         self.has_ended.is_empty() || ended.any(|has_ended| !has_ended)
     }
 }
 
-/// The mails of a journal that wait, as far as it tells, among those that are asked about. What
-/// was missing at a salvage before was told then.
+/// The mails that have pending deliveries, going by the journal, among those that `is_asked`
+/// selects. Entries from before an earlier salvage are ignored: that salvage reported them.
 pub(in crate::spool::keyed) fn waiting<S: Store>(
     store: &S,
     is_asked: &dyn Fn(&MailId) -> bool,
 ) -> Result<BTreeMap<MailId, JournaledMail>, SpoolError> {
-    let mut told: BTreeMap<MailId, JournaledMail> = BTreeMap::new();
+    let mut mails: BTreeMap<MailId, JournaledMail> = BTreeMap::new();
     let (from, to) = keys::starting_with(keys::JOURNAL);
-    store.walk(&from, &to, Walk::Up, &mut |key, value| {
-        // What cannot be read is a gap, and told as one.
+    store.walk(&from, &to, Direction::Up, &mut |key, value| {
+        // A record that cannot be read is reported as a gap.
         let first = keys::read_journal(key).unwrap_or_default();
         for event in entry::events(first, value).unwrap_or_default() {
-            tell(event, is_asked, &mut told);
+            apply(event, is_asked, &mut mails);
         }
         ControlFlow::Continue(())
     })?;
 
-    told.retain(|_, told| told.is_waiting());
-    Ok(told)
+    mails.retain(|_, mail| mail.is_waiting());
+    Ok(mails)
 }
 
-fn tell(
+fn apply(
     event: Event,
     is_asked: &dyn Fn(&MailId) -> bool,
-    told: &mut BTreeMap<MailId, JournaledMail>,
+    mails: &mut BTreeMap<MailId, JournaledMail>,
 ) {
     if matches!(&event.kind, EventKind::Act { act, .. } if act == SALVAGE) {
-        told.clear();
+        mails.clear();
         return;
     }
     let Some(id) = event.mail.filter(is_asked) else {
@@ -141,13 +141,13 @@ fn tell(
     };
     let has_ended = match event.kind {
         EventKind::Accepted => {
-            let mail = told.entry(id).or_default();
+            let mail = mails.entry(id).or_default();
             mail.accepted_at = Some(event.at);
             mail.message_id = event.message_id;
             return;
         }
         EventKind::Purged => {
-            told.remove(&id);
+            mails.remove(&id);
             return;
         }
         EventKind::Deferred { .. } | EventKind::Retried => false,
@@ -155,7 +155,7 @@ fn tell(
         _ => return,
     };
 
-    let mail = told.entry(id).or_default();
+    let mail = mails.entry(id).or_default();
     mail.message_id = mail.message_id.take().or(event.message_id);
     if let Some(recipient) = event.recipient {
         mail.has_ended.insert(recipient, has_ended);
@@ -236,16 +236,16 @@ fn salvaged(now: Timestamp, lost: u64) -> PendingEntries {
         },
     );
     event.who = Some(Submitter::Local);
-    let mut told = PendingEntries::default();
-    told.tell(Entry::of(&event));
-    told
+    let mut entries = PendingEntries::default();
+    entries.push(JournalEntry::of(&event));
+    entries
 }
 
-/// How far the readers were: what they have read was told.
+/// How far the readers were: what they have read was entries.
 fn furthest_reader<S: Store>(store: &S) -> Result<u64, SpoolError> {
     let mut furthest = 0;
     let (from, to) = keys::starting_with(keys::READER);
-    store.walk(&from, &to, Walk::Up, &mut |_, value| {
+    store.walk(&from, &to, Direction::Up, &mut |_, value| {
         if let Ok(ReaderCursor { at }) = codec::decode::<ReaderCursor>(value) {
             furthest = at.max(furthest);
         }

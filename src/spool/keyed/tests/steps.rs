@@ -39,7 +39,7 @@ impl Store for Scales {
         &self,
         from: &[u8],
         to: &[u8],
-        way: Walk,
+        way: Direction,
         visit: Visitor<'_>,
     ) -> Result<(), SpoolError> {
         self.store.walk(from, to, way, visit)

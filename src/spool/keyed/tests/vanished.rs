@@ -7,7 +7,7 @@ use crate::spool::SpoolError;
 /// Every key of a store that names this mail.
 fn keys_of(store: &MemoryStore, id: MailId) -> Result<Batch, SpoolError> {
     let mut keys = Batch::new();
-    store.walk(&[], &[u8::MAX], Walk::Up, &mut |key, _| {
+    store.walk(&[], &[u8::MAX], Direction::Up, &mut |key, _| {
         let of_queue = keys::read_queue(key).map(|read| read.place.mail);
         if keys::mail_of(key) == Some(id) || of_queue == Some(id) {
             keys.push((key.to_vec(), None));
