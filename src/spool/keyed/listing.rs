@@ -1,4 +1,5 @@
-//! Lists mail, page by page.
+//! Lists mail in pages. A page costs a bounded amount of work, however much mail there is: it ends
+//! early where a filter admits few, and its cursor says where the next one continues.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -6,132 +7,255 @@ use std::time::Duration;
 
 use super::SpoolState;
 use super::keys::{self, QueueKey, QueuePosition};
-use super::reader::record;
+use super::reader;
 use crate::delivery::State;
 use crate::mail::{MailId, Timestamp};
 use crate::spool::query::DELIVERIES_PER_PAGE;
 use crate::spool::store::{Direction, Store};
 use crate::spool::{Page, Query, Record, SpoolError};
 
-/// The most keys and deliveries that one page looks at. A filter that admits few gives short pages
-/// rather than a long wait.
+/// The most keys and deliveries that one page reads. With a filter that admits few, pages are short
+/// rather than slow.
 const MOST_LOOKED_AT: usize = 100_000;
 
-/// How much more work it is to read a mail than to see its key.
+/// The work of reading a mail, in keys.
 const MAIL_READ_COST: usize = 10;
 
-/// One page. By a pending state it walks the queues, by dead or cancelled their index, otherwise
-/// all mails, newest first; of these no more than the ids and times that are asked for.
+/// Returns one page of the mails that `query` selects. For a pending state it walks the queues, for
+/// dead and cancelled the index of that state, otherwise all mails, newest first. A time or id
+/// range limits which keys are walked.
+///
+/// # Errors
+/// [`SpoolError::BadCursor`] if the cursor is not from a page of such a query, or the store's
+/// error.
 pub(super) fn list<S: Store>(
     shared: &SpoolState<S>,
     query: &Query,
     now: Timestamp,
 ) -> Result<Page, SpoolError> {
-    let (prefix, way): (&[u8], Direction) = match query.state {
-        Some(State::Dead) => (b"xd", Direction::Down),
-        Some(State::Cancelled) => (b"xc", Direction::Down),
-        Some(State::Delivered) | None => (b"m", Direction::Down),
-        Some(_) if query.ids.is_some() => (b"m", Direction::Down),
-        Some(_) => (b"u", Direction::Up),
+    let index = Index::of(query);
+    let Some((mut from, to)) = range(shared, query, index)? else {
+        return Ok(Page::default());
     };
 
-    let (mut from, mut to) = match prefix {
-        b"u" => keys::starting_with(prefix),
-        _ => match ids(shared, query) {
-            Some((first, last)) => {
-                let key = |id: MailId| [prefix, id.as_bytes()].concat();
-                (key(first), keys::starting_with(&key(last)).1)
-            }
-            None => return Ok(Page::default()),
-        },
+    let mut page = PageWalk::new(shared, query, now, index);
+    loop {
+        shared
+            .store
+            .walk(&from, &to, index.direction(), &mut |key, _| page.visit(key))?;
+
+        match page.skip_to.take() {
+            Some(next) => from = next,
+            None => return page.finish(),
+        }
+    }
+}
+
+/// The keys from which a query finds its mails.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Index {
+    /// One key for each mail.
+    Mails,
+    /// One key for each pending delivery, by queue and due time.
+    Queues,
+    /// One key for each dead delivery.
+    Dead,
+    /// One key for each cancelled delivery.
+    Cancelled,
+}
+
+impl Index {
+    fn of(query: &Query) -> Self {
+        match query.state {
+            Some(State::Dead) => Index::Dead,
+            Some(State::Cancelled) => Index::Cancelled,
+            Some(State::Delivered) | None => Index::Mails,
+            Some(_) if query.ids.is_some() => Index::Mails,
+            Some(_) => Index::Queues,
+        }
+    }
+
+    fn prefix(self) -> &'static [u8] {
+        match self {
+            Index::Mails => b"m",
+            Index::Queues => b"u",
+            Index::Dead => b"xd",
+            Index::Cancelled => b"xc",
+        }
+    }
+
+    /// Mails are listed newest first, queues in the order in which they are sent.
+    fn direction(self) -> Direction {
+        match self {
+            Index::Queues => Direction::Up,
+            Index::Mails | Index::Dead | Index::Cancelled => Direction::Down,
+        }
+    }
+}
+
+/// The range of keys to walk; `None` if no mail can match.
+fn range<S>(
+    shared: &SpoolState<S>,
+    query: &Query,
+    index: Index,
+) -> Result<Option<(Vec<u8>, Vec<u8>)>, SpoolError> {
+    let prefix = index.prefix();
+    let (mut from, mut to) = if index == Index::Queues {
+        keys::starting_with(prefix)
+    } else {
+        let Some((first, last)) = ids(shared, query) else {
+            return Ok(None);
+        };
+        let key = |id: MailId| [prefix, id.as_bytes()].concat();
+        (key(first), keys::starting_with(&key(last)).1)
     };
+
     if let Some(cursor) = &query.cursor {
         let at = unhex(cursor).filter(|key| key.starts_with(prefix));
         let at = at.ok_or(SpoolError::BadCursor)?;
-        match way {
+        match index.direction() {
             Direction::Up => from = [&at[..], &[0]].concat(),
             Direction::Down => to = to.min(at),
         }
     }
 
-    let mut page = Page::default();
-    let mut last: Option<(Vec<u8>, MailId)> = None;
+    Ok(Some((from, to)))
+}
 
-    // A mail with several recipients stands in an index several times, and is read once.
-    let mut seen = HashSet::new();
-    let (mut work, mut deliveries) = (0, 0);
-    let mut broken = Ok(());
+/// A page while it is filled. [`PageWalk::visit`] is called with each key of the walk.
+struct PageWalk<'a, S> {
+    shared: &'a SpoolState<S>,
+    query: &'a Query,
+    now: Timestamp,
+    index: Index,
+    dues: Dues,
 
-    let dues = Dues::of(query.state, now);
-    let mut full = false;
-    loop {
-        let mut elsewhere = None;
-        shared.store.walk(&from, &to, way, &mut |key, _| {
-            let mail = match prefix {
-                b"m" => keys::mail_of(key),
-                b"u" => {
-                    let read = keys::read_queue(key);
-                    elsewhere = read.as_ref().and_then(|read| dues.after(read));
-                    read.map(|read| read.place.mail)
-                }
-                _ => keys::mail_of(&key[1..]),
-            };
-            if elsewhere.is_some() {
-                return ControlFlow::Break(());
-            }
-            let Some(mail) = mail else {
-                return ControlFlow::Continue(());
-            };
-            // In an index of one delivery a key, a page ends between two mails. Not so in the
-            // queues: there a mail is told at its first place, whatever page the others are on.
-            let is_same = last.as_ref().is_some_and(|(_, last)| *last == mail);
-            let may_end = prefix == b"u" || !is_same;
-            let is_full =
-                page.mails.len() >= query.page_size() || deliveries >= DELIVERIES_PER_PAGE;
-            if may_end && (is_full || work >= MOST_LOOKED_AT) {
-                full = true;
-                return ControlFlow::Break(());
-            }
-            last = Some((key.to_vec(), mail));
-            work += 1;
-            if !seen.insert(mail) {
-                return ControlFlow::Continue(());
-            }
-            page.looked_at += 1;
-            match record(shared, mail) {
-                Ok(Some(record)) => {
-                    work += MAIL_READ_COST + record.deliveries.len();
-                    let in_state = query
-                        .state
-                        .is_none_or(|state| record.states(now).any(|s| s == state));
-                    let first = prefix != b"u" || is_first_place(shared, &record, &dues, key);
-                    if in_state && first && query.admits(&record) {
-                        deliveries += record.deliveries.len();
-                        page.mails.push(record);
-                    }
-                }
-                Ok(None) => {}
-                // A manifest that cannot be read hides one mail, not the list.
-                Err(SpoolError::Unreadable(_)) => {}
-                Err(error) => broken = Err(error),
-            }
-            ControlFlow::Continue(())
-        })?;
+    page: Page,
+    /// How many deliveries the mails of the page have.
+    deliveries: usize,
+    /// How much was read, in keys and deliveries; see [`MOST_LOOKED_AT`].
+    work: usize,
+    /// The last key that was visited, and its mail: the next page continues after it.
+    last: Option<(Vec<u8>, MailId)>,
+    /// The mails that were read. One with several recipients has several keys, and is read once.
+    seen: HashSet<MailId>,
+    /// The walk ended because the page is full.
+    is_full: bool,
+    /// The walk ended to continue at this key: all keys before it are due at another time.
+    skip_to: Option<Vec<u8>>,
+    /// A mail could not be read because the store failed.
+    failure: Option<SpoolError>,
+}
 
-        match elsewhere {
-            Some(place) => from = place,
-            None => break,
+impl<'a, S: Store> PageWalk<'a, S> {
+    fn new(shared: &'a SpoolState<S>, query: &'a Query, now: Timestamp, index: Index) -> Self {
+        PageWalk {
+            shared,
+            query,
+            now,
+            index,
+            dues: Dues::of(query.state, now),
+            page: Page::default(),
+            deliveries: 0,
+            work: 0,
+            last: None,
+            seen: HashSet::new(),
+            is_full: false,
+            skip_to: None,
+            failure: None,
         }
     }
 
-    broken?;
-    if full {
-        page.next = last.map(|(key, _)| hex(&key));
+    /// Adds the mail of this key to the page, if the query selects it. Breaks when the page is
+    /// full, and when the walk should continue at `skip_to`.
+    fn visit(&mut self, key: &[u8]) -> ControlFlow<()> {
+        let mail = self.mail_of(key);
+        if self.skip_to.is_some() {
+            return ControlFlow::Break(());
+        }
+        let Some(mail) = mail else {
+            return ControlFlow::Continue(());
+        };
+        if self.must_end_before(mail) {
+            self.is_full = true;
+            return ControlFlow::Break(());
+        }
+
+        self.last = Some((key.to_vec(), mail));
+        self.work += 1;
+        if self.seen.insert(mail) {
+            self.page.looked_at += 1;
+            self.read(mail, key);
+        }
+        ControlFlow::Continue(())
     }
-    Ok(page)
+
+    /// The mail that a key names. Sets `skip_to` at a place in a queue that is due at another time
+    /// than the query asks for.
+    fn mail_of(&mut self, key: &[u8]) -> Option<MailId> {
+        match self.index {
+            Index::Mails => keys::mail_of(key),
+            // Their prefix is one byte longer than that of `m`.
+            Index::Dead | Index::Cancelled => keys::mail_of(&key[1..]),
+            Index::Queues => {
+                let found = keys::read_queue(key)?;
+                self.skip_to = self.dues.after(&found);
+                Some(found.place.mail)
+            }
+        }
+    }
+
+    /// Whether the page is full and may end before a key of this mail. In an index it ends between
+    /// two mails. In the queues it may end anywhere, since a mail is listed at its first place
+    /// only.
+    fn must_end_before(&self, mail: MailId) -> bool {
+        let is_full = self.page.mails.len() >= self.query.page_size()
+            || self.deliveries >= DELIVERIES_PER_PAGE
+            || self.work >= MOST_LOOKED_AT;
+        let is_same = self.last.as_ref().is_some_and(|(_, last)| *last == mail);
+        is_full && (self.index == Index::Queues || !is_same)
+    }
+
+    /// Reads a mail's record and adds it.
+    fn read(&mut self, mail: MailId, key: &[u8]) {
+        match reader::record(self.shared, mail) {
+            Ok(Some(record)) => self.add(record, key),
+            // It was deleted meanwhile, or its manifest cannot be read: the list goes on without
+            // it.
+            Ok(None) | Err(SpoolError::Unreadable(_)) => {}
+            Err(error) => self.failure = Some(error),
+        }
+    }
+
+    /// Adds a record that was found at this key, if the query selects it.
+    fn add(&mut self, record: Record, key: &[u8]) {
+        self.work += MAIL_READ_COST + record.deliveries.len();
+
+        let is_in_state = self
+            .query
+            .state
+            .is_none_or(|state| record.states(self.now).any(|one| one == state));
+        let is_first =
+            self.index != Index::Queues || is_first_place(self.shared, &record, &self.dues, key);
+        if is_in_state && is_first && self.query.admits(&record) {
+            self.deliveries += record.deliveries.len();
+            self.page.mails.push(record);
+        }
+    }
+
+    /// The page, with the cursor of the next one if there may be more.
+    fn finish(mut self) -> Result<Page, SpoolError> {
+        if let Some(failure) = self.failure {
+            return Err(failure);
+        }
+        if self.is_full {
+            self.page.next = self.last.map(|(key, _)| hex(&key));
+        }
+        Ok(self.page)
+    }
 }
 
-/// The range in which the ids lie of what is asked for; `None` where there is none.
+/// The first and the last id that the query's time and id ranges allow; `None` if there is none.
 fn ids<S>(shared: &SpoolState<S>, query: &Query) -> Option<(MailId, MailId)> {
     let drift = shared.totals.lock().drift.unwrap_or_default();
     let (mut first, mut last) = drift.ids(query.since, query.until);
@@ -142,12 +266,12 @@ fn ids<S>(shared: &SpoolState<S>, query: &Query) -> Option<(MailId, MailId)> {
     (first <= last).then_some((first, last))
 }
 
-/// When the deliveries of a state are due. Each queue is sorted by that, so that what is due at
-/// another time is passed over at once, however much it is.
+/// When the deliveries of a state are due. A queue is sorted by due time, so that deliveries that
+/// are due at another time are skipped in one step, however many they are.
 struct Dues {
-    /// From this time on.
+    /// Not before this time.
     from: Option<Timestamp>,
-    /// Until then.
+    /// Not after this time.
     until: Option<Timestamp>,
 }
 
@@ -167,7 +291,8 @@ impl Dues {
         self.from.is_none_or(|from| from <= due) && self.until.is_none_or(|until| due <= until)
     }
 
-    /// Where to go on after a place that is due at another time; `None` at any other place.
+    /// The key at which to continue after a place that is due at another time; `None` for a place
+    /// whose due time matches.
     fn after(&self, found: &QueueKey) -> Option<Vec<u8>> {
         let QueueKey {
             id,
@@ -189,8 +314,8 @@ impl Dues {
     }
 }
 
-/// A mail with several pending deliveries stands in the queues several times: it is listed at the
-/// first of those that are walked.
+/// Whether `key` is the first of the mail's places in the queues, among those that are walked: a
+/// mail with several pending deliveries has several, and is listed at the first.
 fn is_first_place<S>(shared: &SpoolState<S>, record: &Record, dues: &Dues, key: &[u8]) -> bool {
     let manifest = &record.manifest;
     let ids = shared.ids.read();

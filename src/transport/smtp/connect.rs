@@ -1,6 +1,6 @@
-//! From nothing to a connection that is ready to send: name, TCP, TLS, EHLO, AUTH. Whatever goes
-//! wrong here is the relay's fault, never a mail's: each failure is an [`Outcome::Unavailable`]
-//! that names its step, and says whether the host's other addresses are worth a try.
+//! Opens a connection that is ready to send: DNS, TCP, TLS, EHLO, AUTH. A failure here is the
+//! relay's fault and never a mail's: each is an [`Outcome::Unavailable`] that names the step, and
+//! says whether the host's other addresses should be tried.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -20,12 +20,13 @@ use super::wire::{Stream, Wire};
 use crate::delivery::{Outcome, Phase, REFUSED, SILENCE, printable};
 use crate::transport::{RelayError, Security};
 
-/// What to do about a server that says nothing before it was spoken to.
+/// The advice for a server that sends nothing when a connection is opened.
 const TLS_HINT: &str = "; if it speaks TLS from the first byte (usually on port 465), use \
                              smtps://";
 
-/// Opens a connection to the first of the host's addresses with which that succeeds (RFC 5321
-/// §5.1): not only TCP, for a server may greet with 421 or 554, be silent or hang up as well.
+/// Opens a connection to the first of the host's addresses where greeting, TLS and login all
+/// succeed (RFC 5321 §5.1). TCP alone is not enough: a server may greet with 421 or 554, stay
+/// silent, or hang up.
 pub(super) async fn open(smtp: &Smtp) -> Result<SmtpConnection, Outcome> {
     let addresses = match smtp.addresses.is_empty() {
         true => dial::resolve(&smtp.server).await?,
@@ -40,8 +41,8 @@ async fn open_at(smtp: &Smtp, addresses: Vec<SocketAddr>) -> Result<SmtpConnecti
     let (Err(failure), Some(auth)) = (&opened, &smtp.server.auth) else {
         return opened;
     };
-    // A token that was taken back before its time is fetched anew, once, and shown on a connection
-    // of its own: some servers hang up after a login that failed.
+    // A token that was revoked before it expired is fetched again, once, and used on a new
+    // connection: some servers hang up after a failed login.
     let failure = failure.clone();
     match ticket.renew(auth, smtp.server.timeouts.auth).await? {
         true => try_each(smtp, addresses, &mut ticket).await,
@@ -74,13 +75,13 @@ async fn try_each(
     }
 }
 
-/// Why an address led to no connection.
+/// Why no connection could be opened at an address.
 #[derive(Debug)]
 pub(super) enum ConnectFailure {
-    /// Another address may be better.
+    /// Another of the host's addresses may work.
     Here(Outcome),
-    /// It would be the same at each of the host's addresses: a login that is refused for good,
-    /// which can lock the account if it is tried there as well.
+    /// All addresses of the host would fail in the same way: the login was refused permanently, and
+    /// trying it again elsewhere could lock the account.
     Everywhere(Outcome),
 }
 
@@ -102,7 +103,7 @@ pub(super) fn reason_of(failure: &Outcome) -> String {
     }
 }
 
-/// From TCP to a connection that is ready to send.
+/// Takes a TCP connection through greeting, TLS, EHLO and login.
 async fn converse(
     smtp: &Smtp,
     stream: TcpStream,
@@ -119,7 +120,7 @@ async fn converse(
     let mut extensions = introduce(smtp, &wire, &mut dialogue).await?;
     if server.security == Security::StartTls {
         start_tls(smtp, &wire, &mut dialogue, extensions).await?;
-        // Nothing that was said in the clear is believed any more.
+        // What the server announced in cleartext is not trusted any more (RFC 3207 §4.2).
         extensions = introduce(smtp, &wire, &mut dialogue).await?;
     }
 
@@ -132,7 +133,7 @@ async fn converse(
     Ok(SmtpConnection::new(dialogue, wire, extensions, smtp, peer))
 }
 
-/// What we call ourselves: what was configured, or this machine's name where it can stand in EHLO.
+/// The name for EHLO: the configured one, or this machine's name if it is a valid EHLO argument.
 pub(super) fn client_id(configured: Option<&str>) -> Result<ClientId, RelayError> {
     let usable = |name: &str| {
         !name.is_empty() && name.len() <= 255 && name.bytes().all(|b| b.is_ascii_graphic())
@@ -158,12 +159,13 @@ pub(super) fn unavailable(phase: Phase, reason: &str) -> Outcome {
     Outcome::Unavailable(phase, printable(reason))
 }
 
-/// What a server says where it should have greeted, shaken hands or let us in.
+/// The outcome when the server answers with an error at the greeting, at STARTTLS or at the login.
 pub(super) fn refused(phase: Phase, answer: &ServerReply) -> Outcome {
     unavailable(phase, &format!("{REFUSED}{}", answer.reply()))
 }
 
-/// A failure that lettre reports: the wire knows best why, then the server.
+/// The outcome when lettre reports an error. The reason comes from the wire if it recorded one,
+/// else from the server's reply.
 pub(super) fn failed(phase: Phase, wire: &Wire, error: lettre::transport::smtp::Error) -> Outcome {
     if let Some(fault) = wire.fault() {
         return unavailable(phase, &fault);
@@ -194,7 +196,8 @@ async fn secure(smtp: &Smtp, stream: TcpStream) -> Result<Stream, Outcome> {
     }
 }
 
-/// Awaits the greeting. What lettre then says by itself is not sent: [`introduce`] says it.
+/// Reads the greeting. The EHLO that lettre writes by itself afterwards is not sent; [`introduce`]
+/// sends ours.
 async fn greet(smtp: &Smtp, wire: &Wire) -> Result<AsyncSmtpConnection, Outcome> {
     wire.wait_up_to(smtp.server.timeouts.greeting);
     wire.listen();
@@ -213,7 +216,7 @@ async fn greet(smtp: &Smtp, wire: &Wire) -> Result<AsyncSmtpConnection, Outcome>
         }
     })?;
 
-    // lettre goes on after a 3yz as well.
+    // lettre accepts a 3yz greeting as well.
     if !heard.starts_with('2') {
         let line = heard.lines().next().unwrap_or_default();
         let reason = format!("the server's answer makes no sense here: {line}");
@@ -226,8 +229,8 @@ async fn greet(smtp: &Smtp, wire: &Wire) -> Result<AsyncSmtpConnection, Outcome>
     Ok(dialogue)
 }
 
-/// Says EHLO, or HELO to a server that does not know it (RFC 5321 §3.2), if nothing is wanted that
-/// only EHLO can offer.
+/// Sends EHLO. If the server does not know it, sends HELO (RFC 5321 §3.2), unless the configuration
+/// needs an extension, which only EHLO can offer.
 async fn introduce(
     smtp: &Smtp,
     wire: &Wire,
@@ -263,7 +266,7 @@ async fn introduce(
     ))
 }
 
-/// Goes over to TLS, or fails: never on in the clear (RFC 3207).
+/// Upgrades the connection to TLS, or fails; it never continues in cleartext (RFC 3207).
 async fn start_tls(
     smtp: &Smtp,
     wire: &Wire,
@@ -287,8 +290,8 @@ async fn start_tls(
         return Err(refused(Phase::Tls, &answer));
     }
 
-    // What came in the clear behind the 220 would be read as if it had come under TLS
-    // (CVE-2011-0411 and its kin).
+    // Bytes that the server sent in cleartext after its 220 would be read as if they had come over
+    // TLS (command injection, CVE-2011-0411).
     wire.is_silent()
         .await
         .map_err(|reason| unavailable(Phase::Tls, &format!("before the TLS handshake {reason}")))?;

@@ -1,4 +1,4 @@
-//! One open connection, and whether it may be used again.
+//! One open connection: sends mails over it and knows whether it can be used again.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,36 +17,37 @@ use crate::delivery::{Circumstances, Fault, Outcome, Phase, TlsUse};
 use crate::mail::{Address, MailId, ascii_header, seven_bit};
 use crate::transport::{AnnouncedLimits, Connection, TimeOuts, Transaction};
 
-/// How long a farewell may take.
+/// How long to wait for the answer to QUIT.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A message of up to so many bytes is converted where it is; a larger one on a thread for such
-/// work.
+/// Messages up to this many bytes are converted on the async thread; larger ones on a blocking
+/// thread.
 const INLINE_CONVERSION: usize = 64 * 1024;
 
-/// A connection that is greeted, secured and authenticated.
+/// A connection after greeting, TLS and login.
 pub(super) struct SmtpConnection {
     pub(super) dialogue: AsyncSmtpConnection,
     pub(super) wire: Wire,
     pub(super) extensions: Extensions,
     pub(super) timeouts: TimeOuts,
     pub(super) memory: Arc<Memory>,
-    /// Where the server is.
+    /// The server's address.
     peer: SocketAddr,
-    /// How many more mails may be sent.
+    /// How many more mails may be sent over this connection.
     pub(super) left: u32,
-    /// The mail whose commands were sent behind the message before it.
+    /// The mail whose commands were already sent, right behind the previous message.
     pub(super) begun: Option<MailId>,
-    /// Those commands.
+    /// The bytes of those commands.
     pub(super) begun_commands: Vec<u8>,
-    /// Whether a mail was put to it before.
+    /// Whether a mail was sent over it before.
     was_used: bool,
-    /// Whether the server still holds an envelope that came to nothing.
+    /// Whether the server still holds the envelope of a mail that was not sent, so that RSET must
+    /// come first.
     pub(super) needs_reset: bool,
-    /// What is to be written next; kept for its memory.
+    /// The buffer of bytes to write next; reused between mails.
     pub(super) out: Vec<u8>,
-    /// False while a mail is being sent, so that a send that was dropped midway leaves it so, and
-    /// for ever after a failure.
+    /// False while a mail is being sent. It therefore stays false if a send is dropped midway, and
+    /// it is never set again after a failure.
     in_step: bool,
 }
 
@@ -79,12 +80,13 @@ impl SmtpConnection {
         }
     }
 
-    /// Whether commands may be written before those ahead of them are answered.
+    /// Whether a command may be written before the previous one is answered.
     pub(super) fn may_pipeline(&self) -> bool {
         self.extensions.pipelining && !self.memory.wants_lock_step()
     }
 
-    /// Reads the next reply. The error says why there is none; nothing can be read after it.
+    /// Reads the next reply. The error says why there is none; the connection cannot be read after
+    /// it.
     pub(super) async fn answer(&mut self, time_limit: Duration) -> Result<ServerReply, String> {
         self.wire.wait_up_to(time_limit);
         let heard = self.dialogue.read_response().await;
@@ -96,8 +98,8 @@ impl SmtpConnection {
         })
     }
 
-    /// Sends `rest`, which is the mail for those of its recipients who go now; `otherwise` is said
-    /// of the others here.
+    /// Sends `rest`, which is the mail with only the recipients for whom `goes` is true. The other
+    /// recipients get the outcome `otherwise`. Returns the outcomes in the order of `goes`.
     async fn send_to_some(
         &mut self,
         rest: &Transaction,
@@ -113,7 +115,7 @@ impl SmtpConnection {
         outcomes.collect()
     }
 
-    /// Writes what is in `out`.
+    /// Writes the content of `out`.
     pub(super) async fn write(&mut self, time_limit: Duration) -> Result<(), WriteFailure> {
         self.wire.wait_up_to(time_limit);
         self.wire.write(&self.out).await
@@ -150,7 +152,7 @@ impl Connection for SmtpConnection {
             let to = mail.recipients.iter().zip(&goes);
             let to = to.filter(|(_, goes)| **goes).map(|(to, _)| to.clone());
             let rest = mail.clone().for_recipients(to.collect());
-            // The others come next, and not another mail.
+            // The remaining recipients of this mail are sent next, before any other mail.
             let otherwise = extensions::has_no_room;
             return self
                 .send_to_some(&rest, None, goes.into_iter(), otherwise)
@@ -175,7 +177,7 @@ impl Connection for SmtpConnection {
         let (outcomes, in_step) = self.transact(mail, next).await;
 
         self.in_step = in_step;
-        // A server that refuses us, whatever the mail, is not to be spoken to there.
+        // This server refuses every mail from us, so its address is tried last from now on.
         let circumstances = Circumstances {
             has_carried_mail: !is_first,
             ..Circumstances::default()
@@ -233,9 +235,9 @@ impl Connection for SmtpConnection {
     }
 
     async fn close(mut self: Box<Self>) {
-        // A mail that was begun may have been answered with 354 already: QUIT would be its first
-        // line, and a dot would deliver it empty. Hanging up is the only way out that sends
-        // nothing.
+        // The next mail may already have been answered with 354. QUIT would then become the first
+        // line of its message, and a dot would deliver it empty. Closing the connection is the only
+        // way to send nothing.
         if self.in_step && self.begun.is_none() {
             self.wire.wait_up_to(QUIT_TIMEOUT);
             let _ = self.dialogue.quit().await;

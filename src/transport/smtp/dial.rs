@@ -1,4 +1,5 @@
-//! From a host's name to TCP: its addresses, and the first of them that answers. `connect.rs` asks.
+//! Resolves a host's name and connects to the first of its addresses that answers. Called by
+//! `connect.rs`.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,12 +14,12 @@ use super::memory::Memory;
 use crate::delivery::{Outcome, Phase};
 use crate::transport::Server;
 
-/// How long an address may keep us waiting before the next one is tried beside it (RFC 8305 §5).
+/// How long to wait for one address before the next is tried in parallel (RFC 8305 §5).
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// How much the kernel may hold of what we wrote. A full buffer has room again only when a good
-/// part of it has left; left to itself it grows to megabytes, and over a slow link no time-out for
-/// a part of a message could tell waiting from progress.
+/// The size of the kernel's send buffer in bytes. By default the kernel grows it to megabytes, and
+/// a full one accepts bytes again only after much of it was sent; over a slow link a time-out for
+/// one part of a message could then not distinguish slow progress from none.
 const SEND_BUFFER: u32 = 256 * 1024;
 
 /// The host's addresses, in the resolver's order.
@@ -42,8 +43,8 @@ pub(super) async fn resolve(server: &Server) -> Result<Vec<SocketAddr>, Outcome>
     }
 }
 
-/// Connects to the first of these addresses that answers, in this order, each with a head start
-/// before the next. Those that refuse are remembered.
+/// Connects to the first address that answers. They are tried in order, each a little after the one
+/// before, and those that fail are remembered in `Memory`.
 pub(super) async fn dial(
     server: &Server,
     addresses: &[SocketAddr],
@@ -94,7 +95,7 @@ async fn connect_to(address: SocketAddr) -> std::io::Result<TcpStream> {
     } else {
         TcpSocket::new_v6()?
     };
-    // Without it, Nagle's algorithm and delayed acknowledgements stall each mail by 40 ms.
+    // With Nagle's algorithm and delayed acknowledgements each mail would wait 40 ms.
     socket.set_nodelay(true)?;
     socket.set_send_buffer_size(SEND_BUFFER)?;
     socket.connect(address).await

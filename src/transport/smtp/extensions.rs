@@ -1,16 +1,16 @@
-//! What a server can do, by its answer to EHLO (RFC 5321 §4.1.1.1). lettre reads some of it; this
-//! is the rest.
+//! The extensions that a server announces in its reply to EHLO (RFC 5321 §4.1.1.1). lettre reads
+//! some of them; this reads the rest.
 
 use crate::delivery::{Outcome, Phase, Reply};
 use crate::mail::Address;
 use crate::transport::{AnnouncedLimits, Transaction};
 
-/// The extensions that matter to us.
+/// The extensions that Postrider uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Extensions {
     /// RFC 2920.
     pub pipelining: bool,
-    /// RFC 1870: the largest message in bytes; zero says that there is no fixed limit.
+    /// RFC 1870: the largest message in bytes; 0 means that there is no fixed limit.
     pub size: Option<u64>,
     /// RFC 6152.
     pub eight_bit_mime: bool,
@@ -18,14 +18,14 @@ pub(super) struct Extensions {
     pub smtputf8: bool,
     /// RFC 3207.
     pub starttls: bool,
-    /// RFC 4954: the mechanisms that we know.
+    /// RFC 4954: the mechanisms that Postrider supports.
     pub auth: Logins,
     /// RFC 9422.
     pub limits: AnnouncedLimits,
 }
 
 impl AnnouncedLimits {
-    /// Reads one `NAME=VALUE`. A limit of nothing cannot be meant.
+    /// Reads one `NAME=VALUE`. A limit of 0 is ignored: it cannot be meant.
     fn add(&mut self, limit: &str) {
         let Some((name, value)) = limit.split_once('=') else {
             return;
@@ -39,7 +39,7 @@ impl AnnouncedLimits {
         }
     }
 
-    /// Which of these recipients may go in one transaction; `None` where all may.
+    /// Which of these recipients fit into one transaction; `None` if all do.
     pub(super) fn part(&self, recipients: &[Address]) -> Option<Vec<bool>> {
         let (most, most_domains) = (self.recipients, self.domains);
         let most = most.map_or(usize::MAX, |most| most as usize);
@@ -65,7 +65,7 @@ impl AnnouncedLimits {
     }
 }
 
-/// The mechanisms of AUTH that a server offers, of those that we know.
+/// The AUTH mechanisms that the server offers and Postrider supports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Logins {
     pub plain: bool,
@@ -89,7 +89,7 @@ impl Extensions {
     pub(super) fn read<'a>(lines: impl Iterator<Item = &'a str>) -> Self {
         let mut offered = Extensions::default();
         for line in lines.skip(1) {
-            // `AUTH=LOGIN` is how it was written before RFC 2554, and some servers still do.
+            // `AUTH=LOGIN` is the form from before RFC 2554, which some servers still send.
             let mut words = line.split(|c: char| c.is_ascii_whitespace() || c == '=');
             match words
                 .next()
@@ -121,13 +121,12 @@ impl Extensions {
         offered
     }
 
-    /// Whether the message can be taken only once it is in seven bits (RFC 6152 §3).
+    /// Whether the message must be converted to 7 bits for this server (RFC 6152 §3).
     pub(super) fn wants_seven_bit(&self, mail: &Transaction) -> bool {
         mail.eight_bit && !self.eight_bit_mime && !mail.message.is_ascii()
     }
 
-    /// Whether recipients can be told to this server, and only what stands in the header section
-    /// cannot.
+    /// Whether the addresses are fine for this server, and only the header section needs SMTPUTF8.
     pub(super) fn wants_ascii_header(&self, mail: &Transaction) -> bool {
         mail.smtputf8
             && !self.smtputf8
@@ -136,8 +135,8 @@ impl Extensions {
             && !mail.has_ascii_header()
     }
 
-    /// The mail for those of its recipients whom this server can be told of, where it cannot be
-    /// told of all and some are left.
+    /// The mail without the recipients whose addresses need SMTPUTF8. `None` if no recipient needs
+    /// it, or if nobody would be left.
     pub(super) fn without_utf8_recipients(&self, mail: &Transaction) -> Option<Transaction> {
         if self.smtputf8 || !mail.smtputf8 {
             return None;
@@ -151,7 +150,7 @@ impl Extensions {
         (!rest.smtputf8).then_some(rest)
     }
 
-    /// The verdict on a mail that this server said it cannot take; nothing is sent then.
+    /// The outcome of a mail that exceeds what the server announced; such a mail is not sent.
     pub(super) fn refuse(&self, mail: &Transaction) -> Option<Outcome> {
         let size = super::message::size(&mail.message);
         if let Some(limit) = self.size.filter(|limit| *limit > 0 && size > *limit) {
@@ -172,7 +171,7 @@ impl Extensions {
     }
 }
 
-/// The verdict on a mail whose addresses or header section this server cannot be told.
+/// The outcome of a mail whose addresses or header section need SMTPUTF8, which the server lacks.
 pub(super) fn needs_smtputf8() -> Outcome {
     refusal(
         550,
@@ -180,8 +179,7 @@ pub(super) fn needs_smtputf8() -> Outcome {
     )
 }
 
-/// The verdict on a recipient for whom there is no room in this transaction, as the server said
-/// beforehand.
+/// The outcome of a recipient beyond the number that the server announced for one transaction.
 pub(super) fn has_no_room() -> Outcome {
     let reply = Reply::new(452, "4.5.3 the server takes no more recipients at once");
     Outcome::Deferred(Phase::Local, reply)

@@ -15,30 +15,30 @@ use super::wire::Wire;
 use crate::delivery::{Outcome, Phase};
 use crate::transport::Auth;
 
-/// The mechanism is not known here, whatever EHLO promised (RFC 4954 §4).
+/// The server does not know the mechanism, whatever it announced (RFC 4954 §4).
 const UNKNOWN_MECHANISM: u16 = 504;
 
 /// The longest command, without its CRLF (RFC 5321 §4.5.3.1.4).
 const MAX_COMMAND: usize = 510;
 
-/// What the server asks for the rest of a login with.
+/// The reply by which the server asks for the next line of a login.
 const CHALLENGE: u16 = 334;
 
-/// The token that is shown to a server: fetched once it is asked for, and the same at each of the
-/// host's addresses.
+/// The OAuth 2.0 token for one connection attempt: fetched when it is first needed, and used at
+/// each of the host's addresses.
 #[derive(Default)]
 pub(super) struct Ticket {
     token: Option<SecretString>,
-    /// Whether a server refused it for good.
+    /// Whether a server refused it permanently.
     is_refused: bool,
 }
 
 impl Ticket {
-    /// Another token in the place of one that was refused, if there is another. A source of the
-    /// caller's own is asked once for each connection and no more.
+    /// Fetches another token in place of the refused one. False if there is no other: a source that
+    /// the application supplied is asked only once for each connection attempt.
     ///
     /// # Errors
-    /// Where its source gives none.
+    /// If the source fails.
     pub async fn renew(&mut self, auth: &Auth, time_limit: Duration) -> Result<bool, Outcome> {
         if matches!(auth, Auth::Password { .. } | Auth::OAuth2 { .. }) {
             return Ok(false);
@@ -89,7 +89,7 @@ pub(super) async fn log_in(
         Ok(answer) => {
             let outcome = without_secrets(refused(Phase::Auth, &answer), &sent);
             let outcome = with_advice(outcome, auth);
-            // 4yz may be this machine's trouble alone (RFC 4954 §6).
+            // A 4yz may concern this server machine only (RFC 4954 §6).
             Err(match answer.code() / 100 {
                 4 => ConnectFailure::Here(outcome),
                 _ => {
@@ -107,7 +107,7 @@ fn not_offered(mechanisms: &str) -> Outcome {
     unavailable(Phase::Auth, &reason)
 }
 
-/// The server's last word, and the secrets that it has seen.
+/// The server's last reply, and the secrets that were sent to it.
 type LoginResult = (Result<ServerReply, Outcome>, Vec<String>);
 
 async fn with_password(
@@ -151,14 +151,14 @@ async fn with_token(
     let login = STANDARD.encode(format!("user={user}\x01auth=Bearer {token}\x01\x01"));
     let sent = vec![token.to_owned(), login.clone()];
     let mut lines = opening("XOAUTH2", login);
-    // A refused token is explained in a challenge, which wants an empty line before the refusal
-    // itself comes.
+    // The server explains a refused token in a challenge, and sends the refusal itself after an
+    // empty line.
     lines.push(String::new());
     (say(wire, dialogue, &lines, time_limit).await, sent)
 }
 
-/// The AUTH command with its first response, which is a line of its own where the command would
-/// become longer than a command may be (RFC 4954 §4). Tokens are, as a rule.
+/// The AUTH command with its initial response. The response becomes a line of its own where the
+/// command would be too long (RFC 4954 §4), as it usually is with a token.
 fn opening(mechanism: &str, response: String) -> Vec<String> {
     let command = format!("AUTH {mechanism} {response}");
     match command.len() <= MAX_COMMAND {
@@ -167,8 +167,8 @@ fn opening(mechanism: &str, response: String) -> Vec<String> {
     }
 }
 
-/// Says the first line, and each further one when it is asked for. What LOGIN's prompts say differs
-/// from server to server, and some say nothing: user and password are wanted in this order by all.
+/// Sends the first line, and each further one when the server asks for it. The prompts of LOGIN
+/// differ between servers and are not read: all servers want the user first and then the password.
 async fn say(
     wire: &Wire,
     dialogue: &mut AsyncSmtpConnection,
@@ -189,7 +189,7 @@ async fn say(
     last_answer.ok_or_else(|| unavailable(Phase::Auth, "there is nothing to log in with"))
 }
 
-/// A token from where this login's tokens come from; `refused` is one that the server did not take.
+/// Fetches a token from the configured source. `refused` is a token that the server did not accept.
 async fn fetch(
     auth: &Auth,
     #[cfg_attr(not(feature = "providers"), expect(unused_variables))] refused: Option<
@@ -222,7 +222,7 @@ async fn fetch(
     }
 }
 
-/// What to do about a refusal, where it is known what it means.
+/// Adds advice to a refusal whose usual cause is known.
 fn with_advice(outcome: Outcome, auth: &Auth) -> Outcome {
     let Outcome::Unavailable(phase, reason) = outcome else {
         return outcome;
@@ -244,13 +244,13 @@ fn with_advice(outcome: Outcome, auth: &Auth) -> Outcome {
     Outcome::Unavailable(phase, reason + advice)
 }
 
-/// A server may quote what we sent, in its refusal.
+/// Removes the server's text from an outcome if it quotes the login.
 fn without_secrets(outcome: Outcome, sent: &[String]) -> Outcome {
     let Outcome::Unavailable(phase, reason) = outcome else {
         return outcome;
     };
 
-    // The beginning is enough: the server's text may have been cut off.
+    // Comparing the beginning is enough; the server's text may be truncated.
     let quoted = sent
         .iter()
         .any(|text| text.len() > 3 && reason.contains(text.get(..16).unwrap_or(text)));

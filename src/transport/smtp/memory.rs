@@ -1,5 +1,5 @@
-//! What a transport has learned about its relay. Each thing is forgotten after a while: servers are
-//! repaired.
+//! What a transport has learned about its relay. It forgets each thing after some minutes, because
+//! servers get repaired.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::mail::minutes;
 
-/// How long a relay that dropped what was written ahead is spoken to one command at a time.
+/// How long PIPELINING is not used with a relay that ignored commands written ahead.
 const LOCK_STEP_FOR: Duration = minutes(30);
 
 /// How long an address that failed is tried after the others.
@@ -21,12 +21,13 @@ const BAD_FOR: Duration = minutes(5);
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     lock_step_until: Mutex<Option<Instant>>,
-    /// Commands that were written ahead within a mail's envelope were answered.
+    /// Whether the server has ever answered commands that were written ahead within a mail's
+    /// envelope.
     answers_pipelined: AtomicBool,
     bad: Mutex<HashMap<SocketAddr, BadAddress>>,
 }
 
-/// An address at which the server could not be spoken to.
+/// An address where no connection could be opened, or where all mail is refused.
 #[derive(Debug)]
 struct BadAddress {
     until: Instant,
@@ -34,30 +35,29 @@ struct BadAddress {
 }
 
 impl Memory {
-    /// Whether each command must wait for the answer to the one before, although the server offers
-    /// PIPELINING.
+    /// Whether PIPELINING must not be used although the server announces it.
     pub(super) fn wants_lock_step(&self) -> bool {
         let until = *self.lock_step_until.lock();
         until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// The server answered a command, and nothing of what was written behind it.
+    /// Records that the server answered a command and dropped those written behind it.
     pub(super) fn drops_pipelined(&self) {
         *self.lock_step_until.lock() = Some(Instant::now() + LOCK_STEP_FOR);
     }
 
-    /// The server answered a command that was written ahead.
+    /// Records that the server answered a command that was written ahead.
     pub(super) fn has_answered_pipelined(&self) {
         self.answers_pipelined.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it ever did: its silence then has another cause.
+    /// Whether it ever did. If so, a missing answer has another cause.
     pub(super) fn answers_pipelined(&self) -> bool {
         self.answers_pipelined.load(Ordering::Relaxed)
     }
 
-    /// These addresses, those that failed lately behind the others. Of what is not among them,
-    /// nothing is remembered any more.
+    /// Sorts the addresses so that those that failed lately come last. Forgets failures of
+    /// addresses that are not among these.
     pub(super) fn good_ones_first(&self, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
         let now = Instant::now();
         let mut bad = self.bad.lock();
@@ -66,7 +66,7 @@ impl Memory {
         addresses
     }
 
-    /// The server could not be spoken to at this address, for this reason, or takes nothing there.
+    /// Records that this address failed, and why.
     pub(super) fn is_bad(&self, address: SocketAddr, reason: &str) {
         let known = BadAddress {
             until: Instant::now() + BAD_FOR,
@@ -78,7 +78,7 @@ impl Memory {
         }
     }
 
-    /// The server could be spoken to at this address.
+    /// Records that this address works.
     pub(super) fn is_good(&self, address: SocketAddr) {
         self.bad.lock().remove(&address);
     }

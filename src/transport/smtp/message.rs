@@ -1,19 +1,20 @@
-//! A message as DATA carries it (RFC 5321 §4.5.2): dots doubled at the start of a line, CRLF at the
-//! end, in parts.
+//! Encodes a message for DATA (RFC 5321 §4.5.2): a dot at the start of a line is doubled, and the
+//! message ends with CRLF. Works in parts of bounded size.
 
 use memchr::memmem;
 
-/// The bytes that SIZE counts: dots as they are, the final CRLF included (RFC 1870 §3).
+/// The size in bytes that MAIL declares: without the doubled dots, with the final CRLF (RFC 1870
+/// §3).
 pub(super) fn size(message: &[u8]) -> u64 {
     let missing = if message.ends_with(b"\r\n") { 0 } else { 2 };
     message.len() as u64 + missing
 }
 
-/// Writes a message out, part by part.
+/// Encodes a message part by part.
 pub(super) struct DotStuffer<'a> {
     message: &'a [u8],
     at: usize,
-    /// The next dot that is to be doubled; the message's length when there is none.
+    /// The position of the next dot to double; the message's length if there is none.
     dot: usize,
 }
 
@@ -31,8 +32,8 @@ impl<'a> DotStuffer<'a> {
         }
     }
 
-    /// Appends the next part, of about `room` bytes. True once the whole message is out, CRLF
-    /// included.
+    /// Appends the next part, of about `room` bytes. Returns true when the whole message was
+    /// appended, including its final CRLF.
     pub(super) fn fill(&mut self, out: &mut Vec<u8>, room: usize) -> bool {
         let full = out.len() + room;
         while self.at < self.message.len() && out.len() < full {
@@ -55,8 +56,8 @@ impl<'a> DotStuffer<'a> {
     }
 }
 
-/// Where the next line begins with a dot, for a line that begins after `from`. Only CRLF ends a
-/// line.
+/// The position of the first dot at the start of a line after `from`, which is itself the start of
+/// a line. Only CRLF ends a line.
 fn next_dot(message: &[u8], from: usize) -> usize {
     memmem::find(&message[from..], b"\r\n.").map_or(message.len(), |at| from + at + 2)
 }

@@ -1,20 +1,20 @@
-//! SMTP as a client (RFC 5321). [`Smtp`] opens connections to one server; a sender drives each
-//! alone.
+//! The SMTP client (RFC 5321). [`Smtp`] opens connections to one server; each connection is used by
+//! one sender at a time.
 //!
-//! lettre's `AsyncSmtpConnection` holds the dialogue: greeting, EHLO, AUTH, QUIT and the grammar of
-//! replies. Under it lies our own `wire`, and everything that has to be seen byte by byte is seen
-//! there, in one place and in all three modes, because TLS is under it too: one segment a command
-//! group, replies bounded and handed up one line at a time, one deadline a wait, and whatever a
-//! server says out of turn. lettre's own EHLO is answered by the wire and never sent; the real one
-//! is said by `connect`, which can go on with HELO, and again under TLS, because nothing that was
-//! said in the clear may be believed afterwards (RFC 3207 §4.2).
+//! lettre's `AsyncSmtpConnection` conducts the dialogue: greeting, EHLO, AUTH, QUIT and the parsing
+//! of replies. Below it is our own `wire`. It sees every byte, with and without TLS, because it
+//! does TLS itself; it bounds replies, hands them to lettre line by line, enforces one deadline for
+//! each wait, and notices bytes that the server sends unasked. The EHLO that lettre writes is not
+//! sent: the wire answers it. `connect` sends the real EHLO, since it can fall back to HELO, and
+//! sends it again under TLS, because what was announced in cleartext must not be trusted (RFC 3207
+//! §4.2).
 //!
-//! Commands and messages are written past lettre, straight to the wire: it offers no way to write
-//! raw bytes together with the next mail's commands, which is what makes one round trip a mail (RFC
-//! 2920 §3.1). Every reply to them is read through lettre.
+//! Commands and messages are written directly to the wire, past lettre: it cannot write the end of
+//! a message together with the next mail's commands, which is what makes one round trip a mail
+//! possible (RFC 2920 §3.1). All replies are parsed by lettre.
 //!
-//! *Invariant:* a connection is used again only after each reply that was due has come and nothing
-//! else has.
+//! *Invariant:* a connection is reused only after every expected reply was received, and nothing
+//! else.
 
 mod connect;
 mod connection;
@@ -44,7 +44,7 @@ pub struct Smtp {
     client: ClientId,
     tls: Option<Arc<tls::Tls>>,
     memory: Arc<memory::Memory>,
-    /// Where the server is; what DNS says when empty.
+    /// The server's addresses; if empty, DNS is asked.
     addresses: Vec<SocketAddr>,
 }
 
@@ -52,8 +52,8 @@ impl Smtp {
     /// A transport to this server.
     ///
     /// # Errors
-    /// A `ca_file` that cannot be read or holds no certificate; a host that cannot be a TLS server
-    /// name; a `client_name` that cannot stand in EHLO.
+    /// If the `ca_file` cannot be read or contains no certificate; if the host is not a valid TLS
+    /// server name; if `client_name` is not a valid argument of EHLO.
     pub fn new(server: Server) -> Result<Self, RelayError> {
         let tls = match server.security {
             Security::Plain => None,
@@ -73,7 +73,7 @@ impl Smtp {
         })
     }
 
-    /// The same transport, to these addresses instead of those that DNS knows.
+    /// The same transport, but it connects to these addresses and does not ask DNS.
     pub fn at(self, addresses: Vec<SocketAddr>) -> Self {
         Smtp { addresses, ..self }
     }

@@ -1,4 +1,5 @@
-//! One mail over one connection: MAIL, RCPT, DATA, the message, and the verdict on each recipient.
+//! Sends one mail over one connection: MAIL, RCPT, DATA, the message; returns the outcome of each
+//! recipient.
 //!
 //! With PIPELINING (RFC 2920) a group of commands goes out in one write and is answered together,
 //! and the next mail's commands go out with the end of this message; without it, each command waits
@@ -85,11 +86,11 @@ fn ended(step: EnvelopeCommand, reason: String, verdicts: &Verdicts) -> Outcome 
     }
 }
 
-/// The outcome of each recipient that has one of its own; `None` for all others.
+/// The outcome of each recipient that has one of its own; `None` for the others.
 type Verdicts = [Option<Outcome>];
 
-/// How a mail ends, for the recipients that have no verdict of their own. `Err` where the
-/// connection ends with it.
+/// The outcome of all recipients that have none of their own. `Err` if the connection cannot be
+/// used after it.
 type TransactionEnd = Result<Outcome, Outcome>;
 
 impl SmtpConnection {

@@ -1,4 +1,4 @@
-//! What a server said, as lettre hands it up.
+//! A server's reply, as lettre parsed it.
 
 use std::error::Error as _;
 
@@ -7,7 +7,7 @@ use lettre::transport::smtp::response::Response;
 
 use crate::delivery::{Reply, printable};
 
-/// One reply that can be understood, whether it pleases us or not.
+/// One well-formed reply, positive or negative.
 pub(super) struct ServerReply {
     code: u16,
     said: ReplyKind,
@@ -20,7 +20,7 @@ enum ReplyKind {
 
 impl ServerReply {
     /// # Errors
-    /// Gives back what is not a reply: an I/O error, or text without SMTP's grammar.
+    /// An I/O error, or a text that is not a reply by SMTP's grammar.
     pub(super) fn read(heard: Result<Response, Error>) -> Result<Self, Error> {
         match heard {
             Ok(response) => Ok(ServerReply {
@@ -37,7 +37,7 @@ impl ServerReply {
         }
     }
 
-    /// As the server said it, where lettre knows no such code.
+    /// The same reply with the code that the server sent, for a code that lettre does not know.
     pub(super) fn with_code(self, code: u16) -> Self {
         ServerReply { code, ..self }
     }
@@ -46,17 +46,18 @@ impl ServerReply {
         self.code
     }
 
-    /// 2yz.
+    /// Whether the code is 2yz.
     pub(super) fn is_positive(&self) -> bool {
         self.code / 100 == 2
     }
 
-    /// 4yz or 5yz.
+    /// Whether the code is 4yz or 5yz.
     pub(super) fn is_negative(&self) -> bool {
         matches!(self.code / 100, 4 | 5)
     }
 
-    /// Safe to keep and to print. Made on demand: most replies are only looked at.
+    /// A copy that is safe to store and to print. Made on demand, since most replies are only
+    /// inspected.
     pub(super) fn reply(&self) -> Reply {
         let text = match &self.said {
             ReplyKind::Yes(response) => response.message().collect::<Vec<_>>().join("\n"),
@@ -66,7 +67,7 @@ impl ServerReply {
     }
 }
 
-/// Why something that is no reply is none. Never holds what we sent.
+/// Why a text is not a reply, for messages. Never contains what was sent to the server.
 pub(super) fn nonsense(error: &Error) -> String {
     printable(&format!(
         "the server's reply cannot be understood ({error})"

@@ -1,4 +1,4 @@
-//! The client's side of TLS: whom we trust, and what we say when we do not.
+//! TLS on the client's side: which certificates are trusted, and what to advise when one is not.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use tokio_rustls::rustls::{
 use super::RelayError;
 use crate::delivery::TlsUse;
 
-/// Everything a handshake with one server needs. Made once, so that sessions are resumed across
+/// The TLS settings for one server. Created once, so that sessions can be resumed by later
 /// connections.
 pub(super) struct Tls {
     connector: TlsConnector,
@@ -44,7 +44,7 @@ impl Tls {
         })
     }
 
-    /// Shakes hands. The error's text is for people.
+    /// Performs the handshake. The error's text is meant for operators.
     pub(super) async fn handshake(
         &self,
         stream: TcpStream,
@@ -54,13 +54,13 @@ impl Tls {
     }
 }
 
-/// What to do about it, where that is known.
+/// The advice for this error, if its usual cause is known.
 fn way_out(error: &std::io::Error) -> &'static str {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     match inner {
         Some(Error::InvalidCertificate(wrong)) => way_out_of(wrong),
         Some(Error::InvalidMessage(_)) => NO_TLS_HINT,
-        // A server that hangs up at the sight of a handshake.
+        // The server hung up when it received the handshake.
         None if error.kind() == std::io::ErrorKind::UnexpectedEof => NO_TLS_HINT,
         _ => "",
     }
@@ -91,8 +91,8 @@ fn way_out_of(wrong: &CertificateError) -> &'static str {
     }
 }
 
-/// Whether a server shows as its own a certificate that says it is an authority's, as most that
-/// sign themselves do.
+/// Whether the server's own certificate is marked as that of an authority, as most self-signed ones
+/// are.
 fn is_of_an_authority(wrong: &CertificateError) -> bool {
     match wrong {
         CertificateError::Other(other) => format!("{other:?}").contains("CaUsedAsEndEntity"),
@@ -100,8 +100,9 @@ fn is_of_an_authority(wrong: &CertificateError) -> bool {
     }
 }
 
-/// Trusts authorities, and each certificate of the same file that a server shows as its own: most
-/// tools make one that signs itself and says that it is an authority, which no server's may be.
+/// Trusts the authorities of a file, and also accepts each certificate of that file as a server's
+/// own. Most tools create self-signed certificates that are marked as an authority's, which the
+/// standard verifier refuses as a server's.
 #[derive(Debug)]
 struct PinnedVerifier {
     authorities: Arc<WebPkiServerVerifier>,
@@ -122,7 +123,7 @@ impl ServerCertVerifier for PinnedVerifier {
             .verify_server_cert(shown, others, name, ocsp, now);
 
         match verified {
-            // Whether it is expired is looked at before that.
+            // The verifier has checked the expiry before this.
             Err(Error::InvalidCertificate(wrong))
                 if is_of_an_authority(&wrong) && self.certificates.contains(shown) =>
             {
@@ -158,7 +159,7 @@ impl ServerCertVerifier for PinnedVerifier {
     }
 }
 
-/// What a handshake has agreed upon, in the names of RFC 8446 and of IANA's registry.
+/// The protocol and cipher that were negotiated, by their names in RFC 8446 and IANA's registry.
 pub(super) fn used(session: &ClientConnection) -> Option<TlsUse> {
     let version = session.protocol_version()?.as_str()?;
     let cipher = session.negotiated_cipher_suite()?.suite().as_str()?;
@@ -168,7 +169,7 @@ pub(super) fn used(session: &ClientConnection) -> Option<TlsUse> {
     })
 }
 
-/// Whom to trust: the public authorities, or the one in this file.
+/// The client configuration: it trusts the public authorities, or those in this file.
 pub(in crate::transport) fn client_config(
     ca_file: Option<&Path>,
 ) -> Result<ClientConfig, RelayError> {

@@ -1,9 +1,9 @@
-//! The bytes of one connection. [`Wire`] is our side of it, [`Lettre`] the view that lettre's
-//! connection reads and writes through; both are handles to the same stream.
+//! The byte stream of one connection. [`Wire`] is the side that Postrider uses, [`Lettre`] the side
+//! that lettre reads from and writes to; both are handles to the same stream.
 //!
-//! *Invariants:* memory is bounded whatever the server sends; a wait ends at its deadline, which
-//! bytes that trickle in do not move; lettre gets one whole line at a time, so that whatever the
-//! server said beyond the reply that was read is still here to be seen.
+//! *Invariants:* memory stays bounded whatever the server sends. A wait ends at its deadline, even
+//! if bytes keep trickling in. lettre receives one whole line at a time, so that anything beyond
+//! the current reply stays in the inbox and is noticed.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -23,56 +23,56 @@ use tokio_rustls::client::TlsStream;
 
 use crate::delivery::{TlsUse, printable};
 
-/// The longest line of a reply, CRLF included; RFC 5321 §4.5.3.1.5 asks for 512.
+/// The longest accepted line of a reply in bytes, with CRLF; RFC 5321 §4.5.3.1.5 requires 512.
 const MAX_LINE: usize = 1000;
 
 /// The most lines of one reply.
 const MAX_LINES: u32 = 1000;
 
-/// The most lines of one reply that are handed up: lettre reads a reply from its start again with
-/// each of its lines, and takes no more than 100 kB. What lies between these and the last is only
-/// remembered for [`Wire::heard`].
+/// The most lines of one reply that lettre receives: it parses a reply again from the start with
+/// each line, and fails beyond 100 kB. The lines between these and the last are only kept for
+/// [`Wire::heard`].
 const MAX_HANDED: u32 = 64;
 
-/// How much is read at once; must hold a line.
+/// The size of the inbox in bytes; one line must fit.
 const INBOX: usize = 4 * MAX_LINE;
 
-/// A handle to a connection's bytes.
+/// A handle to a connection's byte stream.
 #[derive(Clone)]
 pub(super) struct Wire {
     shared: Arc<Mutex<WireState>>,
 }
 
-/// A stream that was taken off the wire, for its handshake.
+/// The stream, plain or under TLS. It is taken out during the handshake.
 pub(super) enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
-    /// Under a handshake, or never back from one.
+    /// It was taken for a handshake that is going on, or that failed.
     Away,
 }
 
 struct WireState {
     stream: Stream,
     peer: SocketAddr,
-    /// What came and was not handed up, at `start..end`.
+    /// Received bytes that were not handed to lettre yet, at `start..end`.
     inbox: Box<[u8; INBOX]>,
     start: usize,
     end: usize,
-    /// The line that is being handed up, from `handed` on.
+    /// The line that is being handed to lettre; the rest starts at `handed`.
     line: Vec<u8>,
     handed: usize,
-    /// The lines of the reply so far.
+    /// How many lines the current reply has so far.
     lines: u32,
     /// The code of its first line.
     code: [u8; 3],
-    /// Likewise of the last line, as the server wrote it.
+    /// The code of its last line, as the server wrote it.
     said: [u8; 3],
-    /// Every line handed up, while somebody wants to know.
+    /// The lines since [`Wire::listen`]; `None` if nobody listens.
     heard: Option<String>,
     time_limit: Duration,
     timer: Pin<Box<Sleep>>,
     deadline: Instant,
-    /// What answers the next thing that lettre writes, which is not sent.
+    /// The line with which the next write of lettre is answered, instead of sending it.
     pretended: Option<&'static [u8]>,
     /// Whether a deadline has passed.
     is_late: bool,
@@ -80,9 +80,9 @@ struct WireState {
     fault: Option<String>,
 }
 
-/// A write that failed.
+/// A failed write.
 pub(super) struct WriteFailure {
-    /// How many bytes were handed to the stream; the server may have got them.
+    /// How many bytes were passed to the stream; the server may have received them.
     pub(super) handed_over: usize,
     pub(super) reason: String,
 }
@@ -115,38 +115,38 @@ impl Wire {
         }
     }
 
-    /// What lettre's connection is made on.
+    /// The stream for lettre's connection.
     pub(super) fn for_lettre(&self) -> Box<dyn AsyncTokioStream> {
         Box::new(Lettre(self.clone()))
     }
 
-    /// Whatever is waited for from now on must have come within this span.
+    /// Sets the deadline of all further waits: now plus `span`.
     pub(super) fn wait_up_to(&self, span: Duration) {
         self.shared.lock().set_deadline(span);
     }
 
-    /// Remembers every line from now on, for [`Wire::heard`].
+    /// Starts to record each line, for [`Wire::heard`].
     pub(super) fn listen(&self) {
         self.shared.lock().heard = Some(String::new());
     }
 
-    /// The lines since [`Wire::listen`]; nothing more is remembered.
+    /// Returns the lines since [`Wire::listen`] and stops recording.
     pub(super) fn heard(&self) -> String {
         self.shared.lock().heard.take().unwrap_or_default()
     }
 
-    /// Answers the next thing that lettre writes with this line, and does not send it: lettre says
-    /// EHLO by itself, and hangs up where that is refused.
+    /// Answers the next write of lettre with this line and does not send it: lettre sends EHLO by
+    /// itself, and hangs up if that is refused.
     pub(super) fn pretend(&self, line: &'static [u8]) {
         self.shared.lock().pretended = Some(line);
     }
 
-    /// Takes the stream off, for a handshake.
+    /// Takes the stream out, for a handshake.
     pub(super) fn take(&self) -> Stream {
         std::mem::replace(&mut self.shared.lock().stream, Stream::Away)
     }
 
-    /// How what goes over it is secured.
+    /// The TLS session of the stream, if there is one.
     pub(super) fn tls(&self) -> Option<TlsUse> {
         match &self.shared.lock().stream {
             Stream::Tls(stream) => super::tls::used(stream.get_ref().1),
@@ -154,17 +154,17 @@ impl Wire {
         }
     }
 
-    /// Puts the stream back.
+    /// Puts the stream back after a handshake.
     pub(super) fn put(&self, stream: Stream) {
         self.shared.lock().stream = stream;
     }
 
-    /// Whether the server kept us waiting for longer than it may.
+    /// Whether a deadline has passed.
     pub(super) fn is_late(&self) -> bool {
         self.shared.lock().is_late
     }
 
-    /// The code of the reply that was read last, as the server said it.
+    /// The code of the last reply, as the server wrote it.
     pub(super) fn code(&self) -> Option<u16> {
         let said = self.shared.lock().said;
         std::str::from_utf8(&said).ok()?.parse().ok()
@@ -175,19 +175,19 @@ impl Wire {
         self.shared.lock().fault.clone()
     }
 
-    /// Looks, without waiting, whether the server has said something that was not asked for, or has
-    /// gone.
+    /// Checks, without waiting, that the server has sent nothing unasked and has not hung up. The
+    /// error says which it was.
     pub(super) async fn is_silent(&self) -> Result<(), String> {
         poll_fn(|cx| Poll::Ready(self.shared.lock().check_silence(cx))).await
     }
 
-    /// Writes all of this, before the deadline.
+    /// Writes all bytes before the deadline.
     pub(super) async fn write(&self, bytes: &[u8]) -> Result<(), WriteFailure> {
         self.write_while(bytes, |_, _| Ok(())).await
     }
 
-    /// Writes all of this, before the deadline; gives up when the server has something to say and
-    /// takes no more.
+    /// Writes all bytes before the deadline. Fails if the server sends something and accepts no
+    /// more.
     pub(super) async fn write_to_listener(&self, bytes: &[u8]) -> Result<(), WriteFailure> {
         self.write_while(bytes, WireState::check_silence).await
     }
@@ -228,15 +228,15 @@ impl WireState {
         self.deadline = Instant::now() + span;
     }
 
-    /// Remembers the first fault: what follows from it explains less.
+    /// Records the first fault; later ones are consequences of it and explain less.
     fn fail(&mut self, kind: io::ErrorKind, reason: impl Into<String>) -> io::Error {
         let reason = reason.into();
         self.fault.get_or_insert_with(|| reason.clone());
         io::Error::new(kind, reason)
     }
 
-    /// Called where the stream is not ready: Ready once the deadline has passed. The timer is
-    /// touched only here, so that a wait costs one timer, and an answer that is already there costs
+    /// Called when the stream is not ready; returns Ready once the deadline has passed. The timer
+    /// is set only here, so that a wait costs one timer, and an answer that is already there costs
     /// none.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if self.timer.deadline() != self.deadline {
@@ -280,7 +280,8 @@ impl WireState {
         }
     }
 
-    /// Reads what has come into the inbox, which must have room. Pending where nothing has.
+    /// Reads what has arrived into the inbox, which must have space. Pending if nothing has
+    /// arrived.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
@@ -328,7 +329,7 @@ impl WireState {
         Err(printable(&format!("the server spoke out of turn: {said}")))
     }
 
-    /// Makes `line` the next line of the inbox, if it is whole.
+    /// Takes the next line from the inbox into `line`. False if no whole line is there.
     fn next_line(&mut self) -> io::Result<bool> {
         let waiting = &self.inbox[self.start..self.end];
         let Some(length) = memchr::memchr(b'\n', waiting).map(|at| at + 1) else {
@@ -357,9 +358,9 @@ impl WireState {
         };
 
         self.line.clear();
-        // lettre wants UTF-8, CRLF and a text, even an empty one, and knows no second digit beyond
-        // 5; servers are less strict, and a code that nobody knows is judged by its first (RFC 5321
-        // §4.2.1).
+        // lettre requires UTF-8, CRLF and a text, even an empty one, and rejects a second digit
+        // above 5. Servers are less strict; a code that is not known is judged by its first digit
+        // (RFC 5321 §4.2.1).
         let text = waiting[..length].trim_ascii_end();
 
         let is_text = std::str::from_utf8(text).is_ok();
@@ -389,7 +390,8 @@ impl WireState {
             self.code.copy_from_slice(&self.line[..3]);
         }
 
-        // One that contradicts the first is handed up in any case: lettre will say so.
+        // A line whose code differs from the first line's is handed over in any case, so that
+        // lettre reports it.
         let is_spare = number >= MAX_HANDED && !ends_reply && self.line[..3] == self.code;
         self.handed = if is_spare { self.line.len() } else { 0 };
         Ok(true)
@@ -417,9 +419,8 @@ impl WireState {
     }
 }
 
-/// Whether this line is the last of its reply; `None` where it is no line of a reply (RFC 5321
-/// §4.2). Servers that end it with LF alone are understood: what is read as a line cannot make
-/// a reply of theirs into two that they did not mean.
+/// Whether this line is the last of its reply; `None` if it is not a line of a reply (RFC 5321
+/// §4.2). A line that ends with LF alone is accepted: this cannot split one reply into two.
 fn ends_reply(line: &[u8]) -> Option<bool> {
     let text = line.strip_suffix(b"\n")?;
     let text = text.strip_suffix(b"\r").unwrap_or(text);
@@ -433,7 +434,7 @@ fn ends_reply(line: &[u8]) -> Option<bool> {
     }
 }
 
-/// The wire as lettre sees it.
+/// The stream as lettre reads and writes it.
 struct Lettre(Wire);
 
 impl fmt::Debug for Lettre {
@@ -459,8 +460,8 @@ impl AsyncRead for Lettre {
 }
 
 impl AsyncWrite for Lettre {
-    /// lettre asks one question at a time, so whatever is unread here was said out of turn, and its
-    /// answer would be taken for another's.
+    /// lettre sends one command at a time, so unread bytes at this point were sent unasked; they
+    /// would be taken for the answer to the next command.
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
