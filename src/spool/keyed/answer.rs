@@ -1,7 +1,7 @@
 //! The answers to callers that wait for a commit, given once it is on disk.
 //!
-//! *Invariant:* what a group changes in the queues in memory is changed here only: after it is on
-//! disk, and before its callers are answered.
+//! *Invariant:* the queues in memory are changed only here: after the commit is on disk, and before
+//! its callers are answered.
 
 use tokio::sync::oneshot;
 
@@ -22,20 +22,20 @@ pub(super) enum CommitAnswer<S> {
     Put {
         reply: oneshot::Sender<Vec<Result<PutResult, SpoolError>>>,
         results: Vec<Result<PutResult, SpoolError>>,
-        /// The mails that are new: they are queued.
+        /// The mails that are new; they are queued now.
         stored: Vec<Encoded<S>>,
     },
     Settled {
         reply: ReplySender<Vec<SettleResult>>,
         results: Vec<SettleResult>,
-        /// The deliveries whose leases end, and their new places in a queue, if they have one.
+        /// The deliveries whose leases end, and their new positions if they are queued.
         done: Vec<(LeaseToken, Delivery, Option<QueuePlace>)>,
     },
     Swept(ReplySender<SweepReport>, Result<SweepReport, SpoolError>),
 }
 
 impl<S: Store> CommitAnswer<S> {
-    /// Gives the answer, with the outcome of its commit. The caller may have gone away.
+    /// Gives the answer, with the outcome of the commit. The caller may be gone.
     pub(super) fn give(self, shared: &SpoolState<S>, outcome: &Result<(), SpoolError>) {
         match self {
             CommitAnswer::Done(reply, result) => _ = reply.send(outcome.clone().and(result)),

@@ -1,9 +1,10 @@
-//! How many deliveries wait in each queue, counted as they come and go, so that nobody has to walk
-//! the queues.
+//! Counts the deliveries in each queue as they are added and removed, so that no queue must be
+//! walked to be counted.
 //!
-//! Whether a delivery is due changes by itself. So each count has a place in its queue up to which
-//! deliveries are known to be due. When somebody asks, that place follows the clock, and only the
-//! deliveries that fell due since are walked.
+//! A delivery becomes due by the passing of time, without a write. Each count therefore has a
+//! position `until`, up to which the deliveries of its queue are counted as due. When the counts
+//! are asked for, that position follows the clock, and only the deliveries that became due since
+//! then are walked.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -18,24 +19,24 @@ use crate::spool::SpoolError;
 use crate::spool::codec::Versioned;
 use crate::spool::store::{Direction, Store};
 
-/// The most places that are walked at a time, while nothing is written.
+/// The most positions that are walked in one step; nothing is written meanwhile.
 const MOST_WALKED: usize = 10_000;
 
-/// One queue: those of one priority on one route.
+/// One queue: the deliveries of one priority on one route.
 pub(super) type QueueOfPriority = (QueueId, Priority);
 
-/// How many wait in one queue.
+/// How many deliveries are in one queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct QueueCount {
     pub pending: u64,
-    /// Of these, how many were tried before.
+    /// How many of them were attempted before.
     pub tried: u64,
-    /// How many stand up to `until`.
+    /// How many have a position up to `until`.
     pub ripe: u64,
-    /// Of these, how many were tried before.
+    /// How many of these were attempted before.
     pub ripe_tried: u64,
     pub until: QueuePosition,
-    /// None of those behind `until` stands before this place, as far as is known.
+    /// No delivery after `until` is before this position, as far as is known.
     #[serde(skip, default = "QueuePosition::first")]
     pub unripe_from: QueuePosition,
 }
@@ -60,14 +61,14 @@ impl QueueCount {
         *place <= self.until
     }
 
-    /// A delivery comes into the queue.
+    /// Counts a delivery that is added to the queue.
     fn come(&mut self, place: &QueuePosition, tried: bool) {
         let is_behind = !self.is_ripe(place);
         if is_behind && self.pending == self.ripe {
             self.unripe_from = *place;
         }
         if is_behind && place.was_due_at_once() && *place <= self.unripe_from {
-            // Nothing stands in between, so that nobody has to walk there later.
+            // There is no delivery between the two positions, so nothing needs to be walked later.
             self.until = *place;
         } else if is_behind {
             self.unripe_from = self.unripe_from.min(*place);
@@ -91,12 +92,12 @@ impl QueueCount {
     }
 }
 
-/// What one token or user has submitted.
+/// The numbers of one token or user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Account {
     /// How many deliveries are pending.
     pub pending: u64,
-    /// The last day on which something was accepted.
+    /// The last day on which a delivery was accepted.
     pub day: i64,
     /// How many deliveries were accepted on that day.
     pub accepted: u64,
@@ -120,7 +121,7 @@ impl Account {
     }
 }
 
-/// A delivery that comes into a queue, or leaves it.
+/// A delivery that is added to a queue or removed from it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct QueueMove {
     pub line: QueueOfPriority,
@@ -135,7 +136,7 @@ pub(super) struct QueueMove {
 #[derive(Default)]
 pub(super) struct Backlog {
     counts: HashMap<QueueOfPriority, QueueCount>,
-    /// What each token and user submitted.
+    /// The numbers of each token and user.
     accounts: HashMap<u64, Account>,
 }
 
@@ -152,7 +153,7 @@ impl Backlog {
         self.accounts.insert(name, account);
     }
 
-    /// A mail was accepted: so many of its deliveries, on this day.
+    /// Counts deliveries of an accepted mail, on this day.
     pub(super) fn accepted(&mut self, name: u64, day: i64, count: u64) {
         let account = self.accounts.entry(name).or_default();
         if account.day != day {
@@ -182,8 +183,8 @@ impl Backlog {
         }
     }
 
-    /// Tells apart what is due now, as far as a bounded walk goes; returns whether it is done.
-    /// Called on the writer's thread, where the queues agree with the counts.
+    /// Counts deliveries that became due, within one bounded walk; returns whether all are counted.
+    /// Called on the writer's thread, where the queues match the counts.
     pub(super) fn follow<S: Store>(
         &mut self,
         store: &S,
@@ -209,7 +210,8 @@ impl Backlog {
             if count.until == end {
                 continue;
             }
-            // Forward, what was walked becomes due; back, it is not due any more.
+            // If the clock went forward, walked deliveries become due; if it went back, they are no
+            // longer due.
             let (way, by) = if count.until < end {
                 (Direction::Up, 1)
             } else {
@@ -224,7 +226,7 @@ impl Backlog {
                     return ControlFlow::Continue(());
                 };
                 if left == 0 {
-                    // Going back, this one is still counted.
+                    // If the clock went back, this one is still counted as due.
                     count.until = if by > 0 { count.until } else { read.place };
                     is_whole = false;
                     return ControlFlow::Break(());
@@ -251,7 +253,7 @@ impl Backlog {
     }
 }
 
-/// Goes through what each token and user has pending.
+/// Counts the pending deliveries of each token and user.
 pub(super) fn accounts<S: Store>(
     store: &S,
     each: &mut dyn FnMut(u64, Account),
@@ -265,7 +267,7 @@ pub(super) fn accounts<S: Store>(
     })
 }
 
-/// Counts what waits in one queue, from its beginning to its end.
+/// Counts one queue by walking all of it.
 pub(super) fn recount<S: Store>(
     store: &S,
     (id, priority): QueueOfPriority,

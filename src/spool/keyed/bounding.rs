@@ -1,10 +1,11 @@
-//! Keeps a spool within its `max_size`: what has ended goes before its time, the oldest first, and
-//! where nothing has ended that could go, no more mail is taken. On the writer's thread, in bounded
-//! steps, right before mail is taken that would not fit.
+//! Keeps a spool within `max_size`: finished mail is deleted before the end of its retention, the
+//! oldest first; if none is left, new mail is refused. Runs on the writer's thread in bounded
+//! steps, just before mail is written that would not fit.
 //!
-//! A log that is written at its end holds more than what is kept: what was removed takes its room
-//! until its segment is cleaned. So the files are watched as well: the fuller they are, the less is
-//! kept, and where they are almost full, writing waits for the cleaning.
+//! The log contains more than the current records: the room of removed records is free only when
+//! their segment is cleaned. So the size of the files counts as well: the fuller they are, the less
+//! finished mail is kept, and when they are almost full, writes are delayed until cleaning has
+//! caught up.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -25,48 +26,50 @@ use crate::spool::{Manifest, SpoolError};
 
 /// How many mails one step looks at.
 const LOOKED_AT: usize = 256;
-/// How many steps are made before mail is taken or refused.
+/// How many steps are made before new mail is accepted or refused.
 const STEPS: usize = 16;
-/// How long it rests after all mail was looked at in vain.
+/// How long to wait before searching again after no mail could be deleted.
 const REST: Duration = Duration::from_secs(1);
-/// How long it is until the files are looked at again, and at least so many times as long as that
-/// took.
+/// How long a measured size of the files is used: at least this long, and at least [`LOOK_SHARE`]
+/// times as long as measuring took.
 const MEASURED_EVERY: Duration = Duration::from_millis(100);
 const LOOK_SHARE: u32 = 50;
-/// About what a value takes that is counted by number.
+/// About the bytes of one record that is counted by number.
 const VALUE_BYTES: u64 = 128;
 
-/// How far a spool is in looking for what may go.
+/// The progress of the search for mail that can be deleted.
 #[derive(Default)]
 pub(super) struct Bounding {
-    /// The mail that was looked at last; from the oldest on where there is none.
+    /// The mail that was looked at last; `None` to begin with the oldest.
     at: Option<MailId>,
-    /// What was removed since it began with the oldest.
+    /// How many bytes were removed since the search began with the oldest.
     removed: u64,
-    /// When all mail was looked at in vain.
+    /// When a search through all mail found nothing to delete.
     in_vain: Option<Instant>,
-    /// How large the files were when they were looked at, and until when that is taken for true.
+    /// The size of the files in bytes, and until when this value is used.
     measured: Option<(u64, Instant)>,
 }
 
-/// How many bytes may be written in a second where the files have a tenth of `max` to spare.
+/// How many bytes may be written in a second when a tenth of `max` is free. With more free space
+/// there is no limit.
 const FASTEST: u64 = 64 * 1024 * 1024;
-/// How many at least, however full they are.
+/// How many bytes may be written in a second however full the files are.
 const SLOWEST: u64 = 512 * 1024;
-/// By what part of `max` the files grow until writing is half as fast.
+/// Writing slows to half each time the files grow by this fraction of `max`.
 const HALVES: u64 = 64;
 
-/// Down to how many bytes what has ended goes while the files are of this size, so that these stay
-/// below `max`: all may stay while they have a fifth to spare, then four bytes less for each that
-/// they grow, and never less than a quarter. What still waits is not refused for it.
+/// The number of bytes down to which finished mail is deleted while the files have this size, so
+/// that they stay below `max`. There is no limit while a fifth is free; then the limit decreases by
+/// four bytes for each byte of growth, down to a quarter of `max`. Pending mail is not refused
+/// because of it.
 fn bounded(max: u64, files: u64) -> u64 {
     let excess = files.saturating_sub(max - max / 5);
     max.saturating_sub(excess.saturating_mul(4)).max(max / 4)
 }
 
-/// How many bytes may be written in a second while so much is kept in files of this size, if there
-/// is a bound. A log is cleaned where half of a segment is dead: it comes down to twice of what is
-/// kept, and waiting is of use only where that fits.
+/// How many bytes may be written in a second while `kept` bytes are stored in files of this size;
+/// `None` for no limit. A segment of the log is cleaned once half of it is dead, so the log shrinks
+/// to twice of `kept`; waiting helps only if that fits into `max`.
 fn pace(max: u64, files: u64, kept: u64) -> Option<u64> {
     let full = max - max / 10;
     if files <= full || kept > max / 2 {
@@ -77,14 +80,14 @@ fn pace(max: u64, files: u64, kept: u64) -> Option<u64> {
 }
 
 impl<S: Store> SpoolState<S> {
-    /// About how many bytes are kept.
+    /// About how many bytes are stored.
     fn kept_bytes(&self, totals: &Totals) -> u64 {
         let kept = totals.kept.unwrap_or_default();
         let values = kept.keys + kept.suppressions + kept.readers;
         kept.bytes + values * VALUE_BYTES + self.journal.bytes()
     }
 
-    /// Whether mail that takes so much fits.
+    /// Whether `more` bytes of new mail fit.
     pub(super) fn fits(&self, totals: &Totals, more: u64) -> Result<(), SpoolError> {
         let kept = self.kept_bytes(totals);
         match self.options.max_size {
@@ -93,7 +96,7 @@ impl<S: Store> SpoolState<S> {
         }
     }
 
-    /// Whether a message of this size may fit, once what has ended is gone.
+    /// Whether a message of this size can fit once finished mail is deleted.
     pub(super) fn may_fit(&self, size: u64) -> Result<(), SpoolError> {
         if self.options.max_size.is_none() {
             return Ok(());
@@ -106,7 +109,7 @@ impl<S: Store> SpoolState<S> {
     }
 }
 
-/// What a command adds to what is kept.
+/// The bytes that a command adds.
 fn wanted<S>(command: &GroupCommand<S>) -> u64 {
     match command {
         GroupCommand::Judge(manifest, ..) => usage::weight(manifest, false),
@@ -120,7 +123,7 @@ fn of_mail<S>(mail: &Encoded<S>) -> u64 {
 }
 
 impl<S: Store> Writer<'_, S> {
-    /// Whether what a command adds fits beside what is kept and gathered.
+    /// Whether the bytes that a command adds fit beside those that are stored and gathered.
     pub(super) fn has_space(&self, command: &GroupCommand<S>) -> bool {
         match wanted(command) {
             0 => true,
@@ -134,8 +137,7 @@ impl<S: Store> Writer<'_, S> {
             .fits(&self.totals, usage::weight(manifest, false))
     }
 
-    /// Removes what has ended, as long as what a command adds does not fit, or the files are too
-    /// full.
+    /// Deletes finished mail, as long as the command's bytes do not fit or the files are too full.
     pub(super) fn make_space(&mut self, command: &GroupCommand<S>) {
         let more = wanted(command);
         let Some(max) = self.shared.options.max_size else {
@@ -150,7 +152,7 @@ impl<S: Store> Writer<'_, S> {
             return;
         }
 
-        // Somewhat more goes than has to, so that not every mail is followed by the next step.
+        // Deletes a little more than needed, so that not every new mail requires a step.
         let goal = limit.saturating_sub(limit / 32);
         for _ in 0..STEPS {
             let has_ended = self.ended() > 0;
@@ -167,13 +169,13 @@ impl<S: Store> Writer<'_, S> {
         }
     }
 
-    /// How many deliveries have ended.
+    /// How many deliveries are finished.
     fn ended(&self) -> u64 {
         self.totals.finished.iter().flatten().sum()
     }
 
-    /// How many bytes may be kept now. The files do not count where next to nothing has ended,
-    /// which would be looked for in vain among what waits.
+    /// How many bytes may be stored now. The size of the files is ignored if almost no mail is
+    /// finished: the search would walk through all pending mail and find nothing.
     fn limit(&mut self, max: u64) -> u64 {
         let pending: u64 = self.totals.pending.iter().sum();
         if self.ended() < pending / 4 {
@@ -182,7 +184,7 @@ impl<S: Store> Writer<'_, S> {
         bounded(max, self.files())
     }
 
-    /// How large the files are, or were a moment ago.
+    /// The size of the files, measured now or a moment ago.
     fn files(&mut self) -> u64 {
         let begun = Instant::now();
         if let Some((files, until)) = self.bounding.measured
@@ -196,7 +198,7 @@ impl<S: Store> Writer<'_, S> {
         files
     }
 
-    /// Waits after so many bytes were written, as long as the cleaning of almost full files needs.
+    /// Waits after `written` bytes, as long as the cleaning of almost full files needs.
     pub(super) fn keep_pace(&mut self, written: usize) {
         let Some(max) = self.shared.options.max_size else {
             return;
@@ -208,7 +210,7 @@ impl<S: Store> Writer<'_, S> {
         }
     }
 
-    /// One step: removes about so many bytes of what has ended.
+    /// One step: deletes about `excess` bytes of finished mail.
     fn remove_some(&mut self, excess: u64) -> Result<(), SpoolError> {
         let mut transaction =
             WriteTransaction::beside_others(self.shared, self.totals.clone(), self.syncer);

@@ -1,8 +1,7 @@
-//! What is written in one commit. Everything that goes to the store is collected here, and its size
-//! added up.
+//! Collects what one commit writes, and adds up its size.
 //!
-//! *Invariant:* no commit is heavier than [`COMMIT_BYTES`]. What may be long is done in steps of
-//! [`STEP_BYTES`].
+//! *Invariant:* no commit is larger than [`COMMIT_BYTES`]. Operations that may be long are done in
+//! steps of about [`STEP_BYTES`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -21,18 +20,19 @@ use crate::spool::Manifest;
 use crate::spool::codec::{self, Totals};
 use crate::spool::store::{Batch, Store};
 
-/// About the most bytes that one step of something long writes.
+/// About the most bytes that one step of a long operation writes.
 pub(super) const STEP_BYTES: usize = 256 * 1024;
 /// The most bytes that one commit holds. sled writes several times as much, and that must stay well
 /// below one segment of its log.
 pub(super) const COMMIT_BYTES: usize = 2 * 1024 * 1024;
 /// About how many bytes the queue, the timer and the totals add to a delivery.
 pub(super) const INDEX_BYTES: usize = 256;
-/// The most timers under one key, so that a sweep looks at all of them.
+/// The most timers under one key, so that one sweep can handle all of them.
 const TIMERS: usize = 64;
-/// What a key costs besides its own bytes and its value's: sled keeps the leaf that it is in.
+/// The cost of a key in bytes, besides its own bytes and its value's: sled rewrites the leaf that
+/// contains it.
 pub(super) const KEY_BYTES: usize = 32;
-/// About what a timer costs.
+/// About the bytes of one timer.
 const TIMER_BYTES: usize = 64;
 
 /// What one commit changes.
@@ -41,14 +41,14 @@ pub(super) struct Changes {
     batch: Batch,
     weight: usize,
     moves: Vec<QueueMove>,
-    /// The timers that it sets. Those of one time share a key, because the cost of a commit is the
+    /// The timers to set. Those of the same time share a key, because the cost of a commit is the
     /// number of its keys.
     timers: BTreeMap<Timestamp, Vec<Timer>>,
-    /// The journal's entries about it.
+    /// The entries to add to the journal.
     entries: PendingEntries,
-    /// What was accepted: account, day, and number of deliveries.
+    /// The accepted mail: account, day, number of deliveries.
     accepted: Vec<(u64, i64, u64)>,
-    /// Routes that have had no queue yet.
+    /// Routes that get their first queue.
     new_queues: HashMap<Route, QueueId>,
 }
 
@@ -72,17 +72,17 @@ impl Changes {
         self.batch.is_empty() && self.timers.is_empty() && self.entries.is_empty()
     }
 
-    /// The bytes of all of it.
+    /// The size of the collected changes, in bytes.
     pub(super) fn weight(&self) -> usize {
         self.weight
     }
 
-    /// Adds an entry to the journal, in this commit.
+    /// Adds an entry to the journal.
     pub(super) fn add_entry(&mut self, entry: JournalEntry<'_>) {
         self.weight += self.entries.push(entry);
     }
 
-    /// Sets a timer: at this time a sweep is due.
+    /// Sets a timer: a sweep will handle it at this time.
     pub(super) fn set_timer<S>(&mut self, shared: &SpoolState<S>, at: Timestamp, timer: Timer) {
         self.weight += TIMER_BYTES;
         self.timers.entry(at).or_default().push(timer);
@@ -214,7 +214,7 @@ impl Changes {
     }
 }
 
-/// The bytes of a batch, as they count in a commit.
+/// The size of a batch in bytes, as it counts in a commit.
 pub(super) fn weight(batch: &[(Vec<u8>, Option<Vec<u8>>)]) -> usize {
     batch
         .iter()

@@ -1,5 +1,5 @@
-//! Reads what a claim needs: the next places of the queues, and the record and message of each mail
-//! that is to be sent.
+//! Reads what a claim needs: the next positions of the queues, and the record and message of each
+//! mail to send.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -18,15 +18,15 @@ use crate::mail::MailId;
 use crate::spool::store::{Direction, Store};
 use crate::spool::{Claim, Lease, SpoolError};
 
-/// Reads the next places of queues into their windows. A queue that cannot be read is left alone
-/// for a while, and stops no other; returns how long.
+/// Reads the next positions of queues into their heads. A queue that cannot be read is left alone
+/// for a while and delays no other; returns for how long.
 pub(super) fn refill<S: Store>(
     shared: &SpoolState<S>,
     refills: Vec<(QueueName, Option<QueuePosition>)>,
 ) -> Vec<Duration> {
     let mut rests = Vec::new();
     for (queue, after) in refills {
-        // Left in the middle, the queue would count as being read for ever.
+        // If this stopped midway, the queue would count as being read forever.
         let what = || format!("the queue of {}", queue.route.as_str());
         let read = guarded(|| read_places(shared, &queue, after), what);
         let mut queues = shared.queues.lock();
@@ -78,15 +78,15 @@ fn read_places<S: Store>(
     Ok(read)
 }
 
-/// Places whose mail cannot be sent, and why it matters: something cannot be read, or it may have
-/// been sent already.
+/// Deliveries that cannot be sent, and why: their mail cannot be read, or they may have been sent
+/// already.
 pub(super) struct BrokenPlaces {
     pub queue: QueueName,
     pub leases: Vec<(Lease, QueuePosition)>,
     pub in_doubt: bool,
 }
 
-/// What is read of a mail that is to be sent.
+/// The parts of a mail that is to be sent.
 struct MailToSend {
     kept: StoredMail,
     body: Bytes,
@@ -96,9 +96,9 @@ struct MailToSend {
 
 /// Why a mail that was leased cannot be sent.
 enum UnreadableMail {
-    /// The store does not give it now.
+    /// The store could not read it now; it may later.
     ForNow(SpoolError),
-    /// It is not as it was written.
+    /// It differs from what was written.
     Broken(SpoolError),
 }
 
@@ -108,7 +108,7 @@ impl From<SpoolError> for UnreadableMail {
     }
 }
 
-/// Reads what a claim needs of a mail.
+/// Reads the parts of a mail that a claim needs.
 fn read_mail<S: Store>(
     store: &S,
     mail: MailId,
@@ -136,8 +136,8 @@ fn read_mail<S: Store>(
     })
 }
 
-/// Reads what was leased. What is no longer as its queue said is let go; what cannot be sent comes
-/// back as broken, and last the leases of what the disk did not give.
+/// Reads the mails of leased deliveries. Releases those that are no longer pending. Returns the
+/// claims, the deliveries that cannot be sent, and the leases of those that could not be read now.
 pub(super) fn claims<S: Store>(
     shared: &SpoolState<S>,
     leased: Vec<(QueueName, Vec<(Lease, QueuePosition)>)>,
@@ -198,7 +198,7 @@ pub(super) fn claims<S: Store>(
                         in_doubt: true,
                     });
                 }
-                // It was changed after its queue was read: the queue on disk no longer holds it.
+                // It changed after its queue was read; the queue on disk no longer contains it.
                 Some(Ok(_)) => shared.queues.lock().end(&lease.spend()),
                 None if !shared.is_queued(&queue, &place) => {
                     shared.queues.lock().end(&lease.spend())

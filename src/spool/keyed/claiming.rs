@@ -1,4 +1,4 @@
-//! Claims: leases mail that is due, and reads it from disk if it is not in memory.
+//! Claims: leases deliveries that are due, and reads their mail from disk if it is not in memory.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -13,15 +13,15 @@ use crate::mail::Timestamp;
 use crate::spool::store::Store;
 use crate::spool::{Claim, ClaimRequest, Lease, LeaseKeeper, LeaseToken, SpoolError};
 
-/// How long what the disk did not give is left alone before it is read again.
+/// How long mail that could not be read from disk is left alone before it is read again.
 pub(super) const REREAD_AFTER: Duration = Duration::from_secs(60);
 
-/// What was leased of a mail, and in which queue it lay.
+/// The leased deliveries of a mail, and their queue.
 type LeasedMail = (QueueName, Vec<(Lease, QueuePosition)>);
 
 impl<S: Store> KeyedSpool<S> {
     pub(super) async fn claim_for(&self, request: ClaimRequest) -> Result<Vec<Claim>, SpoolError> {
-        // What is sent now could not be recorded, and would be sent again after a restart.
+        // The outcome could not be recorded, so the mail would be sent again after a restart.
         if let Some(failure) = self.shared.failure() {
             return Err(failure);
         }
@@ -30,7 +30,7 @@ impl<S: Store> KeyedSpool<S> {
         let (mut claims, stored) = self.lease(&request);
         if !stored.is_empty() {
             claims.extend(self.read(stored, request.now).await?);
-            // Serials are given in the order of the turns.
+            // Serial numbers increase in the order in which deliveries were chosen.
             claims.sort_by_key(|claim| {
                 claim
                     .deliveries
@@ -38,8 +38,8 @@ impl<S: Store> KeyedSpool<S> {
                     .map(|(lease, _)| lease.token().serial)
             });
             if claims.is_empty() {
-                // The caller takes the queue for empty; there may be more behind what could not be
-                // given to the caller.
+                // An empty answer means an empty queue to the caller; but there may be deliveries
+                // behind those that cannot be sent.
                 self.shared.changed.notify_one();
             }
         }
@@ -55,8 +55,8 @@ impl<S: Store> KeyedSpool<S> {
         Ok(claims)
     }
 
-    /// Reads what comes next in the queues of which too little is in memory. One that the disk does
-    /// not give is read again after a rest.
+    /// Reads the next positions of those queues whose heads are almost empty. A queue that cannot
+    /// be read is tried again after a while.
     async fn refill(&self, request: &ClaimRequest) -> Result<(), SpoolError> {
         let refills = self.shared.queues.lock().begin_refills(&request.routes);
         if refills.is_empty() {
@@ -80,7 +80,8 @@ impl<S: Store> KeyedSpool<S> {
         Ok(())
     }
 
-    /// Leases what is asked for: claims of what is in memory, and what has to be read.
+    /// Leases the deliveries that are asked for. Returns the claims of mail in memory, and the
+    /// leases whose mail must be read.
     fn lease(&self, request: &ClaimRequest) -> (Vec<Claim>, Vec<LeasedMail>) {
         let taken = self.shared.queues.lock().take(request);
         let keeper: Weak<dyn LeaseKeeper> = Arc::downgrade(&self.shared) as Weak<dyn LeaseKeeper>;
@@ -115,7 +116,8 @@ impl<S: Store> KeyedSpool<S> {
         (claims, stored)
     }
 
-    /// Reads what was leased. What is broken ends; what the disk did not give is given back later.
+    /// Reads the mails of leases. Deliveries that cannot be sent end; those whose mail cannot be
+    /// read now are released later.
     async fn read(
         &self,
         stored: Vec<LeasedMail>,
@@ -129,8 +131,7 @@ impl<S: Store> KeyedSpool<S> {
             unread.extend(self.end_broken(broken, now).await);
         }
         if !unread.is_empty() {
-            // Given back at once it would be the first to be claimed again, and the disk asked
-            // without end.
+            // Released now, they would be claimed again at once, in an endless loop.
             tokio::spawn(async move {
                 tokio::time::sleep(REREAD_AFTER).await;
                 drop(unread);
@@ -140,8 +141,8 @@ impl<S: Store> KeyedSpool<S> {
         Ok(claims)
     }
 
-    /// Ends what cannot be sent, and returns the leases of what could not be ended: it is looked at
-    /// again later, as what the disk did not give.
+    /// Ends deliveries that cannot be sent. Returns the leases of those that could not be ended;
+    /// they are released later.
     async fn end_broken(&self, broken: Vec<BrokenPlaces>, now: Timestamp) -> Vec<Lease> {
         let broken = Arc::new(Mutex::new(broken));
         let ended = {

@@ -18,13 +18,12 @@ use crate::spool::codec::{self, Versioned};
 use crate::spool::store::{Direction, Store};
 use crate::spool::{FeedbackResult, FeedbackStore, NewFeedback, SpoolError};
 
-/// How many are kept in one commit.
+/// How many reports are written in one commit.
 const STEP_ENTRIES: usize = 64;
 
 impl Versioned for Feedback {}
 
-/// All that came back for a mail, with the place of its delivery and its own name; the oldest
-/// first.
+/// All reports about a mail, each with the index of its delivery and its name; the oldest first.
 pub(super) fn of_mail<S: Store>(
     store: &S,
     mail: MailId,
@@ -43,7 +42,7 @@ pub(super) fn of_mail<S: Store>(
     Ok(found)
 }
 
-/// How much is kept of one delivery.
+/// How many reports about one delivery are stored.
 fn count<S: Store>(store: &S, mail: MailId, index: u16) -> Result<usize, SpoolError> {
     let (from, to) = keys::starting_with(&keys::feedback(mail, index, &[]));
     let mut count = 0;
@@ -54,13 +53,13 @@ fn count<S: Store>(store: &S, mail: MailId, index: u16) -> Result<usize, SpoolEr
     Ok(count)
 }
 
-/// Keeps some, in one commit.
+/// Stores reports in one commit.
 fn keep<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
     new: Vec<NewFeedback>,
 ) -> Result<Vec<FeedbackResult>, SpoolError> {
     let mut results = Vec::with_capacity(new.len());
-    // What this commit adds is not in the store yet.
+    // Reports that this commit adds are not in the store yet.
     let mut added: HashMap<(MailId, u16), Vec<[u8; 16]>> = HashMap::new();
     let mut suppressed = HashSet::new();
     for one in new {

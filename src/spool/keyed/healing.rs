@@ -1,6 +1,6 @@
-//! Reopens a store that could not be written, once it can be: after a full disk has room again,
-//! everything continues without a restart. Leases stay valid; outcomes that arrive meanwhile are
-//! kept in memory and written first, so that no mail is sent again because of it. Runs on the
+//! Reopens a store after a failed write, as soon as it can be written again: when a full disk has
+//! space again, the spool continues without a restart. Leases stay valid. Outcomes that arrive
+//! meanwhile are kept in memory and written first, so that no mail is sent twice. Runs on the
 //! writer's thread.
 
 use std::sync::atomic::Ordering;
@@ -20,25 +20,26 @@ use crate::spool::codec;
 use crate::spool::store::Store;
 use crate::spool::{LeaseToken, SettleResult, SpoolError};
 
-/// How long it is left alone between two tries.
+/// How long to wait between two tries.
 pub(super) const RETRY_AFTER: Duration = Duration::from_millis(500);
 
-/// What became of deliveries and could not be written, and who waits for that.
+/// Outcomes that could not be written, and the caller that waits for them.
 pub(super) struct UnwrittenOutcomes {
     pub settled: Vec<(LeaseToken, Delivery)>,
-    /// The answer, once it is written.
+    /// The answer to the caller, once they are written.
     pub results: Vec<SettleResult>,
     pub reply: ReplySender<Vec<SettleResult>>,
 }
 
 impl<S: Store> SpoolState<S> {
-    /// Whether it may be written again, though it could not be.
+    /// Whether a retry may succeed after this failure.
     pub(super) fn may_heal(&self) -> bool {
         let is_unwritable = matches!(*self.failure.read(), Some(SpoolError::Unwritable { .. }));
         is_unwritable && self.store.may_reopen()
     }
 
-    /// Nothing that is owed will be written any more.
+    /// Answers the callers of all unwritten outcomes with the failure: there will be no further
+    /// try.
     pub(super) fn give_up_what_is_owed(&self) {
         let error = self.failure().unwrap_or(SpoolError::Closed);
         for owed in std::mem::take(&mut *self.owed.lock()) {
@@ -48,7 +49,7 @@ impl<S: Store> SpoolState<S> {
 }
 
 impl<S: Store> Writer<'_, S> {
-    /// Tries to go on.
+    /// Tries to write again, and continues if that succeeds.
     pub(super) fn heal(&mut self) {
         self.syncer.finish();
 
@@ -68,7 +69,7 @@ impl<S: Store> Writer<'_, S> {
         }
     }
 
-    /// Makes what is in memory what is on disk, and writes what is owed.
+    /// Reloads the state in memory from disk, then writes the outcomes that could not be written.
     fn take_up(&mut self) -> Result<(), SpoolError> {
         let shared = self.shared;
         shared.journal.read_again(&shared.store)?;
@@ -125,7 +126,7 @@ impl<S: Store> Writer<'_, S> {
             } = owed;
             let settled = settled.into_iter().map(|(token, delivery)| {
                 let bytes = codec::encode(&delivery);
-                // The write that failed may have come to the disk all the same.
+                // The failed write may have reached the disk.
                 let key = keys::delivery(token.mail, token.index);
                 let stored = self.shared.store.get(&key).ok().flatten();
                 let bytes = (stored.as_ref() != Some(&bytes)).then_some(bytes);

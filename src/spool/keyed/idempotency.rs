@@ -1,6 +1,7 @@
-//! Computes the key under which a mail's idempotency key is stored. It depends on the submitter, so
-//! that nobody can find out or take another's key; and on a secret of this spool, so that nobody
-//! can make two keys with the same hash, or try keys on a copy of the spool without the secret.
+//! Computes the hash under which a mail's idempotency key is stored. It includes the submitter, so
+//! that nobody can find or use another's keys; and a secret of this spool, so that nobody can
+//! construct two keys with the same hash, or test keys against a copy of the spool without the
+//! secret.
 
 use ring::hmac;
 use serde::{Deserialize, Serialize};
@@ -15,11 +16,11 @@ use crate::spool::{Manifest, SpoolError};
 /// The hash of an idempotency key.
 pub(super) type Hash = [u8; 16];
 
-/// What idempotency keys are hashed with, as it is stored.
+/// The secret of the hashes, as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct IdempotencySecret {
     secret: [u8; 32],
-    /// Whether the spool may hold keys from before it had a secret.
+    /// Whether the spool may contain keys from before it had a secret.
     has_old_keys: bool,
 }
 
@@ -32,7 +33,8 @@ pub(super) struct KeyHash {
 }
 
 impl KeyHash {
-    /// That of this spool; and, where it has none yet, the secret that is to be written.
+    /// The hasher of this spool. If the spool has no secret yet, also returns the new one, which
+    /// must be written.
     pub(super) fn of_spool<S: Store>(
         store: &S,
     ) -> Result<(Self, Option<IdempotencySecret>), SpoolError> {
@@ -61,7 +63,7 @@ impl KeyHash {
         self.hash(&manifest.submitter.clone().unwrap_or_default(), key)
     }
 
-    /// The hash of a key of this submitter.
+    /// The hash of a submitter's key.
     fn hash(&self, whose: &Submitter, key: &str) -> Option<Hash> {
         let who = whose.to_string();
         let mut context = hmac::Context::with_key(&self.key);
@@ -71,8 +73,7 @@ impl KeyHash {
         context.sign().as_ref().first_chunk().copied()
     }
 
-    /// The hash that the same key of the same submitter had before the spool had a secret, where it
-    /// may still hold such.
+    /// The hash of the same key from before the spool had a secret, if such keys may still exist.
     pub(super) fn old(&self, manifest: &Manifest) -> Option<Hash> {
         let key = manifest.idempotency_key.as_deref()?;
         self.old_hash(&manifest.submitter.clone().unwrap_or_default(), key)
@@ -83,7 +84,7 @@ impl KeyHash {
             .then(|| keys::old_hash_of(&whose.old_key(key)))
     }
 
-    /// Which mail has this key of this submitter.
+    /// The mail that has this key of this submitter.
     pub(super) fn find<S: Store>(
         &self,
         store: &S,
@@ -101,7 +102,7 @@ impl KeyHash {
 }
 
 impl IdempotencySecret {
-    /// Has it written with what else opening a spool writes.
+    /// Adds the secret to the changes that opening a spool writes.
     pub(super) fn write<S: Store>(&self, transaction: &mut WriteTransaction<'_, S>) {
         let key = keys::SECRET.to_vec();
         transaction.changes.put(key, codec::encode(self));

@@ -17,18 +17,19 @@ use crate::spool::codec::{self, Totals};
 use crate::spool::store::{Direction, Store};
 use crate::spool::{Manifest, SpoolError};
 
-/// The most problems that are told one by one.
+/// The most problems that are listed one by one.
 const MOST_PROBLEMS: usize = 1000;
 
-/// A whole mail.
+/// A mail that could be read completely.
 pub(crate) struct WholeMail<'a> {
     pub manifest: &'a Manifest,
     pub deliveries: &'a [Delivery],
-    /// The message, where it is still kept.
+    /// The message, unless it was deleted.
     pub body: Option<&'a [u8]>,
 }
 
-/// Shows every mail that is whole, and returns what is wrong with the rest and with the queues.
+/// Calls `each` with every mail that can be read completely. Returns the problems of the others and
+/// of the queues.
 pub(crate) fn walk<S: Store>(
     store: &S,
     show: &mut dyn FnMut(WholeMail<'_>) -> Result<(), SpoolError>,
@@ -52,10 +53,10 @@ pub(crate) fn walk<S: Store>(
     })?;
 
     let routes: HashMap<QueueId, Route> = reader::routes(store)?.into_iter().collect();
-    // Places that ought to be in a queue; those found there are taken out.
+    // Positions that must be in a queue; each one that is found is removed.
     let mut awaited: HashSet<(Route, Priority, QueuePosition)> = HashSet::new();
 
-    // Of these, some are not queued yet.
+    // Mails with recipients that are not queued yet.
     let unqueued: HashSet<MailId> = reader::all_keys(store, b"e", usize::MAX)?
         .iter()
         .filter_map(|key| keys::mail_of(key))
@@ -190,7 +191,7 @@ pub(crate) fn walk<S: Store>(
     Ok(problems)
 }
 
-/// A mail with its message, or with why that is not whole.
+/// A mail with its message, or with the reason why the message cannot be read.
 type Read = (StoredMailState, Result<Bytes, SpoolError>);
 
 /// Reads all of a mail.
@@ -205,7 +206,7 @@ fn whole_with_body<S: Store>(store: &S, id: MailId) -> Result<Option<Read>, Spoo
     reader::guarded(read, || "a page of the database is damaged".into())
 }
 
-/// How many events the journal holds, and what is wrong with it.
+/// How many events the journal contains, and its problems.
 pub(crate) fn journal<S: Store>(store: &S) -> Result<(u64, Vec<String>), SpoolError> {
     let mut found = verification::walk(store)?;
     let gaps = found.gaps.iter();

@@ -39,30 +39,30 @@ use serde::{Deserialize, Serialize};
 use crate::delivery::{Route, Stage};
 use crate::mail::{MailId, Priority, Timestamp};
 
-/// Where the totals stand. Nearly every commit writes them.
+/// The key of the totals. Nearly every commit writes it.
 pub(in crate::spool) const TOTALS: &[u8] = b"c";
 
-/// What idempotency keys are hashed with.
+/// The key of the secret with which idempotency keys are hashed.
 pub(super) const SECRET: &[u8] = b"h";
 
-/// Who is not to get mail.
+/// The prefix of suppressed addresses.
 pub(super) const SUPPRESSION: &[u8] = b"y";
 
-/// Relays over which nothing is sent.
+/// The prefix of paused relays.
 pub(super) const PAUSED: &[u8] = b"p";
 
-/// The journal's records.
+/// The prefix of the journal's records.
 pub(super) const JOURNAL: &[u8] = b"j";
-/// Which of them hold acts.
+/// The prefix of the index of records that contain acts.
 pub(super) const ACTS: &[u8] = b"Ja";
-/// Its readers.
+/// The prefix of the journal's named readers.
 pub(super) const READER: &[u8] = b"Jr";
-/// Its name.
+/// The key of the journal's name.
 pub(super) const JOURNAL_ID: &[u8] = b"Ji";
-/// What of it was lost, and told of by a salvage.
+/// The prefix of lost ranges of the journal, which a salvage has reported.
 pub(super) const LOST: &[u8] = b"Jg";
 
-/// What is written once and can be derived from nothing else.
+/// Keys that are written once and cannot be derived from anything else.
 pub(in crate::spool) const IRREPLACEABLE: [&[u8]; 2] = [SECRET, JOURNAL_ID];
 
 pub(super) fn paused(relay: &str) -> Vec<u8> {
@@ -102,11 +102,11 @@ pub(super) fn reader(name: &str) -> Vec<u8> {
     [READER, name.as_bytes()].concat()
 }
 
-/// What readers keep.
+/// The prefix of the records that named readers store.
 #[cfg(feature = "postgres")]
 pub(super) const KEPT: &[u8] = b"Jv";
 
-/// Which reader keeps this, and under which name.
+/// The reader and the name of a stored record of a reader.
 #[cfg(feature = "postgres")]
 pub(super) fn read_kept(key: &[u8]) -> Option<(String, Vec<u8>)> {
     let (length, rest) = key.strip_prefix(KEPT)?.split_first_chunk::<2>()?;
@@ -115,13 +115,13 @@ pub(super) fn read_kept(key: &[u8]) -> Option<(String, Vec<u8>)> {
     Some((reader.to_owned(), name.to_vec()))
 }
 
-/// What a reader keeps under this name; the beginning of all of it where that is empty.
+/// The key of a reader's record with this name; with an empty name, the prefix of all its records.
 pub(super) fn kept(reader: &str, name: &[u8]) -> Vec<u8> {
     let length = u16::try_from(reader.len()).unwrap_or(u16::MAX);
     [b"Jv", &length.to_be_bytes()[..], reader.as_bytes(), name].concat()
 }
 
-/// A place in a queue: queues are sorted by it.
+/// A position in a queue. Queues are sorted by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(super) struct QueuePosition {
     pub due: Timestamp,
@@ -129,11 +129,11 @@ pub(super) struct QueuePosition {
     pub index: u16,
 }
 
-/// A mail that is due so long after its id was made was not to wait.
+/// A mail whose due time is at most this long after its id was made was meant to be sent at once.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
 impl QueuePosition {
-    /// Whether the mail was due when it was accepted.
+    /// Whether the mail was to be sent at once when it was accepted.
     pub(super) fn was_due_at_once(&self) -> bool {
         self.due <= self.mail.made_at() + AT_ONCE
     }
@@ -143,7 +143,7 @@ impl QueuePosition {
     }
 }
 
-/// Names a delivery.
+/// A delivery: its mail, and its index among the mail's recipients.
 pub(super) type Slot = (MailId, u16);
 
 fn of_mail(kind: u8, mail: MailId) -> Vec<u8> {
@@ -184,7 +184,7 @@ pub(super) fn writing(mail: MailId) -> Vec<u8> {
     of_mail(b'w', mail)
 }
 
-/// The range of all keys that start with `prefix`.
+/// The range of all keys that start with `prefix`, as first key and end (excluded).
 pub(super) fn starting_with(prefix: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let mut end = prefix.to_vec();
     while let Some(last) = end.last_mut() {
@@ -205,7 +205,8 @@ pub(super) fn chunks(mail: MailId) -> (Vec<u8>, Vec<u8>) {
     starting_with(&of_mail(b'b', mail))
 }
 
-/// What came back for a delivery, under this name; the beginning of all of it where that is empty.
+/// The key of a report about a delivery (a bounce, a complaint); with an empty name, the prefix of
+/// all its reports.
 pub(super) fn feedback(mail: MailId, index: u16, name: &[u8]) -> Vec<u8> {
     let mut key = of_mail(b'f', mail);
     key.extend_from_slice(&index.to_be_bytes());
@@ -217,7 +218,7 @@ pub(super) fn feedback_of(mail: MailId) -> (Vec<u8>, Vec<u8>) {
     starting_with(&of_mail(b'f', mail))
 }
 
-/// The delivery that this feedback is about.
+/// The index of the delivery that a report is about.
 pub(super) fn feedback_index(key: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes(*key.get(17..)?.first_chunk()?))
 }
@@ -234,8 +235,8 @@ pub(super) fn mail_of(key: &[u8]) -> Option<MailId> {
         .map(|bytes| MailId::from_bytes(*bytes))
 }
 
-/// Names the queues of one route. A route's text may be long, and a key stands in memory and on
-/// disk once for each delivery.
+/// A short number for a route, used in the keys of its queues: a route's text may be long, and each
+/// pending delivery has such a key on disk and in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct QueueId(pub u32);
 
@@ -285,7 +286,7 @@ pub(super) fn queue(id: QueueId, priority: Priority, place: &QueuePosition) -> V
     key
 }
 
-/// What a queue's key says.
+/// The parts of a queue's key.
 pub(super) struct QueueKey {
     pub id: QueueId,
     pub priority: Priority,
@@ -302,7 +303,7 @@ pub(super) fn read_queue(key: &[u8]) -> Option<QueueKey> {
     })
 }
 
-/// What a queue's key said that has its route in it.
+/// The parts of a queue's key in the older format, which contains the route's text.
 pub(super) struct OldQueueKey {
     pub route: Route,
     pub priority: Priority,
@@ -347,16 +348,16 @@ fn read_place(bytes: &[u8]) -> Option<QueuePosition> {
     })
 }
 
-/// What a timer is for.
+/// What a sweep should handle when a timer is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Timer {
     Mail(MailId),
     Key([u8; 16]),
-    /// The chunks of a message that is no more, or never was.
+    /// The chunks of a message, to be removed unless the mail exists.
     Chunks(MailId),
 }
 
-/// The bytes of a timer.
+/// The bytes of an encoded timer.
 const TIMER: usize = 17;
 
 impl Timer {
@@ -390,14 +391,15 @@ fn of_time(at: Timestamp) -> Vec<u8> {
     key
 }
 
-/// The key of a timer, and its value.
+/// The key and the value of a single timer.
 pub(super) fn timer(at: Timestamp, timer: Timer) -> (Vec<u8>, Vec<u8>) {
     let mut key = of_time(at);
     key.extend_from_slice(&timer.to_bytes());
     (key, Vec::new())
 }
 
-/// One key for several timers, and its value. It has a name of its own, lest it is written over.
+/// One key and its value for several timers. The key contains a unique name, so that no later
+/// commit overwrites it.
 pub(super) fn timers(at: Timestamp, timers: &[Timer]) -> (Vec<u8>, Vec<u8>) {
     if let [one] = timers {
         return timer(at, *one);
@@ -411,12 +413,12 @@ pub(super) fn timers(at: Timestamp, timers: &[Timer]) -> (Vec<u8>, Vec<u8>) {
     )
 }
 
-/// When the timers of a key are due.
+/// The time at which the timers of a key are due.
 pub(super) fn read_due(key: &[u8]) -> Option<Timestamp> {
     key.get(1..)?.first_chunk::<8>().map(|at| read_time(*at))
 }
 
-/// The timers of a key. What cannot be read is left out.
+/// The timers of a key, without those that cannot be read.
 pub(super) fn read_timers(key: &[u8], value: &[u8]) -> Vec<Timer> {
     match key.get(9..) {
         Some([b's', ..]) => value.chunks(TIMER).filter_map(Timer::read).collect(),
@@ -431,12 +433,13 @@ pub(super) fn idempotency(hash: [u8; 16]) -> Vec<u8> {
     key
 }
 
-/// Where a key lies that was kept before the spool had a secret.
+/// The hash under which an idempotency key was stored before spools had a secret.
 pub(super) fn old_hash_of(idempotency_key: &str) -> [u8; 16] {
     twox_hash::XxHash3_128::oneshot(idempotency_key.as_bytes()).to_be_bytes()
 }
 
-/// The index that a finished delivery stands in, if its kind is rare enough to have one.
+/// The key of a finished delivery in the index of its state. `None` for delivered ones: they are
+/// too many to be indexed.
 pub(super) fn finished(stage: &Stage, mail: MailId, index: u16) -> Option<Vec<u8>> {
     let kind = match stage {
         Stage::Dead { .. } => b'd',

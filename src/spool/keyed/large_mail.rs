@@ -17,7 +17,7 @@ use crate::spool::store::{Direction, Store};
 /// How many deliveries are queued in one step.
 const STEP_DELIVERIES: usize = 1000;
 
-/// A delivery and its place in the envelope.
+/// A delivery and its index in the envelope.
 type NumberedDelivery = (u16, Delivery);
 
 /// Queues the recipients that are not queued yet, each step in a commit of its own. Runs on the
@@ -58,8 +58,8 @@ pub(super) fn queue_recipients<S: Store>(
     transaction.commit()
 }
 
-/// The next deliveries, and where those after them begin. What cannot be read is found damaged when
-/// somebody looks at the mail.
+/// The next deliveries, and the index after them. One that cannot be read is skipped; it is found
+/// damaged when the mail is read.
 fn read_some<S: Store>(
     store: &S,
     mail: MailId,

@@ -23,13 +23,14 @@ use crate::spool::{OperationResult, SpoolError};
 /// How many deliveries one step of rerouting moves.
 const REROUTE_STEP: usize = 500;
 
-/// How many records of a mail are removed in one step: sled rewrites the leaves that they leave.
+/// How many records of a mail one step removes. sled rewrites each leaf from which keys are
+/// removed.
 const REMOVED_KEYS: usize = 512;
 
-/// What one step of a change came to, and at which delivery the next begins.
+/// The result of one step, and the delivery at which the next one begins.
 pub(super) type StepResult<T> = (T, Option<u16>);
 
-/// Withdraws deliveries, from this one on.
+/// Cancels deliveries, from index `from` on.
 pub(super) fn cancel<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
     by: &Requester,
@@ -70,8 +71,8 @@ pub(super) fn cancel<S: Store>(
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum RetryScope {
     Dead,
-    /// A user who wants dead letters sent again has not changed their mind about what they
-    /// cancelled beside them: those only where none is dead.
+    /// Only cancelled deliveries, if none is dead: a user who retries dead letters does not mean
+    /// the deliveries that were cancelled.
     Cancelled,
     None,
 }
@@ -86,7 +87,8 @@ impl RetryScope {
     }
 }
 
-/// Begins a retry: the mail lives longer, if any of it is revived. `None` if there is no such mail.
+/// Begins a retry: prolongs the mail's expiry if a delivery will be queued again. `None` if there
+/// is no such mail.
 pub(super) fn begin_retry<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
     id: MailId,
@@ -144,7 +146,7 @@ pub(super) fn begin_retry<S: Store>(
     Ok(Some(revived))
 }
 
-/// Queues deliveries again, from this one on.
+/// Queues deliveries again, from index `from` on.
 pub(super) fn retry<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
     by: &Requester,
@@ -197,7 +199,7 @@ pub(super) fn retry<S: Store>(
     Ok((OperationResult::of(retried), next))
 }
 
-/// Has the journal tell that somebody did this to a mail: once, however many steps it takes.
+/// Adds the journal entry of an operation on a mail: only in its first step.
 fn add_act_entry<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
     act: &str,
@@ -249,8 +251,8 @@ pub(super) fn purge<S: Store>(
     Ok(OperationResult::Done(recipients))
 }
 
-/// Removes a mail. What is more than one step removes is left to further sweeps, and belongs to
-/// nobody meanwhile.
+/// Removes a mail. Records beyond one step are removed by later sweeps; they belong to no mail
+/// meanwhile.
 pub(super) fn remove_mail<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
     whole: &StoredMailState,
@@ -271,7 +273,8 @@ pub(super) fn remove_mail<S: Store>(
             manifest.priority,
             -1,
         );
-        // Such a few stand in the mail's record, and have no records that lead to their indices.
+        // So few are part of the mail's record, and have no records of their own from which to find
+        // their index keys.
         if deliveries.len() <= stored_mail::INLINE_DELIVERIES
             && let Some(key) = keys::finished(&delivery.stage, id, *index)
         {
@@ -286,8 +289,8 @@ pub(super) fn remove_mail<S: Store>(
     Ok(())
 }
 
-/// Removes what is left of a mail that is no more, as much as one step may; returns whether that
-/// was all.
+/// Removes the remaining records of a removed mail, as many as one step may. Returns whether none
+/// is left.
 pub(super) fn remove_rest<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
     id: MailId,
@@ -300,8 +303,8 @@ pub(super) fn remove_rest<S: Store>(
     remove_keys(transaction, id, &ranges)
 }
 
-/// Puts a mark in place of a mail's message. What is more than one step removes is left to further
-/// sweeps.
+/// Replaces a mail's message by the mark for a deleted one. Chunks beyond one step are removed by
+/// later sweeps.
 pub(super) fn forget_body<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
     mut mail: StoredMail,
@@ -316,7 +319,8 @@ pub(super) fn forget_body<S: Store>(
     Ok(())
 }
 
-/// Removes what is left of a message that is not kept any more, likewise.
+/// Removes the remaining chunks of a deleted message, as many as one step may. Returns whether none
+/// is left.
 pub(super) fn remove_chunks<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
     id: MailId,
@@ -367,8 +371,8 @@ pub(super) fn reroute<S: Store>(
             continue;
         };
         let (mut from, to) = keys::starting_with(&keys::route_prefix(id));
-        // What cannot be moved now, because a sender has it or it cannot be read, does not hold up
-        // what stands behind it.
+        // A delivery that cannot be moved now, because a sender has it or it cannot be read, must
+        // not delay those after it.
         loop {
             let store = &transaction.shared.store;
             let places = reader::keys_between(store, (from.clone(), to.clone()), REROUTE_STEP)?;
@@ -415,8 +419,8 @@ fn move_to<S: Store>(
     Ok(true)
 }
 
-/// Ends what was leased and cannot be sent, each mail in a commit of its own. What could not be
-/// ended is left.
+/// Ends leased deliveries that cannot be sent, each mail in a commit of its own. Removes
+/// from `broken` what has ended, so that the rest stays after an error.
 pub(super) fn end_broken<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
     broken: &mut Vec<BrokenPlaces>,

@@ -1,8 +1,8 @@
-//! The front of one queue, in memory. The queue itself is on disk; the window holds its first
-//! places, so that claiming is cheap and memory stays bounded however long the queue is.
+//! The front of one queue, in memory. The queue itself is on disk; its head holds the first
+//! positions, so that claiming is cheap and memory stays bounded however long the queue is.
 //!
-//! *Invariant:* every place of the queue up to `covered` is in the window or leased; places beyond
-//! are on disk only.
+//! *Invariant:* every position of the queue up to `covered` is in the head or leased; later
+//! positions are on disk only.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -17,35 +17,35 @@ use crate::delivery::Delivery;
 use crate::mail::Timestamp;
 use crate::spool::Manifest;
 
-/// The most places a window holds.
+/// The most positions in one head.
 const CAPACITY: usize = 4096;
-/// The most places that all windows together hold, as long as each holds a few.
+/// The most positions in all heads together, except that each may hold [`FEWEST_PLACES`].
 const TOTAL_PLACES: usize = 256 * 1024;
-/// The fewest places that the bound of all windows leaves to one.
+/// The fewest positions to which a head is limited, however many queues there are.
 const FEWEST_PLACES: usize = 128;
-/// How long a queue is left alone that could not be read: at first, and at most.
+/// How long a queue is left alone after a failed read: the first time, and at most.
 const FIRST_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(60);
 
-/// How many places each window may hold, where there are so many.
-pub(super) fn capacity(windows: usize) -> usize {
-    (TOTAL_PLACES / windows.max(1)).clamp(FEWEST_PLACES, CAPACITY)
+/// How many positions each head may hold if there are this many heads.
+pub(super) fn capacity(heads: usize) -> usize {
+    (TOTAL_PLACES / heads.max(1)).clamp(FEWEST_PLACES, CAPACITY)
 }
 
-/// How many places are read from disk at a time.
+/// How many positions are read from disk at a time.
 pub(super) const REFILL_PLACES: usize = 1024;
 
-/// A mail as it was put, kept from accept until it is sent, so that sending needs no disk.
+/// A new mail that stays in memory until it is sent, so that sending it needs no read from disk.
 #[derive(Debug)]
 pub(super) struct CachedMail {
     pub manifest: Arc<Manifest>,
     pub body: Bytes,
     pub deliveries: Vec<Delivery>,
-    /// Its share of the memory that such mails may take.
+    /// The memory that it takes of [`MailMemory`].
     pub _share: Share,
 }
 
-/// Memory that mails may take until they are sent.
+/// The memory in bytes for mails that stay cached until they are sent.
 #[derive(Clone, Debug)]
 pub(super) struct MailMemory(Arc<AtomicUsize>);
 
@@ -54,7 +54,7 @@ impl MailMemory {
         MailMemory(Arc::new(AtomicUsize::new(bytes)))
     }
 
-    /// Takes a share; `None` when too little is left.
+    /// Reserves memory; `None` if too little is left.
     pub(super) fn share(&self, bytes: usize) -> Option<Share> {
         let left = self
             .0
@@ -68,7 +68,7 @@ impl MailMemory {
     }
 }
 
-/// A share of a [`MailMemory`], given back when it is dropped.
+/// Reserved bytes of a [`MailMemory`], returned when this is dropped.
 #[derive(Debug)]
 pub(super) struct Share {
     budget: MailMemory,
@@ -81,16 +81,16 @@ impl Drop for Share {
     }
 }
 
-/// What a window knows about a place.
+/// What a head knows about the delivery at a position.
 #[derive(Clone, Debug)]
 pub(super) struct QueueEntry {
     /// The message's size in bytes.
     pub size: u64,
-    /// When the mail expires, which is when it is looked at in any case.
+    /// When the mail expires; a sweep handles it at that time.
     pub expires_at: Timestamp,
-    /// Whether it was tried before.
+    /// Whether a delivery was attempted before.
     pub tried: bool,
-    /// The account of who submitted the mail; 0 where that is not counted.
+    /// The submitter's account; 0 if it has none.
     pub account: u64,
     pub fresh: Option<Arc<CachedMail>>,
 }
@@ -106,7 +106,7 @@ impl QueueEntry {
         }
     }
 
-    /// Of a delivery as it is now.
+    /// The entry of a delivery in its current state.
     pub(super) fn of_delivery(manifest: &Manifest, delivery: &Delivery) -> Self {
         QueueEntry {
             tried: delivery.tries > 0,
@@ -114,7 +114,7 @@ impl QueueEntry {
         }
     }
 
-    /// As it stands beside its place on disk.
+    /// The value that is stored with the position on disk.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = self.size.to_be_bytes().to_vec();
         bytes.extend_from_slice(&self.expires_at.as_millis().to_be_bytes());
@@ -140,7 +140,7 @@ impl QueueEntry {
     }
 }
 
-/// Up to which place a window knows its queue.
+/// Up to which position a head contains its queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Coverage {
     Nothing,
@@ -151,14 +151,14 @@ enum Coverage {
 pub(super) struct QueueHead {
     places: BTreeMap<QueuePosition, QueueEntry>,
     covered: Coverage,
-    /// What has happened while the disk is being read: the reader may or may not have seen it.
+    /// Changes since a read from disk began, which that read may or may not contain.
     meanwhile: Option<ConcurrentChanges>,
-    /// How often in a row the disk could not be read.
+    /// How often in a row reading from disk has failed.
     failures: u32,
     rests_until: Option<Instant>,
 }
 
-/// What happens to a queue while it is read from disk.
+/// Changes of a queue while it is read from disk.
 #[derive(Default)]
 struct ConcurrentChanges {
     put: Vec<(QueuePosition, QueueEntry)>,
@@ -166,7 +166,7 @@ struct ConcurrentChanges {
 }
 
 impl QueueHead {
-    /// The window of a queue that is empty on disk.
+    /// The head of a queue that is empty on disk.
     pub(super) fn of_empty_queue() -> Self {
         QueueHead {
             places: BTreeMap::new(),
@@ -177,7 +177,7 @@ impl QueueHead {
         }
     }
 
-    /// The window of a queue of which nothing is known yet.
+    /// The head of a queue that was not read from disk yet.
     pub(super) fn of_unknown_queue() -> Self {
         QueueHead {
             covered: Coverage::Nothing,
@@ -185,7 +185,7 @@ impl QueueHead {
         }
     }
 
-    /// A place that is now in the queue on disk.
+    /// Adds a position that was just written to the queue on disk.
     pub(super) fn insert(&mut self, place: QueuePosition, entry: QueueEntry, capacity: usize) {
         let within = match self.covered {
             Coverage::All => true,
@@ -195,8 +195,8 @@ impl QueueHead {
 
         if within {
             self.places.insert(place, entry);
-            // While the disk is read after what is covered, that must not become less: nobody would
-            // read what is between.
+            // While the disk is read from `covered` on, `covered` must not decrease: the positions
+            // in between would be read by nobody.
             if self.meanwhile.is_none() {
                 self.trim(capacity);
             }
@@ -215,7 +215,7 @@ impl QueueHead {
         }
     }
 
-    /// A place that is not to be taken.
+    /// Removes a position, which must not be claimed.
     pub(super) fn remove(&mut self, place: &QueuePosition) {
         self.places.remove(place);
         if let Some(meanwhile) = &mut self.meanwhile {
@@ -223,14 +223,14 @@ impl QueueHead {
         }
     }
 
-    /// A place that was taken out of the window, and now out of the queue on disk.
+    /// Removes a position that was popped before, and is now removed from the queue on disk.
     pub(super) fn leave(&mut self, place: QueuePosition) {
         if let Some(meanwhile) = &mut self.meanwhile {
             meanwhile.gone.insert(place);
         }
     }
 
-    /// The mail of this place is to be read from disk.
+    /// Discards the cached mail of a position, so that it is read from disk.
     pub(super) fn outdate(&mut self, place: &QueuePosition) {
         let put = self
             .meanwhile
@@ -244,14 +244,14 @@ impl QueueHead {
         }
     }
 
-    /// The first place, if it is due.
+    /// The first position, if it is due.
     pub(super) fn first_due(&self, now: Timestamp) -> Option<(&QueuePosition, &QueueEntry)> {
         self.places
             .first_key_value()
             .filter(|(place, _)| place.due <= now)
     }
 
-    /// Whether something is due, or may be on disk.
+    /// Whether a delivery is due, or may be due on disk.
     pub(super) fn may_be_due(&self, now: Timestamp) -> bool {
         match self.places.first_key_value() {
             Some((place, _)) => place.due <= now,
@@ -259,12 +259,12 @@ impl QueueHead {
         }
     }
 
-    /// Takes the first place out.
+    /// Removes and returns the first position.
     pub(super) fn pop(&mut self) -> Option<(QueuePosition, QueueEntry)> {
         self.places.pop_first()
     }
 
-    /// The first due time after `after` that the window knows of.
+    /// The first due time after `after` among the positions in memory.
     pub(super) fn next_due(&self, after: Timestamp) -> Option<Timestamp> {
         let from = QueuePosition {
             due: after + std::time::Duration::from_millis(1),
@@ -273,7 +273,7 @@ impl QueueHead {
         self.places.range(from..).next().map(|(place, _)| place.due)
     }
 
-    /// Whether the disk must be read before it is known what comes next.
+    /// Whether the disk must be read to know which position comes next.
     pub(super) fn is_exhausted(&self) -> bool {
         self.places.is_empty()
             && self.covered != Coverage::All
@@ -281,7 +281,7 @@ impl QueueHead {
             && self.rests_until.is_none_or(|until| until <= Instant::now())
     }
 
-    /// Begins to read the disk: the place after which to read.
+    /// Begins a read from disk; returns the position after which to read.
     pub(super) fn begin_refill(&mut self) -> Option<QueuePosition> {
         self.meanwhile = Some(ConcurrentChanges::default());
         match self.covered {
@@ -290,8 +290,8 @@ impl QueueHead {
         }
     }
 
-    /// What was read: up to [`REFILL_PLACES`] places, all there are if `all`. `is_free` says
-    /// whether a place is not leased.
+    /// Ends a read: it returned up to [`REFILL_PLACES`] positions, which are all that exist if
+    /// `all` is true. `is_free` says whether a position is not leased.
     pub(super) fn end_refill(
         &mut self,
         read: Vec<(QueuePosition, QueueEntry)>,
@@ -322,7 +322,7 @@ impl QueueHead {
         self.trim(capacity);
     }
 
-    /// Gives up a read that failed; it is tried again after what is returned, and not before.
+    /// Ends a read that failed; returns after how long it may be tried again.
     pub(super) fn abort_refill(&mut self, capacity: usize) -> Duration {
         self.meanwhile = None;
         self.trim(capacity);
@@ -334,7 +334,7 @@ impl QueueHead {
 }
 
 impl QueuePosition {
-    /// Before every other place.
+    /// The position before all others.
     pub(super) fn first() -> Self {
         QueuePosition {
             due: Timestamp::from_millis(0),

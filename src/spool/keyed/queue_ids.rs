@@ -1,12 +1,12 @@
-//! The short names of the queues: a number for each route. Stored beside the queues, and assigned
-//! on the writer's thread.
+//! The numbers of the routes that have queues. Stored beside the queues, and assigned on the
+//! writer's thread.
 
 use std::collections::HashMap;
 
 use super::keys::QueueId;
 use crate::delivery::Route;
 
-/// Every route that has queues, and its number.
+/// All routes that have queues, and their numbers.
 #[derive(Default)]
 pub(super) struct QueueIds {
     ids: HashMap<Route, QueueId>,
@@ -33,7 +33,7 @@ impl QueueIds {
         self.ids.iter().map(|(route, id)| (route, *id))
     }
 
-    /// A number that no route has; after it, so many that were given and not yet kept.
+    /// A number that no route has. `given` is how many were assigned and are not stored yet.
     pub(super) fn next(&self, given: usize) -> QueueId {
         let given = u32::try_from(given).unwrap_or(u32::MAX);
         QueueId(self.last.saturating_add(given).saturating_add(1))

@@ -1,5 +1,5 @@
-//! The queues' heads and the table of leases: the part of the spool's state that is in memory only.
-//! A restart begins with an empty table of leases, and so everything that was in flight is queued
+//! The heads of the queues and the table of leases: the part of the spool's state that is only in
+//! memory. After a restart there are no leases, so every delivery that was in flight is queued
 //! again.
 
 use std::collections::HashMap;
@@ -25,7 +25,7 @@ pub(super) struct LeasedDelivery {
     pub tries: u32,
     /// Whether a mark on disk says that it may have been sent.
     pub marked: bool,
-    /// Whether no sender has it: the lease only prevents that it is claimed.
+    /// Whether no sender holds it: the lease only prevents that it is claimed.
     pub idle: bool,
 }
 

@@ -1,5 +1,5 @@
-//! Looks up one mail, with helpers that all readers use. Runs outside the async threads, beside the
-//! writer.
+//! Looks up one mail, with helpers that all readers use. Runs on blocking threads, concurrently
+//! with the writer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -16,20 +16,19 @@ use crate::spool::codec;
 use crate::spool::store::{Direction, Store};
 use crate::spool::{Manifest, Record, SpoolError};
 
-/// About what the change of a delivery writes besides its record.
+/// About the bytes that the change of a delivery writes besides its record.
 const CHANGE_BYTES: usize = 256;
 
 pub(super) fn manifest<S: Store>(store: &S, id: MailId) -> Result<Option<Manifest>, SpoolError> {
     Ok(StoredMail::read(store, id)?.map(|mail| mail.manifest))
 }
 
-/// A mail and what became of it.
+/// A mail and the current state of its deliveries.
 pub(super) struct StoredMailState {
     pub mail: StoredMail,
-    /// The deliveries that can be read, by their index: as they were put, or as they are since they
-    /// changed.
+    /// The deliveries that can be read, by their index.
     pub deliveries: BTreeMap<u16, Delivery>,
-    /// Whether there are others, which cannot be read.
+    /// Whether some deliveries cannot be read.
     pub is_damaged: bool,
 }
 
@@ -40,8 +39,8 @@ pub(super) fn whole<S: Store>(
     Ok(some_of(store, id, 0, usize::MAX)?.map(|(whole, _)| whole))
 }
 
-/// A mail and its deliveries from one on, about as many as take so many bytes when they are written
-/// again; and which comes next.
+/// A mail and some of its deliveries: from one index on, about as many as `bytes` when they are
+/// written again. Also returns the index of the next one.
 pub(super) fn some_of<S: Store>(
     store: &S,
     id: MailId,
@@ -66,8 +65,8 @@ pub(super) fn some_of<S: Store>(
         },
     )?;
 
-    // Read after them: of a mail that is removed meanwhile nothing is there, rather than how it
-    // once was.
+    // The mail is read after its deliveries: of a mail that is being removed nothing is returned,
+    // instead of an old state.
     let Some(mail) = StoredMail::read(store, id)? else {
         return Ok(None);
     };
@@ -98,10 +97,10 @@ pub(super) fn some_of<S: Store>(
     Ok(Some((whole, next)))
 }
 
-/// A delivery, and whether it can be read.
+/// A delivery, or why it cannot be read; `None` if it does not exist.
 pub(super) type StoredDelivery = Option<Result<Delivery, SpoolError>>;
 
-/// A delivery as it is since it changed; as it was put, if it did not.
+/// A delivery's current state: its own record, or else the one in its mail's record.
 pub(super) fn delivery<S: Store>(
     store: &S,
     mail: MailId,
@@ -159,11 +158,11 @@ pub(super) fn record<S: Store>(
     }))
 }
 
-/// What is there of a mail's message.
+/// The message of a mail, as far as it could be read.
 pub(super) struct FoundBody {
     mail: MailId,
     size: usize,
-    /// `None` where it was forgotten on purpose.
+    /// `None` if the message was deleted after its retention.
     bytes: Option<Bytes>,
 }
 
@@ -171,7 +170,8 @@ impl FoundBody {
     /// The message.
     ///
     /// # Errors
-    /// [`SpoolError::Forgotten`], and [`SpoolError::Unreadable`] where a part of it is missing.
+    /// [`SpoolError::Forgotten`] if it was deleted; [`SpoolError::Unreadable`] if a part of it is
+    /// missing.
     pub(super) fn whole(self) -> Result<Bytes, SpoolError> {
         let FoundBody { mail, size, bytes } = self;
         let bytes = bytes.ok_or(SpoolError::Forgotten(mail))?;
@@ -202,7 +202,7 @@ pub(super) fn body<S: Store>(store: &S, mail: &StoredMail) -> Result<FoundBody, 
     })
 }
 
-/// The chunks of a message of this size, as far as they follow one another.
+/// The chunks of a message of this size, up to the first that is missing.
 fn chunks<S: Store>(store: &S, mail: MailId, size: usize) -> Result<Bytes, SpoolError> {
     let mut body = BytesMut::with_capacity(size.min(64 * 1024 * 1024));
     for number in 0..u32::try_from(size.div_ceil(CHUNK_BYTES)).unwrap_or(u32::MAX) {
@@ -214,7 +214,7 @@ fn chunks<S: Store>(store: &S, mail: MailId, size: usize) -> Result<Bytes, Spool
     Ok(body.freeze())
 }
 
-/// The routes that have queues, with the short names of these.
+/// The routes that have queues, with the short number of each.
 pub(super) fn routes<S: Store>(store: &S) -> Result<Vec<(QueueId, Route)>, SpoolError> {
     let mut routes = Vec::new();
     let (from, to) = keys::starting_with(b"r");
@@ -242,7 +242,8 @@ pub(super) fn first_of<S: Store, T>(
     first_between(store, &from, &to, read)
 }
 
-/// What is read of the first key from `from` (included) to `to` (excluded) of which anything is.
+/// Applies `read` to the keys from `from` (included) to `to` (excluded) and returns the first
+/// result.
 pub(super) fn first_between<S: Store, T>(
     store: &S,
     from: &[u8],
@@ -261,7 +262,8 @@ pub(super) fn first_between<S: Store, T>(
     Ok(first)
 }
 
-/// Reads. sled may panic where a page is damaged; what else is kept has nothing to do with that.
+/// Runs a read. sled may panic at a damaged page; the panic becomes an error, because other records
+/// are not affected.
 pub(super) fn guarded<T, E: From<SpoolError>>(
     read: impl FnOnce() -> Result<T, E>,
     what: impl FnOnce() -> String,

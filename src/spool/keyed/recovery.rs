@@ -1,4 +1,4 @@
-//! Puts a spool in order when it is opened, before it is used.
+//! Brings a spool into order when it is opened, before it is used.
 
 use std::ops::ControlFlow;
 
@@ -19,8 +19,8 @@ use crate::spool::store::{Direction, Store};
 /// How many queued deliveries of an older version are moved in one step.
 const STEP_DELIVERIES: usize = 1000;
 
-/// Learns which queues there are and how much waits in each. What an older version has queued moves
-/// to the queues of today first.
+/// Reads which queues there are and how many deliveries each contains. Queues in an older version's
+/// format are moved first.
 pub(super) fn name_queues<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
 ) -> Result<(), SpoolError> {
@@ -56,7 +56,7 @@ pub(super) fn name_queues<S: Store>(
     move_old_queues(transaction)
 }
 
-/// Learns how much is pending that each token and user submitted.
+/// Reads how many pending deliveries each token and user has submitted.
 fn read_accounts<S: Store>(shared: &SpoolState<S>) -> Result<(), SpoolError> {
     let mut backlog = shared.backlog.lock();
     backlog::accounts(&shared.store, &mut |name, account| {
@@ -64,7 +64,7 @@ fn read_accounts<S: Store>(shared: &SpoolState<S>) -> Result<(), SpoolError> {
     })
 }
 
-/// Queues whose name cannot be read: the deliveries in them say which route theirs is.
+/// Queues whose route is missing: the route is taken from their deliveries.
 fn nameless<S: Store>(
     store: &S,
     named: &[(QueueId, Route)],
@@ -123,7 +123,7 @@ fn move_old_queues<S: Store>(transaction: &mut WriteTransaction<'_, S>) -> Resul
                 route: read.route,
                 priority: read.priority,
             };
-            // It counts as pending already.
+            // The totals already count it as pending.
             let pending = &mut transaction.totals.pending[read.priority.index()];
             *pending = pending.saturating_sub(1);
             transaction.changes.remove(key);
@@ -139,9 +139,9 @@ fn move_old_queues<S: Store>(transaction: &mut WriteTransaction<'_, S>) -> Resul
     }
 }
 
-/// Puts a spool in order that was just opened: messages that were being written and never accepted
-/// are removed; recipients that were not queued yet are; deliveries that may have been sent and
-/// must not be sent twice are dead.
+/// Completes what a stop has interrupted: removes messages that were being written and whose mail
+/// was never accepted, queues the remaining recipients of large mails, and ends at-most-once
+/// deliveries that may have been sent.
 pub(super) fn recover<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
 ) -> Result<(), SpoolError> {

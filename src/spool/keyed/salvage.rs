@@ -1,6 +1,6 @@
-//! Rebuilds a store from the records that were saved from a damaged one: what can be derived is
-//! derived again, what is missing is reported, and no mail is queued that may have been sent
-//! before. Called by `sled/salvage.rs`, while nobody else has the store open.
+//! Rebuilds a store from the records that were saved from a damaged one: derives what can be
+//! derived, reports what is missing, and queues no mail that may have been sent. Called by
+//! `sled/salvage.rs`, while nobody else has the store open.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -32,16 +32,16 @@ pub(crate) fn weight(batch: &Batch) -> usize {
         .sum()
 }
 
-/// What came of it.
+/// The result of a salvage.
 #[derive(Default)]
 pub(crate) struct SalvageReport {
-    /// Mails that are whole.
+    /// Mails that are complete.
     pub mails: u64,
     /// What is missing, one sentence each.
     pub missing: Vec<String>,
 }
 
-/// Whether what this key holds is saved; all else follows from it.
+/// Whether the record under this key is saved; the others are derived.
 pub(crate) fn is_saved(key: &[u8]) -> bool {
     !matches!(
         key.first(),
@@ -49,19 +49,19 @@ pub(crate) fn is_saved(key: &[u8]) -> bool {
     )
 }
 
-/// What is known of the last commit, besides the values that were found.
+/// What is known about the last commit, besides the saved records.
 #[derive(Default)]
 pub(crate) struct LastCommit {
-    /// The totals, where they are those of the last commit.
+    /// The totals, if those of the last commit were found.
     pub totals: Option<Vec<u8>>,
-    /// How far the journal was; none where it was copied whole.
+    /// The end of the journal; `None` if the journal was copied completely.
     pub journal: Option<JournalEnd>,
-    /// Whether nothing was found of the last commit.
+    /// Whether nothing of the last commit was found.
     pub is_end_missing: bool,
 }
 
-/// Puts a store in order that holds what was saved, and is on disk.
-/// `is_outdated` says of a delivery's key whether something newer was written there than was found.
+/// Brings a store into order that contains the saved records, and syncs it. `is_outdated` says
+/// whether a newer value was written under a delivery's key than the one that was found.
 pub(crate) fn put_in_order<S: Store>(
     store: &S,
     now: Timestamp,
@@ -89,7 +89,7 @@ pub(crate) fn put_in_order<S: Store>(
         order.mail(*id, &mut queued)?;
     }
 
-    // What is left has no mail: it was the mail's record that was hit.
+    // The positions that remain belong to mails whose records are lost.
     for (place, keys) in queued {
         if !mails.contains(&place.mail) {
             order.named.insert(place.mail);
@@ -121,21 +121,21 @@ struct StoreRebuild<'a, S> {
     store: &'a S,
     now: Timestamp,
     is_outdated: &'a dyn Fn(&[u8]) -> bool,
-    /// The totals as they were, where they were found.
+    /// The totals as they were found, if they were.
     before: Option<Totals>,
     batch: Batch,
-    /// The mails that are missing and named.
+    /// The missing mails that the report names.
     named: BTreeSet<MailId>,
     totals: Totals,
-    /// How many deliveries are pending that each token and user submitted, and how many of today
-    /// are there.
+    /// How many pending deliveries each token and user has submitted, and how many of today's
+    /// exist.
     accounts: BTreeMap<u64, Account>,
     timers: Vec<Timer>,
     ordered: SalvageReport,
 }
 
 impl<S: Store> StoreRebuild<'_, S> {
-    /// The mails that are named by keys of this kind.
+    /// The mails whose ids are in keys of this kind.
     fn ids(&self, kind: &[u8]) -> Result<BTreeSet<MailId>, SpoolError> {
         let (from, to) = keys::starting_with(kind);
         let mut ids = BTreeSet::new();
@@ -146,7 +146,7 @@ impl<S: Store> StoreRebuild<'_, S> {
         Ok(ids)
     }
 
-    /// Every place in a queue, with the keys that name it.
+    /// Every position in a queue, with the keys that contain it.
     fn queued(&self) -> Result<QueueKeys, SpoolError> {
         let mut queued = QueueKeys::new();
         for kind in [b"u", b"q"] {
@@ -273,7 +273,7 @@ impl<S: Store> StoreRebuild<'_, S> {
         Ok(())
     }
 
-    /// Deliveries and chunks without a mail.
+    /// Removes and reports deliveries and chunks whose mail is lost.
     fn strays(&mut self, mails: &BTreeSet<MailId>) -> Result<(), SpoolError> {
         let mut strays: BTreeMap<MailId, Vec<String>> = BTreeMap::new();
         let mut keys = Vec::new();
@@ -307,8 +307,8 @@ impl<S: Store> StoreRebuild<'_, S> {
         Ok(())
     }
 
-    /// Keys whose time has come and whose mail is no more are forgotten; those of mail that is
-    /// there are derived from it, where some are missing.
+    /// Removes idempotency keys that are past their time and whose mail is gone. Adds missing keys
+    /// of mails that exist.
     fn idempotency_keys(&mut self, mails: &BTreeSet<MailId>) -> Result<(), SpoolError> {
         let (key_hash, new_secret) = KeyHash::of_spool(self.store)?;
         if let Some(secret) = &new_secret {
@@ -379,7 +379,7 @@ impl<S: Store> StoreRebuild<'_, S> {
         Ok(())
     }
 
-    /// Counts what else is there, and compares all of it with what was there.
+    /// Counts the other records, and compares all numbers with the totals.
     fn count(&mut self) -> Result<(), SpoolError> {
         let (counted, drift) = usage::count(self.store)?;
         self.totals.drift = Some(drift);
@@ -428,7 +428,7 @@ impl<S: Store> StoreRebuild<'_, S> {
         Ok(())
     }
 
-    /// Mails of which nothing is left, while the journal tells that they wait.
+    /// Reports mails of which no record is left, but which are pending by the journal.
     fn vanished(&mut self, mails: &BTreeSet<MailId>) -> Result<(), SpoolError> {
         let is_unnamed = |id: &MailId| !mails.contains(id) && !self.named.contains(id);
         for (id, mail) in verification::waiting(self.store, &is_unnamed)? {
@@ -443,7 +443,7 @@ impl<S: Store> StoreRebuild<'_, S> {
         Ok(())
     }
 
-    /// Has the journal go on, and says what of it is missing.
+    /// Continues the journal, and reports what is missing in it.
     fn journal(&mut self, end: JournalEnd) -> Result<(), SpoolError> {
         let lost = self.ordered.missing.len() as u64;
         let JournalContinuation { gaps, batch } =
@@ -458,7 +458,7 @@ impl<S: Store> StoreRebuild<'_, S> {
         self.step(false)
     }
 
-    /// Whether this delivery is still to be queued, which opening does.
+    /// Whether this delivery has yet to be queued, which happens when the spool is opened.
     fn is_unqueued(&self, id: MailId, index: u16) -> Result<bool, SpoolError> {
         let next = self.store.get(&keys::unqueued(id))?;
         let next = next.map(|next| next.try_into().map_or(0, u16::from_be_bytes));
@@ -488,8 +488,8 @@ impl<S: Store> StoreRebuild<'_, S> {
         Ok(())
     }
 
-    /// What each token and user has pending is counted anew; how much was accepted of it today is
-    /// what was counted, or what is there.
+    /// Counts what each token and user has pending. The number accepted today is the
+    /// stored one, or the number of today's mails that exist if that is larger.
     fn accounts(&mut self) -> Result<(), SpoolError> {
         let mut found = BTreeMap::new();
         backlog::accounts(self.store, &mut |name, account| {

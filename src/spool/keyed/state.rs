@@ -33,25 +33,25 @@ pub(super) struct SpoolState<S> {
     pub budget: MailMemory,
     pub changed: Notify,
     pub failure: RwLock<Option<SpoolError>>,
-    /// The first timer, in milliseconds; `i64::MAX` for none.
+    /// The time of the first timer, in milliseconds; `i64::MAX` if there is none.
     pub next_timer: AtomicI64,
     pub pending: AtomicU64,
     pub totals: Mutex<Totals>,
-    /// Deliveries that have ended by themselves, until a sweep reports them.
+    /// Deliveries that ended without a settle (expired, or in doubt), until a sweep reports them.
     pub unreported_ends: Mutex<Vec<EndedDelivery>>,
-    /// How far sweeps have come in mails that are too long for one step.
+    /// The progress of sweeps through mails with too many deliveries for one step.
     pub looks: Mutex<HashMap<MailId, SweepProgress>>,
     pub journal: JournalState,
-    /// Whether there may be suppressed addresses.
+    /// Whether there may be suppressed addresses. If not, lookups are skipped.
     pub suppresses: AtomicBool,
-    /// How many commits were written, and how many of them are on disk.
+    /// How many commits were written, and how many of them are synced.
     pub written: AtomicU64,
     pub kept: watch::Sender<u64>,
     pub stale: AtomicU64,
     pub commit_times: Mutex<CommitTimes>,
     /// Outcomes that could not be written yet.
     pub owed: Mutex<Vec<UnwrittenOutcomes>>,
-    /// Leases that were taken for a change that could not be written.
+    /// Leases that the writer took for a change that could not be written.
     pub stuck: Mutex<Vec<LeaseToken>>,
 }
 

@@ -1,4 +1,4 @@
-//! How much mail there is, in which state, and since when the oldest waits.
+//! Counts the mail by state, with the due time of the oldest that waits.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::Ordering;
@@ -12,7 +12,8 @@ use crate::mail::{Priority, Timestamp};
 use crate::spool::store::Store;
 use crate::spool::{SpoolError, SpoolStats};
 
-/// Counts. What waits is counted as it comes and goes; what a sender has is taken out of it.
+/// The statistics. Waiting deliveries are counted as they come and go; those that senders hold are
+/// subtracted.
 pub(super) fn stats<S: Store>(shared: &SpoolState<S>) -> Result<SpoolStats, SpoolError> {
     let mut stats = SpoolStats {
         bytes: shared.store.bytes(),
@@ -69,7 +70,7 @@ pub(super) fn stats<S: Store>(shared: &SpoolState<S>) -> Result<SpoolStats, Spoo
     stats.backlog = backlog(shared);
     let slots: HashSet<Slot> = leased.iter().map(|(_, place, _)| place.slot()).collect();
     for (id, priority) in waiting {
-        // What cannot be read now leaves the numbers as they are known.
+        // If the disk cannot be read now, the numbers stay as they were known.
         let first = first_waiting(shared, id, priority, &slots).unwrap_or_else(|error| {
             tracing::debug!(%error, "since when the oldest waits is not known now");
             None
@@ -97,7 +98,7 @@ pub(super) fn backlog<S: Store>(shared: &SpoolState<S>) -> Vec<(Route, u64)> {
     by_route.into_iter().collect()
 }
 
-/// When the first delivery of a queue is due that no sender has.
+/// The due time of the first delivery of a queue that no sender holds.
 fn first_waiting<S: Store>(
     shared: &SpoolState<S>,
     id: QueueId,

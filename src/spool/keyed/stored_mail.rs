@@ -1,7 +1,7 @@
-//! A mail's own record. A small mail is whole in it, because what an accepted mail costs is the
-//! number of its keys; the message of a larger one stands in chunks, and the deliveries of one with
-//! many recipients have records of their own. What changes is written beside it: a delivery's
-//! record, once there is one, counts instead of what stands here.
+//! A mail's own record. It contains all of a small mail, because the cost of accepting a mail is
+//! the number of its keys. A larger message is stored in chunks, and the deliveries of a mail with
+//! many recipients have records of their own. This record does not change when a delivery does: the
+//! delivery gets a record of its own, which takes precedence.
 
 use bytes::Bytes;
 
@@ -12,33 +12,33 @@ use crate::spool::codec;
 use crate::spool::store::Store;
 use crate::spool::{Manifest, SpoolError};
 
-/// The bytes of one chunk of a message, and of the longest one that stands in its mail's record. A
-/// much larger value would become a file of its own in sled, which is not synced.
+/// The bytes of one chunk of a message, and of the longest message that is stored in its mail's
+/// record. sled would put a much larger value into a file of its own, which it does not sync.
 pub(super) const CHUNK_BYTES: usize = 4096;
-/// The most deliveries that stand in their mail's record.
+/// The most deliveries that are stored in their mail's record.
 pub(super) const INLINE_DELIVERIES: usize = 8;
 
-/// Stands in place of a message that is not kept any more. No message is as short.
+/// Stored in place of a message that was deleted. No message is so short.
 const FORGOTTEN: &[u8] = &[0xFF];
 
-/// About what a new delivery takes besides its address and its route.
+/// About the bytes of a new delivery besides its address and its route.
 const DELIVERY_BYTES: usize = 160;
 
-/// A mail's record as it was read.
+/// A mail's record, decoded.
 pub(super) struct StoredMail {
     pub manifest: Manifest,
     /// The deliveries as they were put; none if each has a record of its own.
     deliveries: Vec<Delivery>,
-    /// The message; empty if it stands in chunks.
+    /// The message; empty if it is stored in chunks.
     body: Bytes,
 }
 
-/// Whether a message of this size stands in its mail's record.
+/// Whether a message of this size is stored in its mail's record.
 pub(super) fn is_small(size: usize) -> bool {
     size <= CHUNK_BYTES
 }
 
-/// About how many bytes new deliveries take, with their places in a queue.
+/// About the bytes of new deliveries with their positions in a queue.
 pub(super) fn weight(deliveries: &[Delivery]) -> usize {
     deliveries
         .iter()
@@ -48,7 +48,7 @@ pub(super) fn weight(deliveries: &[Delivery]) -> usize {
         .sum()
 }
 
-/// The deliveries of a new mail that have records of their own from the start.
+/// The deliveries of a new mail that get records of their own.
 pub(super) fn beside_the_record(deliveries: &[Delivery]) -> &[Delivery] {
     if deliveries.len() <= INLINE_DELIVERIES {
         &[]
@@ -57,7 +57,7 @@ pub(super) fn beside_the_record(deliveries: &[Delivery]) -> &[Delivery] {
     }
 }
 
-/// A new mail's record.
+/// The record of a new mail.
 pub(super) fn record(manifest: &Manifest, deliveries: &[Delivery], body: &[u8]) -> Vec<u8> {
     let few = deliveries.len() <= INLINE_DELIVERIES;
     let mut record = codec::encode(&(manifest, if few { deliveries } else { &[] }));
@@ -67,7 +67,7 @@ pub(super) fn record(manifest: &Manifest, deliveries: &[Delivery], body: &[u8]) 
     record
 }
 
-/// The record of a mail whose message is not kept any more.
+/// The record of a mail whose message is deleted.
 #[cfg(feature = "postgres")]
 pub(super) fn forgotten_record(manifest: &Manifest, deliveries: &[Delivery]) -> Vec<u8> {
     let few = deliveries.len() <= INLINE_DELIVERIES;
@@ -96,34 +96,34 @@ impl StoredMail {
             .transpose()
     }
 
-    /// The record with its manifest as it is now.
+    /// The record with its current manifest.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let mut record = codec::encode(&(&self.manifest, &self.deliveries));
         record.extend_from_slice(&self.body);
         record
     }
 
-    /// A delivery as it was put, where it stands here.
+    /// A delivery as it was accepted, if it is stored here.
     pub(super) fn as_put(&self, index: u16) -> Option<&Delivery> {
         self.deliveries.get(usize::from(index))
     }
 
-    /// All deliveries as they were put, where they stand here.
+    /// All deliveries as they were accepted, if they are stored here.
     pub(super) fn all_as_put(&self) -> impl Iterator<Item = (u16, Delivery)> {
         (0u16..).zip(self.deliveries.iter().cloned())
     }
 
-    /// Whether its message is not kept any more.
+    /// Whether its message was deleted.
     pub(super) fn is_forgotten(&self) -> bool {
         self.body == FORGOTTEN && self.manifest.size != FORGOTTEN.len() as u64
     }
 
-    /// Puts a mark in place of its message.
+    /// Replaces its message by the mark for a deleted one.
     pub(super) fn forget(&mut self) {
         self.body = Bytes::from_static(FORGOTTEN);
     }
 
-    /// The message, where it stands here.
+    /// The message, if it is stored here.
     pub(super) fn body(&self) -> &Bytes {
         &self.body
     }

@@ -20,14 +20,14 @@ use crate::spool::{
     SpoolError, Suppression, SuppressionPage, SuppressionQuery, SuppressionReason, Suppressions,
 };
 
-/// The most keys that one page looks at.
+/// The most keys that are read for one page.
 const MOST_LOOKED_AT: usize = 50_000;
 /// The most entries of one page.
 const MAX_PAGE: usize = 1000;
 /// About what an entry costs besides its key and its value.
 const ENTRY_BYTES: usize = 64;
 
-/// What stands beside a key.
+/// The value that is stored under a key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct StoredEntry {
     since: Timestamp,
@@ -37,7 +37,7 @@ struct StoredEntry {
 
 impl Versioned for StoredEntry {}
 
-/// Whether there are any.
+/// Whether there are any entries.
 pub(super) fn are_any<S: Store>(store: &S) -> Result<bool, SpoolError> {
     let (from, to) = keys::starting_with(keys::SUPPRESSION);
     let mut any = false;
@@ -63,7 +63,7 @@ fn key(entry: &Suppression) -> Vec<u8> {
     key
 }
 
-/// What a key and its value say; `None` for what is none of ours.
+/// The entry of a key and its value; `None` if they are not valid.
 pub(super) fn read(key: &[u8], value: &[u8]) -> Option<Suppression> {
     let mut parts = key
         .strip_prefix(keys::SUPPRESSION)?
@@ -83,7 +83,7 @@ pub(super) fn read(key: &[u8], value: &[u8]) -> Option<Suppression> {
     })
 }
 
-/// An entry as its key and its value.
+/// The key and the value of an entry.
 pub(super) fn record(entry: &Suppression) -> (Vec<u8>, Vec<u8>) {
     let Suppression {
         since, until, note, ..
@@ -120,7 +120,7 @@ fn page<S: Store>(
         let after = BASE64_URL_SAFE_NO_PAD.decode(cursor).ok();
         let after = after.filter(|after| *after >= from && *after < to);
         from = after.ok_or(SpoolError::BadCursor)?;
-        // The first key behind it.
+        // The key that follows.
         from.push(0);
     }
 
@@ -146,7 +146,7 @@ fn page<S: Store>(
 }
 
 impl<S: Store> KeyedSpool<S> {
-    /// Writes in groups that one commit holds each.
+    /// Writes the changes in groups that each fit into one commit.
     async fn write_suppressions(&self, changes: Batch) -> Result<(), SpoolError> {
         let (mut batch, mut weight) = (Batch::new(), 0);
         for (key, value) in changes {

@@ -1,4 +1,4 @@
-//! What the clock does to mail: expiry, retention, and the deletion of messages and idempotency
+//! What happens to mail by time: expiry, retention, and the deletion of messages and idempotency
 //! keys. Runs on the writer's thread in bounded steps, each committed as a whole or not at all.
 
 use std::collections::HashSet;
@@ -19,18 +19,18 @@ use crate::spool::codec::{self, KeyRecord};
 use crate::spool::store::{Direction, Store};
 use crate::spool::{EndedDelivery, SpoolError, SweepReport};
 
-/// How many timers one sweep looks at, the last key's aside: as many as mails may come meanwhile,
-/// so that what has ended goes as fast as others come.
+/// How many timers one sweep handles, not counting those of the last key. As many as mails can
+/// arrive in the meantime, so that deletion keeps up with arrival.
 const SWEEP_TIMERS: usize = 1024;
 
-/// How long after its expiry a delivery is looked at again that a sender has in its hands.
+/// How long after its expiry a delivery that a sender holds is looked at again.
 const LEASED_GRACE: Duration = Duration::from_secs(1);
 
-/// When a mail is looked at again of which something cannot be read. It stays where it is until it
-/// is to be sent, and is set aside then; the disk may also read it next time.
+/// When a mail is looked at again if part of it cannot be read. It stays until it is due to be
+/// sent, and is set aside then; the read may also succeed next time.
 const UNREADABLE_GRACE: Duration = Duration::from_secs(3600);
 
-/// Looks at the mails and the idempotency keys whose time has come.
+/// Handles the mails and idempotency keys whose timers are due.
 pub(super) fn sweep<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
     now: Timestamp,
@@ -39,8 +39,8 @@ pub(super) fn sweep<S: Store>(
     let mut seen = HashSet::new();
     let mut seen_keys = HashSet::new();
 
-    // All are taken away before any is set: one that is set for now may have the key of one that
-    // was due now.
+    // All due timers are removed before any is set: a new one for the current time may have the
+    // same key.
     let mut due = take_due(transaction, now)?.into_iter();
     while !transaction.is_full()
         && let Some(timer) = due.next()
@@ -64,7 +64,7 @@ pub(super) fn sweep<S: Store>(
         .ended
         .append(&mut transaction.shared.unreported_ends.lock());
 
-    // Timers are only ever set by this thread, so that what is read here is what is there.
+    // Only this thread sets timers, so the value that is read is current.
     let first = reader::first_timer(&transaction.shared.store)?;
     swept.more = first.is_some_and(|at| at <= now) | pruning::prune(transaction, now)?;
 
@@ -76,7 +76,7 @@ pub(super) fn sweep<S: Store>(
     Ok(swept)
 }
 
-/// The timers that are due, the first keys of them, which are to be removed.
+/// Reads the timers that are due and removes their keys.
 fn take_due<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
     now: Timestamp,
@@ -106,14 +106,14 @@ fn take_due<S: Store>(
     Ok(due)
 }
 
-/// What was seen of a mail that is too long for one look.
+/// The progress in a mail with too many deliveries for one step.
 #[derive(Clone, Copy)]
 pub(super) struct SweepProgress {
     /// The first delivery that was not looked at.
     from: u16,
     last_end: Timestamp,
     pending: bool,
-    /// Whether no relay took it for somebody.
+    /// Whether some delivery was not delivered.
     undelivered: bool,
     in_hands: bool,
     is_damaged: bool,
@@ -198,7 +198,7 @@ fn look_at_mail<S: Store>(
         let is_forgotten = forget_at.is_some_and(|at| at <= now);
         let next = forget_at.filter(|_| !is_forgotten).unwrap_or(prune_at);
         let next = next.min(prune_at);
-        // When it expires it is looked at in any case.
+        // At its expiry it is looked at in any case.
         if now >= manifest.expires_at || next < manifest.expires_at {
             transaction.set_timer(next, Timer::Mail(mail));
         }
@@ -214,7 +214,7 @@ fn look_at_mail<S: Store>(
     Ok(())
 }
 
-/// Removes a mail that was kept long enough.
+/// Removes a mail whose retention has ended.
 fn prune<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
     seen: StoredMailState,
@@ -223,7 +223,7 @@ fn prune<S: Store>(
     swept: &mut SweepReport,
 ) -> Result<(), SpoolError> {
     let mail = seen.mail.manifest.id;
-    // What was seen in several looks may have changed between them.
+    // Over several steps, deliveries that were looked at earlier may have changed.
     let seen = if look.from == 0 {
         Some(seen)
     } else {
@@ -231,8 +231,7 @@ fn prune<S: Store>(
     };
 
     let Some(seen) = seen else { return Ok(()) };
-    // Deliveries that expired just now have only been changed in this commit: they are pruned by
-    // the next look.
+    // Deliveries that expired in this commit are not stored yet; the next step prunes them.
     let is_pending = |delivery: &Delivery| delivery.stage.finished_at().is_none();
 
     if seen.is_damaged || seen.deliveries.values().any(is_pending) {
@@ -282,7 +281,7 @@ fn look_at_key<S: Store>(
         return Ok(());
     }
 
-    // While its mail is pending a key holds, however old it is.
+    // A key is kept as long as its mail has pending deliveries, whatever its age.
     let again = record
         .until
         .max(now + transaction.shared.options.idempotency_ttl.max(LEASED_GRACE));
@@ -293,8 +292,8 @@ fn look_at_key<S: Store>(
     Ok(())
 }
 
-/// Removes what is left of a mail, some now and the rest in further sweeps; of one that is there,
-/// no more than its message, once that is not kept any more.
+/// Removes the remaining records of a removed mail, in this and later sweeps. If the mail exists,
+/// only the chunks of its message, and only if the message was deleted.
 fn look_at_chunks<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
     mail: MailId,

@@ -1,6 +1,6 @@
-//! Reads the parts of a keyed spool that nobody has open, to copy it into a spool of another kind,
-//! and stores the parts of such a copy. Records that follow from others (timers, totals, accounts)
-//! are derived as after a salvage.
+//! Exports the parts of a keyed spool that nobody has open, to copy it into a spool of another
+//! kind, and imports the parts of such a copy. Records that follow from others (timers, totals,
+//! accounts) are derived, as after a salvage.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
@@ -29,12 +29,12 @@ use crate::spool::transfer::{MailPart, SpoolPart};
 
 /// The bytes that are written in one step.
 const STEP_BYTES: usize = 256 * 1024;
-/// The longest record of the journal whose entries are taken as they are.
+/// The most bytes of a record of the journal; a longer one is written as several.
 const RECORD_BYTES: usize = 3800;
 
 type PartVisitor<'a> = &'a mut dyn FnMut(SpoolPart) -> Result<(), SpoolError>;
 
-/// Tells all parts of a store. One of which not all agrees is not copied.
+/// Calls `each` with all parts of a store. Fails if the store is inconsistent.
 pub(in crate::spool) fn export<S: Store>(
     store: &S,
     each: PartVisitor<'_>,
@@ -83,7 +83,7 @@ pub(in crate::spool) fn export<S: Store>(
     export_journal(store, each)
 }
 
-/// Until when the idempotency keys of these mails hold.
+/// The times until which idempotency keys are kept, by mail.
 fn key_records<S: Store>(store: &S) -> Result<HashMap<MailId, Timestamp>, SpoolError> {
     let mut until = HashMap::new();
     let (from, to) = keys::starting_with(b"k");
@@ -148,10 +148,10 @@ fn export_journal<S: Store>(store: &S, each: PartVisitor<'_>) -> Result<(), Spoo
     Ok(())
 }
 
-/// A record of the journal as parts, in the newest version.
+/// The parts of a journal record, in the current format.
 fn parts_of_record(first: u64, record: &[u8]) -> Result<Vec<SpoolPart>, SpoolError> {
     let (head, entries) = codec::decode_first::<RecordHead>(record)?;
-    // Since version 2 entries say who submitted the mail.
+    // From version 2 on, entries contain the submitter.
     if record.first() != Some(&1) {
         let record = RecordEntries {
             at: head.at,
@@ -176,7 +176,7 @@ fn part((first, record): (u64, RecordEntries)) -> SpoolPart {
     }
 }
 
-/// Events as the entries of records that are short enough, each with the number of its first event.
+/// Writes events into records of bounded size; returns each with the number of its first event.
 fn reencoded(first: u64, events: &[Event]) -> Vec<(u64, RecordEntries)> {
     let mut entries = PendingEntries::default();
     for event in events {
@@ -192,16 +192,16 @@ fn reencoded(first: u64, events: &[Event]) -> Vec<(u64, RecordEntries)> {
     numbered.collect()
 }
 
-/// Takes parts into an empty store.
+/// Imports parts into an empty store.
 pub(in crate::spool) struct StoreImport<'a, S> {
     store: &'a S,
     hash: KeyHash,
     ids: QueueIds,
     batch: Batch,
-    /// About how many bytes it writes.
+    /// About the bytes that the current step writes.
     weight: usize,
     accepted: BTreeMap<u64, (i64, u64)>,
-    /// The bytes of the journal's records.
+    /// The bytes of the journal's records so far.
     written: u64,
 }
 
@@ -273,7 +273,7 @@ impl<'a, S: Store> StoreImport<'a, S> {
         Ok(())
     }
 
-    /// Entries as the next record of the journal.
+    /// Encodes entries as the next record of the journal.
     fn encoded(&self, record: &RecordEntries) -> (RecordHead, Vec<u8>) {
         let head = RecordHead {
             skipped: 0,
@@ -373,7 +373,7 @@ impl<'a, S: Store> StoreImport<'a, S> {
         self.store.sync()
     }
 
-    /// Derives the rest; what is not whole then is an error.
+    /// Derives the other records. Fails if the result is inconsistent.
     pub(in crate::spool) fn finish(mut self, now: Timestamp) -> Result<(), SpoolError> {
         self.flush()?;
         let ordered = put_in_order(self.store, now, LastCommit::default(), &|_| false)?;

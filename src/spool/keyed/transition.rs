@@ -1,5 +1,5 @@
-//! One delivery's step, as the keys that it changes: its record, its place in a queue, the indices,
-//! the timers and the totals.
+//! The change of one delivery, as changes of keys: its record, its position in a queue, the
+//! indices, the timers and the totals.
 
 use super::SpoolState;
 use super::changes::Changes;
@@ -13,7 +13,7 @@ use crate::spool::Manifest;
 use crate::spool::codec::Totals;
 use crate::spool::store::Store;
 
-/// One delivery's step from its old place in a queue to what it is now.
+/// A delivery's change from its old position in a queue to its new state.
 pub(super) struct Transition<'a> {
     pub queue: &'a QueueName,
     pub old: QueuePosition,
@@ -21,12 +21,12 @@ pub(super) struct Transition<'a> {
     pub delivery: &'a Delivery,
 }
 
-/// Where a delivery waits now.
+/// The position at which a delivery is queued.
 pub(super) type QueuePlace = (QueueName, QueuePosition, QueueEntry);
 
 impl Transition<'_> {
-    /// Adds the step to a batch, and keeps the totals of what has ended in step. Returns where the
-    /// delivery waits now, if it does.
+    /// Adds the change to a commit and updates the totals of finished deliveries. Returns the
+    /// delivery's new position if it is queued.
     pub(super) fn write<S: Store>(
         &self,
         changes: &mut Changes,
@@ -59,8 +59,8 @@ impl Transition<'_> {
             changes.put(key, Vec::new());
         }
 
-        // The mail is looked at when it expires, and its pruning planned then; unless it, or its
-        // message, should be gone by then.
+        // A sweep handles the mail when it expires, and plans its deletion then. A timer of its own
+        // is needed only if the mail or its message must be deleted before that.
         let options = &shared.options;
         let kept = match self.delivery.stage {
             Stage::Delivered { .. } => options.retention.min(options.keep_bodies),
@@ -75,7 +75,8 @@ impl Transition<'_> {
     }
 }
 
-/// A delivery of a new mail that has ended before it could begin.
+/// A delivery of a new mail that is dead when it is accepted, for instance because its recipient is
+/// suppressed.
 pub(super) struct EndedAtAccept<'a> {
     pub manifest: &'a Manifest,
     pub index: u16,
@@ -83,7 +84,8 @@ pub(super) struct EndedAtAccept<'a> {
 }
 
 impl EndedAtAccept<'_> {
-    /// Counts and tells it, and has its mail pruned in time. Its record stands with its mail's.
+    /// Counts it, adds its journal entry, and sets the timer for the mail's deletion. Its record is
+    /// part of the mail's.
     pub(super) fn write<S: Store>(
         &self,
         changes: &mut Changes,
@@ -118,7 +120,7 @@ impl EndedAtAccept<'_> {
     }
 }
 
-/// Adds `by` to, or takes it from, the total that a finished delivery counts in.
+/// Adds `by` to the total of finished deliveries that this one counts in.
 pub(super) fn count_finished(totals: &mut Totals, stage: &Stage, priority: Priority, by: i64) {
     let kind = match stage {
         Stage::Delivered { .. } => 0,

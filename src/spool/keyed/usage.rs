@@ -1,6 +1,6 @@
-//! How much a spool stores, counted as it changes: the bytes of its mail, to know how full it is;
-//! and the number of records that nothing else refers to, so that a salvage can tell whether some
-//! are missing.
+//! How much a spool stores, counted as it changes: the bytes of its mail, for `max_size`; and the
+//! number of records that nothing else refers to, so that a salvage can report how many are
+//! missing.
 
 use std::ops::ControlFlow;
 
@@ -11,21 +11,21 @@ use crate::spool::codec::{self, AcceptDelays, Totals, Usage};
 use crate::spool::store::{Direction, Store};
 use crate::spool::{Manifest, SpoolError};
 
-/// About what a mail takes besides its message: its record, its timers, what it tells.
+/// About the bytes of a mail without its message: its record, timers and journal entries.
 const MAIL_BYTES: u64 = 1024;
-/// About what each of its deliveries takes.
+/// About the bytes of each of its deliveries.
 const DELIVERY_BYTES: u64 = 512;
 
-/// About what a mail takes at least.
+/// About the fewest bytes that a mail takes.
 pub(super) const LEAST_BYTES: u64 = MAIL_BYTES + DELIVERY_BYTES;
 
-/// About what a mail takes, with its message as long as that is kept.
+/// About the bytes of a mail, with its message unless that was deleted.
 pub(super) fn weight(manifest: &Manifest, is_forgotten: bool) -> u64 {
     let message = if is_forgotten { 0 } else { manifest.size };
     MAIL_BYTES + DELIVERY_BYTES * u64::from(manifest.recipients) + message
 }
 
-/// A kind of values that are counted one by one.
+/// A kind of records whose number is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CountedKind {
     Key,
@@ -34,7 +34,7 @@ pub(super) enum CountedKind {
 }
 
 impl CountedKind {
-    /// The kind of what this key holds, if it is counted.
+    /// The kind of the record under this key, if it is counted.
     pub(super) fn of(key: &[u8]) -> Option<Self> {
         match key {
             [b'k', ..] => Some(CountedKind::Key),
@@ -46,7 +46,7 @@ impl CountedKind {
 }
 
 impl Totals {
-    /// What is kept, to be changed.
+    /// The usage, to be changed.
     pub(super) fn kept(&mut self) -> &mut Usage {
         self.kept.get_or_insert_default()
     }
@@ -61,13 +61,13 @@ impl Totals {
         *bytes = bytes.saturating_sub(weight(manifest, is_forgotten));
     }
 
-    /// The message of this mail is not kept any more.
+    /// Subtracts the message of a mail, which is deleted.
     pub(super) fn forget_message(&mut self, manifest: &Manifest) {
         let bytes = &mut self.kept().bytes;
         *bytes = bytes.saturating_sub(manifest.size);
     }
 
-    /// One more or one less of these values.
+    /// Adds `by` to the number of records of this kind.
     pub(super) fn count(&mut self, kind: CountedKind, by: i64) {
         let kept = self.kept();
         let count = match kind {
@@ -87,7 +87,8 @@ impl AcceptDelays {
         self.most = self.most.max(after);
     }
 
-    /// The range of the ids of mail that was accepted from `since` on and before `until`.
+    /// The range of the ids of mail that was accepted from `since` (included) to `until`
+    /// (excluded).
     pub(super) fn ids(
         self,
         since: Option<Timestamp>,
@@ -104,7 +105,7 @@ impl AcceptDelays {
     }
 }
 
-/// The totals of a store. What an older version has not counted is counted now.
+/// The totals of a store. Numbers that an older version did not count are counted now.
 pub(super) fn totals<S: Store>(store: &S) -> Result<Totals, SpoolError> {
     let mut totals = match store.get(keys::TOTALS)? {
         Some(bytes) => codec::decode(&bytes)?,
@@ -118,7 +119,8 @@ pub(super) fn totals<S: Store>(store: &S) -> Result<Totals, SpoolError> {
     Ok(totals)
 }
 
-/// Counts what a store keeps, and looks how far the times of its ids are off.
+/// Counts what a store contains, and by how much the times in its ids differ from the times of
+/// acceptance.
 pub(super) fn count<S: Store>(store: &S) -> Result<(Usage, AcceptDelays), SpoolError> {
     let mut totals = Totals::default();
     let mut drift = AcceptDelays::default();

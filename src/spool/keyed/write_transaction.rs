@@ -1,5 +1,5 @@
-//! A change of stored records by the writer's thread: what it reads and changes, and how it is
-//! committed.
+//! A change of stored records by the writer's thread: it reads records, collects changes, and
+//! commits them.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -21,23 +21,24 @@ use crate::spool::codec::{self, Totals};
 use crate::spool::store::Store;
 use crate::spool::{EndedDelivery, LeaseToken, Manifest, SpoolError};
 
-/// A change of what is already kept, under way on the writer's thread.
+/// A change in progress, on the writer's thread.
 pub(super) struct WriteTransaction<'a, S> {
     pub shared: &'a SpoolState<S>,
     pub changes: Changes,
     pub totals: Totals,
-    /// The totals without what is in the batch.
+    /// The totals as of the last commit, without the collected changes.
     before: Totals,
     seized: Vec<(LeaseToken, Option<QueuePlace>)>,
     enqueued: Vec<QueuePlace>,
-    /// What ends without a user's request: the next sweep tells of it.
+    /// Deliveries that end without a user's request; the next sweep reports them.
     ended: Vec<EndedDelivery>,
-    /// Who syncs what is written, beside what others write; gone once the queues matter, which
-    /// agree with what is written only while nothing waits to be synced.
+    /// The syncer, while commits of this transaction are synced together with those of others.
+    /// `None` from the moment the transaction uses the queues in memory: they match what is written
+    /// only while nothing waits for a sync.
     syncer: Option<&'a Syncer<S>>,
-    /// What was written last, and not passed to it yet.
+    /// The last commit, if it was not passed to the syncer yet.
     written: Option<WrittenGroup<S>>,
-    /// The bytes that were written for it.
+    /// The bytes of that commit.
     bytes: usize,
 }
 
@@ -57,7 +58,8 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
         }
     }
 
-    /// One whose commits nobody waits for, as long as it touches nothing that waits in a queue.
+    /// A transaction whose commits are synced later together with other commits, as long as it
+    /// changes no waiting delivery.
     pub(super) fn beside_others(
         shared: &'a SpoolState<S>,
         totals: Totals,
@@ -69,7 +71,8 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
         }
     }
 
-    /// Waits until the queues agree with what is written; from now on each commit is waited for.
+    /// Waits until the queues in memory match what is written. From now on each commit is synced
+    /// before the transaction continues.
     fn look_at_queues(&mut self) {
         if let Some(syncer) = self.syncer.take() {
             if let Some(written) = self.written.take() {
@@ -79,8 +82,8 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
         }
     }
 
-    /// Answers once everything that was committed is kept, and says how many bytes are to be
-    /// synced.
+    /// Gives `answer` once everything that was committed is synced. Returns how many bytes are not
+    /// synced yet.
     pub(super) fn finish(mut self, answer: Option<CommitAnswer<S>>) -> usize {
         match (self.syncer, self.written.take()) {
             (Some(syncer), Some(mut written)) => {
@@ -96,7 +99,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
         self.bytes
     }
 
-    /// Holds a pending delivery, so that no sender takes it meanwhile; false if one has it.
+    /// Leases a pending delivery, so that no sender claims it. False if a sender has it.
     pub(super) fn seize(&mut self, manifest: &Manifest, index: u16, delivery: &Delivery) -> bool {
         let Some(due) = delivery.stage.due() else {
             return false;
@@ -147,8 +150,8 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
         );
     }
 
-    /// Ends the delivery that was seized last, and returns how: one that may have been sent and
-    /// must not be sent twice is in doubt, whatever else would end it.
+    /// Ends the delivery that was seized last, and returns its new state. An at-most-once delivery
+    /// that may have been sent becomes in doubt, whatever the reason for ending it.
     pub(super) fn end_seized(
         &mut self,
         mut delivery: Delivery,
@@ -172,7 +175,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
         delivery
     }
 
-    /// Puts a delivery that had ended back into a queue.
+    /// Queues a delivery again that had ended.
     pub(super) fn enqueue_again(&mut self, manifest: &Manifest, index: u16, delivery: &Delivery) {
         let Some(due) = delivery.stage.due() else {
             return;
@@ -193,7 +196,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
         self.enqueue(queue, place, QueueEntry::of_delivery(manifest, delivery));
     }
 
-    /// Counts a delivery of a new mail that has ended already.
+    /// Counts a delivery of a new mail that was dead when it was accepted.
     pub(super) fn ended_from_the_start(
         &mut self,
         manifest: &Manifest,
@@ -208,20 +211,20 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
         ended.write(&mut self.changes, &mut self.totals, self.shared);
     }
 
-    /// Puts a delivery into a queue that nobody has.
+    /// Queues a delivery that no sender holds.
     pub(super) fn enqueue(&mut self, queue: QueueName, place: QueuePosition, entry: QueueEntry) {
         self.look_at_queues();
         self.changes.enqueue(self.shared, &queue, &place, &entry);
         self.enqueued.push((queue, place, entry));
     }
 
-    /// Whether so much is to be written that it is time to commit.
+    /// Whether the collected changes are large enough to be committed.
     pub(super) fn is_full(&self) -> bool {
         self.changes.weight() >= STEP_BYTES
     }
 
-    /// Writes what was changed, lets go of what was seized, and wakes the scheduler. Where nothing
-    /// was changed, nobody is told.
+    /// Commits the changes, releases what was seized, and wakes the scheduler. Does nothing if
+    /// there are no changes.
     pub(super) fn commit(&mut self) -> Result<(), SpoolError> {
         if self.changes.is_empty() {
             self.abandon();
@@ -240,8 +243,8 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
         let mut queues = self.shared.queues.lock();
         for (token, next) in self.seized.drain(..) {
             if outcome.is_err() {
-                // It stays seized: what is on disk is not known, and nothing may be sent on a
-                // guess.
+                // The lease stays: whether the change reached the disk is unknown, so the delivery
+                // must not be sent.
                 self.shared.stuck.lock().push(token);
                 continue;
             }
@@ -271,7 +274,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
         outcome
     }
 
-    /// Writes what was changed, and leaves the sync to the syncer.
+    /// Writes the changes and leaves the sync to the syncer.
     fn commit_beside(&mut self, syncer: &Syncer<S>, changes: Changes) -> Result<(), SpoolError> {
         let began = Instant::now();
         if let Some(written) = self.written.take() {
@@ -298,7 +301,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
         outcome
     }
 
-    /// Forgets what was to be changed since the last commit, and gives back what was seized.
+    /// Discards the changes since the last commit and releases what was seized.
     pub(super) fn abandon(&mut self) {
         self.changes = Changes::default();
         self.totals = self.before.clone();
@@ -310,7 +313,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
         }
     }
 
-    /// Sets a record aside that cannot be read.
+    /// Moves a record that cannot be read to the set-aside keys (`z`).
     pub(super) fn set_aside(&mut self, key: Vec<u8>) -> Result<(), SpoolError> {
         if let Some(bytes) = self.shared.store.get(&key)? {
             self.changes.put(keys::quarantined(&key), bytes);
@@ -319,8 +322,8 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
         Ok(())
     }
 
-    /// Ends a delivery that waits in a queue and cannot be sent: something of its mail cannot be
-    /// read, or it is in doubt.
+    /// Ends a queued delivery that cannot be sent, because its mail cannot be read or because it is
+    /// in doubt.
     pub(super) fn end(
         &mut self,
         queue: &QueueName,
@@ -332,7 +335,8 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
         let mut delivery = reader::delivery(&self.shared.store, place.mail, place.index)?;
         if let Some(Err(_)) = delivery {
             self.set_aside(key)?;
-            // How far it came is not known; who it was for may be.
+            // The delivery's record cannot be read; its recipient may still be in the mail's
+            // record.
             let mail = StoredMail::read(&self.shared.store, place.mail)
                 .ok()
                 .flatten();
@@ -371,7 +375,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
         Ok(())
     }
 
-    /// What stands beside a place in a queue; where that cannot be read, that it is there.
+    /// The value of a position in a queue. If it cannot be read, a default: the position exists.
     fn entry_at(&self, queue: &QueueName, place: &QueuePosition) -> Result<QueueEntry, SpoolError> {
         let id = self.shared.ids.read().id(&queue.route);
         let value = match id {
@@ -393,7 +397,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
             }))
     }
 
-    /// Has the journal tell what became of a delivery that nobody tried.
+    /// Adds a journal entry for the end of a delivery without an attempt.
     pub(super) fn add_outcome_entry(
         &mut self,
         manifest: &Manifest,
@@ -404,7 +408,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
         self.changes.add_entry(became);
     }
 
-    /// Has the next sweep tell that a delivery has ended without a user's request.
+    /// Lets the next sweep report that a delivery has ended without a user's request.
     pub(super) fn report_end(&mut self, mail: MailId, recipient: Address, reason: DeadReason) {
         self.ended.push(EndedDelivery {
             mail,
@@ -413,7 +417,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
         });
     }
 
-    /// Has something looked at, at this time.
+    /// Sets a timer: a sweep will handle it at this time.
     pub(super) fn set_timer(&mut self, at: Timestamp, timer: Timer) {
         self.changes.set_timer(self.shared, at, timer);
     }

@@ -1,5 +1,5 @@
-//! Entries of the journal, as bytes. A record holds what one commit did, or a part of it: a head,
-//! followed by the entries. An attempt and its outcome are one entry and two events.
+//! Encodes and decodes the journal's entries. A record holds what one commit did, or a part of it:
+//! a head, followed by the entries. An attempt and its outcome are one entry and two events.
 
 use std::borrow::Cow;
 
@@ -12,34 +12,34 @@ use crate::delivery::{
 use crate::mail::{Address, MailId, Submitter, Timestamp};
 use crate::spool::{Manifest, SpoolError, codec};
 
-/// The most bytes of one record's entries. A much larger value would become a file of its own in
-/// sled, which is not synced.
+/// The most bytes of one record's entries. sled would put a much larger value into a file of its
+/// own, which it does not sync.
 const RECORD_BYTES: usize = 3800;
-/// The most bytes of one entry: one that is longer loses its tags and most of its text.
+/// The most bytes of one entry. A longer one loses its tags and most of its text.
 const ENTRY_BYTES: usize = 3000;
-/// The most characters of what is told in words.
+/// The most characters of a text in an entry.
 const TEXT_CHARACTERS: usize = 512;
 
-/// What stands before the entries of a record.
+/// The head of a record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::spool) struct RecordHead {
-    /// How many numbers before the first were given to nobody.
+    /// How many numbers before the first event were not used.
     pub skipped: u64,
-    /// The bytes of all records before this one, those that are gone included.
+    /// The bytes of all records before this one, including those that were deleted.
     pub before: u64,
-    /// How many events it holds.
+    /// How many events the record holds.
     pub events: u32,
-    /// When the first of them was.
+    /// The time of the first event.
     pub at: Timestamp,
-    /// Whether something in it belongs to the audit trail.
+    /// Whether some entry belongs to the audit trail.
     pub has_acts: bool,
-    /// Whether it may have been told before it was on disk.
+    /// Whether its events may have been published before they were on disk.
     pub is_early: bool,
 }
 
 impl codec::Versioned for RecordHead {}
 
-/// One entry. Since version 2 of a record who submitted the mail follows it.
+/// One entry. From version 2 of a record on, it is followed by the submitter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(in crate::spool) struct JournalEntry<'a> {
     at: Timestamp,
@@ -53,10 +53,11 @@ pub(in crate::spool) struct JournalEntry<'a> {
     who: Option<Cow<'a, str>>,
     from: Option<Cow<'a, str>>,
     what: EntryKind<'a>,
-    /// Who submitted the mail.
+    /// The submitter of the mail.
     #[serde(skip)]
     submitter: Option<Cow<'a, str>>,
-    /// Whether it belongs to the audit trail; said once for all of its record.
+    /// Whether it belongs to the audit trail. Not encoded: `RecordHead::has_acts` says it for the
+    /// whole record.
     #[serde(skip)]
     is_act: bool,
 }
@@ -80,12 +81,12 @@ enum EntryKind<'a> {
     WebhookOff(Cow<'a, str>, Cow<'a, str>),
     Bounced(FeedbackText<'a>, bool),
     Complained(FeedbackText<'a>),
-    /// From this list; empty for all mail.
+    /// The list that the recipient left; empty for all mail.
     Unsubscribed(Cow<'a, str>),
     RelayPausedFor(Cow<'a, str>),
 }
 
-/// What came back says.
+/// The text of a bounce or complaint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct FeedbackText<'a> {
     status: Option<Cow<'a, str>>,
@@ -185,8 +186,8 @@ impl<'a> JournalEntry<'a> {
         JournalEntry::bare(manifest.accepted_at, EntryKind::Accepted).of_mail(manifest)
     }
 
-    /// A delivery became what it is now, at this time where it does not say itself; by a try, if it
-    /// was tried.
+    /// The new state of a delivery. `at` is the time if the state has none; `tried` says whether
+    /// there was an attempt.
     pub(in crate::spool) fn became(
         mail: MailId,
         manifest: Option<&'a Manifest>,
@@ -216,7 +217,7 @@ impl<'a> JournalEntry<'a> {
         }
     }
 
-    /// A user had a delivery tried again.
+    /// A delivery that a user queued again.
     pub(in crate::spool) fn retried(
         manifest: &'a Manifest,
         recipient: &'a Address,
@@ -228,8 +229,7 @@ impl<'a> JournalEntry<'a> {
         }
     }
 
-    /// Something came back for a delivery; `None` where it is nothing to tell, because a relay has
-    /// said so already.
+    /// A report about a delivery. `None` if it says only what the relay has answered already.
     pub(in crate::spool) fn fed_back(
         manifest: &'a Manifest,
         recipient: &'a Address,
@@ -253,12 +253,12 @@ impl<'a> JournalEntry<'a> {
         })
     }
 
-    /// A user had a mail deleted.
+    /// A mail that a user deleted.
     pub(in crate::spool) fn purged(manifest: &'a Manifest, at: Timestamp) -> Self {
         JournalEntry::bare(at, EntryKind::Purged).of_mail(manifest)
     }
 
-    /// A user did something to a mail.
+    /// An operation of a user on a mail.
     pub(in crate::spool) fn act(act: &'a str, mail: MailId, at: Timestamp) -> Self {
         JournalEntry {
             mail: Some(mail),
@@ -267,7 +267,7 @@ impl<'a> JournalEntry<'a> {
         }
     }
 
-    /// The same, done by this one.
+    /// The same entry, with who did it.
     pub(in crate::spool) fn by(self, by: &'a Requester) -> Self {
         JournalEntry {
             who: by.who.as_ref().map(bounded_name),
@@ -276,7 +276,7 @@ impl<'a> JournalEntry<'a> {
         }
     }
 
-    /// An event as it is written.
+    /// The entry of an event.
     pub(in crate::spool) fn of(event: &'a Event) -> Self {
         let what = match &event.kind {
             EventKind::Accepted => EntryKind::Accepted,
@@ -337,7 +337,7 @@ impl<'a> JournalEntry<'a> {
         }
     }
 
-    /// How many events it is.
+    /// How many events it expands to.
     fn events(&self) -> u32 {
         match self.what {
             EntryKind::Tried(_, Some(_)) => 2,
@@ -345,7 +345,7 @@ impl<'a> JournalEntry<'a> {
         }
     }
 
-    /// Adds its events, of which the first has this number.
+    /// Appends its events, numbered from `first`.
     fn expand(self, first: u64, into: &mut Vec<Event>) {
         let owned = |text: Cow<'_, str>| text.into_owned();
         let name = |text: Cow<'_, str>| text.parse().ok();
@@ -360,7 +360,7 @@ impl<'a> JournalEntry<'a> {
             tags: self.tags.into_owned(),
             key: self.key.map(owned),
             accepted_at: self.accepted_at,
-            // What comes of a mail by itself is told as its owner's.
+            // An event without a requester belongs to the submitter.
             who: self.who.and_then(name).or_else(|| submitter.clone()),
             from: self.from.map(owned),
             submitter,
@@ -377,7 +377,7 @@ impl<'a> JournalEntry<'a> {
                     code: tried.code,
                     enhanced: tried.enhanced.map(owned),
                     text: owned(tried.text),
-                    // The mail's record says it; an event is kept small.
+                    // The mail's record has it; events are kept small.
                     tls: None,
                 };
                 let tried = EventKind::Attempted { attempt };
@@ -453,7 +453,7 @@ impl<'a> EntryAttempt<'a> {
     }
 }
 
-/// What one commit does, as it is gathered: the entries of records that have no number yet.
+/// The entries of a commit while it is collected, in records that have no numbers yet.
 #[derive(Default)]
 pub(in crate::spool) struct PendingEntries(Vec<RecordEntries>);
 
@@ -481,7 +481,7 @@ impl PendingEntries {
         }
     }
 
-    /// Adds an entry, and returns how many bytes it is.
+    /// Adds an entry and returns its bytes.
     pub(in crate::spool) fn push(&mut self, mut entry: JournalEntry<'_>) -> usize {
         if self.0.is_empty() {
             self.0.push(RecordEntries::at(entry.at));
@@ -537,7 +537,7 @@ fn append(into: &mut Vec<u8>, entry: &JournalEntry<'_>) {
         .expect("a vector takes whatever is written, and an entry holds no unsized sequence");
 }
 
-/// What is left of an entry that is too long.
+/// The rest of an entry that is too long.
 fn shortened(entry: JournalEntry<'_>) -> JournalEntry<'_> {
     let few = |text: &str| Cow::Owned(text.chars().take(TEXT_CHARACTERS / 4).collect());
     let what = match entry.what {
@@ -578,19 +578,19 @@ fn shortened(entry: JournalEntry<'_>) -> JournalEntry<'_> {
     }
 }
 
-/// A record's bytes.
+/// The encoded record.
 pub(in crate::spool) fn record(head: &RecordHead, entries: &[u8]) -> Vec<u8> {
     let mut bytes = codec::encode(head);
     bytes.extend_from_slice(entries);
     bytes
 }
 
-/// What stands before the entries of a record.
+/// The head of an encoded record.
 pub(in crate::spool) fn head(record: &[u8]) -> Result<RecordHead, SpoolError> {
     codec::decode_first::<RecordHead>(record).map(|(head, _)| head)
 }
 
-/// The entry at the beginning of these bytes, and what follows it.
+/// Decodes the first entry of `bytes`; also returns the bytes after it.
 fn take(bytes: &[u8], has_submitter: bool) -> postcard::Result<(JournalEntry<'_>, &[u8])> {
     let (mut entry, mut rest) = postcard::take_from_bytes::<JournalEntry<'_>>(bytes)?;
     if has_submitter {
@@ -599,7 +599,7 @@ fn take(bytes: &[u8], has_submitter: bool) -> postcard::Result<(JournalEntry<'_>
     Ok((entry, rest))
 }
 
-/// The events of a record, of which the first has this number.
+/// The events of a record, numbered from `first`.
 pub(in crate::spool) fn events(first: u64, record: &[u8]) -> Result<Vec<Event>, SpoolError> {
     let (head, mut rest) = codec::decode_first::<RecordHead>(record)?;
     let has_submitters = record.first() != Some(&1);

@@ -1,4 +1,4 @@
-//! The interface of the journal for its readers.
+//! The journal as its readers use it.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use crate::spool::keyed::{KeyedSpool, changes, keys};
 use crate::spool::store::{Batch, Direction, Store};
 use crate::spool::{Journal, JournalPage, ReaderChange, ReaderStatus, SpoolError, codec};
 
-/// The longest name of a reader.
+/// The longest name of a reader, in bytes.
 const LONGEST_NAME: usize = 200;
 
-/// The changes of what a reader keeps, as they are written.
+/// A reader's changes of its own records, as changes of keys.
 fn kept_changes(name: &str, changes: Vec<ReaderChange>) -> Result<Batch, SpoolError> {
     check_name(name)?;
     let changes = changes.into_iter();
@@ -71,7 +71,7 @@ impl<S: Store> Journal for KeyedSpool<S> {
     }
 
     async fn after(&self, number: u64, most: usize) -> Result<JournalPage, SpoolError> {
-        // What is in memory is not worth a thread.
+        // Events in memory are read without a blocking thread.
         if let Some(page) = reading::recent(&self.shared, number, most) {
             return Ok(page);
         }

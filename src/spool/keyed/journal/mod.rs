@@ -3,8 +3,8 @@
 //! in memory, shared by all who follow; older ones are read from the store in bounded pages
 //! ([`reading`]), until a sweep has deleted them ([`pruning`]).
 //!
-//! *Invariant:* a record's events are numbered one after the other, and it says how many numbers
-//! before it were given to nobody: so whoever reads sees what is missing.
+//! *Invariant:* the events of a record are numbered consecutively, and the record says how many
+//! numbers before it were not used: so a reader notices every gap.
 
 pub(in crate::spool) mod entry;
 mod handle;
@@ -31,11 +31,11 @@ use crate::mail::Timestamp;
 use crate::spool::store::{Batch, Direction, Store};
 use crate::spool::{JournalOptions, ReaderStatus, SpoolError, SpoolOptions, codec};
 
-/// How many events are kept in memory, and how many of their bytes.
+/// How many events are kept in memory.
 const RECENT_EVENTS: u64 = 8192;
 const RECENT_BYTES: usize = 2 * 1024 * 1024;
-/// How many numbers are left out at an opening where events may have been told that the disk has
-/// not: more than can be told between two syncs.
+/// How many numbers are skipped when a spool is opened whose events may have been published before
+/// they were on disk: more than can be published between two syncs.
 const SKIPPED_NUMBERS: u64 = 1 << 16;
 
 /// A record of the journal.
@@ -43,7 +43,7 @@ pub(super) struct JournalRecord {
     first: u64,
     head: RecordHead,
     bytes: Vec<u8>,
-    /// Its events, once somebody wants them.
+    /// Its events, decoded when they are first needed.
     events: OnceLock<Vec<Arc<Event>>>,
 }
 
@@ -53,7 +53,7 @@ impl JournalRecord {
         self.first + u64::from(self.head.events) - 1
     }
 
-    /// The number that whoever has missed nothing had before.
+    /// The number that a reader has reached that missed nothing before this record.
     fn follows(&self) -> u64 {
         follows(self.first, &self.head)
     }
@@ -73,19 +73,19 @@ impl JournalRecord {
     }
 }
 
-/// The number of the last event of a record, where this is the key and the value of one.
+/// The number of a record's last event; `None` if this is not a record.
 pub(in crate::spool) fn last_event(key: &[u8], value: &[u8]) -> Option<u64> {
     let first = keys::read_journal(key)?;
     let head = entry::head(value).ok()?;
     Some(first + u64::from(head.events).max(1) - 1)
 }
 
-/// The number before a record's first, those aside that were given to nobody.
+/// The number before a record's first event, and before the unused numbers.
 fn follows(first: u64, head: &RecordHead) -> u64 {
     first.saturating_sub(1).saturating_sub(head.skipped)
 }
 
-/// How much of it is kept: not so much that mail finds no space.
+/// The journal's limits, reduced so that it leaves space for mail.
 fn bounded(options: &SpoolOptions) -> JournalOptions {
     let most = options.max_size.map_or(u64::MAX, |max| max / 8);
     JournalOptions {
@@ -94,7 +94,7 @@ fn bounded(options: &SpoolOptions) -> JournalOptions {
     }
 }
 
-/// How far a named reader is, as it is stored.
+/// The stored position of a named reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ReaderCursor {
     pub at: u64,
@@ -105,11 +105,11 @@ impl codec::Versioned for ReaderCursor {}
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ReaderPosition {
     pub at: u64,
-    /// How many events were gone before it read them.
+    /// How many events were deleted before it read them.
     pub missed: u64,
 }
 
-/// The oldest record that is kept.
+/// The oldest record that exists.
 #[derive(Clone, Copy, Debug)]
 struct OldestRecord {
     at: Timestamp,
@@ -128,9 +128,9 @@ impl OldestRecord {
 struct State {
     /// The number of the next event.
     next: u64,
-    /// How many numbers before it are given to nobody.
+    /// How many numbers before it are unused.
     skipped: u64,
-    /// The bytes of all records that were written.
+    /// The bytes of all records that were ever written.
     written: u64,
     oldest: Option<OldestRecord>,
     readers: BTreeMap<String, ReaderPosition>,
@@ -145,20 +145,20 @@ struct RecentRecords {
 pub(super) struct JournalState {
     pub id: u32,
     options: JournalOptions,
-    /// Whether events are told before they are on disk.
+    /// Whether events are published before they are on disk.
     is_early: bool,
     state: Mutex<State>,
     recent: Mutex<RecentRecords>,
     record_cache: RecordCache,
     last: watch::Sender<u64>,
-    /// When something may have become too old, in milliseconds.
+    /// When a record may have become too old, in milliseconds.
     pub due: AtomicI64,
-    /// Until when what is too much is left alone, because a reader holds it back.
+    /// Until when records beyond the limits are left alone because a reader has not read them.
     held_until: AtomicI64,
 }
 
 impl JournalState {
-    /// The journal that a store holds. What is to be written before anything else comes with it.
+    /// The journal of a store. Also returns the changes that must be written before anything else.
     pub(super) fn open<S: Store>(
         store: &S,
         options: &SpoolOptions,
@@ -214,22 +214,22 @@ impl JournalState {
         Ok((journal, batch))
     }
 
-    /// Reads again what the store holds, after it was opened anew.
+    /// Loads its state again, after the store was reopened.
     pub(super) fn read_again<S: Store>(&self, store: &S) -> Result<(), SpoolError> {
         self.state.lock().go_on(store)
     }
 
-    /// The bytes of all records that were written, those that are gone included.
+    /// The bytes of all records that were ever written, including deleted ones.
     fn written(&self) -> u64 {
         self.state.lock().written
     }
 
-    /// The bytes of the records that are kept.
+    /// The bytes of the records that exist.
     pub(super) fn bytes(&self) -> u64 {
         self.state.lock().bytes()
     }
 
-    /// Gives what a commit does its numbers, and adds it to what is written.
+    /// Numbers the entries of a commit and adds their records to its batch.
     pub(super) fn seal(
         &self,
         entries: PendingEntries,
@@ -283,7 +283,7 @@ impl JournalState {
         all
     }
 
-    /// Tells what is kept now to everybody who follows. In the order of sealing.
+    /// Publishes records that are on disk to all readers. Called in the order of sealing.
     pub(super) fn publish(&self, records: Vec<Arc<JournalRecord>>) {
         let Some(last) = records.last().map(|record| record.last()) else {
             return;
@@ -316,18 +316,18 @@ impl JournalState {
         self.due.load(Ordering::Relaxed) <= now.as_millis()
     }
 
-    /// Whether there is too much of it, so that some must go at once.
+    /// Whether the journal exceeds its limits so far that records must be deleted at once.
     pub(super) fn is_full(&self) -> bool {
         self.due.load(Ordering::Relaxed) == i64::MIN
     }
 
-    /// When it is to be looked at; `None` for never.
+    /// When records must be checked for deletion; `None` for never.
     pub(super) fn next_due(&self) -> Option<Timestamp> {
         let due = self.due.load(Ordering::Relaxed);
         (due < i64::MAX).then(|| Timestamp::from_millis(due))
     }
 
-    /// How far a reader is.
+    /// The position of a reader.
     pub(super) fn reader(&self, name: &str) -> Option<ReaderPosition> {
         self.state.lock().readers.get(name).copied()
     }
@@ -350,7 +350,7 @@ impl JournalState {
         state.readers.iter().map(status).collect()
     }
 
-    /// Plans when the oldest is looked at: at this time, or when it has become too old.
+    /// Sets the time of the next check: `at`, or when the oldest record becomes too old.
     fn plan(&self, at: Option<Timestamp>) {
         let oldest = self.state.lock().oldest;
         let too_old = oldest.map(|oldest| oldest.at + self.options.keep);
@@ -365,7 +365,7 @@ impl State {
             .map_or(0, |oldest| self.written - oldest.before.min(self.written))
     }
 
-    /// Takes up where the store's last record ends. A number that was given is not given again.
+    /// Continues after the store's last record. A number is never used twice.
     fn go_on<S: Store>(&mut self, store: &S) -> Result<(), SpoolError> {
         let mut last = None;
         let (from, to) = keys::starting_with(keys::JOURNAL);
@@ -373,7 +373,7 @@ impl State {
             let Some(first) = keys::read_journal(key) else {
                 return ControlFlow::Continue(());
             };
-            // One that cannot be read has used up numbers; how many, nobody knows.
+            // A record that cannot be read has used numbers; how many is unknown.
             let head = entry::head(value).ok();
             last = Some((first, head, value.len() as u64));
             ControlFlow::Break(())

@@ -1,5 +1,5 @@
-//! Deletes the events that the journal has kept long enough, or has too many of; on the writer's
-//! thread, in bounded steps.
+//! Deletes events that are older than `keep` or beyond `max_size`; on the writer's thread, in
+//! bounded steps.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
@@ -13,16 +13,16 @@ use crate::spool::keyed::keys;
 use crate::spool::keyed::write_transaction::WriteTransaction;
 use crate::spool::store::{Direction, Store};
 
-/// The most records that one step takes away.
+/// The most records that one step deletes.
 const STEP_RECORDS: usize = 512;
-/// How long something that a reader holds back is left alone.
+/// When to check again records that a reader has not read.
 const HELD_RECHECK: Duration = Duration::from_secs(60);
 
-/// Why a record stays, or does not.
+/// Whether a record is deleted, and why not.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum RecordFate {
     Stays,
-    /// It would go, and a reader has not read it.
+    /// It would be deleted, but a reader has not read it.
     IsHeld,
     Goes,
 }
@@ -33,12 +33,12 @@ impl JournalState {
         let newer = state.written.saturating_sub(head.before);
         let is_beyond = |keep: Duration, size: u64| head.at + keep <= now || newer > size;
 
-        // Some more goes than has to, so that not every commit is followed by the next step.
+        // Deletes a little more than needed, so that not every commit requires a step.
         let size = self.options.max_size - self.options.max_size / 16;
         let twice = (self.options.keep.saturating_mul(2), size.saturating_mul(2));
 
         let is_unread = state.readers.values().any(|reader| reader.at < last);
-        // The last record says which number comes next.
+        // The last record stays: it says which number comes next.
         if last + 1 + state.skipped >= state.next || !is_beyond(self.options.keep, size) {
             RecordFate::Stays
         } else if is_unread && !is_beyond(twice.0, twice.1) {
@@ -48,7 +48,7 @@ impl JournalState {
         }
     }
 
-    /// Takes out of memory what is not kept any more, up to this number.
+    /// Removes deleted events from memory, up to this number.
     fn forget_recent(&self, last: u64) {
         let mut recent = self.recent.lock();
         while let Some(front) = recent.records.front()
@@ -59,7 +59,7 @@ impl JournalState {
         }
     }
 
-    /// Counts what readers will not find any more.
+    /// Counts the events that readers will not find.
     fn count_missed(&self, first: u64, last: u64) {
         for (name, reader) in &mut self.state.lock().readers {
             let from = reader.at.max(first.saturating_sub(1));
@@ -78,7 +78,7 @@ impl JournalState {
     }
 }
 
-/// Takes away some of what is too old or too much; returns whether there is more.
+/// Deletes some records that are too old or too many; returns whether there are more.
 pub(in crate::spool::keyed) fn prune<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
     now: Timestamp,
@@ -101,7 +101,7 @@ pub(in crate::spool::keyed) fn prune<S: Store>(
             }
             let read = keys::read_journal(key).zip(entry::head(value).ok());
             let Some((first, head)) = read else {
-                // What cannot be read goes with what is beside it.
+                // A record that cannot be read is deleted with its neighbours.
                 gone.push((key.to_vec(), None));
                 return ControlFlow::Continue(());
             };
@@ -139,7 +139,7 @@ pub(in crate::spool::keyed) fn prune<S: Store>(
 
     let is_too_old = oldest.is_some_and(|oldest| oldest.at + journal.options.keep <= now);
     if verdict == RecordFate::Stays && is_too_old {
-        // It stays only because it is the last, and goes once another one follows.
+        // It stays only because it is the last, and is deleted once another follows.
         journal.due.store(i64::MAX, Ordering::Relaxed);
     } else {
         journal.plan(held);

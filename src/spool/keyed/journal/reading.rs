@@ -14,19 +14,19 @@ use crate::spool::keyed::{SpoolState, keys, reader};
 use crate::spool::store::{Direction, Store};
 use crate::spool::{JournalPage, SpoolError};
 
-/// The most bytes that one page reads from the store.
+/// The most bytes that are read from the store for one page.
 const PAGE_BYTES: usize = 256 * 1024;
-/// The most bytes that are looked through for what happened to one mail; where more lies between,
-/// only the times that its record knows are looked at.
+/// The most bytes of the journal that are searched for one mail's events; in a longer range only
+/// the times in the mail's record are searched.
 const MOST_LOOKED_THROUGH: u64 = 32 * 1024 * 1024;
-/// The most bytes that are read for what happened to one mail, whatever is known of it.
+/// The most bytes that are read in all for one mail's events.
 const MOST_READ: usize = 256 * 1024 * 1024;
-/// How long after it was made a mail may have been accepted, by another clock.
+/// How long after its id was made a mail may have been accepted, by another clock.
 const CLOCK_LEEWAY: Duration = Duration::from_secs(3600);
-/// How long before and after a time of a mail's record its entry is looked for.
+/// How long before and after a time in a mail's record its entry is searched.
 const ENTRY_WINDOW: Duration = Duration::from_secs(30);
 
-/// The first record that can be read, and the number of its first event.
+/// The first record that can be read, with the number of its first event.
 pub(super) fn first_record<S: Store>(store: &S) -> Result<Option<(u64, RecordHead)>, SpoolError> {
     record_from(store, 0)
 }
@@ -50,7 +50,7 @@ fn record_from<S: Store>(store: &S, number: u64) -> Result<Option<(u64, RecordHe
     Ok(found)
 }
 
-/// The key of the record in which this number is, or of the next one.
+/// The key of the record that contains this number, or of the next record.
 fn start<S: Store>(store: &S, number: u64) -> Result<Vec<u8>, SpoolError> {
     let mut start = keys::journal(number);
     let (from, _) = keys::starting_with(keys::JOURNAL);
@@ -68,10 +68,10 @@ fn start<S: Store>(store: &S, number: u64) -> Result<Vec<u8>, SpoolError> {
     Ok(start)
 }
 
-/// What is read of one page.
+/// A page while it is read.
 struct PageBuilder {
     page: JournalPage,
-    /// Whether what comes next belongs to the next page.
+    /// Whether the following events belong to the next page.
     is_over: bool,
 }
 
@@ -87,7 +87,7 @@ impl PageBuilder {
         }
     }
 
-    /// Takes a record up, unless something is missing before it that belongs between pages.
+    /// Adds a record to the page, unless events are missing before it: then the page ends.
     fn take(
         &mut self,
         first: u64,
@@ -109,7 +109,7 @@ impl PageBuilder {
     }
 }
 
-/// The events after this number, from the store.
+/// The events after `number`, from the store.
 pub(in crate::spool::keyed) fn after<S: Store>(
     shared: &SpoolState<S>,
     number: u64,
@@ -147,7 +147,7 @@ pub(in crate::spool::keyed) fn after<S: Store>(
         ControlFlow::Continue(())
     })?;
 
-    // Nothing that can be read follows.
+    // No record that can be read follows.
     if reading.page.events.is_empty() && !reading.is_over && reading.page.last < last_event {
         reading.page.missed += last_event - reading.page.last;
         reading.page.last = last_event;
@@ -156,7 +156,7 @@ pub(in crate::spool::keyed) fn after<S: Store>(
     Ok(reading.page)
 }
 
-/// The events after this number, where all of them are in memory.
+/// The events after `number`; `None` if some of them are not in memory.
 pub(in crate::spool::keyed) fn recent<S>(
     shared: &SpoolState<S>,
     number: u64,
@@ -196,7 +196,7 @@ pub(in crate::spool::keyed) fn recent<S>(
     Some(reading.page)
 }
 
-/// The number after which everything happened at this time or later.
+/// The number after which all events are from this time or later.
 pub(in crate::spool::keyed) fn since<S: Store>(
     shared: &SpoolState<S>,
     at: Timestamp,
@@ -211,7 +211,7 @@ pub(in crate::spool::keyed) fn since<S: Store>(
         return Ok(follows(first, &head));
     }
 
-    // `low` is in a record that begins before that time, `high` is not.
+    // `low` is in a record from before that time, `high` is not.
     let (mut low, mut high) = (first, last_event + 1);
     while high - low > 1 {
         let middle = low + (high - low) / 2;
@@ -226,8 +226,8 @@ pub(in crate::spool::keyed) fn since<S: Store>(
     Ok(earlier.map_or(page.last, |event| event.seq))
 }
 
-/// What happened to one mail after this number. Cheap, however long ago it was: its record says
-/// when something happened, and what lies between is looked through only where that is little.
+/// The events of one mail after `number`. Fast however old they are: the mail's record contains the
+/// times of its events, and the range between them is searched only if it is short.
 pub(in crate::spool::keyed) fn of_mail<S: Store>(
     shared: &SpoolState<S>,
     mail: MailId,
@@ -269,7 +269,7 @@ pub(in crate::spool::keyed) fn of_mail<S: Store>(
     Ok(page)
 }
 
-/// The numbers between which something happened to a mail.
+/// The ranges of numbers that may contain events of a mail.
 fn stretches<S: Store>(
     shared: &SpoolState<S>,
     mail: MailId,
@@ -282,7 +282,7 @@ fn stretches<S: Store>(
     };
 
     let Some(record) = record else {
-        // It is no more: its name says when it was made.
+        // The mail is deleted; its id contains the time at which it was made.
         let from = since(shared, mail.made_at().before(CLOCK_LEEWAY))?;
         return Ok(vec![(from, last_event)]);
     };
@@ -317,7 +317,7 @@ fn stretches<S: Store>(
     Ok(stretches)
 }
 
-/// About how many bytes lie between two numbers.
+/// About how many bytes of records lie between two numbers.
 fn weight<S: Store>(shared: &SpoolState<S>, from: u64, until: u64) -> Result<u64, SpoolError> {
     let start = record_from(&shared.store, from)?;
     let end = record_from(&shared.store, until.saturating_add(1))?;
@@ -326,7 +326,7 @@ fn weight<S: Store>(shared: &SpoolState<S>, from: u64, until: u64) -> Result<u64
     Ok(end.saturating_sub(start))
 }
 
-/// What people and programs did, the newest first.
+/// The acts of users and programs, the newest first.
 pub(in crate::spool::keyed) fn acts<S: Store>(
     shared: &SpoolState<S>,
     before: u64,

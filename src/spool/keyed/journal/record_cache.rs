@@ -1,4 +1,4 @@
-//! A cache of the old records that were read last: many readers that begin at the same place share
+//! A cache of old records that were read lately: many readers that begin at the same position share
 //! them, and none needs a copy of its own.
 
 use std::collections::VecDeque;
@@ -9,10 +9,10 @@ use parking_lot::Mutex;
 use super::entry;
 use crate::delivery::Event;
 
-/// How many bytes of records are in the cache, as they are stored.
+/// The size of the cache in bytes of encoded records.
 const CACHE_BYTES: usize = 512 * 1024;
 
-/// A record's events.
+/// The events of a record.
 type Events = Arc<[Arc<Event>]>;
 
 #[derive(Default)]
@@ -20,7 +20,8 @@ pub(super) struct RecordCache(Mutex<CachedRecords>);
 
 #[derive(Default)]
 struct CachedRecords {
-    /// By the numbers of their first events and their lengths, the one read last at the end.
+    /// The records by the number of their first event and their length; the one read last is at the
+    /// end.
     records: VecDeque<(u64, usize, Events)>,
     bytes: usize,
 }

@@ -12,28 +12,27 @@ use crate::spool::codec;
 use crate::spool::keyed::keys;
 use crate::spool::store::{Batch, Direction, Store};
 
-/// Events that follow one another, the first and the last included.
+/// A range of consecutive events: the first and the last number.
 pub(in crate::spool::keyed) type EventRange = (u64, u64);
 
-/// What was found of a journal.
+/// What a walk through a journal found.
 #[derive(Default)]
 pub(in crate::spool::keyed) struct JournalFindings {
     /// How many events can be read.
     pub events: u64,
-    /// What is missing between them.
+    /// The ranges that are missing.
     pub gaps: Vec<EventRange>,
-    /// What else is wrong, one sentence each.
+    /// Other problems, one sentence each.
     pub problems: Vec<String>,
-    /// The last number that was given.
+    /// The last number that was used.
     last: u64,
-    /// The bytes of all records that were written.
+    /// The bytes of all records that were ever written.
     written: u64,
-    /// Whether some of it may have been told before it was on disk.
+    /// Whether some events may have been published before they were on disk.
     is_early: bool,
 }
 
-/// Reads a whole journal. What was pruned is not missed, and what was lost and told of before is
-/// not a gap.
+/// Reads a whole journal. Deleted events and gaps that were reported before are not reported.
 pub(in crate::spool::keyed) fn walk<S: Store>(store: &S) -> Result<JournalFindings, SpoolError> {
     let mut found = JournalFindings::default();
     let (from, to) = keys::starting_with(keys::JOURNAL);
@@ -162,23 +161,23 @@ fn apply(
     }
 }
 
-/// What is known of a journal beside what was found of it.
+/// What is known about the end of a journal, from outside its records.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct JournalEnd {
-    /// The number of the last event that was told.
+    /// The number of the last published event.
     pub last: u64,
-    /// Whether more may have been told since.
+    /// Whether later events may have been published.
     pub may_be_more: bool,
 }
 
-/// What has the journal of a salvaged store go on: an entry that says that it was salvaged, under a
-/// number that was never given; and what is missing.
+/// How the journal of a salvaged store continues: with an entry for the salvage, under a number
+/// that was never used; and the ranges that are missing.
 pub(in crate::spool::keyed) struct JournalContinuation {
     pub gaps: Vec<EventRange>,
     pub batch: Batch,
 }
 
-/// Continues what was found of a journal. `lost` is how much of everything else is missing.
+/// Continues the journal that was found. `lost` is the number of other missing records.
 pub(in crate::spool::keyed) fn resume_numbering<S: Store>(
     store: &S,
     end: JournalEnd,
@@ -222,10 +221,10 @@ pub(in crate::spool::keyed) fn resume_numbering<S: Store>(
     Ok(JournalContinuation { gaps, batch })
 }
 
-/// What a salvage calls itself in the journal.
+/// The name of a salvage in the journal.
 const SALVAGE: &str = "salvage";
 
-/// What a salvage tells of itself.
+/// The journal entry of a salvage.
 fn salvaged(now: Timestamp, lost: u64) -> PendingEntries {
     let mut event = Event::new(
         now,
@@ -241,7 +240,7 @@ fn salvaged(now: Timestamp, lost: u64) -> PendingEntries {
     entries
 }
 
-/// How far the readers were: what they have read was entries.
+/// The highest position of a reader: the events up to it existed.
 fn furthest_reader<S: Store>(store: &S) -> Result<u64, SpoolError> {
     let mut furthest = 0;
     let (from, to) = keys::starting_with(keys::READER);
