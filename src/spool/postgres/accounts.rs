@@ -1,5 +1,6 @@
-//! What each token and user has pending and has submitted today. Commits change the counts in the
-//! database; a node knows them as of the last commit that it has seen.
+//! How many deliveries of each token and user are pending, and how many were submitted today.
+//! Commits change the counts in the database; a node knows them as of the last commit that it has
+//! seen.
 
 use std::collections::HashMap;
 
@@ -7,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::link::Connected;
 
-/// What one has pending, and what was accepted of it on the last day.
+/// How many deliveries are pending, and how many were accepted on the last day with any.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Account {
     pub pending: u64,
@@ -15,10 +16,11 @@ pub(super) struct Account {
     pub accepted: u64,
 }
 
-/// An account as a commit left it.
+/// An account's counts as of a commit.
 pub(super) type AccountAtCommit = (i64, Account);
 
-/// All accounts, found by steps over the index: what was dead before is not walked over.
+/// The newest version of each account, found by steps over the index, so that dead versions are
+/// skipped.
 const NEWEST: &str = "WITH RECURSIVE a AS (
   (SELECT name, pending, day, accepted FROM accounts ORDER BY name DESC, version DESC LIMIT 1)
   UNION ALL
@@ -26,7 +28,7 @@ const NEWEST: &str = "WITH RECURSIVE a AS (
     WHERE x.name < a.name ORDER BY x.name DESC, x.version DESC LIMIT 1) n)
 SELECT concat_ws(' ', name, pending, day, accepted), (SELECT max(commits) FROM head) FROM a";
 
-/// What is known of the accounts, and since which commit.
+/// The known counts, each with the commit from which it is.
 #[derive(Default)]
 pub(super) struct AccountCounts {
     known: Mutex<HashMap<i64, (i64, Account)>>,
@@ -39,7 +41,7 @@ impl AccountCounts {
         account.map_or_else(Account::default, |(_, account)| *account)
     }
 
-    /// What a commit says. An older one changes nothing.
+    /// Learns counts as of a commit. An older commit changes nothing.
     pub(super) fn learn(&self, commit: i64, accounts: &[AccountAtCommit]) {
         if accounts.is_empty() {
             return;
@@ -53,7 +55,7 @@ impl AccountCounts {
         }
     }
 
-    /// Learns of all of them.
+    /// Reads the counts of all accounts.
     pub(super) async fn read(&self, on: &Connected) -> Result<(), tokio_postgres::Error> {
         let rows = on.query(NEWEST, &[]).await?;
         for row in rows {
@@ -63,7 +65,7 @@ impl AccountCounts {
     }
 }
 
-/// Accounts as the database writes them.
+/// Parses accounts as the database returns them.
 pub(super) fn read(texts: &[String]) -> Vec<AccountAtCommit> {
     let read = texts.iter().filter_map(|text| {
         let numbers: Vec<i64> = text.split(' ').filter_map(|n| n.parse().ok()).collect();
@@ -81,21 +83,22 @@ pub(super) fn read(texts: &[String]) -> Vec<AccountAtCommit> {
     read.collect()
 }
 
-/// How accounts change in a commit.
+/// The changes of accounts in a commit.
 #[derive(Clone, Debug, Default)]
 pub(super) struct AccountChanges {
     of: HashMap<i64, (i64, i64, i64)>,
 }
 
 impl AccountChanges {
-    /// So many more are pending of this account; 0 is nobody's.
+    /// Adds `by` to the pending deliveries of an account. Account 0 belongs to nobody and is not
+    /// counted.
     pub(super) fn pending(&mut self, account: i64, by: i64) {
         if account != 0 {
             self.of.entry(account).or_default().0 += by;
         }
     }
 
-    /// So many were accepted of it on this day.
+    /// Adds `count` to the deliveries that were accepted on this day.
     pub(super) fn accepted(&mut self, account: i64, day: i64, count: u16) {
         if account == 0 {
             return;
@@ -121,7 +124,7 @@ impl AccountChanges {
     }
 }
 
-/// The changes as `count_accounts` takes them.
+/// The changes as the arguments of the SQL function `count_accounts`.
 #[derive(Default)]
 pub(super) struct AccountColumns {
     pub names: Vec<i64>,

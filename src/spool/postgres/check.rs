@@ -9,28 +9,28 @@ use super::connector::CONNECT_WITHIN;
 use super::link::reason;
 use super::schema::{self, Migrate, SchemaState};
 
-/// Why a database cannot be used as a spool, and the way out.
+/// Why a database cannot be used as a spool, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DatabaseProblem {
-    /// It does not answer, or has no room; that may pass.
+    /// The server does not answer, or lacks resources. This may pass.
     #[error("{0}")]
     Server(String),
-    /// It is not there under this name, or not as it is named.
+    /// There is no database of this name, or it is not suitable.
     #[error("{0}")]
     Name(String),
-    /// It does not let in this role with this password.
+    /// The role or the password is refused.
     #[error("{0}")]
     Login(String),
-    /// Its tables are not there, and would not be made.
+    /// The tables are missing or outdated, and would not be created.
     #[error("{0}")]
     Schema(String),
 }
 
 impl PostgresSpool {
-    /// Connects, and looks whether the tables are there or could be made.
+    /// Connects, and checks that the tables exist or can be created.
     ///
     /// # Errors
-    /// What is in the way, without any password.
+    /// The problem, in a text without any password.
     pub async fn probe(&self) -> Result<(), DatabaseProblem> {
         let connector = self
             .connector("postrider check")
@@ -80,7 +80,7 @@ fn refused(name: &str, error: &Error) -> DatabaseProblem {
             "{name}: {why}; make it with `createdb`, or name another"
         )),
         Some(_) => DatabaseProblem::Server(format!("{name} cannot be used now: {why}")),
-        // What the client itself finds is not told by a code.
+        // Errors of the client library itself have no code.
         None if why.contains("password missing") => DatabaseProblem::Login(format!(
             "{name} wants a password, and none is given; set `spool.password_file`"
         )),

@@ -1,5 +1,5 @@
-//! Claims: locks candidates, chooses from them by the turns of the priorities, and leases them to
-//! this session, in one transaction. Rows that another node has locked are skipped.
+//! Claims: locks candidate rows, chooses from them by the turns of the priorities, and leases them
+//! to this session, in one transaction. Rows that another node has locked are skipped.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -20,15 +20,13 @@ use crate::delivery::{DeadReason, Delivery, Requester, Route, Stage};
 use crate::mail::{MailId, Priority, Timestamp};
 use crate::spool::{Claim, ClaimRequest, EndedDelivery, Lease, LeaseKeeper, Manifest, SpoolError};
 
-/// The most rows of one queue that are looked at for one claim.
+/// The most rows of one queue that one claim reads.
 const MOST_ROWS: i64 = 20_000;
-/// Where a claim found less than it wanted, what comes next is gathered for as long as it took, and
-/// no longer than this.
-const LONGEST_GATHERING: Duration = Duration::from_millis(10);
-/// After so many nodes died with it a delivery goes out with no other like it beside it.
+/// A delivery whose lease was lost to this many dead nodes is sent alone, never together with
+/// another such delivery: one of them may have caused the crashes.
 pub(super) const SUSPECT_AFTER: i32 = 2;
 
-/// A delivery that may be taken.
+/// A delivery that may be claimed.
 #[derive(Clone)]
 struct Candidate {
     mail: Uuid,
@@ -37,16 +35,16 @@ struct Candidate {
     suspect: bool,
 }
 
-/// Deliveries of one mail on one route, taken together.
+/// Deliveries of one mail on one route, claimed together.
 struct ClaimedDeliveries {
     mail: Uuid,
     places: Vec<i32>,
 }
 
-/// The front of each queue: by priority, then by route.
+/// The first rows of each queue, by priority and route.
 struct QueueFronts {
     queues: HashMap<(i16, i32), VecDeque<Candidate>>,
-    /// Queues of which there may be more rows than were read.
+    /// Queues that may have more rows than were read.
     cut: Vec<(i16, i32)>,
 }
 
@@ -63,7 +61,7 @@ pub(super) async fn claim(
     }
 
     let node = Arc::clone(node);
-    // A caller that goes away must not leave a transaction open.
+    // If the caller goes away, the transaction must still end.
     let task = tokio::spawn(async move {
         let _turn = node.claim_turn.lock().await;
         node.until_released().await;
@@ -153,7 +151,7 @@ async fn take(
 
     let found = fronts.queues.values().map(VecDeque::len).sum::<usize>();
     if !taken.is_empty() || found > 0 {
-        // There may be more of it, and whatever was left is still there.
+        // There may be more deliveries, and those that were not chosen are still queued.
         node.hints.is_more(&routes);
     }
     if taken.is_empty() {
@@ -173,7 +171,7 @@ async fn take(
     mails.sort_unstable();
     mails.dedup();
 
-    // A statement that had to be prepared first would come after the commit.
+    // Prepared here, because preparing it later would delay it until after the commit.
     on.prepare(LEASE).await?;
     on.prepare(MAILS).await?;
     let lease_params: [super::link::Param<'_>; 3] = [&session, &ids, &places];
@@ -192,7 +190,7 @@ async fn take(
     Ok(claims)
 }
 
-/// Ends what was leased and cannot be sent, because it or its mail cannot be read.
+/// Ends leased deliveries that cannot be sent because they or their mail cannot be read.
 async fn quarantine(node: &Arc<NodeState>, session: i32, broken: Vec<(Uuid, i32)>) {
     let now = node.hints.now();
     let ended = node
@@ -207,7 +205,7 @@ async fn quarantine(node: &Arc<NodeState>, session: i32, broken: Vec<(Uuid, i32)
             node.hints.sweep_at(node.kept_until(now.as_millis()));
             report_ends(node, ended);
         }
-        // They are this session's, and handed out by nobody.
+        // They stay leased to this session, and are not given to a sender.
         Err(error) => tracing::error!(%error, "what cannot be read could not be set aside"),
     }
 }
@@ -232,7 +230,7 @@ async fn quarantine_in(
 
     let reason = DeadReason::Quarantined;
     let endings = ending::taken(node, on, &rows, |_| Stage::Dead { at: now, reason }).await?;
-    // Where a delivery can be read it is its mail that cannot.
+    // If the delivery can be read, it is the mail that cannot.
     let whole = endings.iter().filter(|ending| ending.unread.is_none());
 
     let mut of: Vec<Uuid> = whole.map(|ending| rows::uuid(ending.mail)).collect();
@@ -249,7 +247,7 @@ async fn quarantine_in(
     Ok((ending::reports(&endings), committed))
 }
 
-/// Locks the front rows of the queues; at most so many of each by priority.
+/// Locks the first rows of the queues, up to a limit for each priority.
 async fn candidates(
     node: &NodeState,
     on: &Connected,
@@ -302,7 +300,8 @@ async fn candidates(
         });
     }
 
-    // What others have locked may come back: where nothing is seen it is looked for from the front.
+    // Rows that others have locked may return, so a queue without visible rows is read from its
+    // front next time.
     for (queue, first) in first_dues {
         node.hints.found(queue, first, known);
     }
@@ -319,8 +318,8 @@ async fn candidates(
     Ok(QueueFronts { queues, cut })
 }
 
-/// Whether reading more of the queues would change nothing: as many mails were taken as are wanted,
-/// or the bytes are, and none of them may have more recipients behind what was read.
+/// Whether reading more rows could not change the choice: the requested number of mails or bytes is
+/// reached, and no chosen mail may have further recipients among the unread rows.
 fn is_enough(taken: &[ClaimedDeliveries], fronts: &QueueFronts, request: &ClaimRequest) -> bool {
     let last_mails: Vec<Uuid> = fronts
         .cut
@@ -344,7 +343,7 @@ fn is_enough(taken: &[ClaimedDeliveries], fronts: &QueueFronts, request: &ClaimR
         .sum();
 
     let wanted = request.turns.len() + request.critical_only;
-    // What is short for the bytes alone would be so again.
+    // A claim that the limit of bytes cut short would be cut short again.
     let is_full = taken.len() >= wanted
         || usize::try_from(bytes)
             .unwrap_or(usize::MAX)
@@ -354,8 +353,8 @@ fn is_enough(taken: &[ClaimedDeliveries], fronts: &QueueFronts, request: &ClaimR
     is_full && !may_be_longer
 }
 
-/// Takes mail by mail: each turn its priority, and where that has nothing, the most urgent that
-/// has; the routes take turns.
+/// Chooses mail by mail: each turn takes its priority, or the most urgent one that has mail; the
+/// routes of a priority alternate.
 fn choose(
     mut queues: HashMap<(i16, i32), VecDeque<Candidate>>,
     request: &ClaimRequest,
@@ -437,7 +436,7 @@ fn take_one(
     None
 }
 
-/// What was leased, as the senders get it; and what cannot be sent.
+/// The leased deliveries as claims for the senders, and those that cannot be sent.
 fn claims(
     node: &Arc<NodeState>,
     session: i32,
@@ -472,7 +471,7 @@ fn claims(
     let mut claims = Vec::with_capacity(taken.len());
     let mut leases = node.leases.lock();
     if node.session() != session {
-        // It was taken over meanwhile: whatever was leased to it is not ours.
+        // The session was taken over meanwhile, so none of its leases is valid.
         return (Vec::new(), Vec::new());
     }
 

@@ -1,4 +1,4 @@
-//! What the nodes tell each other, in tables that each node polls.
+//! Orders that the nodes pass to each other, in tables that each node polls.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,10 +17,10 @@ use crate::mail::{MailId, Timestamp};
 use crate::spool::SpoolError;
 use crate::spool::cluster::{Cluster, NodeStatus, Orders};
 
-/// How long a mail is wanted back.
+/// How long a recall of a mail is in force.
 const RECALL_LIFETIME: Duration = Duration::from_secs(60);
 
-/// Reads what is to be obeyed, and tells of it where it is new.
+/// Reads the orders, and announces them if they have changed.
 pub(super) async fn read_orders(
     node: &NodeState,
     on: &Connected,
@@ -52,7 +52,7 @@ pub(super) async fn read_orders(
     Ok(())
 }
 
-/// Changes what is to be obeyed, and tells of it where that is new.
+/// Changes the orders in memory, and announces them if they have changed.
 pub(super) fn order(node: &NodeState, change: impl FnOnce(&mut Orders)) {
     let is_new = node.orders.send_if_modified(|known| {
         let mut orders = Orders::clone(known);
@@ -70,7 +70,7 @@ pub(super) fn order(node: &NodeState, change: impl FnOnce(&mut Orders)) {
     }
 }
 
-/// Has all nodes stop sending over a relay, or go on.
+/// Pauses or resumes a relay on all nodes.
 pub(super) async fn set_paused(
     node: &NodeState,
     relay: &str,

@@ -1,5 +1,5 @@
-//! How connections to the database are made: to which servers, as which role, whether encrypted,
-//! and with which settings.
+//! Opens connections to the database: to which servers, as which role, with or without TLS, and
+//! with which settings.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -17,30 +17,30 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use super::link::{Connected, StatementFailure, judge, quoted, reason};
 use crate::spool::SpoolError;
 
-/// How long a connection may take to be made.
+/// The time-out for opening a connection.
 pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// How much earlier a server is tried than the next one of the URL.
+/// How long to wait for one server before the next in the URL is tried in parallel.
 const HEAD_START: Duration = Duration::from_millis(250);
-/// How long an answer may take: longer than the server lets a statement.
+/// How long an answer may take: longer than the server's own time-out for a statement.
 const ANSWER_WITHIN: Duration = Duration::from_secs(65);
-/// How often it is looked whether a pool is in front.
+/// How often to check whether a connection pool is in between.
 const POOL_CHECKS: usize = 8;
 
-/// Where the database is, and as whom.
+/// The address of the database, and the role.
 pub(super) struct Connector {
-    /// The servers of which one is it.
+    /// The servers of the URL. One of them is used.
     servers: Vec<DatabaseServer>,
     tls: Option<MakeRustlsConnect>,
     role: String,
-    /// What is done first on each connection.
+    /// The statements that are run first on each connection.
     setup: String,
-    /// Its name for people: host, port and database, without a password.
+    /// Its name for messages: host, port and database, without a password.
     pub name: String,
-    /// How long an answer may take on the connections.
+    /// How long an answer may take.
     pub answer_timeout: Option<Duration>,
 }
 
-/// One server, and the way to it.
+/// One server with its configuration.
 struct DatabaseServer {
     config: Config,
     is_encrypted: bool,
@@ -84,8 +84,8 @@ impl Connector {
         })
     }
 
-    /// Makes a connection, which is driven by a task of its own. Of several servers each is tried,
-    /// a little after the one before: one that says nothing must not keep from the others.
+    /// Opens a connection and spawns the task that drives it. With several servers, each is tried a
+    /// little after the one before, so that one that does not answer does not block the others.
     pub(super) async fn connect(&self) -> Result<Connected, tokio_postgres::Error> {
         let tries = self.servers.iter().zip(0u32..).map(|(server, number)| {
             Box::pin(async move {
@@ -117,7 +117,7 @@ impl Connector {
         Ok(Connected::new(client, driver, self.answer_timeout))
     }
 
-    /// As whom.
+    /// The role.
     pub(super) fn role(&self) -> &str {
         &self.role
     }
@@ -129,7 +129,7 @@ impl Connector {
         }
     }
 
-    /// What a failed statement means to whoever asked.
+    /// The error for the caller of a failed statement.
     pub(super) fn error(&self, error: &tokio_postgres::Error) -> SpoolError {
         match judge(error) {
             StatementFailure::Gone | StatementFailure::Lacking | StatementFailure::Busy => {
@@ -142,10 +142,9 @@ impl Connector {
     }
 }
 
-/// Refuses a pool that gives each transaction whichever connection is free: settings, prepared
-/// statements and transactions of this node would be mixed with others'. Two connections that one
-/// server process serves tell it, or one that several serve. What others do at the pool may hide
-/// it for a while.
+/// Refuses a pool in transaction mode: settings, prepared statements and transactions of this node
+/// would be mixed with those of others. It is detected when one server process serves two
+/// connections, or several serve one; other clients of the pool may hide this for a while.
 pub(super) async fn check_pooling(
     connector: &Connector,
     one: &Connected,
@@ -192,7 +191,7 @@ where
     }
 }
 
-/// The servers that a configuration names, each by itself.
+/// The servers of a configuration, each with a configuration of its own.
 fn servers(config: &Config, extra: &TlsParameters) -> Result<Vec<DatabaseServer>, String> {
     let (hosts, addresses) = (config.get_hosts(), config.get_hostaddrs());
     let ports = config.get_ports();
@@ -252,7 +251,7 @@ fn server(
         one.port(*port);
     }
 
-    // Of several, one is it that can be written; a standby that answered first would not do.
+    // With several servers, the writable one is wanted; a standby might answer first.
     one.target_session_attrs(match config.get_target_session_attrs() {
         TargetSessionAttrs::Any if has_others => TargetSessionAttrs::ReadWrite,
         wanted => wanted,
@@ -277,8 +276,8 @@ fn server(
     })
 }
 
-/// Whether what goes to this host is encrypted: to one that is not this machine, unless the URL
-/// says no. A socket of this machine has no TLS, whatever it says, as with libpq.
+/// Whether a connection to this host uses TLS: always to another machine, unless the URL disables
+/// it. As in libpq, a Unix socket never uses TLS.
 fn is_encrypted(host: Option<&Host>, extra: &TlsParameters) -> Result<bool, String> {
     let is_local = match host {
         Some(Host::Unix(_)) => return Ok(false),
@@ -301,8 +300,8 @@ fn is_loopback(address: std::net::IpAddr) -> bool {
     address.is_loopback()
 }
 
-/// What holds on every connection. The planner is held to the plans that the indices are made for:
-/// it would change them whenever statistics are taken of an empty queue.
+/// The settings of every connection. The planner is restricted to the plans for which the indices
+/// were made: it would choose others after statistics were collected on an empty queue.
 fn setup(schema: &str) -> String {
     let schema = quoted(schema);
     format!(
@@ -353,7 +352,7 @@ struct TlsParameters {
     roots: Option<PathBuf>,
 }
 
-/// Takes out of a URL what libpq has and the client below does not.
+/// Removes from a URL the TLS parameters of libpq that the client library does not know.
 fn without_tls_parameters(url: &str) -> (String, TlsParameters) {
     let mut tls = TlsParameters::default();
     let Some((base, query)) = url.split_once('?') else {
@@ -365,7 +364,7 @@ fn without_tls_parameters(url: &str) -> (String, TlsParameters) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         let value = percent_encoding::percent_decode_str(value).decode_utf8_lossy();
         match key {
-            // libpq's word since 14 for whoever can be written and is no standby.
+            // The value of libpq 14 and later for a server that is writable and no standby.
             "target_session_attrs" if value == "primary" => {
                 left.push("target_session_attrs=read-write");
             }
@@ -386,7 +385,7 @@ fn without_tls_parameters(url: &str) -> (String, TlsParameters) {
     (url, tls)
 }
 
-/// Whom to trust: the public authorities, or those in this file.
+/// The TLS configuration: it trusts the public authorities, or those in this file.
 fn client_config(roots: Option<&Path>) -> Result<ClientConfig, String> {
     let roots = match roots {
         None => RootCertStore {

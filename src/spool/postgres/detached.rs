@@ -1,5 +1,4 @@
-//! A spool that is read or filled as a whole, without being a node of it: while one is copied,
-//! verified or exported.
+//! Access to a whole spool without registering as a node: to copy, verify or export it.
 
 use std::sync::Arc;
 
@@ -9,11 +8,11 @@ use super::routes::RouteNumbers;
 use super::schema::{self, Migrate};
 use crate::spool::SpoolError;
 
-/// A spool that is looked at or filled without being a node of it.
+/// A spool that is opened without registering as a node.
 pub(in crate::spool) struct DetachedSpool {
     pub(super) on: Arc<Connected>,
     pub(super) routes: RouteNumbers,
-    /// Its name for people.
+    /// Its name for messages.
     name: String,
 }
 
@@ -27,7 +26,7 @@ impl DetachedSpool {
             database: "of `spool.url`".into(),
             reason,
         })?;
-        // What is asked here looks at all that there is.
+        // Queries over the whole spool may take long.
         connector.answer_timeout = None;
         let connector = Arc::new(connector);
         let name = format!("{}, schema {}", connector.name, spool.schema);
@@ -62,7 +61,7 @@ impl DetachedSpool {
         }
     }
 
-    /// Refuses while a node has it open, or mail waits in the outbox that is none yet.
+    /// Fails while a node has the spool open.
     pub(super) async fn check_alone(&self) -> Result<(), SpoolError> {
         let failed = |e: tokio_postgres::Error| self.failed(&e);
         let nodes = self

@@ -1,9 +1,10 @@
 //! Deliveries that end without a sender's outcome: expired, cancelled, taken over from a dead node,
-//! or dead from the start. Whatever ends them deletes their rows from `ready` and passes them to
-//! this module.
+//! or dead when accepted. The caller deletes their rows from `ready` and passes them to this
+//! module.
 //!
-//! *Invariant:* what is taken out of `ready` is in `ended` in the same commit, and counted there;
-//! of one that cannot be read what can be is, and its bytes are set aside.
+//! *Invariant:* a row that is deleted from `ready` is written to `ended` and counted in the same
+//! commit. Of a row that cannot be decoded the readable columns are kept, and its bytes are set
+//! aside.
 
 use std::collections::HashMap;
 
@@ -19,19 +20,19 @@ use crate::mail::{MailId, Timestamp};
 use crate::spool::keyed::journal::entry::{JournalEntry, PendingEntries};
 use crate::spool::{EndedDelivery, Manifest, codec};
 
-/// A delivery that ends, and what its row says besides.
+/// A delivery that ends, with the other columns of its row.
 pub(super) struct EndedRow {
     pub mail: MailId,
     pub index: u16,
     pub priority: i16,
-    /// Whose it counts as, while it is pending.
+    /// The account for which it counts as pending.
     pub account: i64,
     pub delivery: Delivery,
-    /// Its bytes, where they could not be read.
+    /// Its encoded bytes, if they could not be decoded.
     pub unread: Option<Vec<u8>>,
 }
 
-/// Rows that were taken out of `ready`, each with the stage in which it ends.
+/// Decodes rows that were deleted from `ready`, each with its final stage.
 pub(super) async fn taken(
     node: &NodeState,
     on: &Connected,
@@ -56,7 +57,7 @@ pub(super) async fn taken(
     Ok(endings.collect())
 }
 
-/// The deliveries that ended without a user's request, as they are told of.
+/// The deliveries that ended without a user's request, for the sweep's report.
 pub(super) fn reports(endings: &[EndedRow]) -> Vec<EndedDelivery> {
     let dead = endings.iter().filter_map(|ending| {
         let Stage::Dead { reason, .. } = ending.delivery.stage else {
@@ -71,8 +72,8 @@ pub(super) fn reports(endings: &[EndedRow]) -> Vec<EndedDelivery> {
     dead.collect()
 }
 
-/// Writes what was taken out of `ready` into `ended`, and tells of it: done by this one, and last,
-/// of the act that it was, if it was one.
+/// Writes deliveries into `ended`, updates the totals, and adds the journal entries: one for each
+/// delivery, and last `act` for the whole operation.
 pub(super) async fn end_all(
     node: &NodeState,
     on: &Connected,
@@ -103,7 +104,7 @@ pub(super) async fn end_all(
     bump(on, entries, &totals).await
 }
 
-/// Writes deliveries into `ended`.
+/// Writes rows into `ended`.
 pub(super) async fn insert(
     node: &NodeState,
     on: &Connected,
@@ -117,7 +118,7 @@ pub(super) async fn insert(
     set_aside(on, endings).await
 }
 
-/// Deliveries as the columns of `ended`.
+/// Deliveries as columns of `ended`.
 #[derive(Default)]
 pub(super) struct EndedColumns {
     pub mails: Vec<Uuid>,
@@ -181,7 +182,7 @@ impl EndedColumns {
     }
 }
 
-/// Keeps the bytes of what could not be read.
+/// Stores the bytes of deliveries that could not be decoded.
 async fn set_aside(on: &Connected, endings: &[EndedRow]) -> Result<(), tokio_postgres::Error> {
     for ending in endings {
         let Some(unread) = &ending.unread else {
@@ -200,7 +201,7 @@ async fn set_aside(on: &Connected, endings: &[EndedRow]) -> Result<(), tokio_pos
     Ok(())
 }
 
-/// What is known of these mails.
+/// The manifests of these mails.
 pub(super) async fn manifests(
     on: &Connected,
     mails: impl Iterator<Item = MailId>,

@@ -16,10 +16,10 @@ use crate::mail::{Address, MailId};
 use crate::spool::keyed::journal::entry::{JournalEntry, PendingEntries};
 use crate::spool::{FeedbackResult, FeedbackStore, Manifest, NewFeedback, SpoolError, codec};
 
-/// How many are kept in one commit.
+/// How many reports are written in one commit.
 const STEP_ENTRIES: usize = 64;
 
-/// All that came back for these mails, with the places of its deliveries; the oldest first.
+/// All reports about these mails, each with the index of its delivery; the oldest first.
 pub(super) async fn of_mails(
     on: &Connected,
     ids: &[Uuid],
@@ -46,14 +46,14 @@ pub(super) async fn of_mails(
     Ok(found)
 }
 
-/// Something that came back, as its row has it.
+/// A report, as its row.
 pub(super) struct FeedbackRow {
     pub index: u16,
     pub id: [u8; 16],
     pub feedback: Feedback,
 }
 
-/// Writes what came back for a mail; what is there already stays as it is.
+/// Stores the reports about a mail; those that exist already stay as they are.
 pub(super) async fn insert(
     on: &Connected,
     new: impl Iterator<Item = (MailId, u16, [u8; 16], &Feedback)>,
@@ -81,16 +81,16 @@ pub(super) async fn insert(
     .map(|_| ())
 }
 
-/// What is known of the deliveries that something came back for.
+/// What is known about the deliveries that reports are about.
 struct KnownDeliveries {
     manifests: HashMap<Uuid, Manifest>,
     recipients: HashMap<(Uuid, i32), Address>,
-    /// The names of what is kept of each.
+    /// The names of the stored reports of each delivery.
     kept: HashMap<(Uuid, i32), Vec<Uuid>>,
 }
 
 impl KnownDeliveries {
-    /// Whoever keeps something of one of these mails at the same time waits.
+    /// Reads it, and locks the mails, so that concurrent reports wait.
     async fn read(on: &Connected, new: &[NewFeedback]) -> Result<Self, tokio_postgres::Error> {
         let mut ids: Vec<Uuid> = new.iter().map(|one| rows::uuid(one.mail)).collect();
         ids.sort_unstable();
@@ -134,7 +134,7 @@ impl KnownDeliveries {
         })
     }
 
-    /// What becomes of this one; it is known from now on.
+    /// Decides whether a report is stored, and counts it as known from now on.
     fn judge(&mut self, one: &NewFeedback) -> FeedbackResult {
         let place = (rows::uuid(one.mail), i32::from(one.index));
         if !self.manifests.contains_key(&place.0) || !self.recipients.contains_key(&place) {
@@ -183,7 +183,7 @@ async fn keep(
         }
     }
 
-    // Of two for one address the later counts.
+    // Of two suppressions for one address the later counts.
     let suppressed = kept.iter().filter_map(|one| one.suppression.clone());
     let suppressed: BTreeMap<_, _> = suppressed.map(|s| (suppressions::key(&s), s)).collect();
     let suppressed: Vec<_> = suppressed.into_values().collect();
@@ -201,7 +201,7 @@ impl FeedbackStore for PostgresNode {
         let node = &self.node;
         let suppresses = new.iter().any(|one| one.suppression.is_some());
 
-        // A look that began before this is committed must not say that there is nobody.
+        // A poll that began before this commit must not conclude that there are no suppressions.
         node.adding.fetch_add(1, Ordering::AcqRel);
         if suppresses {
             node.suppresses.store(true, Ordering::Release);

@@ -1,5 +1,5 @@
-//! When to look for due mail again: the due times that this node knows of, and what the last commit
-//! said about the whole queue. They are only hints: what is missing here is found by the next poll.
+//! When to look for due mail again: the due times that this node knows, and the totals as of the
+//! last commit. They are only hints: what is missing here is found by the next poll.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -8,38 +8,39 @@ use parking_lot::Mutex;
 
 use crate::mail::Timestamp;
 
-/// How many times are remembered; beyond them the database is asked again when the last is reached.
+/// How many due times are remembered. When the last of them is reached, the database is asked
+/// again.
 const MOST_TIMES: usize = 20_000;
 
-/// How much earlier than what was found something may be due that others are just committing, in
-/// milliseconds.
+/// How many milliseconds before the found position to look again: others may be committing earlier
+/// deliveries at this moment.
 const LOOK_BACK: i64 = 1000;
 
-/// The route of what may be on any.
+/// Stands for any route.
 pub(super) const ANY_ROUTE: i32 = 0;
 
 #[derive(Default)]
 struct DueTimes {
-    /// With the number of the route on which something falls due then.
+    /// Due times, each with the number of its route.
     times: BTreeSet<(i64, i32)>,
-    /// The routes on which something may be due and has not been claimed.
+    /// The routes that may have due mail that was not claimed.
     stirred: BTreeSet<i32>,
-    /// For each queue, by route and priority, the time before which nothing waits, as far as it is
-    /// known. What lies before it in the index is dead, and would be walked over.
+    /// For each queue, by route and priority, the time before which it contains no delivery, as far
+    /// as is known. Only dead rows lie before it in the index, and a claim would walk over them.
     lows: HashMap<(i32, i16), i64>,
-    /// A number that changes whenever something may wait before such a time.
+    /// Incremented whenever there may be a delivery before such a time.
     lowered: u64,
 }
 
 impl DueTimes {
-    /// What is past is not asked for again: it is due.
+    /// Forgets the times up to `now`: their routes may have due mail.
     fn pass(&mut self, now: i64) {
         let left = self.times.split_off(&(now.saturating_add(1), i32::MIN));
         let due = std::mem::replace(&mut self.times, left);
         self.stirred.extend(due.into_iter().map(|(_, route)| route));
     }
 
-    /// Something may wait in the queues of this route since this time.
+    /// Records that the queues of this route may contain a delivery from this time on.
     fn lower(&mut self, route: i32, due: i64) {
         let is_lower = |of: i32, low: i64| (of == route || route == ANY_ROUTE) && due < low;
         self.lows
@@ -49,12 +50,12 @@ impl DueTimes {
 
 pub(super) struct Hints {
     dues: Mutex<DueTimes>,
-    /// When a sweep may have something to do; `i64::MAX` for never.
+    /// When a sweep may have something to do, in milliseconds; `i64::MAX` for never.
     sweep: AtomicI64,
-    /// The number of the last commit that is known, and how many were pending after it.
+    /// The number of the last known commit, and how many deliveries were pending after it.
     head: Mutex<(i64, u64)>,
     pending: AtomicU64,
-    /// The last time that was told.
+    /// The last time that a caller passed, in milliseconds.
     now: AtomicI64,
 }
 
@@ -71,9 +72,9 @@ impl Default for Hints {
 }
 
 impl Hints {
-    /// Something falls due on this route at this time.
+    /// Records that a delivery falls due on this route at this time.
     pub(super) fn due_at(&self, route: i32, due: i64) {
-        // What a claim that is under way finds was due by then.
+        // A claim that is under way covers only what was due by `now`.
         let is_old = due < self.now.load(Ordering::Relaxed).saturating_sub(LOOK_BACK);
         let mut dues = self.dues.lock();
         dues.lower(route, due);
@@ -84,7 +85,7 @@ impl Hints {
         }
     }
 
-    /// Something may be due on these routes.
+    /// Records that these routes may have due mail.
     pub(super) fn stir(&self, routes: impl IntoIterator<Item = i32>) {
         let mut dues = self.dues.lock();
         for route in routes {
@@ -94,12 +95,12 @@ impl Hints {
         dues.lowered += 1;
     }
 
-    /// There may be more of what was found on these routes.
+    /// Records that a claim left due mail on these routes.
     pub(super) fn is_more(&self, routes: &[i32]) {
         self.dues.lock().stirred.extend(routes);
     }
 
-    /// From when on a queue is to be looked at, and a number for [`Hints::found`].
+    /// The time from which a queue must be read, and the number to pass to [`Hints::found`].
     pub(super) fn low(&self, route: i32, priority: i16) -> (i64, u64) {
         let dues = self.dues.lock();
         let low = dues.lows.get(&(route, priority));
@@ -107,7 +108,8 @@ impl Hints {
         (from, dues.lowered)
     }
 
-    /// In this queue nothing waits before this time, unless something was told since that number.
+    /// Records that this queue contains no delivery before `first`, unless something was added
+    /// since `lowered` was returned.
     pub(super) fn found(&self, queue: (i32, i16), first: i64, lowered: u64) {
         let mut dues = self.dues.lock();
         if dues.lowered == lowered {
@@ -115,7 +117,7 @@ impl Hints {
         }
     }
 
-    /// The queues of which that is known, and from when on each is to be looked at.
+    /// The queues for which that is known, each with the time from which it must be read.
     pub(super) fn lows(&self) -> Vec<(i32, i16, i64)> {
         let dues = self.dues.lock();
         let lows = dues.lows.iter();
@@ -123,7 +125,8 @@ impl Hints {
             .collect()
     }
 
-    /// These routes are claimed from: what comes now stirs them anew.
+    /// Records that these routes are being claimed from. Mail that arrives from now on marks them
+    /// again.
     pub(super) fn claimed(&self, routes: &[i32], now: Timestamp) {
         let mut dues = self.dues.lock();
         dues.pass(now.as_millis());
@@ -132,7 +135,7 @@ impl Hints {
             .for_each(|route| _ = dues.stirred.remove(route));
     }
 
-    /// The routes on which something may be due by now. Of `all` it is so where nothing else is
+    /// The routes that may have due mail. `all` gives all routes, which are returned if nothing is
     /// known.
     pub(super) fn due_routes(&self, now: Timestamp, all: impl FnOnce() -> Vec<i32>) -> Vec<i32> {
         let mut dues = self.dues.lock();
@@ -143,12 +146,12 @@ impl Hints {
         dues.stirred.iter().copied().collect()
     }
 
-    /// A sweep has something to do at this time.
+    /// Records that a sweep has something to do at this time.
     pub(super) fn sweep_at(&self, at: i64) {
         self.sweep.fetch_min(at, Ordering::SeqCst);
     }
 
-    /// What the next sweep is known to be.
+    /// Sets the time of the next sweep.
     pub(super) fn set_sweep(&self, at: i64) {
         self.sweep.store(at, Ordering::SeqCst);
     }
@@ -157,7 +160,7 @@ impl Hints {
         self.sweep.load(Ordering::SeqCst)
     }
 
-    /// The first time after this one at which something is to be done.
+    /// The first time after `after` at which something is due.
     pub(super) fn next(&self, after: Timestamp) -> Option<Timestamp> {
         let after = after.as_millis();
         let mut dues = self.dues.lock();
@@ -170,7 +173,7 @@ impl Hints {
             .map(Timestamp::from_millis)
     }
 
-    /// What a commit says of the whole. An older one changes nothing.
+    /// Learns the number of pending deliveries as of a commit. An older commit changes nothing.
     pub(super) fn head(&self, commits: i64, pending: i64) {
         let mut head = self.head.lock();
         if commits >= head.0 {
@@ -191,7 +194,7 @@ impl Hints {
         self.now.store(now.as_millis(), Ordering::Relaxed);
     }
 
-    /// About what time it is, by the clock that the callers go by.
+    /// The current time by the clock of the spool's callers, approximately.
     pub(super) fn now(&self) -> Timestamp {
         let wall = Timestamp::now();
         let given = Timestamp::from_millis(self.now.load(Ordering::Relaxed));

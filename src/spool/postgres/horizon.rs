@@ -1,5 +1,5 @@
-//! What keeps the database from removing dead rows: a transaction, a prepared transaction or a
-//! replication slot that has existed for long. Claims have to walk over dead rows, and become
+//! Finds what keeps the database from removing dead rows: a transaction, a prepared transaction or
+//! a replication slot that has existed for long. Claims have to walk over dead rows, and become
 //! slower.
 //!
 //! Checked by `poll` now and then. Its age is measured here, because a role that may not see the
@@ -13,9 +13,9 @@ use parking_lot::Mutex;
 use super::link::Connected;
 use super::shared::NodeState;
 
-/// How often it is looked at.
+/// How often to check.
 pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(2);
-/// How long nothing is said of what is there, at least.
+/// How long a transaction must exist before it is reported.
 const REPORT_AFTER: Duration = Duration::from_secs(4);
 
 #[derive(Default)]
@@ -23,7 +23,7 @@ pub(super) struct Horizon(Mutex<KnownTransactions>);
 
 #[derive(Default)]
 struct KnownTransactions {
-    /// Who is there since when; named by the number that it holds.
+    /// Since when each transaction was seen, by the transaction number that it holds.
     since: HashMap<String, Instant>,
     oldest: Option<OldestTransaction>,
 }
@@ -35,13 +35,14 @@ struct OldestTransaction {
 }
 
 impl Horizon {
-    /// For how long something has been in the way, if for too long.
+    /// For how long a transaction has prevented the removal of dead rows; `None` if none has for
+    /// too long.
     pub(super) fn held_for(&self) -> Option<Duration> {
         let known = self.0.lock();
         known.oldest.as_ref().map(|oldest| oldest.since.elapsed())
     }
 
-    /// The same, in a sentence.
+    /// The same, as a sentence.
     pub(super) fn warning(&self) -> Option<String> {
         let known = self.0.lock();
         known.oldest.as_ref().map(|oldest| {
@@ -55,7 +56,7 @@ impl Horizon {
         })
     }
 
-    /// These hold something now; the first that has for so long is told of.
+    /// Records the transactions that exist now; remembers the first that has existed for too long.
     fn seen(&self, holders: Vec<(String, String)>, report_after: Duration) {
         let now = Instant::now();
         let mut known = self.0.lock();
@@ -81,8 +82,8 @@ impl Horizon {
     }
 }
 
-/// A transaction holds the number of its own, or of the oldest whose rows it may see. A standby
-/// that asks for it holds one for its own readers.
+/// A transaction holds back its own number, or that of the oldest transaction whose rows it may
+/// see. A standby with feedback holds one back for its own readers.
 const HOLDERS: &str = "
 SELECT a.pid || ':' || coalesce(a.backend_xid, a.backend_xmin)::text,
   format('a transaction of %s (application %s, process %s)', coalesce(a.usename::text, 'a standby'),

@@ -15,7 +15,7 @@ use crate::spool::SpoolError;
 use crate::spool::copy::broken_off;
 use crate::spool::transfer::{CopyReport, MailPart, NextPart, STEP_BYTES, SpoolPart};
 
-/// Takes what another spool tells, all of it or nothing.
+/// Imports all parts that another spool exports, or nothing.
 pub(in crate::spool) async fn take(
     detached: &DetachedSpool,
     from: mpsc::Receiver<NextPart>,
@@ -39,7 +39,7 @@ async fn take_all(
     mut from: mpsc::Receiver<NextPart>,
 ) -> Result<CopyReport, SpoolError> {
     let failed = |e: tokio_postgres::Error| detached.failed(&e);
-    // No node begins meanwhile, however long it takes.
+    // Keeps nodes from registering meanwhile, however long it takes.
     detached
         .on
         .client
@@ -65,7 +65,7 @@ async fn take_all(
         return Err(detached.unusable("it holds mail already; name an empty schema"));
     }
 
-    // What nodes wrote that had no mail.
+    // Rows that nodes may have left in a spool without mail.
     for table in ["journal", "readers", "kept", "accounts", "keys", "aliases"] {
         let sql = format!("DELETE FROM {}", quoted(table));
         detached.on.execute(&sql, &[]).await.map_err(failed)?;
@@ -91,7 +91,7 @@ async fn take_all(
 struct TableImport {
     copied: CopyReport,
     totals: TotalsChange,
-    /// What the journal is named by, the number after its last event, and its bytes.
+    /// The journal's name, the number after its last event, and its bytes.
     journal: Option<u32>,
     next: i64,
     written: i64,
@@ -214,7 +214,7 @@ impl TableImport {
             for (index, delivery) in (0u16..).zip(&mail.deliveries) {
                 let mut delivery = delivery.clone();
                 if let Stage::Committing { .. } = delivery.stage {
-                    // As after a crash: it may have been sent.
+                    // As after a crash: the delivery may have been sent.
                     let reason = DeadReason::InDoubt;
                     delivery.stage = Stage::Dead { at: now, reason };
                 }
@@ -298,7 +298,7 @@ impl TableImport {
     }
 }
 
-/// Writes what was fixed of a mail when it was accepted, and its idempotency key.
+/// Writes a mail's unchanging parts and its idempotency key.
 async fn write_mail(on: &Connected, mail: &MailPart) -> Result<(), tokio_postgres::Error> {
     let manifest = &mail.manifest;
     let id = rows::uuid(manifest.id);

@@ -1,5 +1,5 @@
-//! Verifies a whole spool, or exports its mail, as it is at one moment and without being a node of
-//! it. Changes nothing.
+//! Verifies a whole spool, or exports its mail, in one snapshot and without registering as a node.
+//! Changes nothing.
 
 use std::path::Path;
 
@@ -19,15 +19,15 @@ use crate::spool::{Manifest, SpoolError};
 
 /// How many mails are read at a time.
 const STEP_MAILS: i64 = 500;
-/// The most problems that are told one by one.
+/// The most problems that are listed one by one.
 const MOST_PROBLEMS: usize = 1000;
 
 impl PostgresSpool {
-    /// Reads every record and checks that they agree with each other. Changes nothing; nodes may go
-    /// on meanwhile.
+    /// Reads every record and checks that they are consistent. Changes nothing; nodes may continue
+    /// to run.
     ///
     /// # Errors
-    /// Where the database cannot be read. What is wrong inside is in the result.
+    /// If the database cannot be read. Inconsistencies are in the result.
     pub async fn verify(&self) -> Result<VerifyReport, SpoolError> {
         let detached = DetachedSpool::open(self, Migrate::Check).await?;
         let mut verified = VerifyReport::default();
@@ -58,11 +58,11 @@ impl PostgresSpool {
         Ok(verified)
     }
 
-    /// Writes every mail to `to`: `ID.eml` with the message, where that is still kept, and
-    /// `ID.json` with its envelope and the state of each delivery. Nodes may go on meanwhile.
+    /// Writes every mail to the directory `to`: the message as `ID.eml`, unless it was deleted, and
+    /// the envelope with the state of each delivery as `ID.json`. Nodes may continue to run.
     ///
     /// # Errors
-    /// As [`PostgresSpool::verify`], and where a file cannot be written.
+    /// As [`PostgresSpool::verify`], or if a file cannot be written.
     pub async fn export(&self, to: &Path) -> Result<ExportReport, SpoolError> {
         let detached = DetachedSpool::open(self, Migrate::Check).await?;
 
@@ -105,10 +105,10 @@ impl PostgresSpool {
         Ok(exported)
     }
 
-    /// Makes the tables, or brings them to this version. Returns the versions before and after.
+    /// Creates the tables, or upgrades them to this version. Returns the versions before and after.
     ///
     /// # Errors
-    /// Where the database cannot be reached, or does not grant it.
+    /// If the database does not answer, or does not permit it.
     pub async fn migrate_now(&self) -> Result<(usize, usize), SpoolError> {
         let connector = self.connector("postrider migrate");
         let connector = std::sync::Arc::new(connector.map_err(|reason| SpoolError::Unusable {
@@ -124,7 +124,7 @@ impl PostgresSpool {
     }
 }
 
-/// The most urgent problems, one sentence each.
+/// The first problems that were found, one sentence each.
 #[derive(Default)]
 struct Problems(Vec<String>);
 
@@ -136,8 +136,7 @@ impl Problems {
     }
 }
 
-/// Whatever is asked from here on is asked of one moment; by whichever plan is the best for all of
-/// it.
+/// Begins a transaction in which all queries see one snapshot, and the planner may choose any plan.
 async fn begin(detached: &DetachedSpool) -> Result<(), SpoolError> {
     let begun = detached
         .on
@@ -153,14 +152,14 @@ async fn begin(detached: &DetachedSpool) -> Result<(), SpoolError> {
     begun.map_err(|e| detached.failed(&e))
 }
 
-/// A mail, as far as it can be read.
+/// A mail, as far as it can be decoded.
 struct InspectedMail {
     id: Uuid,
     manifest: Result<Manifest, SpoolError>,
     deliveries: Vec<Result<Delivery, SpoolError>>,
 }
 
-/// The next mails after this one; `None` where there are no more.
+/// The next mails after this one; `None` if there are no more.
 async fn page(
     detached: &DetachedSpool,
     after: Uuid,
@@ -252,7 +251,7 @@ fn count(
     verified.mails += 1;
 }
 
-/// What the tables must agree on, and how it is told where they do not.
+/// Conditions on the tables, each as a query for violations and a text that reports them.
 const AGREEMENTS: &[(&str, &str)] = &[
     (
         "SELECT count(*) FROM ready r JOIN ended e ON e.mail = r.mail AND e.idx = r.idx",
@@ -295,7 +294,7 @@ async fn compare(
         }
     }
 
-    // What cannot be read is counted there and not here.
+    // Records that cannot be read would count as missing here.
     if !problems.0.is_empty() {
         return Ok(());
     }

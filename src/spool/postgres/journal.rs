@@ -1,6 +1,6 @@
-//! The journal as a table that all nodes write and read. Numbers are given under the lock of the
-//! row that every commit changes last, so that they grow in the order of commits: whoever sees a
-//! number sees all before it.
+//! The journal as a table that all nodes write and read. Events are numbered under the lock of the
+//! row that every commit changes last, so that numbers grow in the order of commits: a reader that
+//! sees a number sees all lower ones.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,9 +20,9 @@ use crate::mail::{MailId, Timestamp};
 use crate::spool::keyed::journal::entry::{self, JournalEntry, PendingEntries, RecordHead};
 use crate::spool::{Journal, JournalPage, ReaderChange, ReaderStatus, SpoolError};
 
-/// The longest name of a reader.
+/// The longest name of a reader, in bytes.
 const LONGEST_NAME: usize = 200;
-/// The most rows that one page reads, and the most that are looked through for one mail.
+/// The most rows that are read for one page, or searched for one mail.
 const PAGE_ROWS: i64 = 256;
 const MOST_LOOKED_THROUGH: i64 = 20_000;
 /// How many rows one step of pruning deletes.
@@ -64,7 +64,7 @@ fn unsigned(value: i64) -> u64 {
 
 const COLUMNS: &str = "first, events, at, entries";
 
-/// The rows in which the events after a number stand.
+/// The rows that contain the events after a number.
 async fn rows_after(on: &Connected, after: u64) -> Result<Vec<Row>, tokio_postgres::Error> {
     on.query(
         &format!(
@@ -78,7 +78,7 @@ async fn rows_after(on: &Connected, after: u64) -> Result<Vec<Row>, tokio_postgr
     .await
 }
 
-/// The events after a number, of these rows.
+/// The events after a number, as a page.
 fn page(rows: &[Row], after: u64, last_event: u64, most: usize) -> Result<JournalPage, SpoolError> {
     let mut page = JournalPage {
         last: after,
@@ -111,7 +111,7 @@ fn page(rows: &[Row], after: u64, last_event: u64, most: usize) -> Result<Journa
     Ok(page)
 }
 
-/// The number after which everything happened at this time or later, as far as it is known.
+/// The number after which all events are from this time or later; `None` if it is not known.
 async fn number_since(on: &Connected, at: Timestamp) -> Result<Option<u64>, tokio_postgres::Error> {
     let rows = on
         .query(
@@ -124,7 +124,7 @@ async fn number_since(on: &Connected, at: Timestamp) -> Result<Option<u64>, toki
         .map(|row| unsigned(row.get::<_, i64>(0)).saturating_sub(1)))
 }
 
-/// The rows that tell what happened to one mail: looked for from when it was accepted.
+/// The rows with events of one mail, searched from the time of its acceptance.
 async fn rows_of_mail(
     on: &Connected,
     mail: MailId,
@@ -181,8 +181,9 @@ async fn acts(on: &Connected, before: u64, most: usize) -> Result<Events, tokio_
     Ok(acts)
 }
 
-/// Whether a row of the journal, j, is beyond the bound in bytes, $1: and read by all, b, or so far
-/// beyond it that nobody is waited for.
+/// The condition that row `j` of the journal exceeds the limit of $1 bytes, and that all readers
+/// have read it or that it exceeds the limit so far that readers are not waited for. `b` is the
+/// total.
 pub(super) const BEYOND_BOUND: &str = "b.written - j.before > $1 AND (b.slowest IS NULL
   OR j.first + j.events - 1 <= b.slowest OR b.written - j.before > 2 * $1)";
 
@@ -191,8 +192,8 @@ pub(super) fn max_size(node: &NodeState) -> i64 {
     size.min(i64::MAX / 4)
 }
 
-/// Removes what is too old or too much; returns whether there is more. What a named reader has not
-/// read is kept up to twice as long, and twice as much.
+/// Deletes events that are too old or too many; returns whether there are more. Events that a named
+/// reader has not read are kept up to twice as long, and twice as many.
 pub(super) async fn prune(
     node: &NodeState,
     on: &Connected,
@@ -227,7 +228,7 @@ pub(super) async fn prune(
     Ok(gone.len() as i64 >= PRUNE_STEP)
 }
 
-/// Counts what readers will not find any more.
+/// Counts the events that readers will not find.
 async fn count_missed(on: &Connected, first: i64, last: i64) -> Result<(), tokio_postgres::Error> {
     let behind = on
         .query(
@@ -372,8 +373,8 @@ impl Journal for PostgresNode {
             .change(move |_, on| {
                 let (name, changes) = (name.clone(), changes.clone());
                 async move {
-                    // The row's lock fences: whoever has it in another session changes nothing
-                    // here.
+                    // The row's lock is the fence: a reader that another session owns is not
+                    // changed here.
                     let ours = on
                         .execute(
                             "INSERT INTO readers AS r (name, at, owner) VALUES ($1, $2, $3)
@@ -422,7 +423,7 @@ impl Journal for PostgresNode {
         if let Some(failure) = self.node.failure() {
             return Err(failure);
         }
-        // It is asked for again and again, mostly in vain.
+        // Polled often, and mostly without a result.
         if self.is_held_elsewhere(name).await? {
             return Ok(false);
         }

@@ -1,9 +1,9 @@
-//! A clock for leases: it keeps running while the machine sleeps, as the server's does, and cannot
-//! be set, on systems that have such a clock.
+//! A clock for leases that cannot be set, and that continues while the machine sleeps, as the
+//! database's clock does. Uses the system's clock of that kind if it has one.
 
 use std::time::Duration;
 
-/// A moment by that clock.
+/// A moment of that clock.
 #[cfg(target_os = "linux")]
 #[derive(Clone, Copy)]
 pub(super) struct LeaseInstant(Duration);
@@ -23,7 +23,8 @@ impl LeaseInstant {
     }
 }
 
-/// By two clocks: one may stand still while the machine sleeps, and the other may be set.
+/// A moment by two clocks: one may stop while the machine sleeps, the other may be set. The longer
+/// elapsed time counts.
 #[cfg(not(target_os = "linux"))]
 #[derive(Clone, Copy)]
 pub(super) struct LeaseInstant(std::time::Instant, std::time::SystemTime);

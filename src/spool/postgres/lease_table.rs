@@ -1,5 +1,5 @@
 //! The leases that this node holds: which delivery, under which serial, and what a settle needs to
-//! know of it. The owner in the delivery's row decides; a lease that is not in this table settles
+//! know about it. The row's owner is decisive, but a lease that is not in this table settles
 //! nothing.
 
 use std::collections::HashMap;
@@ -9,19 +9,19 @@ use crate::delivery::Delivery;
 use crate::mail::MailId;
 use crate::spool::{LeaseToken, Manifest};
 
-/// Serials of one session; the session's number stands above them.
+/// How many serials a session has; the session's number is stored in the bits above.
 const SERIALS: u64 = 1 << 40;
 
-/// What is known of a delivery that is leased here.
+/// A delivery that is leased to this node.
 #[derive(Clone)]
 pub(super) struct HeldDelivery {
     pub serial: u64,
     pub manifest: Arc<Manifest>,
-    /// The delivery as it was when it was leased.
+    /// The delivery when it was leased.
     pub delivery: Delivery,
-    /// Whether it was recorded that it may have been sent.
+    /// Whether the mark was written that it may have been sent.
     pub marked: bool,
-    /// Whether it was taken over from nodes that died, so often that it may be the cause.
+    /// Whether it was held by so many dead nodes that it may be the cause.
     pub suspect: bool,
 }
 
@@ -38,7 +38,7 @@ pub(super) fn session_of(serial: u64) -> i32 {
 }
 
 impl LeaseTable {
-    /// Begins a session: whatever was held before is not any more.
+    /// Begins a session and forgets all earlier leases.
     pub(super) fn begin(&mut self, session: i32) {
         self.held.clear();
         self.session = u64::try_from(session).unwrap_or(0);
@@ -57,7 +57,7 @@ impl LeaseTable {
         }
     }
 
-    /// What is held under this lease, if it is current.
+    /// The delivery of a lease; `None` if the lease is not current.
     pub(super) fn current(&self, token: &LeaseToken) -> Option<&HeldDelivery> {
         let held = self.held.get(&(token.mail, token.index));
         held.filter(|held| held.serial == token.serial)
@@ -80,7 +80,7 @@ impl LeaseTable {
         self.held.len()
     }
 
-    /// Whether anything of this delivery is held.
+    /// Whether a lease of this delivery is held.
     pub(super) fn has(&self, mail: MailId, index: u16) -> bool {
         self.held.contains_key(&(mail, index))
     }

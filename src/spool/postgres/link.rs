@@ -1,5 +1,5 @@
-//! A connection to the database, its queries, and what their errors mean. A connection that was
-//! lost is made again.
+//! A connection to the database, its statements, and the meaning of their errors. A lost connection
+//! is opened again.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -20,12 +20,12 @@ use crate::spool::SpoolError;
 /// A parameter of a statement.
 pub(super) type Param<'a> = &'a (dyn ToSql + Sync);
 
-/// A name as SQL has it.
+/// A name, quoted for SQL.
 pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// What went wrong, as the server says it, without its query.
+/// The server's error text, without the statement.
 pub(super) fn reason(error: &tokio_postgres::Error) -> String {
     if let Some(db) = error.as_db_error() {
         let detail = db.detail().map_or(String::new(), |d| format!(" ({d})"));
@@ -45,25 +45,25 @@ pub(super) fn reason(error: &tokio_postgres::Error) -> String {
     text
 }
 
-/// What happens to a statement that failed.
+/// What a failed statement means for the caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum StatementFailure {
-    /// The connection or the server is gone; whether it was done is not known. Or the server may
-    /// not be written, and another may.
+    /// The connection or the server is lost, and whether the statement was done is unknown; or this
+    /// server is read-only, and another may not be.
     Gone,
-    /// The server lacks what the spool needs of it, such as room or rights: it was not done, and
-    /// would not be in a moment.
+    /// The server lacks something, such as disk space or privileges. The statement was not done,
+    /// and a retry would fail as well.
     Lacking,
-    /// Others were in the way: it was not done, and may be tried again.
+    /// A conflict with others: the statement was not done, and may be tried again.
     Busy,
-    /// A key was there already.
+    /// A key existed already.
     Exists,
-    /// It cannot be done.
+    /// The statement itself is refused.
     Impossible,
 }
 
 impl StatementFailure {
-    /// Whether it is what was asked that fails, and would fail again.
+    /// Whether the statement is at fault, so that a retry would fail again.
     pub(super) fn is_of_itself(self) -> bool {
         matches!(
             self,
@@ -71,18 +71,18 @@ impl StatementFailure {
         )
     }
 
-    /// Whether the database is to be taken for one that is away.
+    /// Whether to treat the database as unavailable.
     pub(super) fn is_outage(self) -> bool {
         matches!(self, StatementFailure::Gone | StatementFailure::Lacking)
     }
 }
 
-/// How a statement failed.
+/// Classifies the error of a statement.
 pub(super) fn judge(error: &tokio_postgres::Error) -> StatementFailure {
     let Some(said) = error.as_db_error() else {
         return StatementFailure::Gone;
     };
-    // It ends the connection with it, whatever it says.
+    // The server closes the connection after such an error.
     if let Some(Severity::Fatal | Severity::Panic) = said.parsed_severity() {
         return StatementFailure::Gone;
     }
@@ -94,26 +94,26 @@ pub(super) fn judge(error: &tokio_postgres::Error) -> StatementFailure {
         | &SqlState::LOCK_NOT_AVAILABLE
         | &SqlState::QUERY_CANCELED => StatementFailure::Busy,
         &SqlState::READ_ONLY_SQL_TRANSACTION => StatementFailure::Gone,
-        // Somebody took tables or rights away, and can give them back.
+        // Tables or privileges were removed, and can be restored.
         &SqlState::INVALID_SCHEMA_NAME
         | &SqlState::UNDEFINED_TABLE
         | &SqlState::UNDEFINED_FUNCTION
         | &SqlState::INSUFFICIENT_PRIVILEGE => StatementFailure::Lacking,
         other => match &other.code()[..2] {
-            // Connection exceptions, interventions of an operator.
+            // Connection exceptions; intervention of an operator.
             "08" | "57" => StatementFailure::Gone,
-            // Too few resources, failures of the system.
+            // Insufficient resources; system errors.
             "53" | "58" => StatementFailure::Lacking,
             _ => StatementFailure::Impossible,
         },
     }
 }
 
-/// A connection with the statements that were prepared on it.
+/// A connection with its prepared statements.
 pub(super) struct Connected {
     pub client: Client,
     prepared: Mutex<HashMap<String, Statement>>,
-    /// What reads and writes it. Without that, all that is asked fails.
+    /// The task that reads and writes the socket. Once aborted, all statements fail.
     driver: AbortHandle,
     /// How long an answer may take.
     answer_timeout: Option<Duration>,
@@ -133,8 +133,8 @@ impl Connected {
         }
     }
 
-    /// Waits for an answer. The server gives up by itself before; where nothing is heard of it
-    /// either, the network has lost the connection, and nobody would ever say so.
+    /// Waits for an answer. The server's own time-out is shorter; if no answer comes even then, the
+    /// network has lost the connection without an error.
     async fn answered<T>(
         &self,
         asked: impl Future<Output = Result<T, tokio_postgres::Error>>,
@@ -165,7 +165,7 @@ impl Connected {
         Ok(statement)
     }
 
-    /// Prepares a statement, so that it is sent at once when it is asked.
+    /// Prepares a statement, so that it can be sent without a delay later.
     pub(super) async fn prepare(&self, sql: &str) -> Result<(), tokio_postgres::Error> {
         self.statement(sql).await.map(|_| ())
     }
@@ -188,13 +188,13 @@ impl Connected {
         self.answered(self.client.execute(&statement, params)).await
     }
 
-    /// Does what takes no parameters and gives no rows.
+    /// Runs statements without parameters or results.
     pub(super) async fn do_all(&self, sql: &str) -> Result<(), tokio_postgres::Error> {
         self.answered(self.client.batch_execute(sql)).await
     }
 
-    /// Begins a transaction. Whatever ends it without `commit` must discard the connection or roll
-    /// back.
+    /// Begins a transaction. If it does not end with `commit`, the caller must roll it back or
+    /// discard the connection.
     pub(super) async fn begin(&self) -> Result<(), tokio_postgres::Error> {
         self.do_all("BEGIN").await
     }
@@ -208,7 +208,7 @@ impl Connected {
     }
 }
 
-/// A connection that is made anew where it was lost.
+/// A connection that is reopened when it is lost.
 pub(super) struct Link {
     connector: Arc<Connector>,
     connected: AsyncMutex<Option<Arc<Connected>>>,
@@ -222,7 +222,7 @@ impl Link {
         }
     }
 
-    /// The connection.
+    /// The connection, opened if necessary.
     pub(super) async fn get(&self) -> Result<Arc<Connected>, SpoolError> {
         let mut connected = self.connected.lock().await;
         if let Some(there) = &*connected
@@ -243,9 +243,9 @@ impl Link {
         Ok(made)
     }
 
-    /// Has there be a connection that can write, within this time. One that was made while the
-    /// database was read-only stays so when the database is not any more, and one that the network
-    /// has lost stays silent: either is let go of.
+    /// Checks within this time that the connection can write, and discards it otherwise: one that
+    /// was opened while the database was read-only stays read-only, and one that the network has
+    /// lost stays silent.
     pub(super) async fn check_writable(&self, within: Duration) -> Result<(), SpoolError> {
         let asked = async {
             let on = self.get().await?;
@@ -267,8 +267,7 @@ impl Link {
         checked
     }
 
-    /// Lets go of the connection, of which it is not known in which state it is. Whatever is still
-    /// asked on it fails.
+    /// Closes the connection, whose state is unknown. Statements that are waiting on it fail.
     pub(super) async fn discard(&self) {
         if let Some(there) = self.connected.lock().await.take() {
             there.driver.abort();

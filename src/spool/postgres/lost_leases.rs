@@ -16,12 +16,12 @@ use super::shared::{NodeState, report_ends};
 use crate::delivery::{DeadReason, Requester, Stage};
 use crate::spool::SpoolError;
 
-/// Has the settling task look for it, between two groups: what has left the lease table is written
-/// then.
+/// Asks the settling task to return lost leases. It does so between two groups, when all outcomes
+/// of leases that left the lease table are written.
 pub(super) fn find(node: &Arc<NodeState>) {
     let node = Arc::clone(node);
     tokio::spawn(async move {
-        // What a claim leases is in the lease table before another begins.
+        // A claim adds its leases to the lease table before the next claim begins.
         let _turn = node.claim_turn.lock().await;
         let (reply, answer) = oneshot::channel();
         if node.commands.send(SettleCommand::FindLost(reply)).is_ok() {
@@ -33,15 +33,17 @@ pub(super) fn find(node: &Arc<NodeState>) {
 /// A delivery, and whether it may have been sent.
 type LostDelivery = (Uuid, i32, bool);
 
-/// Gives it back. At-most-once mail that may have been sent is dead in doubt.
+/// Returns the lost deliveries to the queues. At-most-once ones that may have been sent become dead
+/// as in doubt.
 ///
 /// # Errors
-/// Where the database does not do it; it is looked for again then.
+/// If the database fails. The next search finds them again.
 pub(super) async fn give_back(node: &Arc<NodeState>) -> Result<(), SpoolError> {
     let on = node.on(&node.settling).await?;
     let session = node.session();
     let failed = |error: tokio_postgres::Error| node.failed(&error);
-    // A claim whose connection is gone may yet be committed; till then it holds the session's row.
+    // A claim whose connection was lost may still be committed; until then it holds the lock of the
+    // session's row.
     on.query(
         "SELECT FROM sessions WHERE id = $1 FOR UPDATE NOWAIT",
         &[&session],
@@ -98,7 +100,7 @@ pub(super) async fn give_back(node: &Arc<NodeState>) -> Result<(), SpoolError> {
     Ok(())
 }
 
-/// Ends at-most-once mail that may have been sent, and of which nobody here knows more.
+/// Ends at-most-once deliveries that may have been sent and that no sender holds.
 async fn end_in_doubt(
     node: &Arc<NodeState>,
     session: i32,

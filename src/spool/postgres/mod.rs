@@ -1,25 +1,27 @@
-//! The spool on PostgreSQL: one queue that any number of nodes share. Locks, order and durability
-//! are the database's.
+//! The spool on PostgreSQL: one queue that any number of nodes share. The database provides
+//! locking, ordering and durability.
 //!
-//! * Set-up: `schema` makes the tables, `connector` makes connections, `link` keeps one for each
-//!   kind of work, `shared` holds what all parts share, and `check` tells whether a database can be
-//!   used.
-//! * Among other nodes: `session` announces this node and renews its lease, measured by
-//!   `lease_clock`; `poll` sees what other nodes change; `takeover` returns what dead nodes held;
-//!   `cluster` carries orders between nodes; `skew` measures how far their clocks differ; `outage`
-//!   tells when the database is back; `horizon` reports transactions that hold up its clean-up.
-//! * The hot path: `put`, `claim` and `settle`. `lease_table` is what this node holds, `hints` what
-//!   it knows of what is due next, and `lost_leases` returns what no sender holds.
-//! * Everything else: `operations` and `sweep` are what users and the clock change, `ending` how
-//!   deliveries end by that; `outbox` is what applications enqueue; `reading`, `journal`,
-//!   `suppressions` and `feedback` are looked up or added to; `accounts` counts what each submitter
-//!   has submitted. `rows` and `routes` say how all of it is stored in tables.
-//! * Without being a node (`detached`): `transfer` and `import` copy a whole spool, and `inspect`
-//!   verifies and exports it.
+//! * Set-up: `schema` creates the tables, `connector` opens connections, `link` keeps one for each
+//!   kind of work, `shared` is the state that all parts share, and `check` finds out whether a
+//!   database can be used.
+//! * Cooperation with other nodes: `session` registers this node and renews its lease, measured by
+//!   `lease_clock`; `poll` notices what other nodes changed; `takeover` returns the deliveries of
+//!   dead nodes; `cluster` passes orders between nodes; `skew` measures how far their clocks
+//!   differ; `outage` finds out when the database is available again; `horizon` reports
+//!   transactions that keep it from removing dead rows.
+//! * The main path: `put`, `claim` and `settle`. `lease_table` lists the deliveries that this node
+//!   holds, `hints` knows what is due next, and `lost_leases` returns deliveries that no sender
+//!   holds.
+//! * Everything else: `operations` is what users do, `sweep` what happens by time, and `ending` how
+//!   deliveries end by either; `outbox` is what applications enqueue; `reading`, `journal`,
+//!   `suppressions` and `feedback` read and write the other records; `accounts` counts what each
+//!   submitter has submitted. `rows` and `routes` map all of it to tables.
+//! * Without registering as a node (`detached`): `transfer` and `import` copy a whole spool, and
+//!   `inspect` verifies and exports it.
 //!
-//! *Invariants made here:* a lease is a row whose owner is a session that lives, and whoever
-//! settles must own the row, under its lock; a session that lapsed is never used again; a node that
-//! could not renew its lease in time begins nothing.
+//! *Invariants:* a lease is a row whose owner is a live session, and a settle must own the row,
+//! under its lock. A lapsed session is never used again. A node that could not renew its lease in
+//! time starts no delivery.
 
 mod accounts;
 mod check;
@@ -95,7 +97,7 @@ use crate::mail::{MailId, Submitter, Timestamp, seconds};
 /// How long closing waits for the database.
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 
-/// Where a spool on PostgreSQL is, and as which node it is opened.
+/// A spool on PostgreSQL: its address, and the settings with which this node opens it.
 #[derive(Clone)]
 pub struct PostgresSpool {
     url: SecretString,
@@ -117,9 +119,8 @@ impl fmt::Debug for PostgresSpool {
 
 impl PostgresSpool {
     /// The spool in the database of this URL, `postgres://USER@HOST[,HOST]/DATABASE`, in the schema
-    /// `postrider`. `sslmode` and `sslrootcert` are understood; to a host that is not this one the
-    /// connection is encrypted, and the server's certificate checked, unless `sslmode` is
-    /// `disable`.
+    /// `postrider`. `sslmode` and `sslrootcert` are supported. A connection to another machine is
+    /// encrypted and the server's certificate is verified, unless `sslmode` is `disable`.
     pub fn new(url: impl Into<String>) -> Self {
         PostgresSpool {
             url: SecretString::from(url.into()),
@@ -131,38 +132,38 @@ impl PostgresSpool {
         }
     }
 
-    /// The password, where the URL has none.
+    /// Sets the password, if the URL contains none.
     pub fn password(mut self, password: SecretString) -> Self {
         self.password = Some(password);
         self
     }
 
-    /// The schema of the tables; `postrider` unless said.
+    /// Sets the schema of the tables; `postrider` by default.
     pub fn schema(mut self, schema: impl Into<String>) -> Self {
         self.schema = schema.into();
         self
     }
 
-    /// The name under which this node is shown; the host's unless said.
+    /// Sets the name under which this node is shown; the host's name by default.
     pub fn node(mut self, node: impl Into<String>) -> Self {
         self.node = Some(node.into());
         self
     }
 
-    /// How long this node may give no sign of life before others take over what it holds; 30 s
-    /// unless said.
+    /// Sets after how long without a heartbeat other nodes take over this node's deliveries; 30 s
+    /// by default.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
         self
     }
 
-    /// Whether tables are made and changed when it is opened; they are unless said.
+    /// Sets whether opening creates and upgrades the tables; it does by default.
     pub fn migrate(mut self, migrate: Migrate) -> Self {
         self.migrate = migrate;
         self
     }
 
-    /// What is wrong with the URL, as far as that is seen without asking the database.
+    /// Checks the URL, without connecting.
     ///
     /// # Errors
     /// Why it cannot be used.
@@ -170,7 +171,7 @@ impl PostgresSpool {
         self.connector("postrider").map(|_| ())
     }
 
-    /// Its hosts, its database and its schema, for people.
+    /// Its hosts, database and schema, for messages. Contains no password.
     pub fn name(&self) -> String {
         match self.connector("postrider") {
             Ok(connector) => format!("{}, schema {}", connector.name, self.schema),
@@ -187,11 +188,11 @@ impl PostgresSpool {
         )
     }
 
-    /// Opens it, and takes over what nodes hold that gave no sign of life.
+    /// Opens the spool, and takes over the deliveries of nodes whose lease has expired.
     ///
     /// # Errors
-    /// [`SpoolError::Unreachable`] where the database does not answer, [`SpoolError::Unusable`]
-    /// where it cannot serve.
+    /// [`SpoolError::Unreachable`] if the database does not answer, [`SpoolError::Unusable`] if it
+    /// cannot be used as a spool.
     pub async fn open(&self, options: SpoolOptions) -> Result<Arc<dyn Spool>, SpoolError> {
         let instance = Uuid::now_v7();
         let connector = self.connector(&format!("postrider {instance}"));
@@ -263,8 +264,7 @@ impl PostgresSpool {
         let node = Arc::new(node);
         let failed = |error: tokio_postgres::Error| connector.error(&error);
         session::begin(&node, &on).await.map_err(failed)?;
-        // What follows may take longer than the lease: it beats from now on, as long as there is a
-        // node.
+        // The rest may take longer than the lease, so the heartbeats begin now.
         let beating = tokio::spawn(session::run(Arc::downgrade(&node))).abort_handle();
         for session in session::count_nodes(&node, &on).await.map_err(failed)? {
             takeover::take_over(&node, session, SessionEnd::Lapsed).await?;
@@ -283,7 +283,7 @@ impl PostgresSpool {
     }
 }
 
-/// What must be known before anybody asks.
+/// Loads the state that must be known before the first call.
 async fn learn(node: &NodeState, on: &link::Connected) -> Result<(), tokio_postgres::Error> {
     node.routes.learn(on).await?;
     let rows = on
@@ -314,7 +314,7 @@ async fn learn(node: &NodeState, on: &link::Connected) -> Result<(), tokio_postg
     Ok(())
 }
 
-/// What a receipt promises here.
+/// The durability that receipts promise, by the server's settings.
 async fn durability(on: &link::Connected) -> Result<Durability, tokio_postgres::Error> {
     let rows = on
         .query(
@@ -341,7 +341,7 @@ fn host_name() -> String {
     }
 }
 
-/// A node's spool.
+/// The spool as one node has it open.
 struct PostgresNode {
     node: Arc<NodeState>,
     puts: mpsc::UnboundedSender<PutQueue>,
@@ -349,7 +349,7 @@ struct PostgresNode {
 }
 
 impl PostgresNode {
-    /// Gives back what is held and ends the session.
+    /// Returns the deliveries that this node holds, and ends its session.
     async fn end(node: &Arc<NodeState>) -> Result<(), SpoolError> {
         let (reply, answer) = oneshot::channel();
         if node.commands.send(SettleCommand::Pass(reply)).is_ok() {
@@ -368,7 +368,8 @@ impl Drop for PostgresNode {
             return;
         }
 
-        // Whoever drops it cannot wait; what it holds goes back soon, or when its lease is over.
+        // `drop` cannot wait: the deliveries are returned in the background, or when the lease
+        // expires.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 let _ = tokio::time::timeout(CLOSE_WITHIN, PostgresNode::end(&node)).await;
@@ -527,7 +528,7 @@ impl Spool for PostgresNode {
         let node = &self.node;
         let all = || node.routes.all().into_iter().map(|(id, _)| id).collect();
         let routes = node.hints.due_routes(now, all);
-        // Of one whose name is not known here nothing is known.
+        // A route whose name this node has not read is left out.
         routes.into_iter().map(|id| node.routes.name(id)).collect()
     }
 

@@ -1,4 +1,4 @@
-//! What users do to mail: cancel, retry, purge; and what a changed configuration does: reroute.
+//! What users do to mail (cancel, retry, purge), and what a changed configuration does (reroute).
 //! Each is one transaction.
 
 use std::sync::Arc;
@@ -77,7 +77,7 @@ async fn cancel_in(
     Ok((OperationResult::of(recipients.collect()), committed))
 }
 
-/// What the journal tells last of what was done to a mail: that somebody did it.
+/// The journal entry that a user did this to a mail, written after those of its deliveries.
 fn act<'a>(
     act: &'a str,
     by: &'a Requester,
@@ -119,7 +119,7 @@ async fn retry_in(
     (id, now): (MailId, Timestamp),
     lifetime: Duration,
 ) -> ChangeResult<Result<OperationResult, SpoolError>> {
-    // Whoever deletes the mail, or retries it as well, waits.
+    // Locks the mail, so that a concurrent purge or retry waits.
     let mails = on
         .query(
             "SELECT id, manifest, expires_at, draft IS NOT NULL AS is_draft, forgotten FROM mails \
@@ -132,7 +132,7 @@ async fn retry_in(
     };
 
     if mail.get("is_draft") {
-        // It never became a message.
+        // A draft that could not be composed has no message.
         return Ok((Ok(OperationResult::TooLate), None));
     }
 
@@ -149,7 +149,8 @@ async fn retry_in(
         .await?;
 
     let has = |wanted: i16| stages.iter().any(|row| row.get::<_, i16>(0) == wanted);
-    // Who wants dead letters sent again has not changed his mind about what he cancelled.
+    // Cancelled deliveries are retried only if none is dead: a user who retries dead letters does
+    // not mean the deliveries that were cancelled.
     let revived = match (has(DEAD), has(CANCELLED)) {
         (true, _) => Some(DEAD),
         (false, true) => Some(CANCELLED),

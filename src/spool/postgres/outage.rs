@@ -1,7 +1,8 @@
-//! Whether the database can do everything that this node needs, and when an outage is over.
+//! Checks whether the database can do everything that this node needs, and notices when an outage
+//! is over.
 //!
-//! `session` reports missed heartbeats, and so does every operation that fails because of the
-//! database; the end of an outage is found here, while the heartbeats continue.
+//! Outages are reported by missed heartbeats in `session`, and by every operation that fails
+//! because of the database. Their end is found here, after heartbeats succeed again.
 
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
@@ -12,14 +13,14 @@ use super::link::{Link, StatementFailure, judge, reason};
 use super::shared::NodeState;
 use crate::spool::SpoolError;
 
-/// How long an answer is waited for.
+/// How long to wait for an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
-/// How often it is looked whether all connections are there, and whether an outage is over.
+/// How often to check the connections, and whether an outage is over.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 
-/// Looks until the spool is closed or gone. In a task of its own: whatever else waits for an answer
-/// that never comes is freed by it.
+/// Checks until the spool is closed or dropped. It is a task of its own, so that it can close
+/// connections on which other tasks wait for an answer that never comes.
 pub(super) async fn run(node: Weak<NodeState>) {
     let mut last_check: Option<Instant> = None;
     loop {
@@ -49,7 +50,7 @@ fn links(node: &NodeState) -> [&Link; 6] {
     ]
 }
 
-/// Has all connections be there: a server may have room for some of them only.
+/// Opens all connections: a server may have room for only some of them.
 async fn check_connections(node: &NodeState) {
     let all = links(node).map(async |link| link.get().await.map(|_| ()));
     let there = match tokio::time::timeout(ANSWER_WITHIN, futures::future::try_join_all(all)).await
@@ -62,14 +63,14 @@ async fn check_connections(node: &NodeState) {
     }
 }
 
-/// Goes on where an outage is over, and says what is in the way where it is not.
+/// Continues if an outage is over, and records the reason if it is not.
 async fn end(node: &NodeState) {
-    // While the heart is not heard nothing else is asked.
+    // Nothing else is tried until a heartbeat succeeds.
     if !node.is_heard.load(Ordering::SeqCst) {
         return;
     }
     if let Err(error) = is_over(node).await {
-        // Whoever tries again and again to write what is owed knows best.
+        // The task that retries unwritten outcomes knows the reason best.
         let owed = node.owed.read().clone();
         return node.note_down(owed.as_ref().unwrap_or(&error));
     }
@@ -83,7 +84,7 @@ async fn end(node: &NodeState) {
     node.changed.notify_one();
 }
 
-/// All that a mail is written to on its way, and nothing of it is kept.
+/// Writes to all tables that a mail's delivery writes to, and rolls back.
 const TRIAL_WRITE: &str = "BEGIN;
 INSERT INTO mails (id, accepted_at, expires_at, priority, recipients, manifest, body)
   SELECT gen_random_uuid(), 0, 0, 0, '{}', '', string_agg(uuid_send(gen_random_uuid()),
@@ -98,11 +99,12 @@ INSERT INTO journal (first, events, at, before, acts, entries) VALUES (-1, 0, 0,
 UPDATE head SET commits = commits;
 ROLLBACK";
 
-/// A server that answers may have no room for what is written, or not let it be; and what is owed
-/// to it is written first.
+/// Whether the outage is over. A server that answers may still lack disk space or refuse writes;
+/// and unwritten outcomes must be written first.
 async fn is_over(node: &NodeState) -> Result<(), SpoolError> {
     let all = links(node).map(|link| link.check_writable(ANSWER_WITHIN));
-    // All of them, whichever fails: each lets go of what is silent.
+    // All connections are checked even if one fails, since each check closes a connection that is
+    // silent.
     let checked = futures::future::join_all(all).await;
     checked.into_iter().collect::<Result<(), _>>()?;
     if let Some(owed) = node.owed.read().clone() {

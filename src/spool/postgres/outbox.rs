@@ -1,5 +1,5 @@
-//! The outbox as a table: `enqueue` writes a row in the application's transaction, and a put
-//! deletes it in its own.
+//! The outbox table: `enqueue` writes a row in the application's transaction, and a put deletes it
+//! in the transaction that stores its mail.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -22,23 +22,23 @@ use crate::spool::keyed::journal::entry::{JournalEntry, PendingEntries};
 use crate::spool::outbox::{Handful, Outbox, OutboxDraft};
 use crate::spool::{Manifest, SpoolError};
 
-/// The most characters of a reason that are kept.
+/// The most characters of an error that are stored.
 const REASON_CHARACTERS: usize = 2000;
 
-/// How often drafts are looked for from the very first on: a transaction that took long commits
-/// some before those that were seen, and what a dead node had in hand stands there as well.
+/// How often the outbox is read from its beginning: a long transaction may commit rows before those
+/// that were seen, and rows of a dead node are there as well.
 const FULL_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a draft waits before other nodes than the first look after it.
+/// After how long other nodes than the oldest look after a draft.
 const OTHER_NODES_DELAY: Duration = Duration::from_millis(200);
 
-/// The drafts of the outbox, as far as they are known here.
+/// What this node knows about the drafts in the outbox.
 #[derive(Default)]
 pub(super) struct Drafts {
-    /// Those that are in hand here: a put takes them out of the outbox.
+    /// The drafts that this node is composing or storing.
     in_hand: Mutex<HashSet<MailId>>,
-    /// The first that nobody had in hand, when last seen. What lies before it in the index is dead,
-    /// and would be walked over.
+    /// The first free draft when last seen. Only dead rows lie before it in the index, and a query
+    /// would walk over them.
     from: Mutex<Uuid>,
     looked: Mutex<Option<Instant>>,
     arrived: Notify,
@@ -53,8 +53,8 @@ impl Drafts {
         *self.from.lock()
     }
 
-    /// This is the first that nobody has in hand; `now` is the server's time, as that in its name.
-    /// One node moves all of them together as long as it keeps up.
+    /// Records the first free draft; `now` is the server's time, as is the time in the draft's id.
+    /// The oldest node moves all drafts together as long as it keeps up.
     pub(super) fn found(&self, first: Uuid, is_first_node: bool, now: Timestamp) {
         *self.from.lock() = first;
         let waits = now.since(rows::mail_id(first).made_at());
@@ -63,7 +63,7 @@ impl Drafts {
         }
     }
 
-    /// From where on to look now.
+    /// The id from which to look now.
     fn look(&self) -> Uuid {
         let mut looked = self.looked.lock();
         match looked.is_none_or(|at| at.elapsed() >= FULL_LOOK_INTERVAL) {
@@ -76,10 +76,10 @@ impl Drafts {
     }
 }
 
-/// Takes drafts in hand, in the order in which they were enqueued, which is that of their names.
-/// Among them what this session took and does not have in hand: the answer was lost, or it could
-/// not be given back when the database was gone. A draft is written out once, unless it is large:
-/// those are not kept while it is found out how many fit.
+/// Takes drafts in the order of their ids, which is the order in which they were enqueued. Includes
+/// drafts that this session took but does not hold: the answer was lost, or they could not be
+/// returned because the database was unavailable. Large drafts are read again afterwards, so that
+/// they need not be kept while the number that fits is determined.
 const TAKE_DRAFTS: &str = "
 WITH b AS MATERIALIZED (SELECT id,
       CASE WHEN pg_column_size(draft) <= 8192 THEN draft::text END AS json,
@@ -196,7 +196,7 @@ impl Outbox for PostgresNode {
     }
 }
 
-/// Keeps a draft as a mail that is dead from the start.
+/// Stores a draft as a mail whose deliveries are dead.
 async fn reject_in(
     node: &NodeState,
     on: &Connected,
@@ -277,7 +277,7 @@ async fn reject_in(
         .map(|ending| rows::text(&ending.delivery.recipient.to_string()))
         .collect();
 
-    // What cannot be composed has no message: there is nothing that a retry could send.
+    // A draft that cannot be composed has no message, so a retry could send nothing.
     on.execute(
         "INSERT INTO mails (id, accepted_at, expires_at, priority, recipients, manifest, body,
           forgotten, draft)
@@ -314,7 +314,7 @@ async fn reject_in(
     Ok(((), committed))
 }
 
-/// What can be read of a draft that cannot be composed: a record has a recipient.
+/// The readable parts of a draft that cannot be composed: a record needs a recipient.
 struct UnusableDraft {
     recipients: Vec<Address>,
     subject: String,

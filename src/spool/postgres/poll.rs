@@ -15,20 +15,20 @@ use super::takeover;
 use crate::mail::Timestamp;
 use crate::spool::SpoolError;
 
-/// How often this node looks whether others have changed something.
+/// How often to look for changes by other nodes.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// How often it looks at everything, whatever it heard; and how many times as long as such a look
-/// took lie between two of them: where dead rows cannot be removed, it walks over all of them.
+/// How often to read the front of all queues, and the least pause between two such reads, as a
+/// multiple of the time that one takes: if dead rows cannot be removed, it walks over all of them.
 const FULL_POLL_INTERVAL: Duration = Duration::from_secs(1);
 const FULL_POLL_SHARE: u32 = 10;
 const LONGEST_FULL_POLL_INTERVAL: Duration = Duration::from_secs(30);
-/// How often the first of the nodes sees to dead rows, and of how many.
+/// How often the oldest node vacuums queue tables, and from how many dead rows on.
 const VACUUM_INTERVAL: Duration = Duration::from_secs(20);
-/// The tables whose rows are gone soon after they came.
+/// The tables whose rows are short-lived.
 const QUEUE_TABLES: &[&str] = &["ready", "outbox"];
 const DEAD_ROWS: i64 = 10_000;
 
-/// Looks until the spool is closed or gone.
+/// Polls until the spool is closed or dropped.
 pub(super) async fn run(node: Weak<NodeState>) {
     let mut next_full_poll = Instant::now();
     let mut last_horizon: Option<Instant> = None;
@@ -64,7 +64,7 @@ pub(super) async fn run(node: Weak<NodeState>) {
             next_full_poll = begun + rest.clamp(FULL_POLL_INTERVAL, LONGEST_FULL_POLL_INTERVAL);
         }
         if let Err(error) = polled {
-            // An outage is reported once, where it is noticed.
+            // An outage is logged once, by whoever notices it.
             match node.failure() {
                 None => tracing::warn!(%error, "a poll of the others' changes failed"),
                 Some(_) => tracing::debug!(%error, "a poll of the others' changes failed"),
@@ -86,7 +86,7 @@ pub(super) async fn run(node: Weak<NodeState>) {
     }
 }
 
-/// Something that may take long, done beside the looks; one at a time.
+/// A long task that runs concurrently with the polls; one at a time.
 #[derive(Default)]
 struct BackgroundTask(Option<JoinHandle<()>>);
 
@@ -100,8 +100,7 @@ impl BackgroundTask {
     }
 }
 
-/// Has the database remove the dead rows of what waits, where there are many and it can: by itself
-/// it would do so too seldom for a queue.
+/// Vacuums the queue tables if they have many dead rows: autovacuum runs too rarely for a queue.
 async fn vacuum(node: Arc<NodeState>) {
     if node.horizon.held_for().is_some() {
         return;
@@ -127,7 +126,7 @@ async fn try_vacuum(node: &NodeState) -> Result<(), SpoolError> {
         return Ok(());
     }
     let tables: Vec<&str> = dead.iter().map(|row| row.get(0)).collect();
-    // On a connection of its own, which ends with it: nothing waits for it.
+    // On a separate connection, which is closed afterwards, so that nothing waits for it.
     let on = node.on(&node.keeping).await?;
     let vacuumed = async {
         on.client
@@ -148,13 +147,14 @@ async fn check_horizon(node: &NodeState) -> Result<(), SpoolError> {
     looked.map_err(|error| node.failed(&error))
 }
 
-/// What was committed, the first draft that nobody has in hand, and the server's time.
+/// The totals as of the last commit, the first free draft of the outbox, and the server's time.
 const NEWS: &str = "SELECT commits, totals[1] + totals[2] + totals[3], next - 1,
   (SELECT o.id FROM outbox o WHERE o.owner = 0 AND o.id >= $1 ORDER BY o.id LIMIT 1),
   (extract(epoch FROM now()) * 1000)::bigint FROM head
   ORDER BY commits DESC LIMIT 1";
 
-/// Looks whether others have changed something; `anyway`: at all that waits, whatever they did.
+/// Looks for changes by other nodes. With `anyway`, reads the front of all queues even if nothing
+/// seems to have changed.
 async fn poll_others(node: &Arc<NodeState>, anyway: bool) -> Result<(), SpoolError> {
     let on = node.on(&node.watching).await?;
     let failed = |error: tokio_postgres::Error| node.failed(&error);
@@ -195,7 +195,7 @@ async fn poll_others(node: &Arc<NodeState>, anyway: bool) -> Result<(), SpoolErr
     if anyway {
         let sweeps = node.sweeps.load(Ordering::Acquire);
         let at = super::sweep::next(node, &on).await.map_err(failed)?;
-        // What a sweep is at or has just done is not to be done again.
+        // What a sweep of this node is handling, or has just handled, needs no other sweep.
         if sweeps.is_multiple_of(2) && node.sweeps.load(Ordering::Acquire) == sweeps {
             node.hints.sweep_at(at);
             if at <= node.hints.now().as_millis() {
@@ -207,15 +207,15 @@ async fn poll_others(node: &Arc<NodeState>, anyway: bool) -> Result<(), SpoolErr
     Ok(())
 }
 
-/// The queues in which something waits, found by steps over the index: not by all routes that there
-/// are.
+/// The queues that contain deliveries, found by steps over the index instead of by trying every
+/// route.
 const QUEUES: &str = "WITH RECURSIVE q AS (
   (SELECT route, priority FROM ready ORDER BY route, priority LIMIT 1)
   UNION ALL
   SELECT n.route, n.priority FROM q CROSS JOIN LATERAL (SELECT r.route, r.priority FROM ready r
     WHERE (r.route, r.priority) > (q.route, q.priority) ORDER BY r.route, r.priority LIMIT 1) n)";
 
-/// What comes first in each queue, whatever time it is: nobody has told it yet.
+/// Reads the front of each queue, however far in the future it is due: at a start nothing is known.
 pub(super) async fn come(node: &NodeState, on: &Connected) -> Result<(), tokio_postgres::Error> {
     let rows = on
         .query(
@@ -241,10 +241,11 @@ SELECT w.route, y.due FROM w
   CROSS JOIN LATERAL (SELECT r.due FROM ready r WHERE r.route = w.route AND r.priority = w.priority
     AND r.owner = 0 AND r.due > $1 ORDER BY r.due, r.mail, r.idx LIMIT 1) y";
 
-/// What waits in front of each queue.
+/// The first delivery in each queue.
 ///
-/// `whole`: of all of them, from the very front. Otherwise of those that claims were made from, and
-/// from where something was found: what lies before may be dead rows without end.
+/// `whole`: in all queues, from the front. Otherwise only in the queues from which claims were
+/// made, from the position where something was found last: there may be very many dead rows before
+/// it.
 pub(super) async fn fronts(
     node: &NodeState,
     on: &Connected,

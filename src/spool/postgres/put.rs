@@ -1,5 +1,5 @@
-//! New mail: everything that has arrived is stored by one statement, and the callers are answered
-//! when it is committed.
+//! Stores new mail: all mails that have arrived are stored by one statement, and their callers are
+//! answered when it is committed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,24 +20,21 @@ use crate::mail::{MailId, Submitter};
 use crate::spool::keyed::journal::entry::{JournalEntry, PendingEntries};
 use crate::spool::{Manifest, NewMail, PutResult, SpoolError, codec};
 
-/// The most mails, and about the most bytes, that are put together.
+/// The most mails, and about the most bytes, that are stored together.
 const GROUP_MAILS: usize = 512;
 const GROUP_BYTES: usize = 8 * 1024 * 1024;
-/// As many callers as were answered together are gathered again, for as long as that took and no
-/// longer than this: commits of all nodes are made one after the other.
-const LONGEST_GATHERING: Duration = Duration::from_millis(4);
-/// How long a mail is tried again whose outcome is not known.
+/// How long a put whose outcome is unknown is retried.
 const RETRY_UNKNOWN_FOR: Duration = Duration::from_secs(4);
-/// How often it is looked what stands there already of the mails of a group.
+/// How often a group is checked against mails that exist already.
 const LOOKS: usize = 32;
 
-/// Mails to be put, and who waits for that.
+/// Mails to store, and the caller that waits.
 pub(super) struct PutQueue {
     pub mails: Vec<NewMail>,
     pub reply: oneshot::Sender<Vec<Result<PutResult, SpoolError>>>,
 }
 
-/// Puts what comes until nobody can send any more.
+/// Stores arriving mails until all senders are dropped.
 pub(super) async fn run(node: Arc<NodeState>, mut inbox: mpsc::UnboundedReceiver<PutQueue>) {
     while let Some(first) = inbox.recv().await {
         let mut bytes = weight(&first);
@@ -81,7 +78,7 @@ fn weight(put: &PutQueue) -> usize {
 
 type Results = Vec<Result<PutResult, SpoolError>>;
 
-/// Puts mails in as few statements as their size allows.
+/// Stores mails in as few statements as their size allows.
 async fn put_all(node: &Arc<NodeState>, mails: Vec<NewMail>) -> Results {
     let mut results = Vec::with_capacity(mails.len());
     let mut group = Vec::new();
@@ -101,7 +98,8 @@ async fn put_all(node: &Arc<NodeState>, mails: Vec<NewMail>) -> Results {
     results
 }
 
-/// Under what a mail's key is kept, if it has one: it is a key of whoever handed the mail in.
+/// The hash under which a mail's idempotency key is stored, if it has one. It includes the
+/// submitter.
 pub(super) fn key_hash(manifest: &Manifest) -> Option<Vec<u8>> {
     let key = manifest.idempotency_key.as_deref()?;
     Some(hash_of(
@@ -110,14 +108,14 @@ pub(super) fn key_hash(manifest: &Manifest) -> Option<Vec<u8>> {
     ))
 }
 
-/// Under what a key of this one is kept.
+/// The hash of a submitter's idempotency key.
 pub(super) fn hash_of(whose: &Submitter, key: &str) -> Vec<u8> {
     digest(&SHA256, whose.old_key(key).as_bytes())
         .as_ref()
         .to_vec()
 }
 
-/// To whom a key belongs.
+/// The submitter that a key belongs to.
 #[derive(Clone, Copy)]
 struct KeyOwner {
     mail: MailId,
@@ -134,15 +132,15 @@ impl KeyOwner {
     }
 }
 
-/// What is there already of the mails of a group.
+/// Which mails and keys of a group exist already.
 #[derive(Default)]
 struct ExistingMails {
     mails: Vec<MailId>,
     keys: HashMap<Vec<u8>, KeyOwner>,
 }
 
-/// Puts mails in one statement. Where the database cannot keep them, each by itself: one of them is
-/// not to have the others refused.
+/// Stores mails in one statement. If the database refuses it, stores each mail by itself, so that
+/// one bad mail does not cause the others to be refused.
 async fn put_group(node: &Arc<NodeState>, mails: Vec<NewMail>) -> Results {
     let results = put_together(node, &mails).await;
     let is_refused =
@@ -166,9 +164,9 @@ async fn put_together(node: &Arc<NodeState>, mails: &[NewMail]) -> Results {
         return vec![Err(failure); mails.len()];
     }
 
-    // Set by the first statement of which nothing was heard.
+    // Set by the first statement whose outcome is unknown.
     let mut deadline: Option<Instant> = None;
-    // Those that may have been put by a statement of which nothing was heard.
+    // The mails that a statement with an unknown outcome may have stored.
     let mut tried: Vec<MailId> = Vec::new();
 
     let mut there = ExistingMails::default();
@@ -209,11 +207,11 @@ async fn put_together(node: &Arc<NodeState>, mails: &[NewMail]) -> Results {
             Err(error) => error,
         };
         match judge(&error) {
-            // It is not these mails that stand there, but a row that should not.
+            // The conflict is not with these mails, but with a row that should not exist.
             StatementFailure::Exists if conflicts >= LOOKS => return refuse(node, &error, mails),
             StatementFailure::Exists => conflicts += 1,
             StatementFailure::Busy => {}
-            // It was not put, and trying again would not help.
+            // The mail was not stored, and a retry would fail in the same way.
             StatementFailure::Impossible => return refuse(node, &error, mails),
             StatementFailure::Lacking if deadline.is_none() => return refuse(node, &error, mails),
             StatementFailure::Gone | StatementFailure::Lacking => {
@@ -238,13 +236,13 @@ async fn put_together(node: &Arc<NodeState>, mails: &[NewMail]) -> Results {
     }
 }
 
-/// None of these mails was put, as far as it is known.
+/// The answer if none of these mails was stored, as far as is known.
 fn refuse(node: &NodeState, error: &tokio_postgres::Error, mails: &[NewMail]) -> Results {
     let error = node.failed(error);
     vec![Err(error); mails.len()]
 }
 
-/// What has become mail is no draft any more.
+/// Forgets the drafts that have become mails.
 fn drop_drafts(node: &NodeState, mails: &[NewMail], results: &[Result<PutResult, SpoolError>]) {
     let mut in_hand = node.drafts.in_hand();
     for (mail, result) in mails.iter().zip(results) {
@@ -254,8 +252,8 @@ fn drop_drafts(node: &NodeState, mails: &[NewMail], results: &[Result<PutResult,
     }
 }
 
-/// Which mails of a group are to be written, given what is there; and what everybody is answered
-/// once they are.
+/// Chooses the mails of a group that must be written, given those that exist, and prepares the
+/// answers to be given after that.
 fn choose<'a>(
     mails: &'a [NewMail],
     there: &ExistingMails,
@@ -274,7 +272,7 @@ fn choose<'a>(
             continue;
         }
         if there.mails.contains(&id) {
-            // Put by this very call, of which nothing was heard.
+            // It was stored by this call, by a statement whose outcome was unknown.
             results.push(Ok(match tried.contains(&id) {
                 true => PutResult::Stored,
                 false => PutResult::Duplicate(id),
@@ -337,7 +335,7 @@ async fn look(on: &Connected, mails: &[NewMail]) -> Result<ExistingMails, tokio_
     Ok(there)
 }
 
-/// What is to be looked at later.
+/// Tells the hints what falls due, and when.
 fn hint(node: &NodeState, mails: &[&NewMail]) {
     let mut sweep = i64::MAX;
     for mail in mails {

@@ -1,5 +1,5 @@
-//! Looks up records, messages, pages and statistics. Each record is read by one statement, so that
-//! no delivery is seen twice or missed while it moves.
+//! Reads records, messages, lists and statistics. Each record is read by one statement, so that a
+//! delivery that moves meanwhile is seen exactly once.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -20,15 +20,15 @@ use crate::mail::{MailId, Priority, Submitter, Timestamp};
 use crate::spool::query::DELIVERIES_PER_PAGE;
 use crate::spool::{Page, Query, Record, SpoolError, SpoolStats};
 
-/// How many mails are read for one page that few of them belong on.
+/// The most mails that are read for one page, however few of them match.
 const MOST_READ: usize = 5000;
-/// How many mails are read together: each may have thousands of recipients.
+/// How many mails are read at a time: each may have thousands of recipients.
 const STEP_MAILS: usize = 64;
-/// How many places of an index are passed over for it, in which they do not even stand.
+/// The most index positions that are skipped for one page because they cannot match.
 const MOST_PASSED_OVER: usize = 100_000;
 
-/// Asks on the connection for reading; again where it was lost meanwhile, for asking changes
-/// nothing.
+/// Runs a query on the connection for reading. If the connection was lost, runs it once more: a
+/// query changes nothing.
 macro_rules! ask {
     ($node:expr, $on:ident => $ask:expr) => {{
         let mut tries = 0;
@@ -60,7 +60,7 @@ SELECT m.manifest, m.expires_at, m.recipients[d.idx + 1] AS recipient, d.* FROM 
     FROM ended WHERE mail = m.id) d
 WHERE m.id = ANY($1) ORDER BY d.mail, d.idx";
 
-/// The records of these mails, those that there are, each as far as it can be read.
+/// The records of those of these mails that exist, as far as they can be decoded.
 async fn records(
     node: &NodeState,
     on: &Connected,
@@ -131,19 +131,19 @@ pub(super) async fn body(node: &Arc<NodeState>, id: MailId) -> Result<Option<Byt
         return Ok(None);
     };
 
-    // Not one moment longer, though it may take one until it is gone.
+    // The message is not returned after its retention, even if it is not deleted yet.
     if row.get(1) || (node.options.keep_bodies.is_zero() && row.get(2)) {
         return Err(SpoolError::Forgotten(rows::mail_id(id)));
     }
     Ok(Some(Bytes::copy_from_slice(row.get::<_, &[u8]>(0))))
 }
 
-/// Where a page ended.
+/// The position at which a page ended.
 #[derive(Clone, Copy)]
 enum Cursor {
-    /// Among all mails, or those that have ended: the newest first.
+    /// In the list of all mails, or of ended ones: newest first.
     Newest(Uuid),
-    /// Among those that wait: as they are due.
+    /// In the list of pending deliveries: by due time.
     Due(i64, Uuid),
 }
 
@@ -221,7 +221,7 @@ async fn page(
             let most = (size - page.mails.len() + 1).clamp(64, 1000);
             places = match waits {
                 true => waiting(node, on, query.state, now, cursor, most).await?,
-                // Places in which no mail is read are passed over faster and faster.
+                // Ranges without a match are skipped in growing steps.
                 false => newest(on, query, cursor, most.max(passed).min(10_000)).await?,
             };
         }
@@ -278,8 +278,8 @@ impl Cursor {
     }
 }
 
-/// Whether a mail is asked for, and this is its place: one with several deliveries that wait is
-/// listed at the first that is asked for.
+/// Whether the mail matches and is listed at this position: a mail with several pending deliveries
+/// is listed at the first that matches.
 fn belongs(query: &Query, record: &Record, place: Cursor, now: Timestamp) -> bool {
     if !query.admits(record) {
         return false;
@@ -303,15 +303,15 @@ fn belongs(query: &Query, record: &Record, place: Cursor, now: Timestamp) -> boo
     }
 }
 
-/// The next places where mail may stand that is asked for, and whether it may be; and whether
-/// there are no further ones.
+/// The next positions that may match, each with whether its mail must be read; and whether they are
+/// the last.
 #[derive(Default)]
 struct ListPositions {
     found: VecDeque<(Cursor, bool)>,
     is_last: bool,
 }
 
-/// The next mails, the newest first. No more of them are looked at than are returned.
+/// The next mails, newest first. Looks at no more of them than it returns.
 async fn newest(
     on: &Connected,
     query: &Query,
@@ -329,7 +329,7 @@ async fn newest(
     let since = query.since.map_or(i64::MIN, Timestamp::as_millis);
     let until = query.until.map_or(i64::MAX, Timestamp::as_millis);
 
-    // By what has ended otherwise there is no index: all mail is looked at.
+    // For other states there is no index, so all mails are read.
     let all = match query.state {
         Some(State::Dead) => ended(DEAD),
         Some(State::Cancelled) => ended(CANCELLED),
@@ -363,7 +363,7 @@ fn ended(stage: i16) -> String {
     )
 }
 
-/// The next places of mails that wait in this state, as they are due.
+/// The next positions of pending deliveries in this state, by due time.
 async fn waiting(
     node: &NodeState,
     on: &Connected,
@@ -409,7 +409,7 @@ async fn waiting(
     })
 }
 
-/// Counts what waits; what has ended is counted as it comes and goes.
+/// Counts the pending deliveries; the numbers of ended ones are kept as totals.
 pub(super) async fn stats(node: &Arc<NodeState>, now: Timestamp) -> Result<SpoolStats, SpoolError> {
     node.check_open()?;
     node.until_released().await;
@@ -417,15 +417,15 @@ pub(super) async fn stats(node: &Arc<NodeState>, now: Timestamp) -> Result<Spool
     stats
 }
 
-/// What waits on each route, as it was last counted, and how long that took.
+/// The last count of pending deliveries by route, and how long counting took.
 pub(super) struct CountedBacklog {
     counted: Instant,
     took: Duration,
     routes: Vec<(Route, u64)>,
 }
 
-/// How many deliveries wait on each route. Where there are so many that counting them takes long,
-/// the same is told until ten times as long has passed: it is asked every second.
+/// How many deliveries are pending on each route. It is called every second; if counting takes
+/// long, the last count is reused for ten times as long.
 pub(super) async fn backlog(node: &Arc<NodeState>) -> Result<Vec<(Route, u64)>, SpoolError> {
     if let Some(known) = &*node.backlog.lock()
         && known.counted.elapsed() < known.took * 10

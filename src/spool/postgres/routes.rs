@@ -1,4 +1,4 @@
-//! Routes and the short numbers that rows have for them.
+//! The numbers by which rows refer to routes.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use super::link::Connected;
 use super::rows::route_text;
 use crate::delivery::Route;
 
-/// The routes that are known here. Others may add some; a number never changes its meaning.
+/// The routes that this node knows. Other nodes may add some; a number never changes its meaning.
 #[derive(Default)]
 pub(super) struct RouteNumbers {
     known: RwLock<KnownRoutes>,
@@ -29,7 +29,7 @@ impl RouteNumbers {
         self.known.read().ids.get(route).copied()
     }
 
-    /// Every number that is known.
+    /// All known routes with their numbers.
     pub(super) fn all(&self) -> Vec<(i32, Route)> {
         let known = self.known.read();
         known
@@ -39,7 +39,7 @@ impl RouteNumbers {
             .collect()
     }
 
-    /// Learns of all routes that there are.
+    /// Reads all routes from the database.
     pub(super) async fn learn(&self, on: &Connected) -> Result<(), tokio_postgres::Error> {
         let rows = on.query("SELECT id, name FROM routes", &[]).await?;
         let mut known = self.known.write();
@@ -52,8 +52,8 @@ impl RouteNumbers {
         Ok(())
     }
 
-    /// Gives numbers to those that have none. In no transaction: none waits for another, and no
-    /// number is learnt that a rollback takes away again.
+    /// Assigns numbers to new routes. Not part of a transaction, so that no node waits for another,
+    /// and no number is remembered whose transaction was rolled back.
     pub(super) async fn name_all(
         &self,
         on: &Connected,
@@ -82,7 +82,7 @@ impl RouteNumbers {
         self.learn(on).await
     }
 
-    /// Learns of those that a row names and that are not known.
+    /// Reads the routes of these numbers that are not known yet.
     pub(super) async fn learn_those(
         &self,
         on: &Connected,

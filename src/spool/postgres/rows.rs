@@ -1,5 +1,5 @@
-//! Mails and deliveries as rows. The parts of a delivery that change often are columns; they take
-//! precedence over its encoded bytes.
+//! Maps mails and deliveries to rows. The parts of a delivery that change often are columns of
+//! their own; they take precedence over its encoded bytes.
 
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -16,8 +16,8 @@ pub(super) const DELIVERED: i16 = 2;
 pub(super) const DEAD: i16 = 3;
 pub(super) const CANCELLED: i16 = 4;
 
-/// The columns of `ready` that make a delivery, and with them those of `ended`. Its recipient
-/// stands in its mail as well.
+/// The columns of `ready` that make up a delivery, followed by those of `ended`. The recipient is
+/// also taken from the mail.
 pub(super) const OF_READY: &str =
     "mail, idx, route, priority, account, due AS at, stage, 0::smallint AS reason, tries, counted,
       crashes,
@@ -60,7 +60,7 @@ pub(super) fn reason_number(reason: DeadReason) -> i16 {
     i16::try_from(at.unwrap_or(0)).unwrap_or(0)
 }
 
-/// A stage as its number, its time and its reason.
+/// A stage as the columns for its number, its time and its reason.
 pub(super) fn stage_columns(stage: &Stage) -> (i16, i64, i16) {
     match *stage {
         Stage::Pending { due } => (PENDING, due.as_millis(), 0),
@@ -88,16 +88,16 @@ fn stage(number: i16, at: i64, reason: i16) -> Stage {
     }
 }
 
-/// What a row says of a delivery.
+/// A delivery, decoded from its row.
 pub(super) struct DeliveryRow {
     pub mail: MailId,
     pub index: u16,
     pub delivery: Delivery,
-    /// Its bytes, where they could not be read: its attempts are not known then.
+    /// The encoded bytes, if they cannot be decoded; the attempts are unknown then.
     pub unread: Option<Vec<u8>>,
 }
 
-/// A delivery as its row has it, as far as it can be read.
+/// Decodes a delivery from its row, as far as possible.
 pub(super) fn delivery(row: &Row, routes: &RouteNumbers) -> DeliveryRow {
     let (mail, index) = (mail_id(row.get("mail")), index(row));
     let (delivery, unread) = match whole_delivery(row, routes) {
@@ -119,7 +119,7 @@ pub(super) fn delivery(row: &Row, routes: &RouteNumbers) -> DeliveryRow {
     }
 }
 
-/// Whom a delivery is for, as its mail says it.
+/// The recipient of a delivery, from its mail.
 fn recipient(row: &Row) -> Address {
     let text: Option<&str> = row.get("recipient");
     let read = text.and_then(|text| text.parse().ok());
@@ -128,7 +128,8 @@ fn recipient(row: &Row) -> Address {
     })
 }
 
-/// What a delivery's row says: its mail, its place in the envelope, and itself, if all can be read.
+/// Decodes a row completely: the mail's id, the delivery's index and the delivery. `None` if any of
+/// it cannot be decoded.
 pub(super) fn whole_delivery(
     row: &Row,
     routes: &RouteNumbers,
@@ -155,35 +156,35 @@ pub(super) fn index(row: &Row) -> u16 {
     u16::try_from(row.get::<_, i32>("idx")).unwrap_or(u16::MAX)
 }
 
-/// What is known of a mail, its lifetime as a retry may have changed it.
+/// The manifest of a mail, with the expiry that a retry may have changed.
 pub(super) fn manifest(row: &Row) -> Result<Manifest, SpoolError> {
     let (mut manifest, _): (Manifest, Vec<Delivery>) = codec::decode(row.get("manifest"))?;
     manifest.expires_at = Timestamp::from_millis(row.get("expires_at"));
     Ok(manifest)
 }
 
-/// A manifest as its row has it: a record without deliveries, which have rows of their own.
+/// The encoded manifest for its column: a record without deliveries, which have rows of their own.
 pub(super) fn manifest_bytes(manifest: &Manifest) -> Vec<u8> {
     codec::encode(&(manifest, &[] as &[Delivery]))
 }
 
-/// Whose mail it is, as its column has it.
+/// The account of a mail, for its column.
 pub(super) fn account(manifest: &Manifest) -> i64 {
     manifest.account().cast_signed()
 }
 
-/// A count as its column has it.
+/// A count, for its column.
 pub(super) fn count(value: u32) -> i32 {
     i32::try_from(value).unwrap_or(i32::MAX)
 }
 
-/// Text that the database takes: it knows no NUL.
+/// A text without NUL characters, which the database does not store.
 pub(super) fn text(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
-/// A change of the totals: pending, delivered, dead and cancelled deliveries, each by priority; and
-/// of what each token and user has submitted.
+/// A change of the totals: pending, delivered, dead and cancelled deliveries by priority, and the
+/// counts of the submitters.
 #[derive(Clone, Debug, Default)]
 pub(super) struct TotalsChange {
     counts: [i64; 12],

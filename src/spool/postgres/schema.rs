@@ -1,5 +1,5 @@
-//! The tables, and how those of an older version become those of this one: each step runs once,
-//! under a lock that all nodes of a schema share, in one transaction.
+//! Creates and upgrades the tables. Each step runs once, in one transaction, under a lock that all
+//! nodes of a schema share.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 use super::link::{StatementFailure, judge, quoted, reason};
 use crate::spool::SpoolError;
 
-/// Each step, in order. A step that was released is never changed.
+/// The steps, in order. A released step is never changed.
 const STEPS: &[&str] = &[
     include_str!("migrations/0001.sql"),
     include_str!("migrations/0002.sql"),
@@ -21,22 +21,22 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0009.sql"),
 ];
 
-/// How often a step is tried that others were in the way of, and how long it lets them go on
-/// between. It waits for a table but a little: all that is asked of it meanwhile waits behind.
+/// How often a step is tried after a conflict, and the pause in between. A step waits only briefly
+/// for a table's lock, because all other statements on the table queue behind it.
 const STEP_TRIES: usize = 10;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Whether tables are made and changed when a spool is opened.
+/// Whether opening a spool creates and upgrades its tables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Migrate {
-    /// What is missing is made.
+    /// Missing tables are created, older ones upgraded.
     #[default]
     Auto,
-    /// Nothing is changed; where something is missing, the spool is not opened.
+    /// Nothing is changed. If tables are missing or outdated, the spool is not opened.
     Check,
 }
 
-/// Brings the schema to this version, or says why it cannot be used.
+/// Upgrades the schema to this version, or says why it cannot be used.
 pub(super) async fn prepare(
     client: &Client,
     schema: &str,
@@ -59,7 +59,7 @@ pub(super) async fn prepare(
     }
 
     if version > newest {
-        // Steps only ever add what an older node can do without.
+        // Steps only add what an older node does not need.
         tracing::warn!(version, newest, "the spool's tables are of a newer version");
         return Ok(());
     }
@@ -87,7 +87,7 @@ pub(super) async fn prepare(
     make(client, schema, version).await.map_err(failed)
 }
 
-/// The database's encoding, where it could not hold every text of a mail.
+/// The database's encoding, if it cannot store all characters.
 async fn other_encoding(client: &Client) -> Result<Option<String>, tokio_postgres::Error> {
     let asked = "SELECT pg_catalog.current_setting('server_encoding')";
     let encoding: String = client.query_one(asked, &[]).await?.get(0);
@@ -101,19 +101,19 @@ pub(super) fn not_utf8(database: &str, encoding: &str) -> String {
     )
 }
 
-/// How the tables are, seen by whoever would use them.
+/// The state of the tables, from the point of view of this role.
 pub(super) enum SchemaState {
-    /// The database itself will not do, by its encoding.
+    /// The database's encoding is not UTF8, but this.
     NotUtf8(String),
-    /// Of this version, or of a newer one.
+    /// Up to date, or newer.
     Ready,
-    /// Not there, or of an older version.
+    /// Missing or outdated.
     Older,
-    /// Not there, and neither is their schema, which this role may not make.
+    /// The schema is missing, and this role may not create it.
     MayNotBeMade,
 }
 
-/// How the tables are; changes nothing.
+/// Finds out the state of the tables; changes nothing.
 pub(super) async fn state(
     client: &Client,
     schema: &str,
@@ -138,7 +138,7 @@ pub(super) async fn state(
     })
 }
 
-/// The version of a schema's tables; 0 where there are none.
+/// The version of a schema's tables; 0 if there are none.
 pub(super) async fn version(client: &Client, schema: &str) -> Result<usize, tokio_postgres::Error> {
     let there = client
         .query_one(
@@ -169,7 +169,8 @@ async fn make(client: &Client, schema: &str, seen: usize) -> Result<(), tokio_po
             .query_opt("SELECT FROM pg_namespace WHERE nspname = $1", &[&schema])
             .await?;
         if there.is_none() {
-            // Not asked for where it is there: that would need the right to make schemas.
+            // Skipped if the schema exists: the statement would need the privilege to create
+            // schemas.
             client
                 .batch_execute(&format!("CREATE SCHEMA IF NOT EXISTS {name}"))
                 .await?;

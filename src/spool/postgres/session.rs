@@ -1,8 +1,8 @@
-//! This node among the others: its session, and the heartbeats that keep it alive, which wait for
-//! nothing else that this node does.
+//! This node's session, and the heartbeats that renew its lease. They wait for nothing else that
+//! the node does.
 //!
-//! *Invariant:* a session that was ended by another is never used again, and nothing that was
-//! leased under it settles.
+//! *Invariant:* a session that another node has ended is never used again, and no lease of it
+//! settles.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -17,12 +17,12 @@ use super::shared::{NodeSession, NodeState};
 use crate::mail::Timestamp;
 use crate::spool::SpoolError;
 
-/// How long a heartbeat may take.
+/// The time-out of a heartbeat.
 const BEAT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How soon it beats again where the database did not answer.
+/// How soon to retry when the database did not answer.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
-/// Makes a session of this node's.
+/// Registers a session for this node.
 pub(super) async fn begin(node: &NodeState, on: &Connected) -> Result<(), tokio_postgres::Error> {
     let asked = LeaseInstant::now();
     let lease = i64::try_from(node.lease.as_millis()).unwrap_or(i64::MAX);
@@ -48,7 +48,7 @@ pub(super) async fn begin(node: &NodeState, on: &Connected) -> Result<(), tokio_
     Ok(())
 }
 
-/// Beats until the spool is closed or gone.
+/// Sends heartbeats until the spool is closed or dropped.
 pub(super) async fn run(node: Weak<NodeState>) {
     loop {
         let Some(node) = node.upgrade() else { return };
@@ -70,7 +70,7 @@ fn beat_every(node: &NodeState) -> Duration {
     (node.lease / 10).clamp(Duration::from_millis(100), Duration::from_secs(1))
 }
 
-/// One heartbeat. Where the session is gone, another is begun.
+/// Sends one heartbeat. If the session was ended by others, registers another.
 async fn beat(node: &Arc<NodeState>) -> Result<(), SpoolError> {
     let beaten = match tokio::time::timeout(BEAT_TIMEOUT, try_beat(node)).await {
         Ok(beaten) => beaten,
@@ -79,7 +79,7 @@ async fn beat(node: &Arc<NodeState>) -> Result<(), SpoolError> {
     node.is_heard.store(beaten.is_ok(), Ordering::SeqCst);
     if let Err(error) = &beaten {
         node.note_down(error);
-        // It may be of a time at which nothing could be written.
+        // The connection may date from a time when the database was read-only.
         node.heart.discard().await;
     }
     beaten
@@ -89,7 +89,7 @@ async fn try_beat(node: &Arc<NodeState>) -> Result<(), SpoolError> {
     let on = node.on(&node.heart).await?;
     let asked = LeaseInstant::now();
     let before = Timestamp::now();
-    // Whatever is in the way of it, such as tables that are gone, nothing may be begun without it.
+    // Whatever prevents the heartbeat, such as missing tables, also prevents new deliveries.
     let failed = |error: tokio_postgres::Error| node.connector.unreachable(reason(&error));
 
     let session = node.session();
@@ -131,7 +131,7 @@ async fn try_beat(node: &Arc<NodeState>) -> Result<(), SpoolError> {
     Ok(())
 }
 
-/// The sessions that are lapsed, and since when it is known.
+/// The sessions whose lease has expired, and since when this is known.
 #[derive(Default)]
 pub(super) struct LapsedSessions(HashMap<i32, Instant>);
 
@@ -143,8 +143,8 @@ impl LapsedSessions {
         }
     }
 
-    /// Takes those that stayed so for two heartbeats: where the server's clock was set, all are
-    /// lapsed until they beat again.
+    /// Returns the sessions that have been lapsed for two heartbeats. After the server's clock was
+    /// set, all sessions look lapsed until their next heartbeat.
     pub(super) fn take(&mut self, node: &NodeState) -> Vec<i32> {
         let grace = beat_every(node) * 2;
         let known = self.0.iter();
@@ -156,12 +156,12 @@ impl LapsedSessions {
     }
 }
 
-/// Whether a session, s, gave no sign of life for longer than its lease; nor can it have given one
-/// that lies so far ahead, where the server's clock was set back.
+/// The condition that session `s` sent no heartbeat for longer than its lease. A time far in the
+/// future counts as well: it remains after the server's clock was set back.
 pub(super) const IS_LAPSED: &str = "abs(extract(epoch FROM now() - s.seen)) * 1000 > s.lease_ms";
 
-/// Learns which of how many nodes this one is. Returns the sessions that gave no sign of life for
-/// longer than their lease.
+/// Counts the nodes and finds this one's position among them. Returns the sessions whose lease has
+/// expired.
 pub(super) async fn count_nodes(
     node: &NodeState,
     on: &Connected,

@@ -1,9 +1,9 @@
-//! Outcomes, marks and returned leases: one task takes them in the order of the calls and writes
-//! all that have arrived together. While the database does not answer it keeps them, and writes
-//! them under their leases when it does.
+//! Outcomes, marks and returned leases: one task receives them in the order of the calls, and
+//! writes together what has arrived. While the database does not answer, it keeps them and writes
+//! them under their leases later.
 //!
-//! *Invariant:* the fence is the row's owner, under the row's lock: what belongs to another session
-//! is not touched, whatever this node believes.
+//! *Invariant:* a row is changed only if this session owns it, under the row's lock, whatever this
+//! node believes.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -25,15 +25,12 @@ use crate::delivery::{DeadReason, Delivery, Stage};
 use crate::spool::keyed::journal::entry::JournalEntry;
 use crate::spool::{EndedDelivery, LeaseToken, SettleResult, SpoolError, codec};
 
-/// The most deliveries that are written together.
-const GROUP_DELIVERIES: usize = 512;
-/// Outcomes are gathered for as long as it took to write those before, and no longer than this: so
-/// whoever accepts mail has at least half of the turns at what every commit changes.
-const LONGEST_GATHERING: Duration = Duration::from_millis(20);
-/// How long the database is left alone when it did not answer.
+/// The most deliveries that are written in one group.
+const GROUP_DELIVERIES: usize = 256;
+/// How long to wait before a retry when the database did not answer.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
-/// What the task is asked.
+/// A command for the task.
 pub(super) enum SettleCommand {
     Settle(
         Vec<(LeaseToken, Delivery)>,
@@ -41,33 +38,35 @@ pub(super) enum SettleCommand {
     ),
     Mark(Vec<LeaseToken>, oneshot::Sender<Result<(), SpoolError>>),
     Release(LeaseToken),
-    /// Answers when everything before it is written.
+    /// Answered when all earlier commands are written.
     Pass(oneshot::Sender<()>),
-    /// Gives back what is leased to this session and in nobody's hands. No claim is under way.
+    /// Return the deliveries that are leased to this session and held by no sender. Sent only while
+    /// no claim is under way.
     FindLost(oneshot::Sender<()>),
 }
 
-/// What is to be written of one delivery.
+/// One delivery to write.
 struct Write {
     token: LeaseToken,
     held: HeldDelivery,
     delivery: Delivery,
 }
 
-/// What came meanwhile.
+/// The commands that are written together.
 #[derive(Default)]
 struct SettleGroup {
     writes: Vec<Write>,
     released: Vec<LeaseToken>,
-    /// On which routes those are.
+    /// The routes of those deliveries.
     released_on: BTreeSet<i32>,
     replies: Vec<PendingReply>,
     passes: Vec<oneshot::Sender<()>>,
-    /// How many leases were given back.
+    /// How many leases were returned.
     releases: u64,
 }
 
-/// Who waits for the outcomes of a call; each is there already, or is that of a write.
+/// A caller that waits for outcomes: each is either known already, or that of the write with this
+/// index.
 struct PendingReply {
     results: Vec<Result<SettleResult, usize>>,
     to: oneshot::Sender<Result<Vec<SettleResult>, SpoolError>>,
@@ -109,7 +108,8 @@ pub(super) async fn run(node: Arc<NodeState>, mut inbox: mpsc::UnboundedReceiver
         if let Some((tokens, reply)) = mark {
             let _ = reply.send(record_mark(&node, tokens).await);
         }
-        // What has left the lease table is written now, and nothing leaves it meanwhile.
+        // All outcomes of leases that left the lease table are written, and none leaves it
+        // meanwhile.
         if let Some(reply) = finding {
             if let Err(error) = lost_leases::give_back(&node).await {
                 tracing::debug!(%error, "what a lost claim holds is looked for later");
@@ -130,7 +130,7 @@ impl SettleGroup {
     ) {
         let mut results = Vec::with_capacity(settled.len());
         for (token, delivery) in settled {
-            // Whoever cancels or claims it meanwhile is stopped by the row, not by the lease table.
+            // A concurrent cancel or claim is prevented by the row's lock, not by the lease table.
             match node.leases.lock().end(&token) {
                 Some(held) => {
                     results.push(Err(self.writes.len()));
@@ -166,7 +166,7 @@ impl SettleGroup {
             return;
         }
 
-        // It may have been sent, and nobody knows.
+        // It may have been sent; whether it was is unknown.
         let stage = Stage::Dead {
             at: node.hints.now(),
             reason: DeadReason::InDoubt,
@@ -185,7 +185,7 @@ impl SettleGroup {
     }
 }
 
-/// Writes a group; while the database does not answer, again and again.
+/// Writes a group, and retries while the database does not answer.
 async fn write(node: &Arc<NodeState>, group: SettleGroup) {
     let SettleGroup {
         writes,
@@ -214,14 +214,14 @@ async fn write(node: &Arc<NodeState>, group: SettleGroup) {
     }
 }
 
-/// Which of the writes were done.
+/// The indices of the writes that were done.
 type DoneWrites = HashSet<usize>;
 
-/// What came of writes. One that is neither done nor refused came too late.
+/// The result of writes. One that is neither done nor refused came too late: its lease was lost.
 #[derive(Default)]
 struct WriteResult {
     done: DoneWrites,
-    /// Those that the database cannot keep, whatever is done beside them.
+    /// The writes that the database refuses, each with its error.
     refused: HashMap<usize, SpoolError>,
 }
 
@@ -232,13 +232,13 @@ async fn write_until_known(
 ) -> Result<WriteResult, SpoolError> {
     let mut is_doubtful = false;
     let mut time_limit = None;
-    // At first all of them in one statement.
+    // First all writes in one statement.
     let mut step = writes.len().max(1);
     let mut refused = HashMap::new();
 
     loop {
         if node.closed.load(Ordering::SeqCst) {
-            // Somebody waits for the end of all this.
+            // A caller waits for the end of the group.
             let until = *time_limit.get_or_insert(Instant::now() + Duration::from_secs(5));
             if Instant::now() > until {
                 return Err(SpoolError::Closed);
@@ -273,7 +273,8 @@ async fn write_until_known(
             let settled = settle_in_steps(node, &on, writes, left.chunks(step), &mut refused);
             let (settled, ()) = futures::future::try_join(settled, released).await?;
             done.extend(settled);
-            // It has waited for what was still under way on a connection that is gone.
+            // The statement has waited for locks of whatever was still running on the lost
+            // connection.
             if is_doubtful && done.len() + refused.len() < writes.len() {
                 done.extend(known(&on, writes).await?);
             }
@@ -285,14 +286,14 @@ async fn write_until_known(
                 node.time(began.elapsed());
                 *node.owed.write() = None;
                 if !refused.is_empty() {
-                    // They are leased, and in nobody's hands.
+                    // They stay leased, and no sender holds them.
                     node.has_doubt.store(true, Ordering::SeqCst);
                 }
                 return Ok(WriteResult { done, refused });
             }
             Err(error) => error,
         };
-        // Of several statements some may have been done.
+        // Of several statements some may have been committed.
         is_doubtful |= step == 1;
         match judge(&error) {
             StatementFailure::Busy => {}
@@ -305,9 +306,9 @@ async fn write_until_known(
                 is_doubtful = true;
                 tokio::time::sleep(RETRY_AFTER).await;
             }
-            // It was there already: a write of which nothing was heard, or a stray row.
+            // The row exists: it comes from a write whose outcome was unknown, or should not exist.
             StatementFailure::Exists if !is_doubtful => is_doubtful = true,
-            // One of them is not to hold up the others: each by itself.
+            // One delivery must not hold up the others, so each is written by itself.
             StatementFailure::Exists | StatementFailure::Impossible if step > 1 => step = 1,
             StatementFailure::Exists | StatementFailure::Impossible => {
                 let error = node.failed(&error);
@@ -320,7 +321,7 @@ async fn write_until_known(
     }
 }
 
-/// Writes a step after the other, and notes what cannot be written by itself.
+/// Writes step by step, and collects the writes that are refused.
 async fn settle_in_steps(
     node: &Arc<NodeState>,
     on: &Connected,
@@ -420,7 +421,7 @@ async fn settle(
         counted.push(rows::count(delivery.counted));
         crashes.push(rows::count(delivery.crashes));
         data.push(codec::encode(delivery));
-        // One that waits as it did before has nothing to tell.
+        // A delivery that only returns to the queue has no journal entry.
         let tried = delivery.tries > held.delivery.tries;
         let (entry, count) = match tried || delivery.stage.finished_at().is_some() {
             true => single_entry_record(JournalEntry::became(
@@ -475,7 +476,7 @@ async fn settle(
         .collect())
 }
 
-/// Which writes were done of which nothing was heard.
+/// Finds out which writes with an unknown outcome were done.
 async fn known(on: &Connected, writes: &[Write]) -> Result<DoneWrites, tokio_postgres::Error> {
     let mails: Vec<Uuid> = writes.iter().map(|w| rows::uuid(w.token.mail)).collect();
     let places: Vec<i32> = writes.iter().map(|w| i32::from(w.token.index)).collect();
@@ -516,7 +517,7 @@ async fn release(on: &Connected, released: &[LeaseToken]) -> Result<(), tokio_po
     .map(|_| ())
 }
 
-/// Tells everybody what came of it.
+/// Answers the callers.
 fn answer(
     node: &Arc<NodeState>,
     writes: &[Write],
@@ -582,7 +583,7 @@ fn answer(
     node.changed.notify_one();
 }
 
-/// Records that these may be sent: all of them, or none.
+/// Records that these deliveries may be sent: all of them, or none.
 async fn record_mark(node: &Arc<NodeState>, tokens: Vec<LeaseToken>) -> Result<(), SpoolError> {
     {
         let leases = node.leases.lock();

@@ -1,4 +1,4 @@
-//! What all parts of one node's spool share.
+//! The state that all parts of one node's spool share.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -30,11 +30,11 @@ use crate::spool::{
     SpoolOptions,
 };
 
-/// How often a change that others were in the way of is tried again.
+/// How often a transaction is tried again after a conflict with others.
 const CHANGE_TRIES: usize = 5;
-/// The part of its lease after which a node that heard nothing begins no more mail.
+/// The fraction of its lease after which a node without a heartbeat starts no delivery.
 const FENCE_FRACTION: f64 = 0.6;
-/// How long what was given back is waited for.
+/// How long to wait for returned leases to be written.
 const RELEASED_WITHIN: Duration = Duration::from_secs(2);
 
 pub(super) struct NodeState {
@@ -45,7 +45,8 @@ pub(super) struct NodeState {
     pub instance: Uuid,
     pub lease: Duration,
     pub durability: Durability,
-    /// One for each kind of work, so that none waits for another.
+
+    /// Connections, one for each kind of work, so that none waits for another.
     pub put: Link,
     pub settling: Link,
     pub claiming: Link,
@@ -53,44 +54,49 @@ pub(super) struct NodeState {
     pub reading: Link,
     pub heart: Link,
     pub watching: Link,
-    /// Made when it is needed.
+    /// For maintenance such as VACUUM; opened when it is needed.
     pub keeping: Link,
-    /// One claim and one change at a time; and until when claims are to wait.
-    pub claim_turn: tokio::sync::Mutex<Option<Instant>>,
+
+    /// Allow one claim and one change at a time.
+    pub claim_turn: tokio::sync::Mutex<()>,
     pub change_turn: tokio::sync::Mutex<()>,
     pub leases: Mutex<LeaseTable>,
     pub routes: RouteNumbers,
     pub hints: Hints,
-    /// What keeps the database from removing dead rows.
+    /// The transactions that keep the database from removing dead rows.
     pub horizon: Horizon,
     pub skew: Skew,
     pub backlog: Mutex<Option<CountedBacklog>>,
     pub changed: Notify,
+
     pub session: RwLock<NodeSession>,
     pub closed: AtomicBool,
-    /// Why the database does not answer, since it last did.
+    /// Why the database is unavailable; `None` while it answers.
     pub down: RwLock<Option<SpoolError>>,
-    /// Whether the last heartbeat was heard.
+    /// Whether the last heartbeat succeeded.
     pub is_heard: AtomicBool,
-    /// Why outcomes wait that are known here, if they do: until they are recorded nothing is begun.
+    /// Why outcomes could not be written yet; no delivery is started until they are.
     pub owed: RwLock<Option<SpoolError>>,
-    /// The sessions that gave no sign of life for too long, as of the last heartbeat.
+    /// The sessions of other nodes whose lease has expired, as of the last heartbeat.
     pub lapsed: Mutex<LapsedSessions>,
+    /// Deliveries that ended without a user's request, until a sweep reports them.
     pub unreported_ends: Mutex<Vec<EndedDelivery>>,
+
     pub drafts: Drafts,
     pub accounts: AccountCounts,
-    /// Whether anybody is not to get mail, as far as it is known; and a number that is odd while
-    /// somebody is being added here, and another afterwards.
+    /// Whether there may be suppressed addresses; if not, lookups are skipped.
     pub suppresses: AtomicBool,
-    /// Likewise of sweeps that are under way here.
-    pub sweeps: AtomicU64,
+    /// Odd while suppressions are being added, and incremented afterwards, so that a poll notices
+    /// that its answer may be outdated.
     pub adding: AtomicU64,
-    /// What this node is to obey.
+    /// Likewise for sweeps: odd while one runs.
+    pub sweeps: AtomicU64,
+    /// The orders that this node obeys.
     pub orders: watch::Sender<Arc<Orders>>,
-    /// The named readers of the journal that are read here, and in which session they came to be.
+    /// The named readers of the journal that this node owns, with the session that acquired each.
     pub readers: Mutex<HashMap<String, i32>>,
     pub stale: AtomicU64,
-    /// Whether there may be rows that are leased to this session and that nobody here has in hand.
+    /// Whether there may be rows that are leased to this session but held by no sender.
     pub has_doubt: AtomicBool,
     pub commands: mpsc::UnboundedSender<SettleCommand>,
     /// How many releases the settling task has not written yet.
@@ -100,11 +106,11 @@ pub(super) struct NodeState {
     pub times: Mutex<CommitTimes>,
 }
 
-/// This node among the others.
+/// This node's session.
 #[derive(Clone, Copy)]
 pub(super) struct NodeSession {
     pub id: i32,
-    /// When the last heartbeat was asked for that was answered.
+    /// When the last successful heartbeat was sent.
     pub asked: LeaseInstant,
 }
 
@@ -123,7 +129,7 @@ impl NodeState {
         self.session.read().id
     }
 
-    /// Why nothing may be begun.
+    /// Why no delivery may be started; `None` if all is well.
     pub(super) fn failure(&self) -> Option<SpoolError> {
         if self.closed.load(Ordering::SeqCst) {
             return Some(SpoolError::Closed);
@@ -151,7 +157,7 @@ impl NodeState {
         }
     }
 
-    /// The database does not answer: everybody is told so until it does.
+    /// Records that the database does not answer; other calls fail at once until it does.
     pub(super) fn note_down(&self, error: &SpoolError) {
         if !matches!(error, SpoolError::Unreachable { .. }) {
             return;
@@ -163,18 +169,18 @@ impl NodeState {
         *down = Some(error.clone());
     }
 
-    /// The connection of a link, and whether there is none is known to everybody.
+    /// The connection of a link. If there is none, that is recorded for all other calls too.
     pub(super) async fn on(&self, link: &Link) -> Result<Arc<Connected>, SpoolError> {
         self.check_open()?;
         link.get().await.inspect_err(|error| self.note_down(error))
     }
 
-    /// Whether this is the oldest of the nodes, which does what one does for all.
+    /// Whether this is the oldest node, which runs the tasks that only one node runs.
     pub(super) fn is_first_node(&self) -> bool {
         self.orders.borrow().share.0 == 0
     }
 
-    /// What a statement's failure means; where the connection is gone, that is known at once.
+    /// The error for the caller of a failed statement. If the connection is lost, records that.
     pub(super) fn failed(&self, error: &tokio_postgres::Error) -> SpoolError {
         let error_kind = judge(error);
         let error = self.connector.error(error);
@@ -184,7 +190,7 @@ impl NodeState {
         error
     }
 
-    /// Changes something in one transaction, again where others were in the way.
+    /// Runs a change in one transaction, again after a conflict with others.
     pub(super) async fn change<T, F>(self: &Arc<Self>, change: F) -> Result<T, SpoolError>
     where
         T: Send + 'static,
@@ -203,8 +209,8 @@ impl NodeState {
         self.transact(change).await
     }
 
-    /// The same, whether or not this node may change anything: for what it does when it opens,
-    /// closes, or finds others gone.
+    /// The same without checking that this node may change anything: for opening, for closing, and
+    /// for taking over from dead nodes.
     pub(super) async fn transact<T, F>(self: &Arc<Self>, change: F) -> Result<T, SpoolError>
     where
         T: Send + 'static,
@@ -218,7 +224,7 @@ impl NodeState {
             + 'static,
     {
         let node = Arc::clone(self);
-        // A caller that goes away must not leave a transaction open.
+        // If the caller goes away, the transaction must still end.
         let task = tokio::spawn(async move {
             let _turn = node.change_turn.lock().await;
             let mut tries = 0;
@@ -266,7 +272,7 @@ impl NodeState {
         }
     }
 
-    /// Waits until what was given back before is back.
+    /// Waits until leases that were returned before are written.
     pub(super) async fn until_released(&self) {
         if self.releasing.load(Ordering::SeqCst) == 0 {
             return;
@@ -281,7 +287,7 @@ impl NodeState {
         self.times.lock().add(took);
     }
 
-    /// What a commit said of the whole.
+    /// Learns the totals as of a commit.
     pub(super) fn committed(&self, committed: Committed) {
         self.hints.head(committed.commits, committed.pending);
         self.accounts.learn(committed.commits, &committed.accounts);
@@ -293,13 +299,14 @@ impl NodeState {
         });
     }
 
-    /// When something is to be done about a mail that has ended now.
+    /// When a mail that ended at this time must be handled: its retention, or that of its message,
+    /// is over.
     pub(super) fn kept_until(&self, at: i64) -> i64 {
         let kept = self.options.retention.min(self.options.keep_bodies);
         (Timestamp::from_millis(at) + kept).as_millis()
     }
 
-    /// Whether this lease is current, as far as this node knows.
+    /// Whether this node holds the lease.
     pub(super) fn holds(&self, token: &LeaseToken) -> bool {
         self.leases.lock().current(token).is_some()
     }
@@ -317,18 +324,18 @@ impl LeaseKeeper for NodeState {
     }
 }
 
-/// What the row that every commit changes last said: to be told once it is committed.
+/// What `head`, the row that every commit changes last, contained. Published after the commit.
 #[derive(Clone, Debug)]
 pub(super) struct Committed {
     pub commits: i64,
     pub pending: i64,
     /// The number of the last event.
     pub last: i64,
-    /// The accounts that it changed, as they are then.
+    /// The accounts that the commit changed, with their new counts.
     pub accounts: Vec<accounts::AccountAtCommit>,
 }
 
-/// What happened, as the rows of the journal have it.
+/// The journal's records, as columns of the table.
 #[derive(Default)]
 pub(super) struct Records {
     pub offsets: Vec<i64>,
@@ -358,7 +365,7 @@ impl Records {
     }
 }
 
-/// One entry by itself: its bytes, and how many events it is.
+/// A record of one entry: its bytes, and how many events it is.
 pub(super) fn single_entry_record(entry: JournalEntry<'_>) -> (Vec<u8>, i32) {
     let mut entries = PendingEntries::default();
     entries.push(entry);
@@ -368,7 +375,7 @@ pub(super) fn single_entry_record(entry: JournalEntry<'_>) -> (Vec<u8>, i32) {
     })
 }
 
-/// Writes down, as the last thing in a transaction, what happened in it and how the totals change.
+/// Writes the journal's entries and the totals of a transaction; must be its last statement.
 pub(super) async fn bump(
     on: &Connected,
     entries: PendingEntries,
@@ -415,7 +422,7 @@ pub(super) async fn bump(
     }))
 }
 
-/// The mails that have ended without a user's request are told of by the next sweep.
+/// Lets the next sweep report deliveries that have ended without a user's request.
 pub(super) fn report_ends(node: &NodeState, ended: Vec<EndedDelivery>) {
     if ended.is_empty() {
         return;

@@ -7,13 +7,13 @@ use parking_lot::Mutex;
 
 use crate::mail::Timestamp;
 
-/// How far a clock may be off before it is told.
+/// By how much the clocks may differ before it is reported.
 const TOLERATED_SKEW: Duration = Duration::from_secs(5);
 
 #[derive(Default)]
 pub(super) struct Skew(Mutex<Option<ClockSkew>>);
 
-/// A clock that is wrong by too much.
+/// A clock that differs by too much.
 #[derive(Clone, Copy)]
 struct ClockSkew {
     is_ahead: bool,
@@ -21,7 +21,8 @@ struct ClockSkew {
 }
 
 impl Skew {
-    /// The database told its time between these two of this machine's.
+    /// Records a measurement: the database's time was read between `before` and `after` of this
+    /// machine's clock.
     pub(super) fn seen(&self, before: Timestamp, database: Timestamp, after: Timestamp) {
         let (behind, ahead) = (database.since(after), before.since(database));
         let by = behind.max(ahead);
@@ -39,7 +40,7 @@ impl Skew {
         *known = apart;
     }
 
-    /// What is wrong, in a sentence.
+    /// The warning, as a sentence.
     pub(super) fn warning(&self) -> Option<String> {
         self.0.lock().map(ClockSkew::sentence)
     }

@@ -36,7 +36,7 @@ fn of_address(address: &Address) -> String {
     rows::text(&address.as_str().to_lowercase())
 }
 
-/// What a row says; `None` for what is none of ours.
+/// The entry of a row; `None` if it is not valid.
 pub(super) fn read(row: &Row) -> Option<Suppression> {
     let reason = usize::try_from(row.get::<_, i16>("reason")).ok()?;
     let list: String = row.get("list");
@@ -95,7 +95,7 @@ SELECT address, list, reason, since, until, note FROM suppressions WHERE (addres
     OR reason = $6)
 ORDER BY address, list, reason LIMIT $7";
 
-/// Adds entries, no two of which have one key.
+/// Adds entries, no two of which have the same key.
 pub(super) async fn insert(
     on: &Connected,
     entries: &[Suppression],
@@ -112,7 +112,7 @@ pub(super) async fn insert(
 
 impl PostgresNode {
     async fn write(&self, entries: Vec<Suppression>) -> Result<(), SpoolError> {
-        // A look that began before this is committed must not say that there is nobody.
+        // A poll that began before this commit must not conclude that there are no suppressions.
         self.node.adding.fetch_add(1, Ordering::AcqRel);
         self.node.suppresses.store(true, Ordering::Release);
         let written = self

@@ -1,5 +1,6 @@
-//! What the clock does to mail: expiry, retention, and the deletion of idempotency keys; in bounded
-//! steps, each one transaction. Any node may do it; rows that another node has locked are skipped.
+//! What happens to mail by time: expiry, retention, and the deletion of idempotency keys; in
+//! bounded steps of one transaction each. Any node may run a step; rows that another node has
+//! locked are skipped.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,9 +19,9 @@ use crate::mail::Timestamp;
 use crate::spool::keyed::journal::entry::PendingEntries;
 use crate::spool::{SpoolError, SweepReport};
 
-/// How many deliveries or mails one step ends or deletes.
+/// How many deliveries or mails one step handles.
 const STEP_ROWS: i64 = 1000;
-/// How long after its expiry a delivery is looked at again that a sender has in its hands.
+/// How long after its expiry a delivery that a sender holds is looked at again.
 const GRACE: Duration = Duration::from_secs(1);
 
 pub(super) async fn sweep(
@@ -63,12 +64,12 @@ async fn step(
         || bodies as i64 >= STEP_ROWS
         || journal;
 
-    // What is set here may be lowered by what comes meanwhile, never the other way round.
+    // Set before reading, so that what arrives meanwhile can only make it earlier.
     node.hints.set_sweep(i64::MAX);
     let next = next(node, on).await?;
     let next = match report.more {
         true => next.min(now.as_millis()),
-        // What a sender holds, or another node is at, is looked at again a little later.
+        // What a sender holds, or another node has locked, is looked at again a little later.
         false if next <= now.as_millis() => (now + GRACE).as_millis(),
         false => next,
     };
@@ -77,7 +78,7 @@ async fn step(
     Ok((report, committed))
 }
 
-/// Ends what has expired and nobody holds.
+/// Ends expired deliveries that no sender holds.
 async fn expire(
     node: &NodeState,
     on: &Connected,
@@ -108,11 +109,12 @@ async fn expire(
     ending::end_all(node, on, &Requester::default(), None, &endings).await
 }
 
-/// A mail that has ended: no delivery waits, and this is its last end.
+/// The condition that a mail has ended: no delivery is pending, and row `e` is the last to have
+/// ended.
 const LAST_END: &str = "NOT EXISTS (SELECT FROM ready r WHERE r.mail = e.mail)
     AND NOT EXISTS (SELECT FROM ended f WHERE f.mail = e.mail AND (f.at, f.idx) > (e.at, e.idx))";
 
-/// Deletes mails that were kept long enough.
+/// Deletes mails whose retention is over.
 async fn prune(
     node: &NodeState,
     on: &Connected,
@@ -140,8 +142,9 @@ async fn prune(
     delete(on, &ids, PendingEntries::default()).await
 }
 
-/// Removes the messages of mails that a relay took for every recipient, once they were kept long
-/// enough. Each delivery is looked at once: only the last of a mail can find that all were taken.
+/// Deletes the messages of mails that were delivered to every recipient, once their retention is
+/// over. Each delivery is looked at once: only the last one of a mail can find that all were
+/// delivered.
 async fn forget_bodies(
     node: &NodeState,
     on: &Connected,
@@ -181,7 +184,7 @@ async fn forget_bodies(
     Ok(rows.len())
 }
 
-/// Deletes mails that have ended, whole.
+/// Deletes ended mails with all their rows.
 pub(super) async fn delete(
     on: &Connected,
     ids: &[Uuid],
@@ -206,7 +209,8 @@ pub(super) async fn delete(
     bump(on, entries, &totals).await
 }
 
-/// Forgets keys whose time is over; while its mail is pending a key holds, however old it is.
+/// Deletes idempotency keys that have expired. A key whose mail is pending is kept, whatever its
+/// age.
 async fn forget_keys(
     node: &NodeState,
     on: &Connected,
@@ -239,7 +243,7 @@ async fn forget_keys(
     Ok(rows.len())
 }
 
-/// When a sweep has something to do next, by what the database holds; `i64::MAX` for never.
+/// When a sweep next has something to do, in milliseconds; `i64::MAX` for never.
 pub(super) async fn next(node: &NodeState, on: &Connected) -> Result<i64, tokio_postgres::Error> {
     let retention = i64::try_from(node.options.retention.as_millis()).unwrap_or(i64::MAX);
     let rows = on

@@ -1,5 +1,5 @@
-//! Returns what a session held when it ended to the queues: this node's own session when it closes,
-//! other nodes' sessions when they are dead.
+//! Returns the deliveries of a session that ends to the queues: of this node's own session when it
+//! closes, and of dead nodes' sessions.
 
 use std::sync::Arc;
 
@@ -14,10 +14,10 @@ use super::shared::{Committed, NodeState, report_ends};
 use crate::delivery::{DeadReason, Requester, Stage};
 use crate::spool::{EndedDelivery, SpoolError};
 
-/// After so many nodes died with it a delivery is dead.
+/// A delivery that was held by this many nodes when they died becomes dead.
 const POISONED_AFTER: i32 = 4;
 
-/// Takes over what these sessions held, as far as nobody else has.
+/// Takes over the deliveries of these sessions, unless another node already has.
 pub(super) async fn take_over_all(node: Arc<NodeState>, lapsed: Vec<i32>) {
     for session in lapsed {
         if let Err(error) = take_over(&node, session, SessionEnd::Lapsed).await {
@@ -29,14 +29,14 @@ pub(super) async fn take_over_all(node: Arc<NodeState>, lapsed: Vec<i32>) {
 /// Why a session ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum SessionEnd {
-    /// Its node gave no sign of life.
+    /// Its node sent no heartbeat within its lease.
     Lapsed,
-    /// Its node ends it itself.
+    /// Its node closes.
     Own,
 }
 
-/// Ends a session, and gives back what it held. At-most-once mail that may have been sent is dead
-/// in doubt; what died with too many nodes is dead as poisoned.
+/// Ends a session and returns its deliveries. At-most-once deliveries that may have been sent
+/// become dead as in doubt; those that were held by too many dead nodes become dead as poisoned.
 pub(super) async fn take_over(
     node: &Arc<NodeState>,
     session: i32,
@@ -79,8 +79,8 @@ pub(super) async fn take_over(
     Ok(())
 }
 
-/// Cuts a dead node's connections: a transaction that hangs in one would hold its locks. Needs no
-/// right but to be the same user.
+/// Terminates a dead node's connections: a transaction that hangs in one would keep its locks. This
+/// needs no privilege except to be the same role.
 async fn terminate(node: &NodeState, on: &Connected, session: i32) {
     let cut = on
         .query(
@@ -103,9 +103,9 @@ async fn terminate(node: &NodeState, on: &Connected, session: i32) {
     }
 }
 
-/// Gives back what a session holds that ends by itself, at-most-once mail aside that may have been
-/// sent: if there is any, the session is left for whoever takes it over, and tells of it. Returns
-/// whether there is.
+/// For a session that its own node ends: returns its deliveries except at-most-once ones that may
+/// have been sent. If there are any, the session is marked as lapsed, so that another node takes it
+/// over and reports them. Returns whether there are.
 async fn leave_doubts(on: &Connected, session: i32) -> Result<bool, tokio_postgres::Error> {
     let doubts = on
         .query(
@@ -131,7 +131,7 @@ async fn leave_doubts(on: &Connected, session: i32) -> Result<bool, tokio_postgr
     Ok(true)
 }
 
-/// What the end of a session came to.
+/// The result of ending a session.
 struct EndedSession {
     ended_deliveries: Vec<EndedDelivery>,
     /// How many deliveries it held.
@@ -158,9 +158,9 @@ async fn end_session(
         return Ok((None, None));
     }
 
-    // Statements of their own: what was claimed while the one before waited is seen now. What may
-    // not have been sent goes back first, under its locks: a mark that was on its way is waited for
-    // there, and what it marked is left for the next.
+    // Separate statements, so that the second sees rows that were claimed while the first waited.
+    // Unmarked deliveries are returned first, under their locks: a mark that is being written
+    // finishes before, and its delivery is left for the next statement.
     let poisoned_after = if own { i32::MAX } else { POISONED_AFTER };
     let step = i32::from(!own);
     let freed = on

@@ -1,4 +1,4 @@
-//! Reads the parts of a spool that no node has open, to copy it into a spool of another kind;
+//! Exports the parts of a spool that no node has open, to copy it into a spool of another kind;
 //! `import` does the reverse.
 
 use std::collections::HashMap;
@@ -14,10 +14,10 @@ use crate::mail::{MailId, Timestamp};
 use crate::spool::SpoolError;
 use crate::spool::transfer::{MailPart, NextPart, STEP_BYTES, SpoolPart};
 
-/// The most mails that are looked at or written at a time.
+/// The most mails that are read or written at a time.
 pub(super) const STEP_MAILS: usize = 500;
 
-/// Tells all that the spool keeps, until nobody takes it any more.
+/// Sends all parts of the spool to `to`, until the receiver is dropped.
 pub(in crate::spool) async fn export(
     detached: &DetachedSpool,
     to: &mpsc::Sender<NextPart>,
@@ -100,7 +100,7 @@ pub(in crate::spool) async fn export(
     }
 
     export_journal(detached, &send).await?;
-    // A node that began meanwhile may have changed what was told before.
+    // A node that started meanwhile may have changed what was sent before.
     detached.check_alone().await
 }
 
@@ -172,7 +172,7 @@ async fn export_journal(
     Ok(())
 }
 
-/// The next mails after this one, as many as there is room for.
+/// The next mails after this one, as many as fit into one step.
 async fn read_mails(detached: &DetachedSpool, after: Uuid) -> Result<Vec<MailPart>, SpoolError> {
     let failed = |e: tokio_postgres::Error| detached.failed(&e);
     let step = i64::try_from(STEP_MAILS).unwrap_or(500);
@@ -197,7 +197,7 @@ async fn read_mails(detached: &DetachedSpool, after: Uuid) -> Result<Vec<MailPar
     read_these(detached, &ids).await
 }
 
-/// These mails, whole.
+/// Reads these mails completely.
 pub(super) async fn read_these(
     detached: &DetachedSpool,
     ids: &[Uuid],
