@@ -1,6 +1,6 @@
-//! How many connections a door may have: all together, and from one address.
+//! Limits how many connections a listener has: in all, and from one address.
 //!
-//! *Invariant:* one address never has all places of a door that has some for others.
+//! *Invariant:* one address can never use all connections of a listener that has more than one.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -23,7 +23,7 @@ struct OpenConnections {
 }
 
 impl Admission {
-    /// Room for `total` connections, of which one address may have `per_peer`, and never more than
+    /// Allows `total` connections, of which one address may have `per_peer`, and never more than
     /// three quarters.
     pub fn new(total: usize, per_peer: usize) -> Self {
         Admission {
@@ -33,7 +33,8 @@ impl Admission {
         }
     }
 
-    /// A place for a connection from `peer`, until it is dropped; or which limit it would break.
+    /// A place for a connection from `peer`, which is free again when it is dropped. The error says
+    /// which limit is reached.
     pub fn admit(&self, peer: IpAddr) -> Result<ConnectionPlace, &'static str> {
         let peer = network(peer);
         let mut open = self.open.lock();
@@ -56,7 +57,7 @@ impl Admission {
     }
 }
 
-/// One open connection's place.
+/// The place of one open connection.
 #[derive(Debug)]
 pub(super) struct ConnectionPlace {
     peer: IpAddr,
@@ -76,7 +77,8 @@ impl Drop for ConnectionPlace {
     }
 }
 
-/// Whom an address counts for: an IPv6 host has a whole /64 network to call from (RFC 4291 §2.5.4).
+/// The network by which an address is counted: an IPv6 host can use a whole /64 network (RFC 4291
+/// §2.5.4).
 pub(super) fn network(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),

@@ -1,9 +1,9 @@
 //! Slows down clients that guess tokens and passwords, by address: each failure delays the next
-//! answer longer, and after a number of failures the address is shut out for a while.
+//! answer longer, and after a number of failures the address is banned for a while.
 //!
-//! Both doors have one. An address that many people may share with a guesser, such as this
-//! machine's own (a proxy) or one of a trusted network, is never shut out: a right token is always
-//! accepted from there, and only wrong ones are delayed.
+//! Both listeners have one. An address that many clients may share, such as this machine's own (a
+//! proxy) or one of a trusted network, is never banned: a correct token is always accepted from
+//! there, and only wrong ones are delayed.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,24 +15,25 @@ use parking_lot::Mutex;
 use super::Networks;
 use super::admission::network;
 
-/// How many failures cost nothing: a person mistypes, and a program starts with an old token.
+/// How many failures have no consequence: people mistype, and a program may start with an old
+/// token.
 const FREE_FAILURES: u32 = 3;
 
-/// What the first failure costs after these; each further one costs twice as much.
+/// The delay after the first failure beyond these; it doubles with each further one.
 const FIRST_PENALTY: Duration = Duration::from_millis(250);
 
-/// What a failure costs at the most.
+/// The longest delay.
 const LONGEST_PENALTY: Duration = Duration::from_secs(8);
 
 /// How many addresses are remembered.
 const MAX_KNOWN: usize = 50_000;
 
-/// Counts failures by address. Clones share what they know.
+/// Counts failures by address. Clones share the counts.
 #[derive(Clone, Debug)]
 pub(super) struct LoginGuard {
     ban_after: u32,
     ban_time: Duration,
-    /// Whose addresses are never shut out, except this machine's.
+    /// Networks that are never banned, besides this machine.
     trusted: Networks,
     known: Arc<Mutex<HashMap<IpAddr, FailureRecord>>>,
 }
@@ -44,20 +45,20 @@ struct FailureRecord {
     banned_until: Option<Instant>,
 }
 
-/// What a failure leads to.
+/// The consequence of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Consequence {
-    /// How long the answer waits.
+    /// How long to delay the answer.
     pub penalty: Duration,
-    /// Whether the address is not heard from now on, and was until now.
+    /// Whether the address is banned by this failure, and was not before.
     pub is_new_ban: bool,
-    /// Whether there were too many failures.
+    /// Whether the address is banned.
     pub is_banned: bool,
 }
 
 impl LoginGuard {
-    /// Shuts an address out for `ban_time` after so many failures, each within that time of the one
-    /// before; never where that is 0.
+    /// Bans an address for `ban_time` after `ban_after` failures, each within that time of the one
+    /// before; never if that is 0.
     pub fn new(ban_after: u32, ban_time: Duration, trusted: Networks) -> Self {
         LoginGuard {
             ban_after,
@@ -106,7 +107,7 @@ impl LoginGuard {
         }
     }
 
-    /// Whether nobody at this address is heard at `now`.
+    /// Whether this address is banned at `now`.
     pub fn shuts_out(&self, peer: IpAddr, now: Instant) -> bool {
         if self.is_shared(peer) {
             return false;

@@ -1,12 +1,12 @@
-//! What the limit of a door can be: one rule for both doors.
+//! The permitted range of limits, for both listeners.
 
-/// More than this no limit is meant.
+/// No larger limit is accepted.
 const LARGEST_LIMIT: usize = 1_000_000;
 const TOO_LARGE_LIMIT: &str = "is more than 1,000,000, which no machine has room for";
 const ZERO_LIMIT: &str = "is zero, so that no connection would be accepted";
 
-/// The keys of limits that are out of range, each with what is wrong: of `counts`, what is zero or
-/// more than any machine has room for; of `others`, each of which says whether it is zero, what is.
+/// The keys of limits that are out of range, each with the reason: of `counts`, those that are zero
+/// or too large; of `others`, those that are flagged as zero.
 pub(super) fn mistakes<const COUNTS: usize, const OTHERS: usize>(
     counts: [(&'static str, usize); COUNTS],
     others: [(&'static str, bool); OTHERS],

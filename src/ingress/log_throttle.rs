@@ -1,14 +1,14 @@
-//! Limits the log lines about clients that are turned away: each line names its peer, and however
-//! many clients come, only some lines are written in a second.
+//! Limits the log lines about refused clients: each line names its peer, and only some lines are
+//! written in a second, however many clients there are.
 
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// How many lines a door writes in a second.
+/// How many lines a listener writes in a second.
 const LINES_PER_SECOND: u32 = 50;
 
-/// What a door has said of late.
+/// What a listener has logged recently.
 #[derive(Debug)]
 pub(super) struct LogThrottle(Mutex<ThrottleState>);
 
@@ -28,7 +28,7 @@ impl LogThrottle {
         }))
     }
 
-    /// Whether one more may be written at `now`, and how many were left out since the last one.
+    /// Whether a line may be written at `now`, and how many were left out since the last one.
     pub fn admit_line(&self, now: Instant) -> Option<u64> {
         let mut said = self.0.lock();
         if now.saturating_duration_since(said.since) >= Duration::from_secs(1) {

@@ -1,9 +1,9 @@
-//! The doors: how mail comes in from outside this process. A door sees only
-//! [`Dispatcher`](crate::Dispatcher), what it reports, and [`mail`](crate::mail); it acknowledges
-//! nothing before the dispatcher has.
+//! The doors, which is the crate's word for listeners: how mail comes in from outside this process.
+//! A door uses only [`Dispatcher`](crate::Dispatcher), the dispatcher's reports, and
+//! [`mail`](crate::mail); it acknowledges nothing before the dispatcher has.
 //!
-//! What a door's settings must be like stands here, beside the door, and nowhere else: whoever
-//! checks a configuration asks the door.
+//! The rules for a door's settings are here, beside the door: the check of a configuration calls
+//! them.
 
 mod admission;
 mod guard;

@@ -1,11 +1,11 @@
-//! Networks whose programs come in without a token or a login, as those of this machine do where
-//! nobody needs one.
+//! Networks whose programs need no token and no login, as programs on this machine do not if none
+//! is configured.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// Networks that are trusted. With none here, a door asks everybody alike.
+/// Trusted networks. If empty, all clients are treated alike.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Networks(Vec<IpNet>);
 
@@ -20,8 +20,8 @@ impl Networks {
         self.0.is_empty()
     }
 
-    /// Whether this address is in one of them. An IPv4 address that arrives as an IPv6 one, as it
-    /// does at a socket that listens on `[::]`, is the IPv4 address.
+    /// Whether this address is in one of them. An IPv4-mapped IPv6 address, as a socket on `[::]`
+    /// shows it, counts as the IPv4 address.
     pub fn contain(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();
         self.0.iter().any(|network| network.contains(&peer))

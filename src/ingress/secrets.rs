@@ -1,13 +1,13 @@
-//! Comparing what a client claims to know with a secret, in a time that tells neither of the two.
-//! Tokens, passwords and the secrets of providers are compared here and nowhere else.
+//! Compares secrets in constant time. Tokens, passwords and the secrets of providers are compared
+//! here and nowhere else.
 
 use subtle::{Choice, ConstantTimeEq};
 
-/// All secrets are compared at this length, in bytes, so that the time tells nothing of theirs. How
-/// much longer than this a longer one is can be measured.
+/// All secrets are compared at this length, in bytes, so that the time reveals nothing about
+/// theirs. Only for a longer one, the excess length can be measured.
 pub(super) const COMPARED_LENGTH: usize = 256;
 
-/// What a client claims to know.
+/// The secret that a client has presented.
 pub(super) struct ClaimedSecret<'a>(PaddedText<'a>);
 
 impl<'a> ClaimedSecret<'a> {
@@ -15,7 +15,7 @@ impl<'a> ClaimedSecret<'a> {
         ClaimedSecret(PaddedText::new(claimed))
     }
 
-    /// Whether it is this secret.
+    /// Whether it equals this secret.
     pub fn is(&self, secret: &[u8]) -> Choice {
         let secret = PaddedText::new(secret);
         self.0.bytes.ct_eq(&secret.bytes)
@@ -24,7 +24,7 @@ impl<'a> ClaimedSecret<'a> {
     }
 }
 
-/// A text in an array of one size, and what does not go into it.
+/// A text in an array of fixed size, and the rest that does not fit.
 struct PaddedText<'a> {
     bytes: [u8; COMPARED_LENGTH],
     rest: &'a [u8],

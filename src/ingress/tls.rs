@@ -1,5 +1,5 @@
-//! A door's certificate, and the TLS that is made from it. Both doors use it, and so does whoever
-//! checks a configuration: what passes here can be served with.
+//! Loads a listener's certificate and makes the TLS configuration from it. The check of a
+//! configuration uses it as well, so that what passes the check can be used.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio_rustls::rustls::{Error as RustlsError, ServerConfig};
 /// PEM files that TLS needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The certificate, followed by those that lead to the authority.
+    /// The certificate, followed by the intermediate ones up to the authority.
     pub cert: PathBuf,
     /// Its private key.
     pub key: PathBuf,
@@ -22,14 +22,14 @@ pub struct TlsFiles {
 /// Why a certificate and its key cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TlsError {
-    /// Which of the two is to be mended: `cert` or `key`.
+    /// Which of the two must be corrected: `cert` or `key`.
     pub key: &'static str,
     /// What is wrong with it; names the file.
     pub reason: String,
 }
 
-/// Reads the files. Blocks for as long as the disk takes; called at start and when the
-/// configuration is read again. `protocols` are offered in the handshake (RFC 7301).
+/// Reads the files. Blocks on the disk; called at start and when the configuration is reloaded.
+/// `protocols` are offered in the handshake (RFC 7301).
 pub(super) fn acceptor(files: &TlsFiles, protocols: &[&[u8]]) -> Result<TlsAcceptor, TlsError> {
     let wrong = |key, reason| TlsError { key, reason };
     for (key, path) in [("cert", &files.cert), ("key", &files.key)] {
@@ -62,7 +62,7 @@ fn unreadable(error: PemError, wanted: &str, path: &Path) -> String {
     match error {
         PemError::Io(error) => format!("cannot read {path}: {error}"),
         PemError::NoItemsFound => format!("there is no {wanted} in {path}"),
-        // The library's own words may quote the file, which may be a key.
+        // The library's message may quote the file, which may be a private key.
         _ => format!("{path} is not a valid PEM file"),
     }
 }

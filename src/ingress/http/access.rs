@@ -1,10 +1,10 @@
 //! Who may do what: which scope a request needs, and whether its token, session or address grants
 //! it.
 //!
-//! *Invariant:* without a token only programs on this machine are served. A browser on it can be
-//! led here by any web page, so what says that it comes from a page of another origin is refused,
-//! and so is a name that is not this machine's (a name that a stranger's DNS points at loopback):
-//! see `origin.rs`.
+//! *Invariant:* without a token only programs on this machine are served. Any web page can make a
+//! browser on this machine send requests here. A request that says that it comes from a page of
+//! another origin is therefore refused, and so is one for a host name that is not this machine's
+//! (whose DNS points to loopback, "DNS rebinding"); see `origin.rs`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -24,14 +24,14 @@ use crate::dispatch::Dispatcher;
 use crate::ingress::Networks;
 use crate::mail::Submitter;
 
-/// What an address is told that has shown too many wrong tokens.
+/// The answer to a banned address.
 pub(super) const TOO_MANY_FAILED: &str =
     "too many wrong tokens came from your address; try again later";
 
-/// How often it is asked whether somebody who follows what happens still may.
+/// How often to check that the client of a stream still has access.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The tokens of a running door. Clones share them, so that they can be replaced while it runs.
+/// The tokens of a running listener. Clones share them, so that they can be replaced while it runs.
 #[derive(Clone, Debug)]
 pub struct TokenTable {
     listen: SocketAddr,
@@ -40,17 +40,17 @@ pub struct TokenTable {
 }
 
 impl TokenTable {
-    /// The tokens of a door that listens on `listen`.
+    /// The tokens of a listener on `listen`.
     #[cfg(test)]
     pub(super) fn new(listen: SocketAddr, tokens: Vec<Token>) -> Result<Self, HttpError> {
         TokenTable::trusting(listen, tokens, Networks::default())
     }
 
-    /// The tokens of a door that listens on `listen`, and the networks whose programs need none.
+    /// The tokens of a listener on `listen`, and the networks whose programs need none.
     ///
     /// # Errors
-    /// Neither a token nor a trusted network although others than this machine can reach `listen`,
-    /// or a token that cannot be one.
+    /// If `listen` can be reached from other machines and there is neither a token nor a trusted
+    /// network; if a token is not valid.
     pub(super) fn trusting(
         listen: SocketAddr,
         tokens: Vec<Token>,
@@ -68,7 +68,7 @@ impl TokenTable {
     /// Replaces all tokens, from the next request on.
     ///
     /// # Errors
-    /// As when the door was bound; the old tokens stay then.
+    /// As when the listener was bound; the old tokens stay then.
     pub fn replace(&self, tokens: Vec<Token>) -> Result<(), HttpError> {
         let is_open = self.trusted.is_empty();
         let mistakes = settings::token_mistakes(self.listen, &tokens, is_open);
@@ -79,7 +79,7 @@ impl TokenTable {
         Ok(())
     }
 
-    /// Whether a request may go on, and who makes it.
+    /// Checks whether a request is allowed, and returns who makes it.
     ///
     /// # Errors
     /// The response that refuses it.
@@ -130,8 +130,7 @@ impl TokenTable {
                 challenge: Challenge::RightToken,
             }),
             None if sessions.is_named(headers) => {
-                // A cookie comes with every request to this door, whoever made the browser send
-                // it.
+                // The browser adds the cookie to every request, whichever page has caused it.
                 from_own_page(uri, headers).map_err(AccessRefusal::foreign)?;
                 sessions
                     .token(&tokens, headers)
@@ -178,11 +177,11 @@ impl TokenTable {
 /// Who makes a request.
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
-    /// The token that was shown; none where none is needed.
+    /// The token that was presented; `None` if none is needed.
     pub token: Option<Token>,
     /// What it allows.
     pub scope: Scope,
-    /// From which address.
+    /// The address from which the request came.
     pub peer: Option<IpAddr>,
 }
 
@@ -195,7 +194,7 @@ impl Caller {
         }
     }
 
-    /// The dispatcher in this one's hands.
+    /// The dispatcher, acting for this caller.
     pub(super) fn acts_on(&self, dispatcher: &Dispatcher) -> Dispatcher {
         let dispatcher = dispatcher.on_behalf_of(self.submitter());
         match self.peer {
@@ -212,18 +211,18 @@ impl Caller {
         }
     }
 
-    /// Whether it is the same one, who may do the same.
+    /// Whether the other is the same caller with the same scope.
     fn is(&self, other: &Caller) -> bool {
         let name = |caller: &Caller| caller.token.as_ref().map(|token| token.name.clone());
         name(self) == name(other) && self.scope == other.scope
     }
 
-    /// Whose mail it sees, where it does not see all.
+    /// The submitter to whose mail this caller is restricted; `None` if it may see all mail.
     pub(super) fn sees_only(&self) -> Option<Submitter> {
         (self.scope == Scope::Send).then(|| self.submitter())
     }
 
-    /// Whose the mail is that is submitted.
+    /// The submitter of the mail that this caller submits.
     pub(super) fn submitter(&self) -> Submitter {
         match &self.token {
             Some(token) => Submitter::token(&token.name),
@@ -232,8 +231,8 @@ impl Caller {
     }
 }
 
-/// Waits until a request that was let in would not be let in any more as it was: its session has
-/// ended, or its token is gone or allows something else.
+/// Waits until the caller of a request has lost its access: its session has ended, or its token was
+/// removed or has another scope now.
 pub(super) async fn turned_out(door: SharedDoor, visitor: Caller, request: Parts) {
     let Some(peer) = visitor.peer else {
         return std::future::pending().await;
@@ -256,19 +255,20 @@ pub(super) async fn turned_out(door: SharedDoor, visitor: Caller, request: Parts
     }
 }
 
-/// What a request needs to be let in where the door has tokens.
+/// The access that a request needs if the listener has tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RequiredScope {
-    /// Nothing: it says nothing about any mail, or bears its own proof in its path.
+    /// None: the answer contains nothing about mail, or the path contains a secret token of its
+    /// own.
     Nothing {
-        /// Whether pages of other origins may ask, too.
+        /// Whether pages of other origins may send the request.
         of_the_world: bool,
     },
     /// Any token.
     Token,
     /// A token of this scope.
     Scope(Scope),
-    /// Likewise; or one of the scope `send`, where it is about its own mail.
+    /// A token of this scope; or of the scope `send`, if the request is about the token's own mail.
     Own(Scope),
 }
 
@@ -285,14 +285,14 @@ impl RequiredScope {
             path if super::status::is_for_end_users(path) => {
                 RequiredScope::Nothing { of_the_world: true }
             }
-            // The token in the path is the proof, and mail programs ask without any other.
+            // The token in the path authenticates the request; mail programs send nothing else.
             path if path.starts_with("/u/") => RequiredScope::Nothing { of_the_world: true },
-            // Each event proves by itself whose it is.
+            // Each event authenticates itself.
             path if method == Method::POST && super::feedback::is_of_a_provider(path) => {
                 RequiredScope::Nothing { of_the_world: true }
             }
             "/v1/session" => RequiredScope::Token,
-            // It changes nothing, and a sender could send the mail and look at that.
+            // It changes nothing, and whoever may send could see the same by sending the mail.
             path if path.starts_with("/v1/templates/") && path.ends_with("/render") => {
                 RequiredScope::Token
             }
@@ -314,7 +314,7 @@ impl RequiredScope {
     }
 }
 
-/// The mail that a path is about, as it stands there, and what is asked of it.
+/// The mail that a path names, as written in the path, and the operation.
 pub(super) fn mail_of(path: &str) -> Option<(&str, &str)> {
     let rest = path.strip_prefix("/v1/mails/")?;
     let (named, call) = rest.split_once('/').unwrap_or((rest, ""));
@@ -325,28 +325,28 @@ pub(super) fn mail_of(path: &str) -> Option<(&str, &str)> {
     (!is_call).then_some((named, call))
 }
 
-/// A request that is not let in.
+/// A refused request.
 #[derive(Debug)]
 pub(super) struct AccessRefusal {
     problem: Problem,
     challenge: Challenge,
 }
 
-/// What a request that is not let in lacks.
+/// What a refused request lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Challenge {
-    /// Nothing that a token could give.
+    /// Nothing that a token could provide.
     Nothing,
     /// A token.
     Token,
-    /// One that is right: somebody may be guessing.
+    /// A correct token: the client may be guessing.
     RightToken,
-    /// One with another scope.
+    /// A token with another scope.
     Scope,
 }
 
 impl Challenge {
-    /// What `WWW-Authenticate` says (RFC 6750 §3).
+    /// The header field `WWW-Authenticate` (RFC 6750 §3).
     fn text(self) -> Option<&'static str> {
         match self {
             Challenge::Nothing => None,
@@ -365,7 +365,7 @@ impl AccessRefusal {
         }
     }
 
-    /// What is said to somebody who has guessed too often.
+    /// The answer to a client that has guessed too often.
     pub(super) fn too_many() -> Self {
         AccessRefusal {
             problem: Problem::new(Kind::TooMany, TOO_MANY_FAILED),
@@ -373,17 +373,17 @@ impl AccessRefusal {
         }
     }
 
-    /// Whether a token was shown that is none.
+    /// Whether a wrong token was presented.
     pub(super) fn is_guess(&self) -> bool {
         self.challenge == Challenge::RightToken
     }
 
-    /// What is wrong.
+    /// The reason, for the client.
     pub(super) fn reason(&self) -> &str {
         self.problem.detail()
     }
 
-    /// What such refusals are counted as.
+    /// The label under which the refusal is counted.
     pub(super) fn counted(&self) -> &'static str {
         match self.problem.status() {
             _ if self.is_guess() => "login",

@@ -9,9 +9,9 @@ use super::problem::Problem;
 use crate::dispatch::{AuditPage, AuditQuery};
 use crate::mail::{MailId, Timestamp};
 
-/// Who did what, from where, when, and to how many; the newest first.
+/// Who did what, from where, when, and to how many mails; the newest first.
 ///
-/// Told are `cancel`, `retry`, `purge`, `pause`, `resume`, `reload`, `start`, `stop` and
+/// Lists `cancel`, `retry`, `purge`, `pause`, `resume`, `reload`, `start`, `stop` and
 /// `login_refused`, as long as the journal keeps them.
 #[utoipa::path(
     get, path = "/v1/audit", tag = "events",

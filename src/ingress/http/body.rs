@@ -1,4 +1,5 @@
-//! Receives a request's body: bounded in size, in time, and in what all bodies together hold.
+//! Receives a request's body, with limits on its size, on its time, and on the memory of all bodies
+//! together.
 
 use std::time::Duration;
 
@@ -14,16 +15,16 @@ use super::problem::{Kind, Problem, malformed, misshapen};
 
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
-/// A body, and the room that it takes of what all bodies may.
+/// A body, and the memory that is reserved for it.
 pub(super) struct HeldBody {
     /// The body.
     pub bytes: Bytes,
-    /// Given back when it is dropped, which is when nothing is left that was made of the body.
+    /// Released when this is dropped: when the body and everything made from it is gone.
     pub room: ReservedMemory,
 }
 
 impl HeldBody {
-    /// What its JSON says; the first mistake is named.
+    /// Parses it as JSON. The error names the first mistake.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Problem> {
         let mut json = serde_json::Deserializer::from_slice(&self.bytes);
         let read: Result<T, _> = serde_path_to_error::deserialize(&mut json);
@@ -37,7 +38,7 @@ impl HeldBody {
     }
 }
 
-/// What a body takes of the room that all have together.
+/// The memory that a body has reserved of the common limit.
 pub(super) type ReservedMemory = Option<OwnedSemaphorePermit>;
 
 /// What a body is, by its Content-Type.
@@ -48,10 +49,10 @@ pub(super) enum MediaType {
 }
 
 impl MediaType {
-    /// What a body is said to be.
+    /// The type by the header fields.
     ///
     /// # Errors
-    /// It is neither, or it is compressed.
+    /// If it is another type, or the body is compressed.
     pub fn of(headers: &HeaderMap) -> Result<Self, Problem> {
         if headers
             .get(header::CONTENT_ENCODING)
@@ -85,10 +86,10 @@ impl Door {
     /// Reads a whole body of at most `max` bytes.
     ///
     /// # Errors
-    /// It is larger, it did not arrive in time, or the client went away; or all bodies together
-    /// take too much room.
+    /// If it is larger, does not arrive in time or is broken off; or if all bodies together take
+    /// too much memory.
     pub(super) async fn collect(&self, body: Body, max: usize) -> Result<HeldBody, Problem> {
-        // There will never be room for more than for all.
+        // More than the common limit is never available.
         let max = max.min(self.limits.permits());
         if body.size_hint().lower() > max as u64 {
             return Err(too_large(max));
@@ -99,11 +100,11 @@ impl Door {
         }
     }
 
-    /// As [`Door::collect`], of JSON. A byte order mark before it, as files from Windows have it,
-    /// is passed over (RFC 8259 §8.1).
+    /// As [`Door::collect`], for JSON. Skips a byte order mark at the beginning, which files from
+    /// Windows have (RFC 8259 §8.1).
     ///
     /// # Errors
-    /// Those of [`Door::collect`].
+    /// As [`Door::collect`].
     pub(super) async fn collect_json(&self, body: Body, max: usize) -> Result<HeldBody, Problem> {
         let mut held = self.collect(body, max).await?;
         if held.bytes.starts_with(BYTE_ORDER_MARK) {
@@ -123,8 +124,8 @@ impl Door {
             if length > max {
                 return Err(too_large(max));
             }
-            // Room is taken as bytes arrive, so that announcing a large body takes none; and it is
-            // never waited for, because those who wait would hold what they have.
+            // Memory is reserved as bytes arrive, so that announcing a large body reserves none. It
+            // is never waited for: requests that wait would keep what they have reserved.
             let more = u32::try_from(data.len()).unwrap_or(u32::MAX);
             let more = self
                 .room
@@ -140,7 +141,7 @@ impl Door {
                 Some(room) => room.merge(more),
                 None => room = Some(more),
             }
-            // A body that comes in one piece, as most do, is not copied.
+            // A body in one piece, which is the usual case, is not copied.
             if only.is_empty() {
                 only = data;
                 continue;
@@ -161,10 +162,10 @@ impl Door {
     }
 }
 
-/// The next bytes of a body; `None` at its end. Trailers are passed over.
+/// The next bytes of a body; `None` at its end. Trailers are skipped.
 ///
 /// # Errors
-/// The client went away.
+/// If the client has disconnected.
 pub(super) async fn piece(body: &mut Body) -> Result<Option<Bytes>, Problem> {
     while let Some(frame) = body.frame().await {
         let frame = frame

@@ -1,4 +1,4 @@
-//! A body that blocking code reads as it arrives: only a few pieces wait in between, so that the
+//! Passes a body to blocking code while it arrives. Only a few pieces are buffered, so that the
 //! whole may be large.
 
 use std::io::{self, Read};
@@ -12,12 +12,12 @@ use super::Door;
 use super::body::{late, piece, too_large};
 use super::problem::Problem;
 
-/// How many pieces wait to be read.
+/// How many pieces are buffered.
 const WAITING_PIECES: usize = 2;
-/// So much of a body may take as long as a whole one may elsewhere.
+/// This many bytes of a body may take as long as a whole body may elsewhere.
 const STRETCH: usize = 1024 * 1024;
 
-/// Where the pieces of a body are put, and whoever reads them.
+/// A sender for the pieces of a body, and the reader.
 pub(super) fn channel() -> (mpsc::Sender<Bytes>, BodyReader) {
     let (sender, pieces) = mpsc::channel(WAITING_PIECES);
     let reader = BodyReader {
@@ -28,15 +28,15 @@ pub(super) fn channel() -> (mpsc::Sender<Bytes>, BodyReader) {
     (sender, reader)
 }
 
-/// Reads a body. It may wait, and must not be read on a thread that others need.
+/// Reads a body. A read may block, so it must not run on an async thread.
 ///
-/// An empty piece is the end. Without one the body was cut off, and what came of its last line is
-/// not to be taken for the whole of it.
+/// An empty piece marks the end. Without one the body was broken off, and its last line may be
+/// incomplete.
 pub(super) struct BodyReader {
     pieces: mpsc::Receiver<Bytes>,
-    /// What was begun of a piece.
+    /// The rest of the current piece.
     begun: Bytes,
-    /// Whether it has come to its end, which who reads may ask for again.
+    /// Whether the end was read; a reader may ask for it again.
     is_over: bool,
 }
 
@@ -55,11 +55,12 @@ impl Read for BodyReader {
 }
 
 impl Door {
-    /// Passes a body of at most `max` bytes on, until its end. What nobody reads any more is taken
-    /// and dropped: who sends it learns why once all is sent, as not every client looks before.
+    /// Passes a body of at most `max` bytes to the reader, until its end. If the reader is gone,
+    /// the rest is received and dropped, because some clients read the answer only after they have
+    /// sent everything.
     ///
     /// # Errors
-    /// It is larger, the client let us wait too long, or it went away.
+    /// If the body is larger, the client is too slow, or it has disconnected.
     pub(super) async fn pass_on(
         &self,
         mut body: Body,
@@ -71,7 +72,8 @@ impl Door {
         }
 
         let mut length = 0;
-        // Only what the client takes is counted: it may not be able to send while we write.
+        // Only the client's time is counted: while the reader is busy, the client may be unable to
+        // send.
         let mut time_left = self.limits.body_timeout;
         loop {
             let asked = Instant::now();

@@ -1,5 +1,5 @@
-//! The data of a template, as JSON: bounded while it is read, because each value takes many times
-//! what it takes in the request.
+//! The data of a template, as JSON. Its size is limited while it is parsed, because each value
+//! takes many times its size in the request.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -11,9 +11,9 @@ use utoipa::openapi::schema::{AdditionalProperties, SchemaType, Type};
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-/// The most bytes of it all, each value counted with [`VALUE_BYTES`] more.
+/// The most bytes in all, where each value counts [`VALUE_BYTES`] more than its text.
 pub(super) const MAX_DATA: usize = 2 * 1024 * 1024;
-/// What a value weighs besides its text.
+/// The size of a value besides its text.
 const VALUE_BYTES: usize = 16;
 
 /// The values of a template's variables, by name.
@@ -48,7 +48,7 @@ impl PartialSchema for TemplateData {
     }
 }
 
-/// Reads one value with all that is in it.
+/// Parses one value with everything in it.
 struct ValueReader<'a> {
     left: &'a Cell<usize>,
 }

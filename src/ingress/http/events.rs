@@ -1,8 +1,8 @@
 //! Events as they happen: Server-Sent Events (WHATWG HTML §9.2).
 //!
-//! An event's id is `JOURNAL-SEQ`: its number in the spool's journal, after the journal's name, so
-//! that it holds over restarts, and a client that comes back to another spool is told that it
-//! missed something, and not silently given the wrong events.
+//! The id of an event is `JOURNAL-SEQ`: the name of the spool's journal, and the event's number in
+//! it. It stays valid over restarts. A client that returns to another spool is told that it missed
+//! events, and does not silently get the wrong ones.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -28,24 +28,24 @@ use super::server::stopped;
 use crate::mail::{MailId, Submitter, Timestamp, parse_span};
 use crate::{EventItem, EventStream};
 
-/// How often a silent stream says that it is alive.
+/// How often a comment is sent on a silent stream.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How soon a client should come back when its stream broke.
+/// How soon a client should reconnect.
 const RECONNECT_AFTER: Duration = Duration::from_secs(2);
 
-/// Where a client left off, by its `Last-Event-ID`, or from when it wants to know.
+/// Where a stream begins, by `Last-Event-ID` or `since`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum StartPosition {
-    /// It did not say: from now on.
+    /// Not given: from now on.
     Now,
     /// After this event.
     After(u64),
-    /// In another journal, of which nothing is known here.
+    /// After an event of another journal, which is not known here.
     Elsewhere,
-    /// What happened at this time or later.
+    /// Events from this time on.
     Since(Timestamp),
 }
 
@@ -61,7 +61,7 @@ impl StartPosition {
         StartPosition::of_id(given, journal).unwrap_or(StartPosition::Elsewhere)
     }
 
-    /// An event's id, or its number alone.
+    /// Parses an event's id, or its number alone.
     fn of_id(given: &str, journal: &str) -> Option<Self> {
         if let Ok(number) = given.parse() {
             return Some(StartPosition::After(number));
@@ -72,7 +72,7 @@ impl StartPosition {
         is_ours.then_some(StartPosition::After(number))
     }
 
-    /// What `since` says: an event's id or number, a span of time until now, or a time.
+    /// Parses `since`: an event's id or number, a span until now, or a time.
     fn since(given: &str, journal: &str, now: Timestamp) -> Result<Self, String> {
         if let Some(resume) = StartPosition::of_id(given, journal) {
             return Ok(resume);
@@ -90,27 +90,27 @@ impl StartPosition {
 /// Some events are gone.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct MissedEvents {
-    /// How many, of all mails; null where that was another journal, so that nobody knows, and for
-    /// the scope `send`.
+    /// How many, of all mails. Null if they were in another journal, so that the number is unknown,
+    /// and for the scope `send`.
     count: Option<u64>,
 }
 
-/// Some events were not told, because more happened than was asked for.
+/// Some events were left out, because there were more than the client has asked for.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct SkippedEvents {
     /// How many.
     count: u64,
 }
 
-/// Follows what happens: `accepted`, `attempted`, `deferred`, `delivered`, `dead`, `cancelled`,
-/// `retried`, `purged`, `relay_up`, `relay_down`; and what people do: `relay_paused`,
-/// `relay_resumed`, `reloaded`, `started`, `stopped`, `login_refused`, and `act` for what is done
-/// to mails. With the scope `send`, what happens to one's own mail.
+/// Follows the events: `accepted`, `attempted`, `deferred`, `delivered`, `dead`, `cancelled`,
+/// `retried`, `purged`, `relay_up`, `relay_down`; and what users do: `relay_paused`,
+/// `relay_resumed`, `reloaded`, `started`, `stopped`, `login_refused`, and `act` for operations on
+/// mail. With the scope `send`, the events of one's own mail.
 ///
-/// Each event's data is one `Event` as JSON. A client that sends `Last-Event-ID`, as browsers do by
-/// themselves, gets what happened since, over restarts as well; what the journal does not keep any
-/// more is said by an event `missed`. Silence is filled with comments.
-/// The stream ends once its session has ended, or its token is gone or allows something else.
+/// The data of each event is one `Event` as JSON. A client that sends `Last-Event-ID`, as browsers
+/// do by themselves, gets all events since then, also after a restart; an event `missed` counts
+/// those that the journal no longer keeps. Comments keep a silent stream alive. The stream ends
+/// when its session has ended, or when its token was removed or has another scope.
 #[utoipa::path(
     get, path = "/v1/events", tag = "events",
     params(
@@ -176,7 +176,7 @@ pub(super) async fn events(
         None => door.dispatcher.events_after(after),
     };
 
-    // Who has heard nothing yet when the stream breaks knows by the id where to go on.
+    // With the id, a client whose stream breaks before the first event knows where to continue.
     let hello = Frame::default()
         .id(format!("{}-{after}", door.journal))
         .retry(RECONNECT_AFTER)
@@ -187,7 +187,7 @@ pub(super) async fn events(
             at_most,
         ))
         .map(move |frame| {
-            // It is taken until the stream ends.
+            // Held until the stream ends.
             let _ = &place;
             Ok::<_, Infallible>(frame)
         })
@@ -199,7 +199,8 @@ pub(super) async fn events(
         .into_response())
 }
 
-/// The events of one mail, or all, or those of one submitter's mail; and always what was missed.
+/// The events of one mail, of one submitter's mail, or of all mail; always with those for missed
+/// events.
 fn frames(
     events: EventStream,
     mail: Option<MailId>,
@@ -208,7 +209,7 @@ fn frames(
 ) -> impl Stream<Item = Frame> {
     events.filter_map(move |item| {
         let frame = match item {
-            // How much happens to others is not said.
+            // How much happens to others' mail is not disclosed.
             EventItem::Lagged(count) => Some(missed(Some(count).filter(|_| owner.is_none()))),
             EventItem::Event(event) if owner.is_some() && event.submitter != owner => None,
             EventItem::Event(event) if mail.is_some() && event.mail != mail => None,
@@ -223,7 +224,8 @@ fn frames(
     })
 }
 
-/// At most so many frames a second, and with the second how many more there were.
+/// Passes at most so many frames a second, and at the end of each second the number of frames that
+/// were left out.
 fn thinned(
     frames: impl Stream<Item = Frame> + Send + 'static,
     at_most: Option<u32>,
@@ -241,11 +243,11 @@ fn thinned(
     stream::unfold(limited, RateLimitedStream::next).boxed()
 }
 
-/// A stream of which only so much is told.
+/// A stream with a limited rate.
 struct RateLimitedStream {
     frames: BoxStream<'static, Frame>,
     at_most: u32,
-    /// How many were told in this second, and how many were not.
+    /// How many frames were passed in this second, and how many were left out.
     sent: u32,
     skipped: u64,
     /// The end of this second.

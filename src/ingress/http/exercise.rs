@@ -1,13 +1,13 @@
-//! The readers of untrusted bytes behind the door, for tests that feed them garbage.
+//! The parsers of untrusted bytes behind the listener, for fuzz tests.
 
 use super::feedback::provider;
 use super::preview::html::{Images, Theme, cleaned};
 use super::suppression_file::{SuppressionLine, lines, written};
 
-/// Reads a body as the events of each provider.
+/// Parses a body as the events of each provider.
 ///
 /// # Panics
-/// If what was read says nothing.
+/// If a parsed event is empty.
 pub fn provider_events(body: &[u8]) {
     provider::exercise(body);
 }
@@ -17,10 +17,10 @@ pub fn shown_html(html: &str) -> String {
     cleaned(html, &[], Images::None, Theme::Light)
 }
 
-/// Reads a file of addresses that are not to get mail; how many it has.
+/// Parses a file of suppressed addresses; returns how many it contains.
 ///
 /// # Panics
-/// If what was read is not read again once it is written.
+/// If the result differs after it was written and parsed again.
 pub fn suppression_file(file: &[u8]) -> usize {
     let read: Vec<SuppressionLine> = lines(file).map_while(Result::ok).flatten().collect();
     let rows = read.iter().map(|line| {

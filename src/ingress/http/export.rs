@@ -1,6 +1,5 @@
-//! All mails that a search finds, as one stream: rows for a table, or a record a line. Read from
-//! the spool page by page as fast as the client takes it, so that memory stays the same whatever is
-//! found.
+//! Streams all mails that a search finds, as rows of a table or as one record a line. They are read
+//! from the spool page by page, as fast as the client takes them, so that memory stays constant.
 
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
@@ -18,10 +17,10 @@ use crate::dispatch::{Dispatcher, Error, MailStatus};
 use crate::mail::Timestamp;
 use crate::spool::Query;
 
-/// How many mails are read together.
+/// How many mails are read at a time.
 const STEP_MAILS: usize = 500;
 
-/// The columns: one row a recipient.
+/// The columns: one row for each recipient.
 const COLUMNS: [&str; 19] = [
     "id",
     "state",
@@ -44,14 +43,14 @@ const COLUMNS: [&str; 19] = [
     "text",
 ];
 
-/// In which form.
+/// The format of an export.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Format {
-    /// A table, one row a recipient (RFC 4180).
+    /// A table with one row for each recipient (RFC 4180).
     #[default]
     Csv,
-    /// One record a line, as `GET /v1/mails/{id}` answers it.
+    /// One record a line, as `GET /v1/mails/{id}` returns it.
     Ndjson,
 }
 
@@ -67,10 +66,9 @@ impl std::str::FromStr for Format {
     }
 }
 
-/// Exports all mails that are meant, as a stream.
+/// Exports all mails that match, as a stream.
 ///
-/// What fails while it is under way breaks the connection, so that nobody takes a part for the
-/// whole.
+/// If it fails midway, the connection is broken off, so that a part is not taken for the whole.
 #[utoipa::path(
     get, path = "/v1/mails/export", tag = "mails",
     params(
@@ -112,7 +110,8 @@ pub(super) async fn export(
         ..query
     };
 
-    // The first page is read before anything is answered: what cannot be read is a problem then.
+    // The first page is read before the response begins, so that an error can still become a
+    // problem document.
     let first = next(&door.dispatcher, query.clone(), format).await?;
     let head = Bytes::from(head);
     let (page, rest) = first;
@@ -131,7 +130,7 @@ pub(super) async fn export(
     Ok((headers, body).into_response())
 }
 
-/// One page, and where the next begins.
+/// One page, and where the next one begins.
 async fn next(
     dispatcher: &Dispatcher,
     query: Query,
@@ -160,7 +159,7 @@ async fn next(
 
 type Rows = csv::Writer<Vec<u8>>;
 
-/// Rows of a table. Memory takes every byte, so that nothing can fail.
+/// Rows of a table. Writing to memory cannot fail.
 fn table(fill: impl FnOnce(&mut Rows) -> csv::Result<()>) -> Vec<u8> {
     let terminator = csv::Terminator::CRLF;
     let mut rows = csv::WriterBuilder::new()
@@ -209,7 +208,7 @@ fn write(mail: &MailStatus, rows: &mut Rows) -> csv::Result<()> {
     Ok(())
 }
 
-/// What others wrote, so that no spreadsheet takes it for a formula.
+/// Text from outside, marked so that no spreadsheet evaluates it as a formula.
 fn cell(text: &str) -> String {
     match text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
         true => format!("'{text}"),

@@ -1,5 +1,5 @@
-//! The values that JSON writes in more ways than one: an address or several, a span of time, a
-//! file's bytes, header fields.
+//! Values that JSON may contain in several forms: one address or a list, a span of time, a file's
+//! bytes, header fields.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -20,10 +20,10 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::mail::{MAX_RECIPIENTS, SPAN_EXPECTED, parse_span};
 
-/// The most header fields of one's own.
+/// The most custom header fields of a mail.
 const MAX_HEADERS: usize = 1_000;
 
-/// Reads a list of at most `MOST` entries, and stops at the first that is one too many.
+/// Reads a list of at most `MOST` entries; fails at the first one too many.
 pub(super) fn few<'de, D, T, const MOST: usize>(from: D) -> Result<Option<Vec<T>>, D::Error>
 where
     D: Deserializer<'de>,
@@ -32,8 +32,8 @@ where
     Ok(Option::<BoundedList<T, MOST>>::deserialize(from)?.map(|few| few.0))
 }
 
-/// Reads one of a few names. What is none at all, such as a number, is no name, and not taken for
-/// something that is no JSON.
+/// Reads one of a few names. A value of another type, such as a number, is reported as a wrong
+/// name, not as malformed JSON.
 pub(super) fn name<'de, D, T>(from: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -114,7 +114,7 @@ impl<'de> Deserialize<'de> for OneOrMany {
                 f.write_str("an address or a list of addresses")
             }
             fn visit_str<E: Error>(self, one: &str) -> Result<OneOrMany, E> {
-                // Programs say "nobody" with an empty text as well as with an empty list.
+                // Programs use an empty text as well as an empty list for "nobody".
                 let nobody = one.trim().is_empty();
                 Ok(OneOrMany(match nobody {
                     true => Vec::new(),
@@ -153,7 +153,7 @@ impl PartialSchema for OneOrMany {
 pub(super) struct Span(pub Duration);
 
 impl Span {
-    /// Reads a span as a parameter of a query holds it, where a number is text too.
+    /// Parses a span as a query parameter, where a number is text as well.
     pub fn parse(text: &str) -> Result<Self, String> {
         parse_span(text).map(Span)
     }
@@ -168,7 +168,7 @@ impl<'de> Deserialize<'de> for Span {
                 f.write_str(SPAN_EXPECTED)
             }
             fn visit_str<E: Error>(self, text: &str) -> Result<Span, E> {
-                // JSON has numbers of its own: one in quotes is a slip.
+                // In JSON a number in quotes is a mistake.
                 if text.parse::<f64>().is_ok() {
                     return Err(E::custom(format!("is not {SPAN_EXPECTED}")));
                 }
@@ -218,7 +218,7 @@ impl PartialSchema for Span {
     }
 }
 
-/// Bytes, written in base64 (RFC 4648 §4), with or without the padding at their end.
+/// Bytes in base64 (RFC 4648 §4), with or without padding.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Base64(pub Bytes);
 
@@ -228,7 +228,7 @@ impl Base64 {
         GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
     );
 
-    /// Reads the text. It may be broken into lines, as MIME's base64 is (RFC 2045 §6.8).
+    /// Decodes the text. It may be broken into lines, as in MIME (RFC 2045 §6.8).
     pub fn decode(text: &str) -> Result<Self, base64::DecodeError> {
         let whole = Self::ENGINE.decode(text);
         let decoded = match &whole {
@@ -249,8 +249,7 @@ impl<'de> Deserialize<'de> for Base64 {
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("bytes in base64")
             }
-            // Decoded from where it stands in the request: a large file is not copied as text
-            // first.
+            // Decoded directly from the request, so that a large file is not copied as text first.
             fn visit_str<E: Error>(self, text: &str) -> Result<Base64, E> {
                 Base64::decode(text).map_err(|e| E::custom(format!("is not base64: {e}")))
             }
@@ -279,7 +278,7 @@ impl PartialSchema for Base64 {
     }
 }
 
-/// Header fields by their names, in the order given.
+/// Header fields by name, in the given order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Headers(pub Vec<(String, String)>);
 

@@ -1,5 +1,5 @@
-//! The mail that `capture://` relays have kept, for users' own end-to-end tests: the newest mail
-//! that matches, parsed; waits for it if it has not arrived yet.
+//! The mail that `capture://` relays have captured, for users' own end-to-end tests: the newest
+//! mail that matches, parsed. Waits for one if there is none yet.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -21,13 +21,13 @@ use crate::delivery::State as Stage;
 use crate::dispatch::{MailStatus, RelayKind};
 use crate::mail::{MailId, Reading, Timestamp};
 
-/// The longest that somebody waits; above it a proxy would give up.
+/// The longest wait; with a longer one, a proxy may time out.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// How many pages are looked through for a mail that is there already.
+/// How many pages are searched for a mail that exists already.
 const MAX_PAGES: usize = 50;
 
-/// A captured mail, taken apart.
+/// A captured mail, parsed.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct CapturedMail {
     /// When it was accepted.
@@ -35,11 +35,11 @@ pub(super) struct CapturedMail {
     /// The mail.
     #[serde(flatten)]
     preview: Preview,
-    /// Its HTML, as it stands in the mail; null where there is none.
+    /// The HTML as it is in the mail; null if there is none.
     html: Option<String>,
 }
 
-/// Which captured mail is wanted.
+/// Which captured mail is requested.
 struct InboxQuery {
     to: Option<String>,
     subject: Option<String>,
@@ -48,7 +48,7 @@ struct InboxQuery {
 }
 
 impl InboxQuery {
-    /// Whether a mail was captured, and is the one.
+    /// Whether a mail was captured and matches.
     fn is(&self, mail: &MailStatus) -> bool {
         let subject = self.subject.as_ref();
         if subject.is_some_and(|part| !mail.subject.to_lowercase().contains(part))
@@ -73,7 +73,7 @@ impl InboxQuery {
         })
     }
 
-    /// The newest of those that are there.
+    /// The newest mail that matches.
     async fn find(&self, door: &SharedDoor) -> Result<Option<MailStatus>, Problem> {
         let mut query = crate::spool::Query {
             state: Some(Stage::Delivered),
@@ -95,8 +95,8 @@ impl InboxQuery {
     }
 }
 
-/// The newest mail that a `capture://` relay has kept and that matches, taken apart, with the codes
-/// and links in it. Where there is none yet, it is waited for.
+/// The newest captured mail that matches, parsed, with the codes and links in it. Waits for one if
+/// there is none yet.
 #[utoipa::path(
     get, path = "/v1/inbox/latest", tag = "mails", operation_id = "latest_captured",
     params(
@@ -134,7 +134,7 @@ pub(super) async fn latest(
     params.finish()?;
 
     let until = Instant::now() + wait.min(MAX_WAIT);
-    // Listened to first and looked at then, so that nothing falls between the two.
+    // Subscribing before searching ensures that no mail is missed in between.
     let mut events = door.dispatcher.events();
     for relay in door.dispatcher.relays().await? {
         if relay.kind == RelayKind::Capture {

@@ -1,5 +1,5 @@
-//! Operations on all mail that a search finds: the request, a count beforehand on request, and the
-//! jobs that do it.
+//! Operations on all mail that a search finds: the request, a preview that only counts, and the
+//! jobs that do the work.
 
 use axum::extract::{FromRequest, FromRequestParts, Request, State};
 use axum::http::request::Parts;
@@ -18,23 +18,23 @@ use super::problem::{FieldError, Kind, Problem};
 use super::records::{BulkCount, segment};
 use crate::dispatch::{Act, JobRequest, JobStatus};
 
-/// The most bytes of such a request.
+/// The largest request in bytes.
 const MAX_REQUEST: usize = 64 * 1024;
 
-/// Which mails something is done to, and how fast.
+/// Which mails an operation changes, and how fast.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct BulkRequest {
-    /// A search, as `GET /v1/mails` takes it. It, or `all`, is needed.
+    /// A search, as in `GET /v1/mails`. Either it or `all` is needed.
     q: Option<String>,
-    /// That all mail is meant.
+    /// Selects all mail.
     all: bool,
     /// Only count the mails.
     dry_run: bool,
-    /// The most mails that it is done to.
+    /// The most mails to change.
     #[schema(minimum = 1)]
     limit: Option<u64>,
-    /// The most mails that it is done to in a minute.
+    /// The most mails to change in a minute.
     #[schema(minimum = 1)]
     per_minute: Option<u32>,
 }
@@ -94,7 +94,7 @@ impl BulkRequest {
         self.q.as_deref().unwrap_or_default().trim()
     }
 
-    /// Counts, or begins a job.
+    /// Counts the mails, or begins a job.
     async fn perform(
         self,
         door: &SharedDoor,
@@ -152,7 +152,7 @@ pub(super) struct JobList {
     jobs: Vec<JobStatus>,
 }
 
-/// Withdraws all mail that a search finds, as a job.
+/// Cancels all mail that a search finds, as a job.
 #[utoipa::path(
     post, path = "/v1/mails/cancel", tag = "mails", operation_id = "cancel_many",
     request_body = BulkRequest,
@@ -172,7 +172,7 @@ pub(super) async fn cancel(
     request.perform(&door, Act::Cancel, &visitor).await
 }
 
-/// Queues all mail again that a search finds and that is dead, cancelled or deferred, as a job.
+/// Queues all dead, cancelled or deferred mail again that a search finds, as a job.
 #[utoipa::path(
     post, path = "/v1/mails/retry", tag = "mails", operation_id = "retry_many",
     request_body = BulkRequest,
@@ -192,7 +192,7 @@ pub(super) async fn retry(
     request.perform(&door, Act::Retry, &visitor).await
 }
 
-/// Deletes all mail that a search finds and that has ended for all its recipients, as a job.
+/// Deletes all ended mail that a search finds, as a job.
 #[utoipa::path(
     delete, path = "/v1/mails", tag = "mails", operation_id = "purge_many",
     request_body = BulkRequest,
@@ -223,7 +223,7 @@ pub(super) async fn jobs(State(door): State<SharedDoor>) -> Json<JobList> {
     })
 }
 
-/// How far a job is.
+/// The progress of a job.
 #[utoipa::path(
     get, path = "/v1/jobs/{id}", tag = "mails",
     params(("id" = String, Path, description = "The job", format = "uuid")),
@@ -236,7 +236,7 @@ pub(super) async fn job(
     door.dispatcher.jobs().get(id).map(Json).ok_or_else(no_job)
 }
 
-/// Stops a job; what it has done stays done.
+/// Stops a job. Mails that it has changed stay changed.
 #[utoipa::path(
     delete, path = "/v1/jobs/{id}", tag = "mails",
     params(("id" = String, Path, description = "The job", format = "uuid")),

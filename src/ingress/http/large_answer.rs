@@ -1,5 +1,5 @@
-//! Large answers wait in memory until their readers have taken them: what all of them hold is
-//! bounded, as what requests hold is.
+//! Large answers are kept in memory until clients have read them. The memory of all of them is
+//! limited, as that of requests is.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -13,16 +13,16 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::Door;
 use super::problem::{Kind, Problem};
 
-/// Smaller answers are not counted: a connection holds as much by itself.
+/// Smaller answers are not counted: each connection buffers as much anyway.
 const LARGE_ANSWER: u64 = 256 * 1024;
 
-/// So much is handed over at a time, as a copy, so that the connection holds no more than it is
-/// about to send.
+/// How many bytes are passed on at a time, as a copy, so that the connection buffers only what it
+/// is about to send.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// The answer, if there is room for it until it is taken; else one that says so.
+/// The answer with memory reserved until it was read; or a refusal, if there is not enough.
 pub(super) fn held(response: Response, door: &Door) -> Response {
-    // What is streamed has no size, and takes none.
+    // A stream has no size and reserves nothing.
     let Some(size) = response.body().size_hint().exact() else {
         return response;
     };
@@ -30,7 +30,7 @@ pub(super) fn held(response: Response, door: &Door) -> Response {
         return response;
     }
 
-    // One that is larger than all the room takes all of it: alone, it is taken.
+    // An answer larger than the limit reserves all of it, and is given when there is no other.
     let size = usize::try_from(size).unwrap_or(usize::MAX);
     let permits = u32::try_from(size.min(door.limits.permits())).unwrap_or(u32::MAX);
     match door.answers.clone().try_acquire_many_owned(permits) {
@@ -49,10 +49,10 @@ pub(super) fn held(response: Response, door: &Door) -> Response {
     }
 }
 
-/// A body that is handed over in pieces, and the room that it takes until the last of them.
+/// A body that is passed on in pieces; its memory is reserved until the last one.
 struct HeldAnswer {
     whole: Body,
-    /// What was begun of it and is not handed over.
+    /// The rest that was not passed on yet.
     unsent: Bytes,
     _room: OwnedSemaphorePermit,
 }

@@ -1,15 +1,15 @@
-//! The HTTP door: mail comes in as JSON or as finished messages, and people and programs look into
+//! The HTTP listener: programs submit mail as JSON or as finished messages, and look at and operate
 //! the dispatcher.
 //!
-//! [`HttpDoor::bind`] takes the address, [`HttpDoor::serve`] opens. The walk of a request: `server`
-//! takes the connection, `access` lets it in, `openapi` knows which call it is, the call reads it
-//! (`body`, `params`, `request`) and asks the dispatcher; `problem` is what every refusal looks
-//! like.
+//! [`HttpDoor::bind`] opens the socket, [`HttpDoor::serve`] serves. The path of a request: `server`
+//! accepts the connection, `access` authenticates, `openapi` routes it to its handler, the handler
+//! parses it (`body`, `params`, `request`) and calls the dispatcher; `problem` is the form of every
+//! refusal.
 //!
-//! *Invariants made here:* mail is answered for only after the dispatcher made it durable; every
-//! error is a problem document (RFC 9457); nothing waits for a client without a time-out; what
-//! clients can make the service hold in memory is bounded; a door that others than this machine can
-//! reach does not open without a token.
+//! *Invariants:* mail is acknowledged only after the dispatcher has made it durable; every error is
+//! a problem document (RFC 9457); every wait for a client has a time-out; the memory that clients
+//! can make the service use is bounded; a listener that other machines can reach does not open
+//! without a token.
 
 mod access;
 mod audit;
@@ -77,7 +77,7 @@ use crate::dispatch::Dispatcher;
 use crate::mail::Mail;
 use crate::{Notices, Templates};
 
-/// A door that has its address and is not open yet.
+/// A listener that is bound and not serving yet.
 #[derive(Debug)]
 pub struct HttpDoor {
     listener: TcpListener,
@@ -94,19 +94,20 @@ pub struct HttpDoor {
 }
 
 impl HttpDoor {
-    /// Takes the address. Clients can connect from now on; they are served once [`HttpDoor::serve`]
+    /// Opens the socket. Clients can connect from now on; they are served once [`HttpDoor::serve`]
     /// runs.
     ///
     /// # Errors
-    /// The settings would let strangers in, a token cannot be one, or the address cannot be had.
+    /// If the settings would let anybody in, if a token is not valid, or if the address cannot be
+    /// bound.
     pub async fn bind(settings: HttpSettings) -> Result<Self, HttpError> {
         HttpDoor::bind_secured(settings, Security::default()).await
     }
 
-    /// As [`HttpDoor::bind`], secured by more than tokens.
+    /// As [`HttpDoor::bind`], with TLS and trusted networks.
     ///
     /// # Errors
-    /// As [`HttpDoor::bind`]; or the certificate cannot be used.
+    /// As [`HttpDoor::bind`]; or if the certificate cannot be used.
     pub async fn bind_secured(
         settings: HttpSettings,
         security: Security,
@@ -140,28 +141,28 @@ impl HttpDoor {
         })
     }
 
-    /// Serves no page for browsers, only the API.
+    /// Serves only the API, without the page for browsers.
     pub fn without_page(mut self) -> Self {
         self.has_page = false;
         self
     }
 
-    /// Lets end users ask what became of a mail, with the address that its receipt bears.
+    /// Lets end users query the status of a mail, by the URL in its receipt.
     pub fn with_status(mut self, settings: &StatusSettings) -> Self {
         let scheme = if self.tls.is_on() { "https" } else { "http" };
         let own_url = format!("{scheme}://{}", self.local_addr);
-        // Half of all connections are left to those who have more to do than watch.
+        // Half of all connections are reserved for other requests.
         let watchers = self.limits.connections / 2;
         self.status = StatusPages::new(settings, &own_url, watchers);
         self
     }
 
-    /// Makes the addresses for end users, where they may ask.
+    /// Creates the URLs for end users, if they may query the status.
     pub fn status_pages(&self) -> Option<StatusPages> {
         self.status.clone()
     }
 
-    /// The same door, which shows these notices and has them told again.
+    /// The same listener, with the API for these webhooks, alerts and schedules.
     pub fn with_notices(self, notices: Notices) -> Self {
         HttpDoor {
             notices: Some(notices),
@@ -169,23 +170,23 @@ impl HttpDoor {
         }
     }
 
-    /// Hears these providers' events.
+    /// Receives the events of these providers.
     pub fn with_providers(self, providers: Providers) -> Self {
         HttpDoor { providers, ..self }
     }
 
-    /// The providers whose events it hears; none at first. They can be replaced while it runs.
+    /// The providers whose events it receives; none at first. They can be replaced while it runs.
     pub fn providers(&self) -> Providers {
         self.providers.clone()
     }
 
-    /// What it tells of how the service is configured; nothing at first. It can be replaced
-    /// while the door runs.
+    /// The configuration that it returns; empty at first. It can be replaced while the listener
+    /// runs.
     pub fn configuration(&self) -> Configuration {
         self.configuration.clone()
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
@@ -200,8 +201,8 @@ impl HttpDoor {
         self.tls.clone()
     }
 
-    /// Serves until `shutdown` holds true; then takes no more, finishes what has begun, and
-    /// returns.
+    /// Serves until `shutdown` becomes true; then accepts no more requests, finishes those that
+    /// have begun, and returns.
     pub async fn serve(self, dispatcher: Dispatcher, shutdown: watch::Receiver<bool>) {
         let held_bytes = self.limits.permits();
         let door = Arc::new(Door {
@@ -252,8 +253,8 @@ impl Configuration {
     }
 }
 
-/// The certificate of a running door, if it has one. Clones share it, so that it can be replaced
-/// while the door runs; connections that are open keep theirs.
+/// The certificate of a running listener, if it has one. Clones share it, so that it can be
+/// replaced while the listener runs; open connections keep theirs.
 #[derive(Clone)]
 pub struct Certificate(Arc<RwLock<Option<TlsAcceptor>>>);
 
@@ -270,10 +271,10 @@ impl Certificate {
         self.0.read().is_some()
     }
 
-    /// Reads the files and takes what is in them from the next connection on.
+    /// Reads the files and uses them from the next connection on.
     ///
     /// # Errors
-    /// They cannot be used; the old certificate stays then.
+    /// If they cannot be used; the old certificate stays then.
     pub fn replace(&self, files: Option<&TlsFiles>) -> Result<(), HttpError> {
         *self.0.write() = settings::acceptor(files)?;
         Ok(())
@@ -286,7 +287,7 @@ impl std::fmt::Debug for Certificate {
     }
 }
 
-/// Takes the address and serves: [`HttpDoor::bind`] and [`HttpDoor::serve`] in one.
+/// Binds and serves: [`HttpDoor::bind`] and [`HttpDoor::serve`] in one.
 ///
 /// # Errors
 /// As [`HttpDoor::bind`].
@@ -302,11 +303,10 @@ pub async fn serve(
     Ok(())
 }
 
-/// Reads a mail from JSON as `POST /v1/mails` does, for programs that take it over a door of their
-/// own.
+/// Parses a mail from JSON as `POST /v1/mails` does, for programs that receive it by other means.
 ///
 /// # Errors
-/// A problem that names every bad field.
+/// A problem that names every wrong field.
 pub fn read_mail(json: &[u8]) -> Result<Mail, Problem> {
     let context = request::ComposeContext {
         templates: &Templates::default(),
@@ -315,15 +315,14 @@ pub fn read_mail(json: &[u8]) -> Result<Mail, Problem> {
     request::MailRequest::read(json, None, context)
 }
 
-/// So many may follow what happens at once: each is a connection that does not end, and holds some
-/// of what it has not taken yet.
+/// How many event streams may be open: each is a connection that does not end, and buffers events.
 const MOST_FOLLOWERS: usize = 512;
 
-/// So many files may come in at once: each keeps a thread for as long as its client takes to send
-/// it, of the 512 that Tokio has for everything that blocks.
+/// How many files may be uploaded at once: each occupies a thread for as long as its client takes,
+/// of the 512 that Tokio has for blocking work.
 const MOST_FILES: usize = 8;
 
-/// What every request can reach.
+/// The state that all requests share.
 struct Door {
     dispatcher: Dispatcher,
     tokens: TokenTable,
@@ -333,29 +332,29 @@ struct Door {
     sessions: session::Sessions,
     tls: Certificate,
     limits: Limits,
-    /// What end users are told with, where they may ask.
+    /// The settings for end users' status URLs, if they are enabled.
     status: Option<StatusPages>,
     /// How the service is configured.
     configuration: Configuration,
     /// The providers whose events are heard.
     providers: Providers,
-    /// What is left of `limits.held_bytes` for requests.
+    /// The rest of `limits.held_bytes` for requests.
     room: Arc<Semaphore>,
-    /// What is left of as much for answers, apart from that, so that who does not take an answer
-    /// keeps no mail out.
+    /// The same for answers, separately, so that clients that do not read their answers do not
+    /// block new mail.
     answers: Arc<Semaphore>,
-    /// How many more large bodies may be read at this moment: what is made of one takes several
-    /// times its size for as long as that lasts.
+    /// How many more large bodies may be parsed at the moment: while it is parsed, a body takes
+    /// several times its size.
     readers: Arc<Semaphore>,
-    /// How many more may follow what happens.
+    /// How many more event streams may be opened.
     followers: Arc<Semaphore>,
-    /// How many more files may come in.
+    /// How many more files may be uploaded.
     files: Arc<Semaphore>,
-    /// Names this run of the service.
+    /// An id of this run of the service.
     run: String,
-    /// Names the journal, in which events are counted.
+    /// The name of the journal that numbers the events.
     journal: String,
-    /// What is told to the outside.
+    /// Webhooks, alerts and schedules.
     notices: Notices,
     shutdown: watch::Receiver<bool>,
 }

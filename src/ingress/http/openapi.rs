@@ -1,4 +1,4 @@
-//! The calls and their description (OpenAPI 3.1), both from the same lines of code.
+//! The API's routes and their description (OpenAPI 3.1), both generated from the handlers.
 
 use axum::Router;
 use axum::http::header;
@@ -19,10 +19,10 @@ use super::{
     schedules, series, session, status, submit, suppressions, templates, unsubscribe, webhooks,
 };
 
-/// The name under which the bearer tokens are described.
+/// The name of the security scheme for bearer tokens.
 const BEARER: &str = "token";
 
-/// What every call may answer besides its own, and why.
+/// The errors that every call may return, and why.
 const COMMON_ERRORS: [(&str, &str); 4] = [
     ("401", "No valid token"),
     (
@@ -36,7 +36,7 @@ const COMMON_ERRORS: [(&str, &str); 4] = [
     ("504", "The answer took too long"),
 ];
 
-/// What a call may answer that reads a body.
+/// The errors of calls that read a body.
 const BODY_ERRORS: [(&str, &str); 5] = [
     (
         "429",
@@ -78,7 +78,7 @@ const BODY_ERRORS: [(&str, &str); 5] = [
 )]
 struct ApiDocument;
 
-/// Every call, with the document that describes them.
+/// All routes, with the document that describes them.
 pub(super) fn router(has_page: bool) -> Router<SharedDoor> {
     let (router, mut document) = calls();
     describe_what_all_share(&mut document);
@@ -168,7 +168,7 @@ fn calls() -> (Router<SharedDoor>, utoipa::openapi::OpenApi) {
         .split_for_parts()
 }
 
-/// Adds what would be the same words at every call: problems, and the token.
+/// Adds the parts that are the same for every call: problems, and the token.
 fn describe_what_all_share(document: &mut utoipa::openapi::OpenApi) {
     let scheme = Http::builder()
         .scheme(HttpAuthScheme::Bearer)

@@ -20,7 +20,7 @@ use crate::spool::NodeStatus;
 /// The media type of `/metrics` (OpenMetrics 1.0).
 pub(super) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The most bytes of a request to pause, and the most characters of its reason.
+/// The largest request to pause in bytes, and the longest reason in characters.
 const MAX_PAUSE_REQUEST: usize = 16 * 1024;
 const MAX_REASON: usize = 400;
 
@@ -38,22 +38,22 @@ impl FromRequestParts<SharedDoor> for RelayName {
 /// All relays.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Relays {
-    /// Each relay, now.
+    /// Each relay, with its current state.
     relays: Vec<RelayStatus>,
 }
 
-/// That something is well.
+/// A positive health check.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct HealthAnswer {
     /// `live` or `ready`.
     status: &'static str,
-    /// What keeps accepted mail from being sent: relays that are down where no other one of a route
-    /// is up, and what they say. Absent where all is well.
+    /// What keeps accepted mail from being sent: the relays that are down without an alternative in
+    /// some route, with their errors. Absent if all is well.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
 }
 
-/// The relays, now.
+/// The relays, with their current state.
 #[utoipa::path(
     get, path = "/v1/relays", tag = "service",
     responses((status = 200, description = "Each relay", body = Relays)),
@@ -64,8 +64,8 @@ pub(super) async fn relays(State(door): State<SharedDoor>) -> Result<Json<Relays
     }))
 }
 
-/// What waits for a relay, by the recipients' domain: as the relay's `backlog` counts it, and as it
-/// was while it was looked at.
+/// How much mail waits for a relay, by the recipients' domain: as the relay's `backlog` counts it,
+/// at the time of the count.
 #[utoipa::path(
     get, path = "/v1/relays/{name}/domains", tag = "service",
     params(("name" = String, Path, description = "The relay")),
@@ -79,11 +79,11 @@ pub(super) async fn domains(
     Ok(Json(door.dispatcher.relays().domains(&name).await?))
 }
 
-/// Why a relay is paused.
+/// The reason for pausing a relay.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct PauseRequest {
-    /// Why, for whoever looks at it next; at most 400 characters.
+    /// The reason, for other operators; at most 400 characters.
     #[schema(max_length = 400)]
     reason: Option<String>,
 }
@@ -121,7 +121,7 @@ impl PauseRequest {
     }
 }
 
-/// Stops sending over a relay; its mail takes the route's next one, or waits.
+/// Stops sending over a relay; its mail takes the route's next relay, or waits.
 #[utoipa::path(
     post, path = "/v1/relays/{name}/pause", tag = "service",
     params(("name" = String, Path, description = "The relay")),
@@ -144,7 +144,7 @@ pub(super) async fn pause(
     relay(&door, &name).await
 }
 
-/// Goes on sending over a relay.
+/// Resumes sending over a relay.
 #[utoipa::path(
     post, path = "/v1/relays/{name}/resume", tag = "service",
     params(("name" = String, Path, description = "The relay")),
@@ -170,9 +170,9 @@ async fn relay(door: &SharedDoor, name: &str) -> Result<Json<RelayStatus>, Probl
 /// The nodes that share the spool.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Nodes {
-    /// Those that live, the oldest first; none where the spool is this service's own.
+    /// The live nodes, the oldest first; empty if the spool belongs to this service alone.
     nodes: Vec<NodeStatus>,
-    /// What is wrong with what they share and does not stop them.
+    /// Problems of what they share that do not stop them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
 }
@@ -188,7 +188,7 @@ pub(super) async fn nodes(State(door): State<SharedDoor>) -> Result<Json<Nodes>,
     Ok(Json(Nodes { nodes, warnings }))
 }
 
-/// The engine's numbers.
+/// The engine's statistics.
 #[utoipa::path(
     get, path = "/v1/stats", tag = "service",
     responses((status = 200, description = "Counts by state, rates, the age of the oldest, per \
@@ -198,17 +198,16 @@ pub(super) async fn stats(State(door): State<SharedDoor>) -> Result<Json<Stats>,
     Ok(Json(door.dispatcher.stats().await?))
 }
 
-/// What the service was told by its file and the environment when it last read them; without
-/// secrets.
+/// The configuration from files and the environment as it was last read, without secrets.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Told)]
 pub(super) struct ShownConfiguration {
-    /// The sections with the keys that are set; what is not there has its default.
+    /// The sections with the keys that are set; all others have their defaults.
     #[schema(value_type = Object)]
     configuration: serde_json::Value,
 }
 
-/// How the service is configured, without secrets.
+/// The configuration, without secrets.
 #[utoipa::path(
     get, path = "/v1/configuration", tag = "service",
     responses((status = 200, description = "What is set", body = ShownConfiguration)),
@@ -221,7 +220,7 @@ pub(super) async fn configuration(State(door): State<SharedDoor>) -> Json<ShownC
     Json(ShownConfiguration { configuration })
 }
 
-/// All numbers for Prometheus.
+/// All metrics, for Prometheus.
 #[utoipa::path(
     get, path = "/metrics", tag = "service",
     responses((
@@ -249,8 +248,8 @@ pub(super) async fn live() -> Json<HealthAnswer> {
     })
 }
 
-/// Whether mail is accepted. It is while relays are down, since it waits then; `warnings` say so,
-/// and what keeps the database from removing dead rows.
+/// Whether mail is accepted. It is also accepted while relays are down, since it waits then;
+/// `warnings` names them, and what keeps the database from removing dead rows.
 #[utoipa::path(
     get, path = "/health/ready", tag = "service",
     responses((status = 200, description = "Mail is accepted", body = HealthAnswer)),

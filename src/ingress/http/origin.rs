@@ -1,19 +1,19 @@
-//! Where a request comes from: a program, this listener's own page, or a page of somebody else that
-//! a browser was led to.
+//! The origin of a request: a program, this listener's own page, or a page of another site in a
+//! browser.
 
 use std::net::IpAddr;
 
 use axum::http::{HeaderMap, HeaderValue, Uri, header};
 
-/// Whether a request without a token comes from a program, and not from a web page through a
-/// browser: `own_name` tells the names by which such programs call the door.
+/// Whether a request without a token comes from a program, and not from a web page in a browser.
+/// `own_name` says which host names such programs may use.
 pub(super) fn from_a_program(
     uri: &Uri,
     headers: &HeaderMap,
     own_name: fn(&str) -> bool,
 ) -> Result<(), String> {
     let host = host(uri, headers);
-    // Only HTTP/1.0 leaves the host out, and no browser speaks that.
+    // Only HTTP/1.0 omits the host, which no browser uses.
     if let Some(host) = host
         && !own_name(name_of(host))
     {
@@ -40,8 +40,8 @@ pub(super) fn from_a_program(
     Ok(())
 }
 
-/// Whether a request with a cookie was made by a page of this door: the browser says so, or, where
-/// it leaves that out, names the origin.
+/// Whether a request with a cookie was made by this listener's own page: by `Sec-Fetch-Site`, or by
+/// `Origin` if that is absent.
 pub(super) fn from_own_page(uri: &Uri, headers: &HeaderMap) -> Result<(), String> {
     let origin = headers.get(header::ORIGIN);
     let is_own_origin = origin.map(|origin| is_own(origin, host(uri, headers)));
@@ -69,7 +69,7 @@ fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
     }
 }
 
-/// Whether an origin is this door's, by the name under which it was asked.
+/// Whether an origin is this listener's, by the host name of the request.
 fn is_own(origin: &HeaderValue, host: Option<&str>) -> bool {
     let origin = origin.to_str().ok();
     let authority = origin.and_then(|origin| origin.split_once("://"));
@@ -84,7 +84,7 @@ fn name_of(host: &str) -> &str {
     }
 }
 
-/// Whether this is a name or an address of loopback.
+/// Whether this is a name or an address of the loopback interface.
 pub(super) fn is_this_machine(name: &str) -> bool {
     if let Ok(address) = name.parse::<IpAddr>() {
         return address.to_canonical().is_loopback();
@@ -93,8 +93,8 @@ pub(super) fn is_this_machine(name: &str) -> bool {
     name == "localhost" || name.ends_with(".localhost")
 }
 
-/// Whether this is an address, or a name that nobody can have in the public DNS: a stranger's page
-/// could make a browser call the door by any other name.
+/// Whether this is an address, or a name that cannot be registered in the public DNS. A page of
+/// another site can send requests here under any other name, by pointing its DNS to this machine.
 pub(super) fn is_private_name(name: &str) -> bool {
     if name.parse::<IpAddr>().is_ok() {
         return true;

@@ -1,5 +1,5 @@
-//! The outbox's door: what applications have enqueued in transactions of their own is composed as
-//! `POST /v1/mails` composes it, and moved to the queue.
+//! Empties the outbox: composes the drafts that applications have enqueued in their own
+//! transactions, as `POST /v1/mails` does, and queues them.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,22 +12,23 @@ use crate::dispatch::{Dispatcher, Error, OutboxHandle};
 use crate::mail::{Mail, MailId};
 use crate::spool::{Handful, OutboxDraft};
 
-/// How often it is looked for drafts that nobody was told of.
+/// How often to look for drafts without a notification.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// How long the outbox is left alone when what it held could not be moved.
+/// How long to wait after drafts could not be queued.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// How many drafts, and about how many bytes of them, are moved together.
+/// How many drafts are queued together, and about how many bytes of them.
 const GROUP_DRAFTS: usize = 512;
 const GROUP_BYTES: usize = 16 * 1024 * 1024;
 
-/// When the outbox is looked at again.
+/// When to look at the outbox again.
 enum NextLook {
     AtOnce,
     WhenSomeArrive,
     Later,
 }
 
-/// Moves what is in the outbox, until the doors close. Idle where the spool has none.
+/// Queues the drafts of the outbox until the listeners close. Does nothing if the spool has no
+/// outbox.
 pub async fn serve_outbox(dispatcher: Dispatcher, mut closing: watch::Receiver<bool>) {
     let Some(outbox) = dispatcher.outbox() else {
         let _ = closing.wait_for(|closing| *closing).await;
@@ -70,7 +71,7 @@ pub async fn serve_outbox(dispatcher: Dispatcher, mut closing: watch::Receiver<b
     }
 }
 
-/// Moves drafts to the queue; returns whether all went somewhere.
+/// Queues drafts; returns whether all were queued or rejected.
 async fn move_all(outbox: &OutboxHandle, drafts: Vec<OutboxDraft>, largest: usize) -> bool {
     let mut by_id: HashMap<MailId, OutboxDraft> = HashMap::with_capacity(drafts.len());
     let mut mails: Vec<(MailId, Mail)> = Vec::with_capacity(drafts.len());

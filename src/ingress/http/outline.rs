@@ -1,9 +1,9 @@
-//! The outline of a large request, looked at before anything of it is kept: how many values it has,
-//! and whether a name or a text is longer than any that makes sense where it stands.
+//! A scan of a large request before it is parsed: counts its values, and refuses a name or a text
+//! that is longer than is reasonable in its place.
 //!
-//! Called by `request` and `submit` for what is larger than [`SMALL_REQUEST`]. Nothing is copied,
-//! so that a request costs no more than its own bytes before this has passed it. Lists are bounded
-//! where they are read (`fields`); this bounds what an error would quote.
+//! Called by `request` and `submit` for requests larger than [`SMALL_REQUEST`]. Nothing is copied,
+//! so that a request takes no more memory than its own bytes until it has passed. The length of
+//! lists is limited when they are parsed (`fields`).
 
 use std::fmt;
 
@@ -11,30 +11,29 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 
 use super::problem::{Problem, malformed};
 
-/// A request of at most so many bytes is not looked at first: whatever is in it, little is made of
-/// it.
+/// Requests up to this many bytes are not scanned: they cannot take much memory, whatever they
+/// contain.
 pub(super) const SMALL_REQUEST: usize = 64 * 1024;
 
 /// The most bytes of a name.
 const MAX_NAME: usize = 1024;
 
-/// The most bytes of a text that is neither a body nor a file.
+/// The most bytes of a text, except a body or a file.
 const MAX_TEXT: usize = 1024 * 1024;
 
-/// What a request is to be.
+/// What a request should contain.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum RequestKind {
     /// One mail.
     Mail,
-    /// A batch, whose mails are looked at one by one later.
+    /// A batch, whose mails are scanned one by one later.
     Batch,
 }
 
-/// How many values there are in `json`.
+/// Counts the values in `json`.
 ///
 /// # Errors
-/// It is no JSON, or something in it is longer than anything that makes sense there; the problem
-/// points at it.
+/// If it is not JSON, or something in it is too long for its place; the problem points to it.
 pub(super) fn count(json: &[u8], shape: RequestKind) -> Result<usize, Problem> {
     let place = match shape {
         RequestKind::Mail => ValuePosition::Mail,
@@ -55,7 +54,7 @@ pub(super) fn count(json: &[u8], shape: RequestKind) -> Result<usize, Problem> {
         return Err(malformed(&error));
     }
 
-    // Only now is it worth knowing where it was.
+    // Only for an error, scan again to find its place.
     let mut reader = serde_json::Deserializer::from_slice(json);
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(&mut reader, &mut track);
@@ -69,18 +68,18 @@ pub(super) fn count(json: &[u8], shape: RequestKind) -> Result<usize, Problem> {
     Err(Problem::invalid_field(pointer, reason(&again)))
 }
 
-/// What an error of a [`Look`] says, without the place in the text that is added to it.
+/// The message of a scan's error, without the line and column that serde adds.
 fn reason(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let end = text.rfind(" at line ").unwrap_or(text.len());
     text[..end].to_owned()
 }
 
-/// Where a value stands.
+/// The position of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ValuePosition {
     Batch,
-    /// What is in a batch: only that it is a list matters.
+    /// The mails of a batch, which only have to be a list.
     Mails,
     Mail,
     Attachments,
@@ -110,7 +109,7 @@ impl ValuePosition {
     }
 }
 
-/// Looks at one value, and counts it with all that is in it.
+/// Scans one value, and counts it with everything in it.
 struct ValueCheck<'a> {
     place: ValuePosition,
     values: &'a mut usize,
@@ -193,7 +192,7 @@ impl<'de> Visitor<'de> for ValueCheck<'_> {
     }
 }
 
-/// Looks at the name of a field, and tells where its value stands.
+/// Scans the name of a field, and returns the position of its value.
 struct NameCheck(ValuePosition);
 
 impl<'de> DeserializeSeed<'de> for NameCheck {

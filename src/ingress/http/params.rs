@@ -1,5 +1,5 @@
-//! The parameters of a query, read so that one answer names every bad one: filters of lists, and
-//! the options of a message that is submitted as it is. Each set is also described, for the OpenAPI
+//! Parses query parameters so that one answer names all mistakes: the filters of lists, and the
+//! options of a message that is submitted as such. Each set is also described for the OpenAPI
 //! document.
 
 use std::borrow::Cow;
@@ -23,7 +23,7 @@ use crate::spool::Query;
 /// The most mails in one page.
 const MAX_PAGE: usize = 1000;
 
-/// Which mails. What is absent asks nothing.
+/// Which mails. An absent filter matches all.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "only describes what `filter` reads")]
@@ -55,11 +55,11 @@ pub(super) struct ListParams {
     /// The most mails in the page; 50 when absent.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u16>,
-    /// What the page before gave as `next`.
+    /// The `next` of the page before.
     cursor: Option<String>,
 }
 
-/// Whether something is done.
+/// Whether to change anything.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "only describes what `dead` reads")]
@@ -68,7 +68,7 @@ pub(super) struct DryRun {
     dry_run: Option<bool>,
 }
 
-/// The envelope and the options of a finished message. With JSON, all of these stand in the JSON.
+/// The envelope and the options of a finished message. With JSON, they are in the JSON.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "only describes what `message` reads")]
@@ -78,26 +78,26 @@ pub(super) struct MessageOptions {
     from: Option<String>,
     /// With message/rfc822, and needed there: a recipient; may be repeated.
     to: Option<Vec<String>>,
-    /// With message/rfc822: how urgent it is.
+    /// With message/rfc822: the priority.
     priority: Option<Priority>,
-    /// With message/rfc822: not to be sent before this time.
+    /// With message/rfc822: do not send before this time.
     send_at: Option<Timestamp>,
-    /// With message/rfc822: not to be sent before this long after accept: `5m`, or a number of
-    /// seconds.
+    /// With message/rfc822: do not send before this span after it was accepted: `5m`, or a number
+    /// of seconds.
     delay: Option<String>,
-    /// With message/rfc822: expires this long after accept: `5m`, or a number of seconds.
+    /// With message/rfc822: expires after this span: `5m`, or a number of seconds.
     expires_in: Option<String>,
-    /// With message/rfc822: equals the header `Idempotency-Key`.
+    /// With message/rfc822: the same as the header `Idempotency-Key`.
     idempotency_key: Option<String>,
-    /// With message/rfc822: a word to find it by; may be repeated.
+    /// With message/rfc822: a tag; may be repeated.
     tag: Option<Vec<String>>,
-    /// With message/rfc822: what to do when it cannot be known whether a server took it.
+    /// With message/rfc822: what to do when it is unknown whether a server took the mail.
     guarantee: Option<Guarantee>,
-    /// With message/rfc822: the list that it is mail of.
+    /// With message/rfc822: the mailing list that it belongs to.
     list: Option<String>,
 }
 
-/// The parameters that were given and not taken yet, and what was wrong with those that were.
+/// The parameters that were not taken yet, and the mistakes in those that were.
 pub(super) struct Params<'a> {
     given: Vec<(Cow<'a, str>, Cow<'a, str>)>,
     errors: Vec<FieldError>,
@@ -121,13 +121,13 @@ impl<'a> Params<'a> {
         all.pop()
     }
 
-    /// Takes a parameter that may be given once, and that means something.
+    /// Takes a parameter that may be given once, and parses it.
     pub fn parsed<T: FromStr<Err: Display>>(&mut self, name: &str) -> Option<T> {
         let text = self.one(name)?;
         self.note(format!("/{name}"), text.parse())
     }
 
-    /// Takes a parameter that may be given once, and that this reads.
+    /// Takes a parameter that may be given once, and applies `read` to it.
     pub fn with<T>(
         &mut self,
         name: &str,
@@ -137,7 +137,7 @@ impl<'a> Params<'a> {
         self.note(format!("/{name}"), read(&text))
     }
 
-    /// Takes a parameter that may be given often.
+    /// Takes a parameter that may be repeated.
     pub fn every(&mut self, name: &str) -> Vec<String> {
         let mut taken = Vec::new();
         self.given.retain(|(given, value)| {
@@ -150,7 +150,7 @@ impl<'a> Params<'a> {
         taken
     }
 
-    /// Notes a mistake.
+    /// Adds a mistake.
     pub fn refuse(&mut self, pointer: impl Into<String>, detail: impl Into<String>) {
         self.errors.push(FieldError {
             pointer: pointer.into(),
@@ -158,17 +158,17 @@ impl<'a> Params<'a> {
         });
     }
 
-    /// What came out, or a noted mistake.
+    /// The result, or adds a mistake.
     fn note<T, E: Display>(&mut self, pointer: String, result: Result<T, E>) -> Option<T> {
         result
             .map_err(|error| self.refuse(pointer, error.to_string()))
             .ok()
     }
 
-    /// Ends the reading: what was not taken is unknown here.
+    /// Ends the parsing; parameters that were not taken are unknown.
     ///
     /// # Errors
-    /// A problem that names every bad parameter.
+    /// A problem that names every wrong parameter.
     pub fn finish(mut self) -> Result<(), Problem> {
         for (name, _) in std::mem::take(&mut self.given) {
             let name = name.chars().take(64).collect::<String>();
@@ -185,10 +185,10 @@ impl<'a> Params<'a> {
     }
 }
 
-/// The filters of `GET /v1/mails`.
+/// The query of `GET /v1/mails`.
 ///
 /// # Errors
-/// Names every bad parameter.
+/// A problem that names every wrong parameter.
 pub(super) fn list(query: Option<&str>, dispatcher: &Dispatcher) -> Result<Query, Problem> {
     let mut params = Params::of(query);
     let mut wanted = asked(&mut params, dispatcher);
@@ -197,7 +197,7 @@ pub(super) fn list(query: Option<&str>, dispatcher: &Dispatcher) -> Result<Query
     params.finish().map(|()| wanted)
 }
 
-/// How many one page holds; 0 where that is not said.
+/// The size of a page; 0 if not given.
 pub(super) fn limit(params: &mut Params<'_>) -> usize {
     let Some(limit) = params.parsed("limit") else {
         return 0;
@@ -208,10 +208,10 @@ pub(super) fn limit(params: &mut Params<'_>) -> usize {
     limit
 }
 
-/// The filters of `GET /v1/mails/count`.
+/// The query of `GET /v1/mails/count`.
 ///
 /// # Errors
-/// Names every bad parameter.
+/// A problem that names every wrong parameter.
 pub(super) fn count(query: Option<&str>, dispatcher: &Dispatcher) -> Result<Query, Problem> {
     let mut params = Params::of(query);
     let mut wanted = asked(&mut params, dispatcher);
@@ -219,10 +219,10 @@ pub(super) fn count(query: Option<&str>, dispatcher: &Dispatcher) -> Result<Quer
     params.finish().map(|()| wanted)
 }
 
-/// The filters of `GET /v1/mails/export`, and the form.
+/// The query of `GET /v1/mails/export`, and the format.
 ///
 /// # Errors
-/// Names every bad parameter.
+/// A problem that names every wrong parameter.
 pub(super) fn export(
     query: Option<&str>,
     dispatcher: &Dispatcher,
@@ -233,10 +233,10 @@ pub(super) fn export(
     params.finish().map(|()| (wanted, format))
 }
 
-/// By what failures are grouped, and among which mails; as `GET /v1/failures` takes it.
+/// The grouping and the query of `GET /v1/failures`.
 ///
 /// # Errors
-/// Names every bad parameter.
+/// A problem that names every wrong parameter.
 pub(super) fn failures(
     query: Option<&str>,
     dispatcher: &Dispatcher,
@@ -247,7 +247,7 @@ pub(super) fn failures(
     params.finish().map(|()| (by, wanted))
 }
 
-/// The filters, a state among them, and the search; all must hold.
+/// The filters and the search; a mail must match all of them.
 fn asked(params: &mut Params<'_>, dispatcher: &Dispatcher) -> Query {
     let state: Option<State> = params.parsed("state");
     let search = params.one("q").unwrap_or_default();
@@ -255,7 +255,7 @@ fn asked(params: &mut Params<'_>, dispatcher: &Dispatcher) -> Query {
     let filter = filter(params);
     let found = found.unwrap_or_default();
 
-    // What the search asks is in its condition as well: the narrower of two times may be either.
+    // The times of the search are part of its condition as well; the narrower range applies.
     Query {
         state: state.or(found.state),
         tag: filter.tag.or(found.tag),
@@ -270,10 +270,10 @@ fn asked(params: &mut Params<'_>, dispatcher: &Dispatcher) -> Query {
     }
 }
 
-/// The filters of what is done to dead letters, and whether it is only counted.
+/// The query of operations on dead letters, and whether only to count.
 ///
 /// # Errors
-/// Names every bad parameter.
+/// A problem that names every wrong parameter.
 pub(super) fn dead(query: Option<&str>) -> Result<(Query, bool), Problem> {
     let mut params = Params::of(query);
     let filter = filter(&mut params);
@@ -302,10 +302,10 @@ fn filter(params: &mut Params<'_>) -> Query {
     }
 }
 
-/// Reads a message that is submitted as it is, its envelope and options being in the query.
+/// A message that is submitted as such, with its envelope and options in the query.
 ///
 /// # Errors
-/// Names every bad parameter; or what is wrong with the message.
+/// A problem that names every wrong parameter, or what is wrong with the message.
 pub(super) fn message(
     query: Option<&str>,
     key: Option<&str>,
@@ -352,7 +352,7 @@ pub(super) fn message(
     let (expires, tags) = (span(&mut params, "expires_in"), params.every("tag"));
     params.finish()?;
 
-    // What the message's own X-Postrider fields ask for holds where the query does not say it.
+    // The X-Postrider fields of the message apply where the query gives no value.
     let envelope = Envelope::new(return_path, recipients)?;
     let (mail, asked) = Mail::handed_in(envelope, message, intake)?;
     let options = Options {

@@ -1,8 +1,8 @@
-//! A mail as a browser shows it: parsed, its HTML alone, and one part of it.
+//! A mail in the form that a browser shows: parsed, its HTML alone, and one of its parts.
 //!
-//! *Invariants made here:* nothing of a mail runs, loads or breaks out: its HTML is cleaned, has an
-//! address of its own whose policy lets nothing in, and parts are attachments whatever they are;
-//! the service fetches nothing for a preview.
+//! *Invariants:* no content of a mail can run a script, load anything or affect the page: its HTML
+//! is cleaned and has a URL of its own with a policy that permits nothing, and parts are
+//! attachments whatever their type; the service fetches nothing for a preview.
 
 pub(super) mod html;
 
@@ -23,16 +23,15 @@ use super::problem::{Kind, Problem};
 use super::records::PathId;
 use crate::mail::{Address, MailId, Part, Reading};
 
-/// What a mail's HTML may do: show itself, and images that are in it.
+/// The policy for a mail's HTML: it may show images that are in the mail.
 const POLICY: &str = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; \
      form-action 'none'; base-uri 'none'; frame-ancestors 'self'";
 
-/// The same, where somebody wants to see the images that are elsewhere.
+/// The policy if the user wants to see images from elsewhere.
 const POLICY_WITH_IMAGES: &str = "sandbox; default-src 'none'; style-src 'unsafe-inline'; \
      img-src data: https: http:; form-action 'none'; base-uri 'none'; frame-ancestors 'self'";
 
-/// Media types under which a part is handed out as what it is; all others are bytes. A browser runs
-/// none of these.
+/// Media types that a part keeps; others are sent as bytes. A browser runs none of these.
 const SAFE_TYPES: [&str; 7] = [
     "application/pdf",
     "image/gif",
@@ -43,15 +42,15 @@ const SAFE_TYPES: [&str; 7] = [
     "text/plain",
 ];
 
-/// What is no `attr-char` (RFC 8187 §3.2.1).
+/// Characters that are not `attr-char` (RFC 8187 §3.2.1).
 const ESCAPED_CHARACTERS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_');
 
-/// A mail taken apart.
+/// A mail, parsed.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Preview {
     /// The mail.
     pub id: MailId,
-    /// Who gets it, as its envelope says.
+    /// The recipients, by the envelope.
     pub recipients: Vec<Address>,
     #[serde(flatten)]
     pub reading: Reading,
@@ -87,7 +86,7 @@ fn unread() -> Problem {
 }
 
 impl super::Door {
-    /// Takes a mail's message apart, on a thread of its own where it is large.
+    /// Parses a mail's message, on a blocking thread if it is large.
     pub(super) async fn taken_apart<T: Send + 'static>(
         &self,
         id: MailId,
@@ -102,8 +101,8 @@ impl super::Door {
         taking.await.map_err(|_| unread())
     }
 
-    /// A mail's message, and the place of one who reads: what is made of a message takes several
-    /// times its size for as long as that lasts.
+    /// A mail's message, and a permit for parsing it: while it is parsed, a message takes several
+    /// times its size.
     pub(super) async fn message(
         &self,
         id: MailId,
@@ -114,8 +113,8 @@ impl super::Door {
     }
 }
 
-/// A mail taken apart: its header, text and parts, and the codes and links in it. With the scope
-/// `send`, one's own mail.
+/// A mail, parsed: its header, text and parts, and the codes and links in it. With the scope
+/// `send`, of one's own mail.
 #[utoipa::path(
     get, path = "/v1/mails/{id}/preview", tag = "mails",
     params(("id" = MailId, Path, description = "The mail")),
@@ -145,8 +144,8 @@ pub(super) async fn preview(
     }))
 }
 
-/// A mail's HTML, to be shown in a frame: cleaned, with the images that are in the mail, and with a
-/// policy under which nothing runs and nothing is loaded. With the scope `send`, of one's own mail.
+/// A mail's HTML, to be shown in a frame: cleaned, with the images of the mail, and with a policy
+/// that permits no scripts and no loading. With the scope `send`, of one's own mail.
 #[utoipa::path(
     get, path = "/v1/mails/{id}/html", tag = "mails",
     params(
@@ -248,7 +247,7 @@ pub(super) async fn part(
     Ok(response)
 }
 
-/// Lets a browser do no more with what a stranger wrote than this policy says.
+/// Adds the header fields that restrict what a browser does with a stranger's content.
 fn fence(response: &mut Response, kind: &'static str, policy: &'static str) {
     let headers = response.headers_mut();
     for (name, value) in [

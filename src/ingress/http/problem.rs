@@ -1,5 +1,5 @@
-//! What every refusal looks like: a problem document (RFC 9457), with a JSON pointer (RFC 6901) for
-//! each bad field.
+//! The form of every refusal: a problem document (RFC 9457), with a JSON pointer (RFC 6901) for
+//! each wrong field.
 
 use std::fmt;
 
@@ -16,27 +16,26 @@ use crate::spool::SpoolError;
 /// The media type of every error (RFC 9457 §3).
 pub(super) const PROBLEM_JSON: &str = "application/problem+json";
 
-/// How long a client is asked to wait while the queue is full: about what it takes to drain some of
-/// it.
+/// The `Retry-After` in seconds while the queue is full: about the time in which some of it is
+/// sent.
 const RETRY_FULL: u64 = 5;
 
-/// How long a client is asked to wait for a person to mend something.
+/// The `Retry-After` in seconds when an operator has to fix something.
 const RETRY_MENDED: u64 = 30;
 
-/// The most bytes of what is said about one thing that is wrong: what quotes a request is cut off.
+/// The most bytes of one explanation; a long quotation from the request is cut off.
 const MAX_TOLD: usize = 500;
 
-/// Of so many fields is said what is wrong with them: an answer is not many times as long as what
-/// was asked.
+/// The most wrong fields that an answer explains, so that it is not much longer than the request.
 const MOST_TOLD: usize = 100;
 
-/// How long a client is asked to wait that does too much of something.
+/// The `Retry-After` in seconds for a client that exceeds a limit.
 const RETRY_FEWER: u64 = 60;
 
 /// Why a request is refused: a problem document, which is what it serializes to.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Problem {
-    /// Names the kind of problem; programs decide by it.
+    /// The kind of problem, for programs.
     #[schema(example = "urn:postrider:problem:invalid")]
     r#type: &'static str,
     /// The kind of problem, for people.
@@ -44,13 +43,13 @@ pub struct Problem {
     /// The HTTP status.
     #[schema(minimum = 400, maximum = 599)]
     status: u16,
-    /// What is wrong with this request, and what to do about it.
+    /// What is wrong with this request, and what to do.
     detail: String,
     /// Each field that is wrong.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     errors: Vec<FieldError>,
-    /// Which mails a name fits, where it is not one mail's alone, or may not be.
+    /// The mails that a name matches, if it is ambiguous or may be.
     #[serde(flatten)]
     #[schema(value_type = Named)]
     named: Option<Box<Named>>,
@@ -58,16 +57,16 @@ pub struct Problem {
     retry_after: Option<u64>,
 }
 
-/// Which mails a name fits.
+/// The mails that a name matches.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 struct Named {
     /// Some of them.
     #[schema(required = false)]
     mails: Vec<MailId>,
-    /// The `cursor` to go on with, where not all mail was looked at.
+    /// The `cursor` with which to continue, if not all mail was searched.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
-    /// How many mails were looked at, likewise.
+    /// How many mails were searched, likewise.
     #[serde(skip_serializing_if = "Option::is_none")]
     looked_at: Option<u64>,
 }
@@ -75,7 +74,7 @@ struct Named {
 /// One field that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(super) struct FieldError {
-    /// Points at it in the request's JSON (RFC 6901); a parameter of the query is named likewise,
+    /// A pointer to it in the request's JSON (RFC 6901), or to the query parameter, such as
     /// `/limit`.
     #[schema(example = "/to/1")]
     pub pointer: String,
@@ -84,7 +83,7 @@ pub(super) struct FieldError {
 }
 
 impl fmt::Display for FieldError {
-    /// The request as a whole has no pointer.
+    /// An empty pointer means the request as a whole.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.pointer.as_str() {
             "" => f.write_str(&self.detail),
@@ -251,12 +250,12 @@ impl Problem {
         self.status
     }
 
-    /// Where each field is that is wrong, as a JSON pointer into the request.
+    /// The wrong fields, as JSON pointers into the request.
     pub fn pointers(&self) -> impl Iterator<Item = &str> {
         self.errors.iter().map(|error| error.pointer.as_str())
     }
 
-    /// A problem of a kind; `detail` says what is wrong with this request.
+    /// A problem of this kind; `detail` says what is wrong with this request.
     pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
         let (status, r#type, title) = kind.facts();
         let retry_after = match kind {
@@ -277,7 +276,7 @@ impl Problem {
         }
     }
 
-    /// The same, of which more is said.
+    /// The same with a further sentence.
     pub(super) fn and(self, more: &str) -> Self {
         Problem {
             detail: format!("{}; {more}", self.detail),
@@ -285,7 +284,7 @@ impl Problem {
         }
     }
 
-    /// The fields that are not valid; never none.
+    /// The problem of wrong fields; there must be at least one.
     pub(super) fn invalid(errors: Vec<FieldError>) -> Self {
         let cut_off = |error: FieldError| FieldError {
             pointer: cut(error.pointer),
@@ -312,7 +311,7 @@ impl Problem {
         }])
     }
 
-    /// Why a template was not rendered; `at` points at where it was asked for.
+    /// Why a template was not rendered; `at` points to the field that named it.
     pub(super) fn of_template(error: TemplateError, at: &str) -> Self {
         if let TemplateError::Unknown(_) = error {
             return Problem {
@@ -323,7 +322,7 @@ impl Problem {
         Problem::invalid(vec![FieldError::of_template(&error, at)])
     }
 
-    /// What stands for an error response that was made without a problem: by the router.
+    /// The problem for an error response of the router.
     pub(super) fn of_status(status: StatusCode) -> Self {
         match status {
             StatusCode::NOT_FOUND => Problem::new(
@@ -397,7 +396,7 @@ impl From<MailError> for Problem {
 }
 
 impl FieldError {
-    /// What is wrong with a template that was asked for at this place.
+    /// The mistake in a template that the field at this pointer has named.
     pub fn of_template(error: &TemplateError, at: &str) -> Self {
         let pointer = match error {
             TemplateError::Unknown(_) => format!("{at}/name"),
@@ -427,7 +426,7 @@ impl From<MailError> for FieldError {
 }
 
 impl Problem {
-    /// What is wrong in one sentence, with the fields that are.
+    /// The problem in one sentence, with the wrong fields.
     pub(super) fn sentence(&self) -> String {
         let fields = self.errors.iter().map(FieldError::to_string);
         let fields: Vec<String> = fields.collect();
@@ -512,10 +511,10 @@ fn cut(mut text: String) -> String {
     text
 }
 
-/// The JSON pointer to a field that is named as [`MailError`] names it: `to[1]` → `/to/1`,
-/// `headers.X-Id` → `/headers/X-Id`, `attachments[0].filename` → `/attachments/0/filename`.
+/// The JSON pointer of a field that [`MailError`] names: `to[1]` → `/to/1`, `headers.X-Id` →
+/// `/headers/X-Id`, `attachments[0].filename` → `/attachments/0/filename`.
 fn pointer_to(field: &str) -> String {
-    // A header's name may hold dots and brackets of its own.
+    // A header field's name may contain dots and brackets.
     if let Some(name) = field.strip_prefix("headers.") {
         return format!("/headers/{}", escape(name));
     }
@@ -531,25 +530,24 @@ pub(super) fn escape(token: &str) -> String {
     token.replace('~', "~0").replace('/', "~1")
 }
 
-/// What is said of JSON that is none.
+/// The problem of malformed JSON.
 pub(super) fn malformed(error: &serde_json::Error) -> Problem {
     Problem::new(Kind::Malformed, format!("the body is not JSON: {error}"))
 }
 
-/// The problem of a value that does not have the shape that is asked for, with the pointer to where
-/// it has not.
+/// The error of a JSON value with the wrong type or form, with a pointer to it.
 pub(super) fn misshapen(error: serde_path_to_error::Error<serde_json::Error>) -> FieldError {
     let pointer = pointer(error.path());
     let mut detail = error.into_inner().to_string();
-    // Which field it is says more than the place in the text.
+    // The field is more useful than the line and column.
     if let Some(at) = detail.rfind(" at line ") {
         detail.truncate(at);
     }
     FieldError { pointer, detail }
 }
 
-/// The longest name in a pointer, in bytes: a request may be one name of megabytes, and each copy
-/// of it would be as large.
+/// The longest name in a pointer, in bytes: a request may contain a name of megabytes, which each
+/// copy would repeat.
 const LONGEST_NAME: usize = 1024;
 
 /// A path in JSON as a pointer.

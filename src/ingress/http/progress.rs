@@ -1,5 +1,5 @@
-//! How long an answer is waited for. What is long and gets on, such as a file of a million lines,
-//! says so now and then, and is waited for as long as it does.
+//! The time-out of an answer. A long operation that makes progress, such as the import of a file
+//! with a million lines, reports it, and may take as long as it needs.
 
 use std::future::Future;
 use std::pin::pin;
@@ -7,17 +7,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// What was done of a request so far. Clones count together.
+/// Counts the steps that a request has done. Clones share the count.
 #[derive(Clone, Debug, Default)]
 pub(super) struct WorkDone(Arc<AtomicU64>);
 
 impl WorkDone {
-    /// Some more of it is done.
+    /// Records a step.
     pub(super) fn made(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What comes of `work`; `None` where for `span` nothing more of it was done.
+    /// The result of `work`; `None` if it recorded no step for `span`.
     pub(super) async fn wait_for<T>(
         &self,
         work: impl Future<Output = T>,

@@ -1,11 +1,11 @@
-//! Reads a mail from JSON, and names what is wrong with it, field by field.
+//! Parses a mail from JSON, and names all wrong fields.
 //!
-//! Reading stops at the first mistake, which costs valid mail nothing. Only then is the request
-//! looked at again, as plain JSON, with each mistake noted and mended in turn until no more is
-//! found: so one answer names every bad field.
+//! Parsing stops at the first mistake, so that valid mail costs nothing extra. Only then is the
+//! request parsed again as a plain JSON value; each mistake is noted and replaced by something
+//! valid, until no more is found. So one answer names every wrong field.
 //!
-//! *Invariant:* what is made of a request is bounded while it is read, whatever it says: lists
-//! where they are read, texts before (`outline`), and nothing large is explained.
+//! *Invariant:* the memory for a request is bounded while it is parsed: lists by their parsers,
+//! texts by the scan before (`outline`), and the mistakes of large requests are not searched for.
 
 use serde_json::Value;
 
@@ -18,19 +18,19 @@ use crate::mail::Mail;
 /// The most mistakes that one answer names.
 const MAX_ERRORS: usize = 32;
 
-/// Requests above this size have only their first mistake named: looking for all of them takes as
-/// many turns. The mails of a batch have this together.
+/// Above this size only the first mistake is named: finding all of them parses the request once for
+/// each. The mails of a batch share this limit.
 pub(super) const MAX_EXPLAINED: usize = 256 * 1024;
 
-/// Requests with more values than this have only their first mistake named: as plain JSON each
-/// value takes many times what it takes in the request.
+/// With more values than this only the first mistake is named: as a plain JSON value each takes
+/// many times its size in the request.
 const MAX_VALUES: usize = 100_000;
 
 impl MailRequest {
-    /// Reads a mail, one that may carry its key in the header `Idempotency-Key`.
+    /// Parses a mail; its key may be in the header field `Idempotency-Key`.
     ///
     /// # Errors
-    /// A problem that names every bad field.
+    /// A problem that names every wrong field.
     pub fn read(
         json: &[u8],
         key: Option<&str>,
@@ -39,11 +39,11 @@ impl MailRequest {
         MailRequest::read_within(json, key, context, &mut { MAX_EXPLAINED })
     }
 
-    /// As [`MailRequest::read`]; explains what is wrong as long as there is something of
-    /// `time_limit` left, in bytes.
+    /// As [`MailRequest::read`]; searches for further mistakes as long as `time_limit`, in bytes,
+    /// is not used up.
     ///
     /// # Errors
-    /// A problem that names every bad field, or the first.
+    /// A problem that names every wrong field, or the first.
     pub fn read_within(
         json: &[u8],
         key: Option<&str>,
@@ -61,7 +61,7 @@ impl MailRequest {
         };
 
         match serde_json::from_slice::<MailRequest>(json) {
-            // A list of all values in order would be read too, and nobody means that.
+            // serde would also accept a list of all values in order, which is a mistake here.
             Ok(_) if json.trim_ascii_start().first() != Some(&b'{') => Err(Problem::invalid_field(
                 "",
                 "is a list, and a mail is an object",
@@ -75,7 +75,7 @@ impl MailRequest {
     }
 }
 
-/// What is said of JSON that is no mail, with the pointer to where it is none.
+/// The problem of JSON that is not a mail, with a pointer to the mistake.
 fn first_misshapen(json: &[u8], error: &serde_json::Error) -> Problem {
     let mut reader = serde_json::Deserializer::from_slice(json);
     match serde_path_to_error::deserialize::<_, MailRequest>(&mut reader) {
@@ -84,7 +84,7 @@ fn first_misshapen(json: &[u8], error: &serde_json::Error) -> Problem {
     }
 }
 
-/// Finds every mistake in a mail of which `first` is known.
+/// Finds all mistakes in a mail of which `first` is known.
 fn explain(
     json: &[u8],
     key: Option<&str>,
@@ -116,7 +116,7 @@ fn explain(
         }
     }
 
-    // What only the text shows, such as a field that is given twice, is gone in `value`.
+    // Mistakes that only the text shows, such as a repeated field, are not in `value`.
     for error in first.into_errors() {
         let pointer = as_written(error.pointer.clone(), &value);
         if !errors.iter().any(|known| known.pointer == pointer) {
@@ -139,7 +139,7 @@ fn attempt(
     made.map(drop).map_err(FieldError::from)
 }
 
-/// The pointer to what was given: one address that is no list is not the list's first.
+/// The pointer to the value as given: for a single address, not that of a list's first entry.
 fn as_written(pointer: String, mail: &Value) -> String {
     match pointer.strip_suffix("/0") {
         Some(one) if mail.pointer(one).is_some_and(Value::is_string) => one.to_owned(),
@@ -147,8 +147,8 @@ fn as_written(pointer: String, mail: &Value) -> String {
     }
 }
 
-/// Empties the files that are in order, because nothing more is to be found in them; returns how
-/// large the rest is.
+/// Empties files that are valid, since they contain no further mistake; returns the size of the
+/// rest.
 fn weigh(mail: &mut Value, mut size: usize) -> usize {
     for attachment in mail
         .get_mut("attachments")
@@ -170,8 +170,8 @@ fn weigh(mail: &mut Value, mut size: usize) -> usize {
     size
 }
 
-/// Puts something valid where a mistake was, so that the next one shows. False where that cannot be
-/// done.
+/// Replaces a mistake by a valid value, so that the next mistake is found. False if that is not
+/// possible.
 fn mend(mail: &mut Value, pointer: &str) -> bool {
     let Some((parent, place)) = pointer.rsplit_once('/') else {
         return false;
@@ -203,7 +203,7 @@ fn mend(mail: &mut Value, pointer: &str) -> bool {
                 _ if parent == "/template/data" => Some("x"),
                 "from" | "to" => Some("x@example.org"),
                 "text" | "filename" => Some("x"),
-                // It stands beside a text, which is enough.
+                // There is a text besides it, which is sufficient.
                 "content" if list_of(parent) == "alternatives" && fields.contains_key("text") => {
                     None
                 }
@@ -223,7 +223,7 @@ fn mend(mail: &mut Value, pointer: &str) -> bool {
     }
 }
 
-/// The last name in a pointer that is no place in a list.
+/// The last name in a pointer that is not an index of a list.
 fn list_of(pointer: &str) -> &str {
     let mut names = pointer.rsplit('/');
     names

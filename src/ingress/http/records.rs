@@ -1,4 +1,4 @@
-//! The records of mails, and the operations on them.
+//! The records of mails, and operations on them.
 
 use axum::extract::{FromRequest, FromRequestParts, Path, RawQuery, Request, State};
 use axum::http::header;
@@ -16,7 +16,7 @@ use crate::dispatch::{Counted, Error, Failures, GroupBy, MailStatus, StatusPage}
 use crate::mail::{MailId, Submitter};
 use crate::spool::Query;
 
-/// The most bytes of a body that is not wanted that are looked at.
+/// The most bytes that are read of a body that is not allowed.
 const FILTER_BODY_BYTES: usize = 64 * 1024;
 
 /// The mail that a path names.
@@ -30,7 +30,7 @@ impl FromRequestParts<SharedDoor> for PathId {
         params.finish()?;
 
         let named = segment(parts, door).await?;
-        // Whoever sees only their own mail means one of it.
+        // A caller that sees only its own mail can name only that.
         let owner = parts.extensions.get::<Caller>().and_then(Caller::sees_only);
         let owner = owner.as_ref();
         Ok(PathId(match cursor {
@@ -40,8 +40,8 @@ impl FromRequestParts<SharedDoor> for PathId {
     }
 }
 
-/// The dead letters that a query means. Filters in the body are refused: not read there, they would
-/// leave all meant.
+/// The dead letters that a query selects. Filters in the body are refused: they would be ignored,
+/// so that all dead letters would be selected.
 pub(super) struct DeadLetters {
     filter: Query,
     dry_run: bool,
@@ -61,7 +61,7 @@ impl FromRequest<SharedDoor> for DeadLetters {
     }
 }
 
-/// The one part of a path that is not fixed.
+/// The variable segment of a path.
 pub(super) async fn segment(parts: &mut Parts, door: &SharedDoor) -> Result<String, Problem> {
     let named = Path::<String>::from_request_parts(parts, door).await;
     named
@@ -69,7 +69,7 @@ pub(super) async fn segment(parts: &mut Parts, door: &SharedDoor) -> Result<Stri
         .map_err(|_| Problem::new(Kind::NotFound, "the path is not UTF-8"))
 }
 
-/// How many mails something was done to.
+/// How many mails were changed.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Count)]
 pub(super) struct BulkCount {
@@ -80,7 +80,7 @@ pub(super) struct BulkCount {
 }
 
 impl BulkCount {
-    /// That so many were counted, and nothing was done.
+    /// Nothing was changed, and so many were counted.
     pub fn only(count: u64) -> Self {
         BulkCount {
             count,
@@ -94,8 +94,8 @@ impl BulkCount {
 pub(super) struct Purged {
     /// How many mails.
     count: u64,
-    /// How many of their recipients got them; of these there is no record any more. Absent where
-    /// nobody did.
+    /// How many of their recipients had received them; the records of these deliveries are deleted
+    /// as well. Absent if none had.
     #[serde(skip_serializing_if = "Option::is_none")]
     delivered: Option<u64>,
     /// Whether they were only counted.
@@ -103,8 +103,9 @@ pub(super) struct Purged {
 }
 
 impl Door {
-    /// Whether a visitor may know of the mail that a path is about. Of another's mail is said what
-    /// is said of one that there is not. Any other name than an id is looked for among their own.
+    /// Checks that a caller may see the mail that a path names. For another's mail the answer is
+    /// the same as for one that does not exist. Names other than ids are searched among the
+    /// caller's own mail.
     pub(super) async fn check_own(&self, visitor: &Caller, path: &str) -> Result<(), Problem> {
         let (Some(owner), Some((named, _))) = (visitor.sees_only(), access::mail_of(path)) else {
             return Ok(());
@@ -116,7 +117,7 @@ impl Door {
         }
     }
 
-    /// Whether this is a mail of this one.
+    /// Checks that this mail belongs to this submitter.
     pub(super) async fn own(&self, owner: &Submitter, id: MailId) -> Result<(), Problem> {
         let status = self.dispatcher.status(id).await?;
         if status.submitter.as_ref() == Some(owner) {
@@ -126,11 +127,12 @@ impl Door {
     }
 }
 
-/// Lists mails, the newest first; with a state that is pending, those that are due first. With the
-/// scope `send`, one's own.
+/// Lists mails, the newest first; with a pending state, by due time. With the scope `send`, one's
+/// own.
 ///
-/// What is asked by id, key, Message-ID or time is looked up; for all else mail is looked at, and
-/// no more of it for one page than `looked_at` says: a page may have few mails or none, and `next`.
+/// A query by id, key, Message-ID or time uses an index. Any other query searches a part of all
+/// mail for one page, as many mails as `looked_at` says: so a page may contain few mails or none,
+/// and still have a `next`.
 #[utoipa::path(
     get, path = "/v1/mails", tag = "mails",
     params(ListParams, Filters),
@@ -153,8 +155,8 @@ pub(super) async fn list(
 
 /// Counts mails, by state. With the scope `send`, one's own.
 ///
-/// One call looks at a part of all mail, the newest first: where there is more, `next` is the
-/// cursor to go on with, and the counts are to be added up.
+/// One call searches a part of all mail, the newest first. If there is more, `next` is the cursor
+/// for the next call, and the counts must be added up.
 #[utoipa::path(
     get, path = "/v1/mails/count", tag = "mails",
     params(
@@ -179,7 +181,7 @@ pub(super) async fn count(
     Ok(Json(door.dispatcher.count_some(query).await?))
 }
 
-/// Groups what is dead or deferred: by what was said, or by the recipients' domain.
+/// Groups dead or deferred deliveries by the server's answer, or by the recipients' domain.
 #[utoipa::path(
     get, path = "/v1/failures", tag = "mails",
     params(
@@ -199,14 +201,14 @@ pub(super) async fn failures(
     Ok(Json(door.dispatcher.failures(by, query).await?))
 }
 
-/// All that is known of a mail, and why it waits. It is named by its id, the first characters of it
-/// (at least four), its idempotency key, its Message-ID, or its sender; where that fits several the
-/// answer is 409 and names some. With the scope `send`, of one's own; of another's the answer is
-/// 404.
+/// The record of a mail, and why it waits. It is named by its id, the first characters of it (at
+/// least four), its idempotency key, its Message-ID, or its sender. If the name matches several
+/// mails, the answer is 409 and lists some. With the scope `send`, of one's own mail; for another's
+/// the answer is 404.
 ///
-/// A sender, and a key or a Message-ID that is in no index, is looked for among all mail, a part of
-/// it at each call: where there is more, the answer is 409 with `next`, the `cursor` for the next
-/// call, and `mails`, what it fitted so far.
+/// A sender, and a key or a Message-ID that is in no index, is searched among all mail, a part of
+/// it in each call. If there is more, the answer is 409 with `next`, the `cursor` for the next
+/// call, and `mails`, those that matched so far.
 #[utoipa::path(
     get, path = "/v1/mails/{id}", tag = "mails",
     params(
@@ -255,7 +257,7 @@ pub(super) async fn raw(
     PathId(id): PathId,
 ) -> Result<Response, Problem> {
     let (message, _reader) = door.message(id).await?;
-    // What a stranger wrote must never run in a browser as if it came from here.
+    // A stranger's content must never run in a browser under this origin.
     let headers = [
         (header::CONTENT_TYPE, "message/rfc822".to_owned()),
         (
@@ -271,7 +273,7 @@ pub(super) async fn raw(
     Ok((headers, message).into_response())
 }
 
-/// Withdraws a mail: every recipient's that is not being sent and has not ended. With the scope
+/// Cancels a mail: all deliveries that have not ended and are not being sent. With the scope
 /// `send`, one's own mail.
 #[utoipa::path(
     post, path = "/v1/mails/{id}/cancel", tag = "mails",
@@ -297,7 +299,7 @@ pub(super) async fn cancel(
     Ok(Json(visitor.acts_on(&door.dispatcher).cancel(id).await?))
 }
 
-/// Queues a mail's dead deliveries again, or cancelled ones where none is dead, with a full count
+/// Queues a mail's dead deliveries again, or the cancelled ones if none is dead, with a new count
 /// of attempts; makes deferred ones due at once.
 #[utoipa::path(
     post, path = "/v1/mails/{id}/retry", tag = "mails",
@@ -323,7 +325,7 @@ pub(super) async fn retry(
     Ok(Json(visitor.acts_on(&door.dispatcher).retry(id).await?))
 }
 
-/// Retries every mail with a dead delivery that the filters admit.
+/// Retries every mail with a dead delivery that the filters match.
 #[utoipa::path(
     post, path = "/v1/dead/retry", tag = "dead letters",
     params(Filters, DryRun),
@@ -343,8 +345,8 @@ pub(super) async fn retry_dead(
     }))
 }
 
-/// Deletes every finished mail with a dead delivery that the filters admit, and with it the record
-/// of its recipients who got it: how many those were is in the answer.
+/// Deletes every ended mail with a dead delivery that the filters match, with the records of
+/// recipients who received it; the answer says how many those were.
 #[utoipa::path(
     delete, path = "/v1/dead", tag = "dead letters",
     params(Filters, DryRun),

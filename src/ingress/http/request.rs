@@ -1,4 +1,4 @@
-//! A mail as JSON, and how it becomes a [`Mail`]. `reading.rs` reads it.
+//! The JSON form of a mail, and how it becomes a [`Mail`]. `reading.rs` parses it.
 
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -12,13 +12,13 @@ use crate::mail::{
 };
 use crate::{TemplateError, Templates};
 
-/// The most other forms of one mail.
+/// The most alternative forms of one mail.
 const MAX_ALTERNATIVES: usize = 20;
 
 /// The most files of one mail.
 const MAX_ATTACHMENTS: usize = 1_000;
 
-/// More tags than a mail may have, so that too many of them are counted and not read without end.
+/// The most tags that are parsed; a mail may have fewer.
 const MAX_TAGS: usize = 1_000;
 
 /// A mail to be sent.
@@ -68,43 +68,43 @@ pub(super) struct MailRequest {
     delay: Option<Span>,
     /// Expires this long after it was accepted.
     expires_in: Option<Span>,
-    /// Two mails with one key are one mail. Equals the header `Idempotency-Key`.
+    /// Two mails with the same key are one mail. The same as the header field `Idempotency-Key`.
     idempotency_key: Option<String>,
     /// Words to find it by, and for routes to match.
     #[serde(default, deserialize_with = "few::<_, _, MAX_TAGS>")]
     tags: Option<Vec<String>>,
-    /// What to do when it cannot be known whether a server took it; `at_least_once` when absent.
+    /// What to do when it is unknown whether a server took the mail; `at_least_once` when absent.
     #[serde(default, deserialize_with = "name")]
     guarantee: Option<Guarantee>,
-    /// The list that it is mail of; its recipients can leave that list alone.
+    /// The mailing list that it belongs to; recipients can unsubscribe from that list alone.
     #[schema(example = "news")]
     list: Option<String>,
 }
 
-/// A template, and what it is to say.
+/// A template with its data.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, expecting = "a template as an object")]
 pub(super) struct TemplateRequest {
-    /// Its name; in a batch, the batch's own where it is absent.
+    /// Its name; in a batch, the batch's template when absent.
     #[schema(required = true, nullable = false, example = "welcome")]
     name: Option<String>,
-    /// The values of its variables; in a batch, on top of the batch's own.
+    /// The values of its variables; in a batch, in addition to the batch's.
     data: Option<TemplateData>,
-    /// The language; the nearest that there is is taken.
+    /// The language; the closest available one is used.
     #[schema(example = "pt-BR")]
     locale: Option<String>,
 }
 
-/// What a request is composed with.
+/// What a mail is composed with besides its request.
 #[derive(Clone, Copy)]
 pub(super) struct ComposeContext<'a> {
-    /// The templates there are.
+    /// The available templates.
     pub templates: &'a Templates,
-    /// What a batch says of all its mails.
+    /// The template of the batch, for all its mails.
     pub shared: Option<&'a TemplateRequest>,
 }
 
-/// Why a request does not become a mail.
+/// Why a request cannot become a mail.
 pub(super) enum SubmissionError {
     Mail(MailError),
     Template(TemplateError),
@@ -232,7 +232,7 @@ impl MailRequest {
         Ok(mail.build()?.with_options(options)?)
     }
 
-    /// What the template makes, where one is asked for.
+    /// The rendered template, if the request names one.
     fn content(&self, context: ComposeContext<'_>) -> Result<Option<Content>, SubmissionError> {
         let says_itself = self.text.is_some() || self.html.is_some();
         let template = match (&self.template, context.shared) {
@@ -261,7 +261,7 @@ impl MailRequest {
 }
 
 impl TemplateRequest {
-    /// What one mail of a batch says, where it says something, and what the batch says of all.
+    /// The template of a mail, with the values of the batch where it gives none.
     fn on_top_of(&self, shared: &TemplateRequest) -> TemplateRequest {
         let mut data = shared.data.clone().unwrap_or_default();
         let own = self.data.iter().flat_map(|data| &data.0);

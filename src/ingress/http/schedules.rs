@@ -29,11 +29,11 @@ pub(super) async fn list(State(door): State<SharedDoor>) -> Json<ScheduleList> {
     })
 }
 
-/// Makes a mail of what a schedule says, which is what `POST /v1/mails` takes, under this
+/// Creates a mail from a schedule's request, which has the form of `POST /v1/mails`, under this
 /// idempotency key.
 ///
 /// # Errors
-/// The first field that is wrong, as `.to[0]`, and why.
+/// The first wrong field, such as `.to[0]`, and the reason.
 pub fn read_scheduled(
     mail: &Map<String, Value>,
     key: &str,

@@ -1,5 +1,5 @@
-//! How much was accepted, delivered, deferred and dead, how much waited, and how long it took, in
-//! steps of time: what plots are made of.
+//! Time series: how much mail was accepted, delivered, deferred and dead, how much waited, and how
+//! long it took. The page's plots show them.
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
@@ -10,10 +10,10 @@ use super::problem::Problem;
 use crate::dispatch::{Series, SeriesQuery};
 use crate::mail::{Timestamp, parse_span};
 
-/// What happened, in steps of time, of all together or of one relay.
+/// The time series of all relays together, or of one.
 ///
-/// Steps of 10 seconds are kept for a day, of 10 minutes for 90 days; `step` in the answer says
-/// which were taken. There is a point for each, also where nothing happened.
+/// Steps of 10 seconds are kept for a day, steps of 10 minutes for 90 days; `step` in the answer
+/// says which are returned. Each step has a point, even if nothing happened.
 #[utoipa::path(
     get, path = "/v1/series", tag = "service",
     params(
@@ -55,7 +55,7 @@ pub(super) async fn series(
     Ok(Json(door.dispatcher.series(wanted).await?))
 }
 
-/// A time, or how long it is ago.
+/// A time, or a span before now.
 pub(super) fn time(given: &str, now: Timestamp) -> Result<Timestamp, String> {
     if let Ok(at) = given.parse() {
         return Ok(at);

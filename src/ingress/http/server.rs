@@ -1,4 +1,5 @@
-//! The listener: takes connections, bounds their number and their time, and ends them in order.
+//! The listener's loop: accepts connections, limits their number and their duration, and closes
+//! them in order.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -27,21 +28,21 @@ use super::progress::WorkDone;
 use super::{Limits, SharedDoor, large_answer};
 use crate::ingress::admission::ConnectionPlace;
 
-/// How long the listener rests when the system has no more connections to give, such as file
+/// How long to wait when the system has no more resources for connections, such as file
 /// descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How many are told at once why they are turned away; the others are just closed.
+/// How many refused clients are answered at a time; other refused connections are just closed.
 const REFUSALS_AT_ONCE: usize = 32;
 
-/// How long a client that is turned away has to read why.
+/// How long a refused client has to read the answer.
 const CLOSE_LINGER: Duration = Duration::from_secs(1);
 
-/// How many bytes of an answer the system takes that it cannot send yet.
+/// How many bytes of an answer the kernel buffers beyond those in flight.
 #[cfg(target_os = "linux")]
 const UNSENT_BYTES: u32 = 128 * 1024;
 
-/// Serves until `shutdown` says so; then finishes the requests that have begun, for at most
+/// Serves until `shutdown` becomes true; then finishes the requests that have begun, for at most
 /// `limits.drain_timeout`.
 pub(super) async fn run(listener: TcpListener, door: SharedDoor, router: Router) {
     let refusals = Arc::new(Semaphore::new(REFUSALS_AT_ONCE));
@@ -79,7 +80,7 @@ pub(super) async fn run(listener: TcpListener, door: SharedDoor, router: Router)
             let (peer, reason) = (peer.ip(), refused.reason);
             tracing::warn!(%peer, reason, left_out, "HTTP connection refused");
         }
-        // Behind TLS there is nothing to be said in the clear; and they who are told why keep a
+        // With TLS, a refusal cannot be sent in cleartext; and each answered client uses a file
         // descriptor for a while.
         if !door.tls.is_on()
             && let Ok(place) = refusals.clone().try_acquire_owned()
@@ -104,7 +105,7 @@ pub(super) async fn run(listener: TcpListener, door: SharedDoor, router: Router)
     }
 }
 
-/// Why a connection is not served.
+/// Why a connection is refused.
 struct RefusedConnection {
     kind: Kind,
     reason: &'static str,
@@ -129,17 +130,17 @@ fn let_in(door: &SharedDoor, peer: IpAddr) -> Result<ConnectionPlace, RefusedCon
         })
 }
 
-/// Waits until `shutdown` holds true, or nobody can make it so any more.
+/// Waits until `shutdown` is true, or its sender is dropped.
 pub(super) async fn stopped(mut shutdown: watch::Receiver<bool>) {
     let _ = shutdown.wait_for(|stop| *stop).await;
 }
 
-/// Serves one connection until it ends; behind TLS where there is a certificate.
+/// Serves one connection until it ends, with TLS if there is a certificate.
 async fn welcome(stream: TcpStream, peer: SocketAddr, door: SharedDoor, router: Router) {
     // Answers are small, and a client waits for each.
     let _ = stream.set_nodelay(true);
-    // What a client does not take stays here, where it is shared, and does not fill the system's
-    // memory: of what cannot be sent yet it would take megabytes for each.
+    // What a client does not read stays in our memory, which is limited in common, instead of
+    // megabytes of kernel memory for each connection.
     #[cfg(target_os = "linux")]
     let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES);
     let Some(tls) = door.tls.acceptor() else {
@@ -248,8 +249,8 @@ async fn answer(
     Ok(response)
 }
 
-/// A field that is there more than once and that every reader would take for another one: the name
-/// asked for (RFC 9112 §3.2), who asks, and what the body is.
+/// A header field that occurs more than once and that different parsers would read differently: the
+/// host (RFC 9112 §3.2), the credentials, and the body's type.
 fn given_twice(headers: &HeaderMap) -> Option<HeaderName> {
     let once = [
         header::HOST,
@@ -261,14 +262,13 @@ fn given_twice(headers: &HeaderMap) -> Option<HeaderName> {
         .find(|name| headers.get_all(name).iter().nth(1).is_some())
 }
 
-/// Tells the log and the metrics of a request that is not let in, and lets one wait that shows a
-/// token which is none.
+/// Logs and counts a refused request, and delays the answer to a wrong token.
 async fn refused(door: &SharedDoor, peer: IpAddr, refusal: AccessRefusal) -> AccessRefusal {
     let (reason, counted) = (refusal.reason(), refusal.counted());
     door.dispatcher.turned_away(counted);
     if let Some(left_out) = door.log_throttle.admit_line(Instant::now()) {
         match counted {
-            // Every browser asks before it signs in.
+            // Every browser sends requests before it signs in.
             "nobody" => tracing::info!(%peer, reason, left_out, "HTTP request without a token"),
             _ => tracing::warn!(%peer, refused = counted, reason, left_out, "HTTP request refused"),
         }
@@ -280,8 +280,7 @@ async fn refused(door: &SharedDoor, peer: IpAddr, refusal: AccessRefusal) -> Acc
     }
 }
 
-/// Has somebody wait who showed a secret that is none, longer with each; returns whether those were
-/// too many.
+/// Delays a client that presented a wrong secret, longer with each; returns whether it is banned.
 pub(super) async fn guessed(door: &SharedDoor, peer: IpAddr) -> bool {
     let dispatcher = door.dispatcher.from_address(peer);
     dispatcher.note_refused_login(None);
@@ -293,11 +292,11 @@ pub(super) async fn guessed(door: &SharedDoor, peer: IpAddr) -> bool {
     failed.is_banned
 }
 
-/// What people read who follow a link: the form of errors for programs says nothing to them.
+/// The error page for people who follow a link.
 const HTML: &str = "text/html; charset=utf-8";
 
-/// Gives an error that the router made, for an unknown path or method, the form that all errors
-/// have.
+/// Converts an error response of the router, for an unknown path or method, into a problem
+/// document.
 fn as_problem(response: Response) -> Response {
     let status = response.status();
     let is_error = status.is_client_error() || status.is_server_error();
@@ -317,7 +316,7 @@ fn as_problem(response: Response) -> Response {
     problem
 }
 
-/// Tells a client why it is not served, and closes.
+/// Answers a client that is refused, and closes the connection.
 async fn turn_away(mut stream: TcpStream, problem: Problem) {
     let status = match problem.status() {
         429 => "429 Too Many Requests",
@@ -335,8 +334,8 @@ async fn turn_away(mut stream: TcpStream, problem: Problem) {
     let said = async {
         stream.write_all(answer.as_bytes()).await?;
         stream.shutdown().await?;
-        // Closing with a request unread would reset the connection, and the client might not see
-        // the answer.
+        // Closing with unread bytes would reset the connection, and the client might lose the
+        // answer.
         let mut unread = [0; 4096];
         while stream.read(&mut unread).await? > 0 {}
         std::io::Result::Ok(())

@@ -1,8 +1,8 @@
-//! Signing in from a browser: a token is exchanged for a cookie, so that no token stands in an
-//! address, in storage that a script can read, or in what the page's scripts send.
+//! Sign-in from a browser: a token is exchanged for a cookie, so that no token is in a URL, in
+//! storage that a script can read, or in requests of the page's scripts.
 //!
-//! *Invariants:* a cookie allows what its token allows at that moment, and nothing once the token
-//! is gone; it is believed only where the request says that it comes from this door's own page.
+//! *Invariants:* a cookie permits what its token permits at that moment, and nothing once the token
+//! was removed; it is accepted only from this listener's own page.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,21 +21,22 @@ use super::access::Caller;
 use super::token::{Scope, Token};
 use super::{SharedDoor, problem::Problem};
 
-/// How long somebody who signed in stays so.
+/// How long a session lasts.
 const SESSION_LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
 
-/// The most sessions at once; the one that ends first makes room.
+/// The most sessions at once; a further one replaces the one that ends first.
 const MAX_SESSIONS: usize = 1000;
 
-/// Who is signed in. Clones share it.
+/// The open sessions. Clones share them.
 #[derive(Clone)]
 pub(super) struct Sessions {
-    /// The cookie's name. It bears the port, because cookies of one host are sent to all its ports.
+    /// The cookie's name. It contains the port, because browsers send a host's cookies to all its
+    /// ports.
     cookie: String,
     open: Arc<Mutex<HashMap<String, LoginSession>>>,
 }
 
-/// Somebody who is signed in, with the token that was shown.
+/// A session, with the token that was presented.
 struct LoginSession {
     name: String,
     secret: SecretString,
@@ -43,7 +44,7 @@ struct LoginSession {
 }
 
 impl Sessions {
-    /// Nobody yet, at the door on this port.
+    /// No session yet, for the listener on this port.
     pub fn new(port: u16) -> Self {
         Sessions {
             cookie: format!("postrider-{port}"),
@@ -51,7 +52,7 @@ impl Sessions {
         }
     }
 
-    /// Signs in whoever has shown this token. Returns the cookie.
+    /// Begins a session for a token. Returns the cookie.
     pub fn sign_in(&self, token: &Token, is_secure: bool) -> String {
         let key: String = (0..4)
             .map(|_| format!("{:016x}", rand::random::<u64>()))
@@ -77,7 +78,7 @@ impl Sessions {
         self.cookie(&key, SESSION_LIFETIME, is_secure)
     }
 
-    /// Signs out whoever sends these cookies. Returns the cookie that takes theirs away.
+    /// Ends the session of these cookies. Returns the cookie that deletes it in the browser.
     pub fn sign_out(&self, headers: &HeaderMap, is_secure: bool) -> String {
         if let Some(key) = self.key(headers) {
             self.open.lock().remove(key);
@@ -85,12 +86,12 @@ impl Sessions {
         self.cookie("", Duration::ZERO, is_secure)
     }
 
-    /// Whether a cookie of this door is there at all.
+    /// Whether a cookie of this listener is there.
     pub fn is_named(&self, headers: &HeaderMap) -> bool {
         self.key(headers).is_some()
     }
 
-    /// The token that was shown for the cookie, where it is still one of these.
+    /// The token of the cookie's session, if it is still one of `tokens`.
     pub fn token<'a>(&self, tokens: &'a [Token], headers: &HeaderMap) -> Option<&'a Token> {
         let key = self.key(headers)?;
         let open = self.open.lock();
@@ -113,7 +114,8 @@ impl Sessions {
         pairs.find(|(name, _)| ours(name)).map(|(_, key)| key)
     }
 
-    /// As RFC 6265bis has it: for no script, for no other site, and under TLS for no other host.
+    /// The cookie, by RFC 6265bis: not readable for scripts, not sent from other sites, and with
+    /// TLS bound to this host.
     fn cookie(&self, key: &str, age: Duration, is_secure: bool) -> String {
         let (prefix, secure) = if is_secure {
             ("__Host-", "; Secure")
@@ -128,7 +130,7 @@ impl Sessions {
     }
 }
 
-/// Whether the browser came over TLS, which ends at a proxy before this door.
+/// Whether the browser uses TLS, which a proxy before this listener may terminate.
 fn is_secure(headers: &HeaderMap) -> bool {
     let starts = |name: &str, with: &str| {
         headers
@@ -139,21 +141,21 @@ fn is_secure(headers: &HeaderMap) -> bool {
     starts("origin", "https://") || starts("x-forwarded-proto", "https")
 }
 
-/// Who asks, what they may do, and which service answers.
+/// The caller, its scope, and the service that answers.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct WhoAmI {
-    /// The token's name; null where the door has no tokens.
+    /// The token's name; null if the listener has no tokens.
     name: Option<String>,
-    /// What the token allows.
+    /// The token's scope.
     scope: Scope,
-    /// This run of the service; another after a restart.
+    /// An id of this run of the service.
     instance: String,
     /// The machine that it runs on.
     node: String,
     /// The service's version.
     version: &'static str,
-    /// The id of the newest event: a stream of events `since` this one misses nothing that happens
-    /// from now on. Null for the scope `send`.
+    /// The id of the newest event: an event stream `since` this one misses nothing. Null for the
+    /// scope `send`.
     event: Option<String>,
 }
 
@@ -172,8 +174,8 @@ fn who(door: &SharedDoor, visitor: Caller) -> Json<WhoAmI> {
 
 /// Signs in: exchanges a token for a cookie that no script can read.
 ///
-/// The cookie allows what the token allows, for twelve hours, and only to pages of this door.
-/// Where the door has no tokens there is nothing to exchange, and no cookie is set.
+/// The cookie permits what the token permits, for twelve hours, and only to this listener's own
+/// page. If the listener has no tokens, no cookie is set.
 #[utoipa::path(
     post, path = "/v1/session", tag = "service", operation_id = "sign_in",
     responses((
@@ -195,7 +197,7 @@ pub(super) async fn sign_in(
     Ok(response)
 }
 
-/// Who asks, what they may do, and which service answers.
+/// The caller, its scope, and the service that answers.
 #[utoipa::path(
     get, path = "/v1/session", tag = "service", operation_id = "session",
     responses((status = 200, description = "Who asks", body = WhoAmI)),
@@ -207,7 +209,7 @@ pub(super) async fn session(
     who(&door, visitor)
 }
 
-/// Signs out: the cookie is worth nothing from now on.
+/// Signs out: the cookie is invalid from now on.
 #[utoipa::path(
     delete, path = "/v1/session", tag = "service", operation_id = "sign_out",
     responses((status = 204, description = "Signed out")),

@@ -1,4 +1,4 @@
-//! The door's settings: where it listens, who may use it, how it is secured, and its limits.
+//! The listener's settings: address, tokens, TLS, and limits.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,29 +11,29 @@ use super::token::{MAX_SECRET, Token};
 use crate::ingress::tls::{self, TlsError};
 use crate::ingress::{Networks, TlsFiles, limits};
 
-/// How the door is set up.
+/// The settings of the HTTP listener.
 #[derive(Clone, Debug)]
 pub struct HttpSettings {
-    /// Where it listens; port 0 takes any that is free.
+    /// The address to listen on; port 0 selects a free one.
     pub listen: SocketAddr,
-    /// Who may do what. None is allowed on loopback and for trusted networks only, and lets every
-    /// program there do everything.
+    /// The tokens. None are permitted only on loopback and for trusted networks; every program
+    /// there may then do everything.
     pub tokens: Vec<Token>,
-    /// What one client can take.
+    /// The limits for clients.
     pub limits: Limits,
 }
 
-/// What clients can take of the service.
+/// The limits for clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The most connections; one more is told to come back later.
+    /// The most connections; a further one is refused with the advice to come back later.
     pub connections: usize,
     /// The most connections from one address (for IPv6, one /64 network); at most three quarters of
     /// all.
     pub connections_per_peer: usize,
-    /// Wrong tokens from one address, after which it is not heard for `ban_time`; 0 for never.
+    /// The number of wrong tokens after which an address is banned for `ban_time`; 0 for never.
     pub ban_after: u32,
-    /// How long an address is not heard that showed too many wrong tokens.
+    /// How long an address is banned that presented too many wrong tokens.
     pub ban_time: Duration,
     /// How long a request's head may take to arrive, and a connection may stay idle.
     pub header_timeout: Duration,
@@ -41,11 +41,11 @@ pub struct Limits {
     pub body_timeout: Duration,
     /// How long an answer may take from the request's head on, the body's arrival included.
     pub answer_timeout: Duration,
-    /// How long a client may refuse to take more of an answer.
+    /// How long a client may stop reading an answer.
     pub write_timeout: Duration,
-    /// How long requests that have begun may go on when the door closes.
+    /// How long requests that have begun may continue at a shutdown.
     pub drain_timeout: Duration,
-    /// The most bytes that the bodies of all requests together take, and as many for answers.
+    /// The most bytes that the bodies of all requests together take; the same again for answers.
     pub held_bytes: usize,
 }
 
@@ -66,12 +66,12 @@ impl Default for Limits {
     }
 }
 
-/// How the door is secured by more than its tokens.
+/// TLS and trusted networks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Security {
-    /// The certificate; with one here, the door speaks TLS and nothing else.
+    /// The certificate; with one, the listener speaks only TLS.
     pub tls: Option<TlsFiles>,
-    /// Networks whose programs need no token and may do everything. With a list here and no tokens,
+    /// Networks whose programs need no token and may do everything. With such a list and no tokens,
     /// nobody else is served.
     pub trusted_networks: Networks,
 }
@@ -89,8 +89,8 @@ pub(super) fn acceptor(files: Option<&TlsFiles>) -> Result<Option<TlsAcceptor>, 
 }
 
 impl HttpSettings {
-    /// Everything that is wrong with these settings, the certificate's files included: what passes
-    /// here can be opened, as far as the address can be had.
+    /// All mistakes in these settings, those in the certificate's files included. Settings without
+    /// one can be bound, if the address is free.
     pub fn mistakes(&self, security: &Security) -> Vec<HttpError> {
         let is_open = security.trusted_networks.is_empty();
         let mut mistakes = token_mistakes(self.listen, &self.tokens, is_open);
@@ -100,8 +100,8 @@ impl HttpSettings {
     }
 }
 
-/// What is wrong with the tokens of a door at `listen`; `is_open` unless only trusted networks are
-/// served without one.
+/// The mistakes in the tokens of a listener on `listen`. `is_open` means that clients outside
+/// trusted networks are served without a token.
 pub(super) fn token_mistakes(
     listen: SocketAddr,
     tokens: &[Token],
@@ -115,7 +115,7 @@ pub(super) fn token_mistakes(
     for (index, token) in tokens.iter().enumerate() {
         let secret = token.secret.expose_secret();
         let earlier = &tokens[..index];
-        // `Authorization: Bearer` has to carry it (RFC 6750 §2.1).
+        // It must fit into `Authorization: Bearer` (RFC 6750 §2.1).
         if !(1..=MAX_SECRET).contains(&secret.len())
             || !secret.bytes().all(|byte| byte.is_ascii_graphic())
         {
@@ -157,14 +157,14 @@ impl Limits {
     }
 }
 
-/// Why the door cannot be opened, or its tokens not be replaced. Each has the key of the section
-/// `http` that is to be mended.
+/// Why the listener cannot be opened, or its tokens cannot be replaced. Each names the key of the
+/// section `http` that must be corrected.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", self.message())]
 pub enum HttpError {
-    /// Others than this machine could submit mail without a token.
+    /// Other machines could submit mail without a token.
     OpenDoor(SocketAddr),
-    /// A secret that no header can carry: the token's index, and its name.
+    /// A secret that a header field cannot contain: the token's index, and its name.
     BadToken(usize, String),
     /// A token whose secret is that of an earlier one: both indices.
     SameSecret(usize, usize),
@@ -179,7 +179,7 @@ pub enum HttpError {
         /// What is wrong; names the file.
         reason: String,
     },
-    /// The address cannot be had.
+    /// The address cannot be bound.
     Listen {
         /// The address.
         listen: SocketAddr,
@@ -189,7 +189,7 @@ pub enum HttpError {
 }
 
 impl HttpError {
-    /// The key that is to be mended, below `http`.
+    /// The key that must be corrected, below `http`.
     pub fn key(&self) -> String {
         match self {
             HttpError::OpenDoor(_) => "tokens".to_owned(),
@@ -203,7 +203,7 @@ impl HttpError {
         }
     }
 
-    /// What is wrong, and the way out.
+    /// What is wrong, and what to do.
     pub fn reason(&self) -> String {
         match self {
             HttpError::OpenDoor(listen) => format!(

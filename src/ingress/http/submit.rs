@@ -1,5 +1,5 @@
 //! Accepts mail: one, as JSON or as a finished message, or a batch. It answers only after the
-//! dispatcher has made the mail as durable as the answer says.
+//! dispatcher has made the mail durable.
 
 use std::time::Duration;
 
@@ -31,17 +31,17 @@ use crate::spool::Durability;
 /// The most mails in one batch.
 const MAX_BATCH: usize = 500;
 
-/// The most bytes that templates make for one batch.
+/// The most bytes that templates may render for one batch.
 const MAX_MADE: usize = 64 * 1024 * 1024;
 
-/// Bodies above this size are read on a thread of their own, because composing them would hold up
-/// what else is served.
+/// Bodies above this size are parsed on a blocking thread, because composing them would delay other
+/// requests.
 const LARGE_BODY: usize = 256 * 1024;
 
-/// What is left of the largest JSON for everything but the largest message in base64.
+/// The room in the largest JSON for everything besides the message.
 const JSON_MARGIN: usize = 1024 * 1024;
 
-/// The largest JSON that is read of a mail: the largest message in base64, and some more.
+/// The largest accepted JSON of a mail: the largest message in base64, and some more.
 pub(super) fn max_json(dispatcher: &Dispatcher) -> usize {
     dispatcher.max_message_size() / 3 * 4 + JSON_MARGIN
 }
@@ -49,22 +49,22 @@ pub(super) fn max_json(dispatcher: &Dispatcher) -> usize {
 /// A mail was accepted.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Accepted {
-    /// The mail's name; that of the earlier mail where the key was seen before.
+    /// The mail's id; that of the earlier mail if the idempotency key was used before.
     id: MailId,
-    /// Its state; absent where an earlier mail is not kept any more.
+    /// Its state; absent if an earlier mail is not kept any more.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     state: Option<MailState>,
-    /// Whether the idempotency key was seen before, so that nothing new was accepted.
+    /// Whether the idempotency key was used before, so that nothing new was accepted.
     duplicate: bool,
-    /// What is promised.
+    /// The durability that is promised.
     durability: Durability,
-    /// The recipients that are not to get mail; their deliveries are dead as `suppressed`.
+    /// The suppressed recipients; their deliveries are dead as `suppressed`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     suppressed: Vec<Address>,
-    /// Where an end user who waits for the mail can see what became of it, without a token; absent
-    /// unless `[status]` lets them.
+    /// A URL where an end user can see the status of the mail, without a token; absent without
+    /// `[status]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     status_url: Option<String>,
@@ -79,12 +79,12 @@ pub(super) struct BatchDocument {
     #[schema(max_items = 500)]
     #[expect(dead_code, reason = "only describes what `Batch` reads")]
     mails: Vec<MailRequest>,
-    /// A template for all mails that give neither text nor HTML; each may add data of its own.
+    /// A template for all mails that have neither text nor HTML; each may add data of its own.
     #[expect(dead_code, reason = "only describes what `Batch` reads")]
     template: Option<TemplateRequest>,
 }
 
-/// A batch whose mails are not read yet, so that a mistake in one says nothing about the others.
+/// A batch whose mails are not parsed yet, so that a mistake in one does not affect the others.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a batch as an object")]
 struct BatchRequest<'a> {
@@ -93,27 +93,27 @@ struct BatchRequest<'a> {
     template: Option<TemplateRequest>,
 }
 
-/// What became of a batch's mails.
+/// The results of a batch.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct BatchResult {
     /// One for each mail, in order.
     results: Vec<BatchItem>,
 }
 
-/// What became of one mail of a batch.
+/// The result of one mail of a batch.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub(super) enum BatchItem {
     /// It was accepted.
     Accepted(Accepted),
-    /// It was not.
+    /// It was refused.
     Refused(Problem),
 }
 
 /// Submits a mail.
 ///
-/// The answer is sent only after the mail is as durable as it says. As JSON, or as a finished
-/// message with `Content-Type: message/rfc822`, whose envelope and options are then in the query.
+/// The answer is sent only after the mail is durable. The mail is JSON, or a finished message with
+/// `Content-Type: message/rfc822`, whose envelope and options are then in the query.
 #[utoipa::path(
     post, path = "/v1/mails", tag = "mails",
     params(
@@ -192,8 +192,8 @@ pub(super) async fn submit(
 
 /// Submits up to 500 mails at once.
 ///
-/// All that are valid are made durable together. Each has its own result, in order: as `POST
-/// /v1/mails` answers, or a problem. Each mail carries its own `idempotency_key`.
+/// All valid mails are made durable together. Each has its own result, in order: the answer of
+/// `POST /v1/mails`, or a problem. Each mail has its own `idempotency_key`.
 #[utoipa::path(
     post, path = "/v1/mails/batch", tag = "mails",
     request_body(content = BatchDocument, content_type = "application/json"),
@@ -224,8 +224,8 @@ pub(super) async fn submit_batch(
 }
 
 impl Door {
-    /// Reads what is held here, or on a thread of its own where that is much to do. The room that
-    /// it takes comes back with what was read.
+    /// Parses a body here, or on a blocking thread if it is large. Also returns the memory that the
+    /// body has reserved.
     pub(super) async fn off_task<T, F>(
         &self,
         held: HeldBody,
@@ -242,7 +242,7 @@ impl Door {
 
         let closed = |_| Problem::new(Kind::Internal, "the request could not be read");
         let reader = self.readers.clone().acquire_owned().await.map_err(closed)?;
-        // It goes on where whoever asked has gone; so the room stays with it.
+        // The thread continues if the client has disconnected, so it keeps the memory reserved.
         let reading = tokio::task::spawn_blocking(move || {
             let done = read(&held.bytes);
             drop((held.bytes, reader));
@@ -303,7 +303,7 @@ impl Door {
         Ok(results)
     }
 
-    /// What is answered for a receipt; `state` is that of a new mail.
+    /// The answer for a receipt; `state` is that of a new mail.
     async fn accepted(&self, receipt: Receipt, state: MailState) -> Accepted {
         let state = match receipt {
             Receipt {
@@ -338,7 +338,7 @@ impl Door {
     }
 }
 
-/// The state in which a new mail is accepted.
+/// The state of a new mail.
 fn first_state(mail: &Mail) -> MailState {
     let waits = match mail.options().send {
         None => false,
@@ -382,7 +382,7 @@ fn read_batch(json: &[u8], templates: &Templates) -> Result<Vec<Result<Mail, Pro
     let mut made = 0;
     let mails = batch.mails.0.into_iter();
     let read = |mail: &RawValue| {
-        // What templates make of a small batch need not be small.
+        // Templates may render much for a small batch.
         if made > MAX_MADE {
             let detail =
                 "the mails before it became too large together: submit it with fewer others";
@@ -398,7 +398,7 @@ fn read_batch(json: &[u8], templates: &Templates) -> Result<Vec<Result<Mail, Pro
     Ok(mails.map(read).collect())
 }
 
-/// Whether a request may ask for a template, which has more work in it than it shows.
+/// Whether a request may name a template, which is more work than its size suggests.
 fn has_template(json: &[u8]) -> bool {
     memchr::memmem::find(json, b"\"template\"").is_some()
 }
@@ -416,8 +416,8 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     }
 }
 
-/// Does `work` to its end, though whoever asked is gone or has waited too long, and keeps the room
-/// of what it works on until then.
+/// Finishes `work` even if the client has disconnected or timed out, and keeps the memory reserved
+/// until then.
 async fn holding<T, F>(room: ReservedMemory, work: F) -> Result<T, Problem>
 where
     T: Send + 'static,

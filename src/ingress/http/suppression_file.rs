@@ -1,4 +1,4 @@
-//! Suppressed addresses as a CSV file: reads it line by line, and writes it.
+//! Suppressed addresses as a CSV file: parses it line by line, and writes it.
 
 use std::cell::Cell;
 use std::io::{self, Cursor, Read};
@@ -10,17 +10,18 @@ use utoipa::ToSchema;
 use crate::SuppressionReason;
 use crate::mail::{Address, Timestamp};
 
-/// The longest list's name and note that are taken.
+/// The longest name of a list and the longest note, in characters.
 const MAX_LIST: usize = 100;
 const MAX_NOTE: usize = 500;
-/// The longest line, in bytes: far more than all fields together may have.
+/// The longest line in bytes: far more than all fields together can have.
 const MAX_LINE: usize = 64 * 1024;
-/// How a cell begins that a spreadsheet would compute, or that begins with the mark of such a one.
+/// The first characters of a cell that a spreadsheet would evaluate, or of one that is marked as
+/// such.
 const FORMULA_STARTS: [char; 5] = ['=', '+', '-', '@', '\''];
 /// The columns of a file, in the order in which they are written.
 pub(super) const COLUMNS: [&str; 6] = ["address", "reason", "list", "since", "until", "note"];
 
-/// What stands on one line.
+/// The content of a line.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct SuppressionLine {
     pub address: Address,
@@ -31,15 +32,15 @@ pub(super) struct SuppressionLine {
     pub note: Option<String>,
 }
 
-/// A line that was not understood.
+/// A line with a mistake.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct WrongLine {
     line: u64,
     detail: String,
 }
 
-/// What stands on each line of a file that holds anything, or why it is not understood. An error
-/// where the file is no CSV from there on.
+/// The content of each line that is not empty, or its mistake. An error if the file is not CSV from
+/// there on.
 pub(super) fn lines(
     file: impl Read,
 ) -> impl Iterator<Item = Result<Result<SuppressionLine, WrongLine>, csv::Error>> {
@@ -49,7 +50,7 @@ pub(super) fn lines(
         unended: unended.clone(),
     };
 
-    // What it looks like is told by its first line.
+    // The first line shows the delimiter and the columns.
     let mut first = Vec::new();
     let mut is_read = Ok(());
     while is_read.is_ok() && !first.ends_with(b"\n") {
@@ -62,7 +63,7 @@ pub(super) fn lines(
     }
 
     let skipped = first.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&first);
-    // Where lines end in CRLF the reader is one behind with the number of each after the first.
+    // With CRLF the reader's line number is one too low after the first line.
     let behind = u64::from(skipped.ends_with(b"\r\n"));
     let reader = csv::ReaderBuilder::new()
         .has_headers(false)
@@ -83,7 +84,7 @@ pub(super) fn lines(
         if columns.is_none() {
             let named: Vec<String> = record.iter().map(str::to_lowercase).collect();
             let names = |name: &String| name == "address" || name == "email";
-            // A note may be any word, too.
+            // A note may be any word, and so look like a column's name.
             let is_entry = named.iter().any(|name| name.contains('@'));
             let is_header = !is_entry && named.iter().any(names);
             columns = Some(match is_header {
@@ -109,10 +110,10 @@ pub(super) fn lines(
     })
 }
 
-/// A file of which no line fills the memory.
+/// Limits the length of a line, so that none fills the memory.
 struct BoundedLines<R> {
     file: R,
-    /// How much was read since a line last ended.
+    /// How many bytes were read since the last end of a line.
     unended: Rc<Cell<usize>>,
 }
 
@@ -130,8 +131,8 @@ impl<R: Read> Read for BoundedLines<R> {
     }
 }
 
-/// What stands between the fields, by the first line: where people write numbers with commas,
-/// spreadsheets write semicolons, or tabs, instead.
+/// The delimiter, by the first line: in some countries spreadsheets write semicolons, or tabs,
+/// instead of commas.
 fn delimiter(line: &[u8]) -> u8 {
     let has = |byte| memchr::memchr(byte, line).is_some();
     match (has(b','), has(b';'), has(b'\t')) {
@@ -147,7 +148,7 @@ fn line(columns: &[String], record: &csv::StringRecord) -> Result<SuppressionLin
             .iter()
             .position(|name| names.contains(&name.as_str()))?;
         let text = record.get(place).filter(|text| !text.is_empty())?;
-        // As `written` marks what a spreadsheet would compute.
+        // `written` marks cells that a spreadsheet would evaluate.
         Some(
             text.strip_prefix('\'')
                 .filter(|rest| rest.starts_with(FORMULA_STARTS))
@@ -156,7 +157,7 @@ fn line(columns: &[String], record: &csv::StringRecord) -> Result<SuppressionLin
     };
 
     let address = given(&["address", "email"]).ok_or("has no address")?;
-    // Where files were put one behind the other, each has brought its mark.
+    // In concatenated files each may begin with a byte order mark.
     let address = Address::read(address.trim_start_matches('\u{feff}'))?;
     let reason = match given(&["reason"]) {
         Some(reason) => reason.parse().map_err(|error| format!("reason: {error}"))?,
@@ -183,7 +184,7 @@ fn line(columns: &[String], record: &csv::StringRecord) -> Result<SuppressionLin
     })
 }
 
-/// What is wrong with a list's name or a note, by the field.
+/// The mistake in a list's name or a note, by the field.
 pub(super) fn check(list: Option<&str>, note: Option<&str>) -> Result<(), (&'static str, String)> {
     if let Some(list) = list
         && !crate::mail::is_list_name(list)
@@ -202,8 +203,8 @@ pub(super) fn check(list: Option<&str>, note: Option<&str>) -> Result<(), (&'sta
     }
 }
 
-/// These lines, as a file has them. What others wrote is marked, so that no spreadsheet takes it
-/// for a formula.
+/// Lines in the form of a file. Text from outside is marked, so that no spreadsheet evaluates it as
+/// a formula.
 pub(super) fn written<const N: usize>(lines: impl IntoIterator<Item = [String; N]>) -> Vec<u8> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     for line in lines {
@@ -211,7 +212,7 @@ pub(super) fn written<const N: usize>(lines: impl IntoIterator<Item = [String; N
             true => format!("'{text}"),
             false => text,
         });
-        // Nothing but memory is written to, and all lines have as many fields.
+        // Writing to memory cannot fail, and all lines have the same number of fields.
         let _ = writer.write_record(line);
     }
     writer.into_inner().unwrap_or_default()

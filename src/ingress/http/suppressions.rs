@@ -1,4 +1,4 @@
-//! Suppressed addresses: looked up, added, removed, imported and exported as CSV.
+//! Suppressed addresses: lists, adds, removes, imports and exports them (CSV).
 
 use std::sync::Arc;
 
@@ -25,16 +25,16 @@ use crate::dispatch::{Dispatcher, Error};
 use crate::mail::{Address, Timestamp};
 use crate::{Suppression, SuppressionPage, SuppressionQuery, SuppressionReason};
 
-/// The largest entry, as JSON.
+/// The largest request for one entry.
 const MAX_ENTRY: usize = 64 * 1024;
-/// The largest file of entries.
+/// The largest file.
 const MAX_FILE: usize = 128 * 1024 * 1024;
 /// How many entries are written together.
 const STEP_ENTRIES: usize = 5000;
-/// The most lines of a file of which it is told what is wrong.
+/// The most wrong lines of a file that are listed.
 const MAX_TOLD: usize = 100;
 
-/// Which entries. What is absent asks nothing.
+/// Which entries. An absent filter matches all.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "only describes what `query` reads")]
@@ -56,30 +56,30 @@ pub(super) struct Paging {
     /// The most entries in the page; 50 when absent.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u16>,
-    /// What the page before gave as `next`.
+    /// The `next` of the page before.
     cursor: Option<String>,
 }
 
-/// An entry as it is added.
+/// A new entry.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, expecting = "an entry as an object")]
 pub(super) struct NewSuppression {
-    /// Who is not to get mail.
+    /// The suppressed address.
     address: Address,
     /// Why; `manual` when absent.
     reason: Option<SuppressionReason>,
-    /// The list whose mail is meant; all mail when absent.
+    /// The mailing list; all mail when absent.
     #[schema(min_length = 1, max_length = 100, pattern = "^[A-Za-z0-9._-]+$")]
     list: Option<String>,
-    /// Until when; when absent, `suppression.bounces_for` for a bounce, and else for ever.
+    /// The end; when absent, after `suppression.bounces_for` for a bounce, and never for others.
     #[schema(value_type = Option<String>, format = DateTime)]
     until: Option<Timestamp>,
-    /// What is known besides.
+    /// A note.
     #[schema(max_length = 500)]
     note: Option<String>,
 }
 
-/// Which entries are taken off, where they are named in a body.
+/// The entries to remove, if they are named in the body.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields, expecting = "an object")]
 struct Removal {
@@ -88,24 +88,24 @@ struct Removal {
     list: Option<String>,
 }
 
-/// How many entries were taken off.
+/// How many entries were removed.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Removed {
     count: usize,
 }
 
-/// What became of a file.
+/// The result of an import.
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub(super) struct Imported {
     /// How many entries were added.
     imported: usize,
-    /// How many lines were not understood.
+    /// How many lines had a mistake.
     refused: usize,
-    /// What is wrong with the first 100 of those.
+    /// The mistakes in the first 100 of them.
     errors: Vec<WrongLine>,
 }
 
-/// Who is not to get mail, by address.
+/// The suppressed addresses, sorted.
 #[utoipa::path(
     get, path = "/v1/suppressions", tag = "suppressions", params(SuppressionFilter, Paging),
     responses((status = 200, description = "A page; `next` is the cursor of the one after it",
@@ -119,7 +119,7 @@ pub(super) async fn list(
     Ok(Json(door.dispatcher.suppressions().list(query).await?))
 }
 
-/// Adds an entry; one with the same address, list and reason takes the place of the one before.
+/// Adds an entry; replaces one with the same address, list and reason.
 #[utoipa::path(
     post, path = "/v1/suppressions", tag = "suppressions",
     request_body(content = NewSuppression, content_type = "application/json"),
@@ -149,7 +149,7 @@ pub(super) async fn add(
     Ok((StatusCode::CREATED, Json(entry)))
 }
 
-/// Takes entries off: those of an address, for a reason, of a list. One of the three is needed.
+/// Removes the entries of an address, of a reason, or of a list. One of the three is needed.
 #[utoipa::path(
     delete, path = "/v1/suppressions", tag = "suppressions", params(SuppressionFilter),
     responses((status = 200, description = "How many", body = Removed)),
@@ -186,9 +186,9 @@ pub(super) async fn remove(
 /// Adds the entries of a CSV file.
 ///
 /// The first line may name the columns: `address`, `reason`, `list`, `since`, `until`, `note`, in
-/// any order. Without one there is an address on each line, and a reason may follow. The file is
-/// read as it comes, for as long as that takes: where it breaks off, entries before that may have
-/// been added, and the same file can be brought again.
+/// any order. Without it, each line is an address, optionally followed by a reason. Entries are
+/// added while the file arrives, however long that takes. If it is broken off, entries before that
+/// may have been added; importing the same file again is safe.
 #[utoipa::path(
     post, path = "/v1/suppressions/import", tag = "suppressions",
     request_body(content = String, content_type = "text/csv"),
@@ -225,7 +225,7 @@ pub(super) async fn import(
         let read = take_file(&engine, &dispatcher, file, &mut imported, &progress);
         (imported, read)
     });
-    // A body that breaks off ends the reading, too.
+    // A body that is broken off also ends the parsing.
     let passed = door.pass_on(body, MAX_FILE, pieces).await;
     let lost = |_| Problem::new(Kind::Internal, "the file could not be read");
     let (imported, read) = taken.await.map_err(lost)?;
@@ -239,7 +239,7 @@ pub(super) async fn import(
     }
 }
 
-/// All entries as CSV, as `import` takes them.
+/// All entries as CSV, in the form that `import` accepts.
 #[utoipa::path(
     get, path = "/v1/suppressions/export", tag = "suppressions", params(SuppressionFilter),
     responses((status = 200, description = "Every entry", body = String,
@@ -409,7 +409,7 @@ pub(super) fn read<T: for<'de> Deserialize<'de>>(json: &[u8]) -> Result<T, Probl
     })
 }
 
-/// The pointer to a field that is missing, which serde points at by its name only.
+/// The pointer to a missing field, which serde names only in its message.
 fn missing(detail: &str) -> Option<String> {
     let name = detail.strip_prefix("missing field `")?.split('`').next()?;
     Some(format!("/{name}"))

@@ -21,18 +21,18 @@ pub(super) struct TemplateList {
     templates: Vec<TemplateInfo>,
 }
 
-/// What a template is to be rendered with.
+/// The data to render a template with.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, expecting = "an object with data and locale")]
 pub(super) struct RenderRequest {
-    /// The values of its variables; its own sample where it is absent.
+    /// The values of its variables; its sample data when absent.
     data: Option<TemplateData>,
-    /// The language; the nearest that there is is taken.
+    /// The language; the closest available one is used.
     #[schema(example = "pt-BR")]
     locale: Option<String>,
 }
 
-/// What a template makes.
+/// A rendered template.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Rendered {
     #[serde(flatten)]
@@ -94,7 +94,7 @@ pub(super) async fn render(
             None => templates.render_sample(&name, locale),
         };
         content.map_err(|error| match error {
-            // It is the path that names it.
+            // The template is named by the path.
             TemplateError::Unknown(_) => Problem::new(Kind::NotFound, error.to_string()),
             error => Problem::of_template(error, ""),
         })

@@ -1,4 +1,4 @@
-//! Tokens, and what each allows.
+//! Tokens and their scopes.
 
 use std::fmt;
 
@@ -8,16 +8,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::ingress::secrets::{COMPARED_LENGTH, ClaimedSecret};
 
-/// The longest secret, in bytes: the time of a comparison tells nothing of it up to this length.
+/// The longest secret in bytes: up to this length, the time of a comparison reveals nothing.
 pub(super) const MAX_SECRET: usize = COMPARED_LENGTH;
 
-/// What a token allows.
+/// What a token permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
-    /// Submitting mail, and for that mail alone: looking at it, following it, withdrawing it.
+    /// To submit mail; and for that mail alone, to read, follow and cancel it.
     Send,
-    /// Looking at everything, mails' contents included.
+    /// To read everything, the content of mails included.
     Read,
     /// Everything.
     Admin,
@@ -33,7 +33,7 @@ impl Scope {
         }
     }
 
-    /// The scopes that allow what needs this one, in words.
+    /// The scopes that include this one, in words.
     pub(super) fn wanted(self) -> String {
         match self {
             Scope::Admin => "`admin`".to_owned(),
@@ -52,19 +52,19 @@ impl fmt::Display for Scope {
     }
 }
 
-/// A secret that lets its holder in.
+/// A secret that gives access.
 #[derive(Clone, Debug)]
 pub struct Token {
     /// Names it in errors and logs.
     pub name: String,
-    /// What `Authorization: Bearer` must carry.
+    /// The secret that `Authorization: Bearer` must contain.
     pub secret: SecretString,
     /// What it allows.
     pub scope: Scope,
 }
 
-/// The token whose secret was given. Every one is looked at, in the same time whether it matches or
-/// not.
+/// The token with this secret. All tokens are compared, in a time that does not depend on the
+/// result.
 pub(super) fn find<'a>(tokens: &'a [Token], given: &HeaderValue) -> Option<&'a Token> {
     let (scheme, secret) = given.to_str().ok()?.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("bearer") {

@@ -1,5 +1,6 @@
-//! `/u/{token}`: where recipients leave a list. `GET` shows a page with a button, because scanners
-//! of mail follow every link; `POST` does it, without cookie or sign-in (RFC 8058 §3.1).
+//! `/u/{token}`: where recipients unsubscribe from a list. `GET` shows a page with a button,
+//! because mail scanners follow every link; `POST` unsubscribes, without a cookie or a login (RFC
+//! 8058 §3.1).
 
 use axum::extract::{Extension, Path, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -12,10 +13,10 @@ use super::SharedDoor;
 use super::access::Caller;
 use super::problem::Problem;
 
-/// The largest body that is looked at: `List-Unsubscribe=One-Click`, as a form of either kind.
+/// The largest accepted body: `List-Unsubscribe=One-Click`, as either kind of form.
 const MAX_BODY: usize = 16 * 1024;
 
-/// How the page looks: by light and by dark, as whoever reads it likes it.
+/// The style of the page, in light and dark colours.
 const STYLE: &str = ":root{color-scheme:light dark}body{font:1.1rem/1.5 system-ui,sans-serif;\
      max-width:32rem;margin:4rem auto;padding:0 1rem;overflow-wrap:anywhere}\
      button{font:inherit;padding:.5rem 1rem}";
@@ -47,7 +48,7 @@ pub(super) async fn leave(
     request: Request,
 ) -> Result<Response, Problem> {
     let (_, body) = request.into_parts();
-    // Whatever it says: the token says it all.
+    // The content is ignored: the token says everything.
     door.collect(body, MAX_BODY).await?;
     let dispatcher = caller.acts_on(&door.dispatcher);
     let Some(asked) = dispatcher.unsubscribe(&token).await? else {

@@ -1,4 +1,4 @@
-//! The webhooks: their status, a test message, and messages that are sent again.
+//! The webhooks: their status, test messages, and messages that are sent again.
 
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
@@ -16,7 +16,7 @@ use super::{Door, SharedDoor};
 use crate::mail::Timestamp;
 use crate::{NoticeError, Notices, Redeliver, Tested, WebhookStatus};
 
-/// The most bytes that say what is to be told again.
+/// The largest request to send messages again, in bytes.
 const MAX_REQUEST: usize = 4096;
 
 /// All webhooks.
@@ -26,11 +26,11 @@ pub(super) struct WebhookList {
     webhooks: Vec<WebhookStatus>,
 }
 
-/// What a webhook is to be told again; all that failed, where it says nothing.
+/// Which messages a webhook should receive again; all that failed, if nothing is given.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, expecting = "an object with since or id")]
 pub(super) struct RedeliverRequest {
-    /// Everything that happened since this time, or within this span until now, such as `2h`.
+    /// All events since this time, or within this span until now, such as `2h`.
     #[schema(example = "2h")]
     since: Option<String>,
     /// The message of this id.
@@ -58,7 +58,7 @@ impl Door {
     }
 }
 
-/// The webhooks, with how much is before each and what it answered last.
+/// The webhooks, with the number of events that wait for each and its last answer.
 #[utoipa::path(
     get, path = "/v1/webhooks", tag = "events",
     responses((status = 200, description = "Each webhook", body = WebhookList)),
@@ -69,7 +69,7 @@ pub(super) async fn list(State(door): State<SharedDoor>) -> Json<WebhookList> {
     })
 }
 
-/// Sends a webhook a message of the type `test`, also where it is off, and says what it answered.
+/// Sends a test message to a webhook, even if it is switched off, and returns the answer.
 #[utoipa::path(
     post, path = "/v1/webhooks/{name}/test", tag = "events",
     params(("name" = String, Path, description = "The webhook")),
@@ -90,8 +90,8 @@ pub(super) async fn test(
     Ok(Json(notices.test(&name).await.ok_or_else(unknown)?))
 }
 
-/// Has a webhook told again, and switches it on where it was off: all that failed, or with `since`
-/// everything that happened since, or with `id` that message.
+/// Sends messages to a webhook again, and switches it on if it is off: all that failed, or with
+/// `since` all events since then, or with `id` that message.
 #[utoipa::path(
     post, path = "/v1/webhooks/{name}/redeliver", tag = "events",
     params(

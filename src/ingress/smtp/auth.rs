@@ -1,5 +1,4 @@
-//! Who may send: AUTH PLAIN (RFC 4616) and AUTH LOGIN (RFC 4954 and its older draft), and the users
-//! that are known.
+//! AUTH PLAIN (RFC 4616) and AUTH LOGIN (RFC 4954 and its older draft), and the known users.
 
 use std::sync::Arc;
 
@@ -15,7 +14,7 @@ use crate::ingress::secrets::ClaimedSecret;
 /// The longest name or password, in bytes (RFC 4616 §2).
 pub(super) const LONGEST_CREDENTIAL: usize = 255;
 
-/// Everybody who may send. Clones show the same list, and a running door can be given another.
+/// The users. Clones share the list, which can be replaced while the listener runs.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Users(Arc<RwLock<Vec<User>>>);
 
@@ -28,13 +27,13 @@ impl Users {
         *self.0.write() = users;
     }
 
-    /// Whether there is nobody, so that everybody who reaches the door may send.
+    /// Whether there are no users, so that no login is needed.
     pub fn is_empty(&self) -> bool {
         self.0.read().is_empty()
     }
 
-    /// Whether this is a user's name and password. Takes as long for a wrong name as for a wrong
-    /// password.
+    /// Whether this is a user's name and password. Takes the same time for a wrong name and for a
+    /// wrong password.
     fn know(&self, name: &[u8], password: &[u8]) -> bool {
         let (name, password) = (ClaimedSecret::new(name), ClaimedSecret::new(password));
         let mut known = Choice::from(0);
@@ -47,14 +46,14 @@ impl Users {
     }
 }
 
-/// A way to log in that is offered.
+/// A mechanism that is offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mechanism {
     Plain,
     Login,
 }
 
-/// A login that is under way: what the client's next line is.
+/// A login in progress: what the client's next line contains.
 #[derive(Debug)]
 pub(super) enum Exchange {
     /// PLAIN's only message.
@@ -65,18 +64,18 @@ pub(super) enum Exchange {
     Password(Vec<u8>),
 }
 
-/// Where one line of the client has led to.
+/// The result of one line of a login.
 #[derive(Debug)]
 pub(super) enum LoginStep {
     /// The next challenge, in base64, and what is expected after it.
     Challenge(&'static str, Exchange),
     /// Logged in under this name.
     LoggedIn(String),
-    /// The name or the password is wrong; the name, as it was given.
+    /// The name or the password is wrong; contains the given name.
     Refused(String),
     /// The client gave up with `*`.
     Cancelled,
-    /// The line is not base64, or not what the mechanism says.
+    /// The line is not base64, or not valid for the mechanism.
     Malformed,
 }
 
@@ -98,7 +97,7 @@ pub(super) fn begin(mechanism: Mechanism, initial: Option<&str>, users: &Users) 
     }
 }
 
-/// Takes the client's next line, without its CRLF.
+/// Handles the client's next line, without its CRLF.
 pub(super) fn proceed(exchange: Exchange, line: &[u8], users: &Users) -> LoginStep {
     if line == b"*" {
         return LoginStep::Cancelled;

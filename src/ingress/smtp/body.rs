@@ -1,4 +1,4 @@
-//! The message as it comes in: where it ends, and how much of it is kept.
+//! Receives a message: finds its end, and limits its size and memory.
 
 use bytes::Bytes;
 use memchr::memmem;
@@ -6,19 +6,19 @@ use memchr::memmem;
 use super::budget::{MessageMemory, ReservedMemory};
 use super::reply::SmtpReply;
 
-/// The first piece of memory for a message, which most fit into.
+/// The first allocation for a message in bytes, which is enough for most.
 const FIRST_PIECE: usize = 4 * 1024;
-/// As long as no more than this has come, a declared SIZE is only believed up to here.
+/// Until this many bytes have arrived, a larger declared SIZE is not trusted.
 const BELIEVED_BYTES: usize = 1024 * 1024;
 
-/// A message that is coming in. One that is refused goes on being read, and is not kept.
+/// A message that is being received. After a refusal it is still read, but not kept.
 #[derive(Debug)]
 pub(super) struct Body {
     bytes: Vec<u8>,
     /// How many bytes the client may send.
     limit: usize,
     declared: usize,
-    /// How many bytes we put in front.
+    /// How many bytes we have put in front.
     trace: usize,
     came: usize,
     budget: MessageMemory,
@@ -27,7 +27,7 @@ pub(super) struct Body {
 }
 
 impl Body {
-    /// An empty message of at most `limit` bytes. `declared` is what MAIL's SIZE said, or 0; only a
+    /// An empty message of at most `limit` bytes. `declared` is the SIZE of MAIL, or 0; only a
     /// hint.
     pub fn new(limit: usize, declared: usize, budget: MessageMemory) -> Self {
         let (bytes, room) = (Vec::new(), ReservedMemory::default());
@@ -43,8 +43,7 @@ impl Body {
         }
     }
 
-    /// A message that is refused from the start, and read only so that the commands after it are
-    /// found.
+    /// A message that is refused from the start, and read only to find the commands after it.
     pub fn refused(limit: usize, budget: MessageMemory, reply: SmtpReply) -> Self {
         Body {
             refused: Some(reply),
@@ -52,8 +51,7 @@ impl Body {
         }
     }
 
-    /// Puts our own header field in front of what the client sends; it does not count as the
-    /// client's.
+    /// Puts our own header field in front of the message; it does not count as the client's.
     pub fn begin(&mut self, field: &[u8]) {
         self.trace += field.len();
         self.keep(field);
@@ -64,7 +62,7 @@ impl Body {
         self.trace
     }
 
-    /// Takes the client's next bytes.
+    /// Adds the client's next bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         self.came = self.came.saturating_add(bytes.len());
         if self.refused.is_none() && self.came > self.limit {
@@ -82,7 +80,7 @@ impl Body {
         self.came
     }
 
-    /// Whether it is refused, and so much came since that nothing good will follow.
+    /// Whether it is refused, and so much was received since that the connection should end.
     pub fn is_hopeless(&self) -> bool {
         self.refused.is_some() && self.came > self.limit.saturating_mul(2)
     }
@@ -92,7 +90,7 @@ impl Body {
         self.refused.as_ref()
     }
 
-    /// The message, and the room it takes of the budget until it is on disk.
+    /// The message, and the memory that it has reserved until it is on disk.
     pub fn finish(self) -> Result<(Bytes, ReservedMemory), SmtpReply> {
         match self.refused {
             Some(reply) => Err(reply),
@@ -118,8 +116,7 @@ impl Body {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Makes room for `needed` bytes: for more than that where the budget has it, so that little is
-    /// copied.
+    /// Reserves memory for `needed` bytes; for more if available, so that little is copied.
     fn grow(&mut self, needed: usize) -> bool {
         let hint = if needed < BELIEVED_BYTES {
             self.declared.min(BELIEVED_BYTES)
@@ -153,21 +150,21 @@ impl Body {
     }
 }
 
-/// Reads what follows DATA (RFC 5321 §4.5.2): finds the end, which is CRLF.CRLF and nothing else,
-/// and takes out the dots that were put in. A dot after a bare CR or a bare LF is no dot at the
-/// start of a line: it stays.
+/// Decodes the data after DATA (RFC 5321 §4.5.2): finds the end, which is only CRLF.CRLF, and
+/// removes the added dots. A dot after a bare CR or a bare LF is not at the start of a line, and
+/// stays.
 #[derive(Debug, Default)]
 pub(super) struct DotReader {
     at: LastRead,
 }
 
-/// What has been read last.
+/// The last bytes that were read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum LastRead {
     /// The DATA command's CRLF, or one in the message.
     #[default]
     LineStart,
-    /// A dot at the start of a line, which is not kept: either it was put in, or it is the end.
+    /// A dot at the start of a line: either an added one, or the end.
     Dot,
     /// Such a dot and a CR.
     DotCr,
@@ -213,7 +210,7 @@ impl DotReader {
     }
 }
 
-/// Takes everything up to the next line that starts with a dot, or all there is.
+/// Takes everything up to the next line that starts with a dot, or all of the input.
 fn read_lines(input: &mut &[u8], body: &mut Body) -> LastRead {
     let (taken, rest, at) = match memmem::find(input, b"\r\n.") {
         Some(end) => (&input[..end + 2], &input[end + 2..], LastRead::LineStart),

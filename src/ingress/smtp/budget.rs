@@ -1,10 +1,10 @@
-//! How many bytes of messages all connections together may hold while these come in.
+//! Limits the memory for messages of all connections together while they are received.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Bytes of messages that may still be taken into memory. Clones draw on the same store.
+/// The bytes that are still free. Clones share them.
 #[derive(Clone, Debug)]
 pub(super) struct MessageMemory(Arc<Semaphore>);
 
@@ -13,8 +13,8 @@ impl MessageMemory {
         MessageMemory(Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))))
     }
 
-    /// Takes `bytes` more into `room`, if there are as many. Never waits: a mail that waits for
-    /// memory holds some.
+    /// Reserves `bytes` more in `room`, if available. Never waits: a mail that waits for memory
+    /// would hold some.
     pub fn grow(&self, room: &mut ReservedMemory, bytes: usize) -> bool {
         let Ok(wanted) = u32::try_from(bytes) else {
             return false;
@@ -30,7 +30,7 @@ impl MessageMemory {
     }
 }
 
-/// What one message has taken of the budget; given back when dropped.
+/// The memory that one message has reserved; free again when this is dropped.
 #[derive(Debug, Default)]
 pub(super) struct ReservedMemory(Option<OwnedSemaphorePermit>);
 

@@ -1,5 +1,5 @@
-//! One command line and what it asks for (RFC 5321 §4.1). The grammar is smtp-proto's; what it is
-//! lax about is refused here.
+//! Parses a command line (RFC 5321 §4.1). The grammar is smtp-proto's; what it accepts too
+//! generously is refused here.
 
 use smtp_proto::{
     AUTH_LOGIN, AUTH_PLAIN, Error as Fault, MAIL_BODY_7BIT, MAIL_BODY_8BITMIME, MAIL_SMTPUTF8,
@@ -11,13 +11,12 @@ use super::auth::Mechanism;
 use super::reply::SmtpReply;
 use crate::mail::Address;
 
-/// The longest command line with its CRLF. RFC 5321 §4.5.3.1.4 asks for 512, and extensions for
-/// more.
+/// The longest command line with its CRLF. RFC 5321 §4.5.3.1.4 requires 512, and extensions more.
 pub(super) const LONGEST_LINE: usize = 2048;
-/// A chunk's size has no more digits than this.
+/// The most digits of a chunk's size.
 const SIZE_DIGITS: usize = 12;
 
-/// A command that is understood.
+/// A valid command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum SmtpCommand {
     Ehlo(String),
@@ -48,21 +47,21 @@ pub(super) enum SmtpCommand {
     Quit,
 }
 
-/// Why a line is not a command that can be carried out.
+/// Why a line is not a valid command.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum CommandError {
-    /// The command is known; this is what is wrong with it.
-    SmtpCommand(SmtpReply),
+    /// The command is known, but wrong; contains the reply.
+    Command(SmtpReply),
     /// There is no such command.
     Unknown,
-    /// Nothing after this line can be told apart from it: the connection ends.
+    /// What follows this line cannot be interpreted: the connection ends.
     OutOfStep(SmtpReply),
 }
 
-/// Takes the next line off `input`, with its CRLF. `None` when it has not come whole.
+/// Takes the next line from `input`, with its CRLF. `None` if it has not arrived completely.
 ///
-/// A line that ends in a bare LF, or has a CR, a NUL or another control character in it, is out of
-/// step: two programs that disagree about where it ends are what smuggling lives on.
+/// A line that ends in a bare LF, or contains a CR, a NUL or another control character, is refused
+/// as out of step: SMTP smuggling relies on two programs that disagree about the end of a line.
 pub(super) fn take_line<'a>(input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, CommandError> {
     let out_of_step =
         |text: &'static str| CommandError::OutOfStep(SmtpReply::new(500, "5.5.2", text));
@@ -89,7 +88,7 @@ pub(super) fn take_line<'a>(input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Co
     Ok(Some(line))
 }
 
-/// Reads a command from a line that [`take_line`] took.
+/// Parses a command from a line that [`take_line`] returned.
 pub(super) fn parse(crlf: &[u8]) -> Result<SmtpCommand, CommandError> {
     let line = match std::str::from_utf8(crlf) {
         Ok(text) => text.trim_end(),
@@ -179,8 +178,8 @@ pub(super) fn parse(crlf: &[u8]) -> Result<SmtpCommand, CommandError> {
     }
 }
 
-/// Whether `SIZE=`, which may have up to 20 digits (RFC 1870 §3), says more than any number here
-/// holds: the parser would take some of those for small ones.
+/// Whether `SIZE=`, which may have up to 20 digits (RFC 1870 §3), exceeds our numbers: the parser
+/// would read some of those as small ones.
 fn is_size_beyond_number(line: &str) -> bool {
     let sizes = line.split([' ', '\t']).filter_map(|word| {
         let (name, digits) = word.split_once('=')?;
@@ -235,8 +234,8 @@ fn rcpt(path: &str, to: &RcptTo<Cow<'_, str>>) -> Result<SmtpCommand, CommandErr
     Ok(SmtpCommand::Rcpt(address(path, "5.1.3")?))
 }
 
-/// `BDAT size [LAST]` (RFC 3030 §2). Where it cannot be read, the octets that follow cannot be told
-/// from commands.
+/// `BDAT size [LAST]` (RFC 3030 §2). If it cannot be parsed, the octets that follow cannot be
+/// distinguished from commands.
 fn chunk(line: &str) -> Result<SmtpCommand, CommandError> {
     let mut words = line.split([' ', '\t']).filter(|w| !w.is_empty()).skip(1);
     let size = words
@@ -257,9 +256,9 @@ fn chunk(line: &str) -> Result<SmtpCommand, CommandError> {
     }
 }
 
-/// What stands between the angle brackets, without a source route (RFC 5321 §4.1.1.3), and the line
-/// with nothing between them. smtp-proto reads the latter: it knows no address literals, and takes
-/// the quotes off quoted local parts, some of which mean nothing without them.
+/// The address between the angle brackets, without a source route (RFC 5321 §4.1.1.3), and the line
+/// without it. smtp-proto parses the latter: it knows no address literals, and removes the quotes
+/// of quoted local parts, some of which are not valid without them.
 fn take_path(line: &str) -> Option<(&str, String)> {
     let Some(open) = line.find('<').map(|at| at + 1) else {
         return bare_path(line);
@@ -272,7 +271,7 @@ fn take_path(line: &str) -> Option<(&str, String)> {
             '\\' if quoted => escaped = true,
             '"' => quoted = !quoted,
             '[' | ']' if !quoted => literal = c == '[',
-            // The colons of an address literal end no route.
+            // A colon in an address literal does not end a route.
             ':' if !quoted && !literal && start == 0 && rest.starts_with('@') => start = at + 1,
             '>' if !quoted => {
                 return Some((
@@ -287,7 +286,7 @@ fn take_path(line: &str) -> Option<(&str, String)> {
     None
 }
 
-/// The same for an address that has no angle brackets, as some devices write it: one word.
+/// The same for an address without angle brackets, as some devices send it: one word.
 fn bare_path(line: &str) -> Option<(&str, String)> {
     let start = line.find(':')? + 1;
     let text = line[start..].trim_start();
@@ -301,7 +300,7 @@ fn address(text: &str, enhanced: &'static str) -> Result<Address, CommandError> 
 }
 
 fn wrong(code: u16, enhanced: &'static str, text: impl Into<Cow<'static, str>>) -> CommandError {
-    CommandError::SmtpCommand(SmtpReply::new(code, enhanced, text))
+    CommandError::Command(SmtpReply::new(code, enhanced, text))
 }
 
 fn syntax(text: impl Into<Cow<'static, str>>) -> CommandError {
@@ -316,8 +315,7 @@ fn unsupported(parameter: &str) -> CommandError {
     )
 }
 
-/// The reply to an address beyond ASCII in a mail that was not announced with SMTPUTF8 (RFC 6531
-/// §3.5).
+/// The reply to a non-ASCII address in a mail without SMTPUTF8 (RFC 6531 §3.5).
 pub(super) fn needs_smtputf8() -> CommandError {
     wrong(
         553,

@@ -1,8 +1,8 @@
-//! One client's connection: bytes in, replies out, and a deadline on everything. What the bytes
-//! mean is the [`session`](super::session)'s.
+//! One client's connection: transfers bytes, and has a deadline for everything. The
+//! [`session`](super::session) interprets the bytes.
 //!
-//! *Invariant:* no client can hold a connection without getting on with its dialogue, and one that
-//! vanishes leaves nothing.
+//! *Invariant:* no client can keep a connection open without making progress, and one that
+//! disappears leaves nothing behind.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -22,15 +22,15 @@ use super::session::{Security, SessionContext, SessionStep, SmtpSession};
 use crate::Dispatcher;
 use crate::mail::{Submitter, Timestamp};
 
-/// What is read at once while commands come in, which is all that an idle connection holds.
+/// How many bytes are read at a time while commands arrive; the buffer of an idle connection.
 const COMMAND_READ_BYTES: usize = 4 * 1024;
-/// What is read at once while a message comes in.
+/// How many bytes are read at a time while a message arrives.
 const MESSAGE_READ_BYTES: usize = 64 * 1024;
-/// How long, and for how many bytes, a client may go on talking after we have hung up.
+/// After closing, how long and how many bytes a client may still send.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1024 * 1024;
 
-/// What a connection needs from the door.
+/// What a connection needs of the listener.
 #[derive(Clone)]
 pub(super) struct DoorContext {
     pub context: SessionContext,
@@ -39,7 +39,7 @@ pub(super) struct DoorContext {
 }
 
 impl DoorContext {
-    /// Counts a failed login from there, and tells how long it is left waiting.
+    /// Counts a failed login from this address, and returns the delay of the reply.
     fn penalty(&self, peer: IpAddr) -> Duration {
         self.dispatcher.turned_away("login");
         let failed = self.context.guard.failed(peer, Instant::now().into_std());
@@ -50,8 +50,7 @@ impl DoorContext {
     }
 }
 
-/// Serves one client that has connected, until it leaves. `implicit` is set where TLS comes from
-/// the first byte.
+/// Serves one client until it disconnects. `implicit` means TLS from the first byte.
 pub(super) async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
@@ -123,7 +122,7 @@ enum ConversationEnd {
     StartTls,
 }
 
-/// Moves bytes until one of the two ends it; the connection is there since `opened`.
+/// Transfers bytes until one side ends the conversation. `opened` is when the connection began.
 async fn converse<S>(
     stream: &mut S,
     session: &mut SmtpSession,
@@ -136,7 +135,7 @@ where
     let limits = door.context.limits;
     let mut stopping = door.stopping.clone();
     let mut stopped = pin!(async move {
-        // A door whose owner is gone stops as well.
+        // If the sender is dropped, the listener stops as well.
         let _ = stopping.wait_for(|stop| *stop).await;
     });
 
@@ -185,7 +184,7 @@ where
     }
 }
 
-/// What waiting for the client led to.
+/// The result of waiting for the client.
 enum ReadResult {
     Bytes,
     Nothing,
@@ -193,8 +192,8 @@ enum ReadResult {
     Stop,
 }
 
-/// Waits for more bytes; a message that is coming in may come to its end though the door is being
-/// closed.
+/// Waits for more bytes. A message that is being received may be finished while the listener
+/// closes.
 async fn read<S: AsyncRead + Unpin>(
     stream: &mut S,
     buffer: &mut BytesMut,
@@ -243,7 +242,7 @@ async fn flush<S: AsyncWrite + Unpin>(
     Ok(())
 }
 
-/// When the client has to have got on.
+/// The deadline by which the client must have made progress.
 struct ClientProgress {
     progress: u64,
     since: Instant,
@@ -257,8 +256,8 @@ impl ClientProgress {
         }
     }
 
-    /// A command has its time as a whole, not each of its bytes; a message has what its size so far
-    /// allows.
+    /// The deadline of a command is for the whole line, not for each byte; that of a message
+    /// depends on the bytes received so far.
     fn deadline(&mut self, session: &SmtpSession, limits: &Limits) -> Instant {
         if self.progress != session.progress() {
             *self = ClientProgress::new(session);
@@ -273,8 +272,8 @@ impl ClientProgress {
     }
 }
 
-/// Closes so that the client reads our last reply: what it still sends is read away for a moment,
-/// since closing over unread bytes resets the connection and takes the reply with it.
+/// Closes the connection so that the client can read our last reply: further bytes are read for a
+/// moment, since closing with unread bytes resets the connection and discards the reply.
 async fn hang_up<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> io::Result<()> {
     let linger = async {
         stream.shutdown().await?;

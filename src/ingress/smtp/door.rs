@@ -1,4 +1,4 @@
-//! The listener: takes connections in, within the limits, and lets them go at a shutdown.
+//! The listener: accepts connections within the limits, and closes them at a shutdown.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -24,14 +24,13 @@ use crate::ingress::guard::LoginGuard;
 use crate::ingress::log_throttle::LogThrottle;
 use crate::ingress::tls;
 
-/// How long nothing is accepted after accepting failed, which is mostly for want of file
-/// descriptors.
+/// How long nothing is accepted after accepting failed, usually because of too many open files.
 const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(100);
-/// What is kept free of the engine's largest message: the fields that are added to what the client
-/// sent.
+/// By how many bytes the offered size is below the engine's largest message: for the fields that
+/// are added to the client's message.
 const ADDED_FIELDS: usize = 1024;
 
-/// The SMTP submission door: bound by [`bind`](SmtpDoor::bind), open during
+/// The SMTP submission listener: bound by [`bind`](SmtpDoor::bind), serving during
 /// [`serve`](SmtpDoor::serve).
 pub struct SmtpDoor {
     listener: TcpListener,
@@ -40,7 +39,7 @@ pub struct SmtpDoor {
     reloader: Reloader,
 }
 
-/// What a running door can be given anew. Clones serve the same door.
+/// Replaces settings of a running listener. Clones belong to the same listener.
 #[derive(Clone)]
 pub struct Reloader {
     settings: SmtpSettings,
@@ -49,8 +48,8 @@ pub struct Reloader {
 }
 
 impl SmtpDoor {
-    /// Checks the settings, reads the certificate and listens. Nobody is answered before
-    /// [`serve`](SmtpDoor::serve).
+    /// Checks the settings, reads the certificate and binds. Clients are answered once
+    /// [`serve`](SmtpDoor::serve) runs.
     ///
     /// # Errors
     /// [`SmtpError`], which names the key and what to do.
@@ -92,27 +91,28 @@ impl SmtpDoor {
         })
     }
 
-    /// Where it listens; with port 0 in the settings, this tells the port.
+    /// The address on which it listens; with port 0 in the settings, this has the actual port.
     pub fn local_addr(&self) -> SocketAddr {
         self.listener
             .local_addr()
             .unwrap_or(self.reloader.settings.listen)
     }
 
-    /// Where it listens for implicit TLS, if it does.
+    /// The address on which it listens for implicit TLS, if it does.
     pub fn tls_local_addr(&self) -> Option<SocketAddr> {
         self.tls_listener.as_ref().and_then(|l| l.local_addr().ok())
     }
 
-    /// A handle to replace users and certificate while the door is open.
+    /// A handle to replace users and certificate while the listener runs.
     pub fn reloader(&self) -> Reloader {
         self.reloader.clone()
     }
 
-    /// Takes mail in for `dispatcher` until `shutdown` becomes true or its sender is dropped. Then
-    /// nobody new is let in, idle clients are sent away with 421, and a message that is coming in
-    /// may finish within [`Limits::drain`]. When this returns, or is dropped, every connection is
-    /// closed. The largest message is the smaller one of the door's and the dispatcher's.
+    /// Accepts mail for `dispatcher` until `shutdown` becomes true or its sender is dropped. Then
+    /// no client is accepted any more, idle clients are dismissed with 421, and a message that is
+    /// being received may be finished within [`Limits::drain`]. When this returns, or is dropped,
+    /// every connection is closed. The largest message is the smaller one of the listener's and the
+    /// dispatcher's limit.
     ///
     /// [`Limits::drain`]: super::Limits::drain
     pub async fn serve(self, dispatcher: Dispatcher, mut shutdown: watch::Receiver<bool>) {
@@ -204,7 +204,7 @@ impl SmtpDoor {
     }
 }
 
-/// Why somebody is not let in, and what they are told.
+/// Why a client is refused, and the reply.
 struct ConnectionRefusal {
     code: u16,
     enhanced: &'static str,
@@ -246,11 +246,11 @@ impl DoorContext {
 }
 
 impl Reloader {
-    /// Replaces who may send, and the certificate; the files are read again even where their names
-    /// are the same. Connections that are open keep their TLS and their login. All or nothing.
+    /// Replaces the users and the certificate; the files are read again even if their names are the
+    /// same. Open connections keep their TLS and their login. Replaces all or nothing.
     ///
     /// # Errors
-    /// As [`SmtpDoor::bind`]; everything is as it was.
+    /// As [`SmtpDoor::bind`]; nothing is replaced then.
     pub fn reload(&self, users: Vec<User>, tls: Option<TlsFiles>) -> Result<(), SmtpError> {
         let settings = SmtpSettings {
             users,
@@ -287,8 +287,7 @@ async fn accept(listener: Option<&TcpListener>) -> std::io::Result<(TcpStream, S
     }
 }
 
-/// Says why, if the socket takes it at once: nothing is kept for a connection that there is no
-/// place for.
+/// Sends the reason if the socket accepts it at once: no memory is kept for a refused connection.
 fn turn_away(stream: &TcpStream, code: u16, enhanced: &'static str, reason: &'static str) {
     let mut line = Vec::new();
     SmtpReply::new(code, enhanced, reason).write(&mut line);

@@ -1,4 +1,4 @@
-//! From a message that came in to a mail that is durable, or to the reply that says why not.
+//! Turns a received message into a durable mail, or into the reply that says why not.
 
 use super::reply::SmtpReply;
 use super::session::Submission;
@@ -7,14 +7,14 @@ use bytes::Bytes;
 use crate::mail::{Address, Envelope, Intake, Submitter};
 use crate::{Dispatcher, Error, Mail, ReportError};
 
-/// A message that has come through more servers than this goes in circles (RFC 5321 §6.3).
+/// A message with more Received fields than this is in a loop (RFC 5321 §6.3).
 const MOST_HOPS: usize = 50;
 
-/// Messages above this size are read on a thread of their own, because that would hold up what else
-/// is served.
+/// Messages above this size are parsed on a blocking thread, because that would delay other
+/// clients.
 const LARGE_MESSAGE: usize = 256 * 1024;
 
-/// Submits the mail. A `250` is durable.
+/// Submits the mail. A `250` means that it is durable.
 pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> SmtpReply {
     let Submission {
         return_path,
@@ -25,7 +25,7 @@ pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> Smt
     } = submission;
     let trace = body.trace();
 
-    // The room is given back only when the spool has the message.
+    // The memory is free again only when the spool has stored the message.
     let (message, _room) = match body.finish() {
         Ok(whole) => whole,
         Err(refusal) => return refusal,
@@ -85,7 +85,7 @@ pub(super) async fn take(dispatcher: &Dispatcher, submission: Submission) -> Smt
     }
 }
 
-/// Takes what came to return paths of ours. Only reports are kept.
+/// Accepts mail to our own return paths. Only reports are kept.
 async fn take_report(dispatcher: &Dispatcher, message: Bytes, to: &[Address]) -> SmtpReply {
     match dispatcher.feedback().take_report(message, to, false).await {
         Ok(_) => SmtpReply::new(250, "2.0.0", "thank you"),

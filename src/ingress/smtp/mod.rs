@@ -1,14 +1,13 @@
-//! The SMTP submission door (RFC 6409, RFC 5321): any program that can speak SMTP hands its mail in
-//! here.
+//! The SMTP submission listener (RFC 6409, RFC 5321), for any program that speaks SMTP.
 //!
-//! [`SmtpDoor`] listens. Each connection is a `connection` that moves bytes and a `session` that
-//! knows the protocol; the session does no I/O, so that tests and a fuzzer can drive it. What a
-//! client sent becomes a mail in `intake`.
+//! [`SmtpDoor`] listens. Each connection consists of a `connection` that transfers bytes and a
+//! `session` that knows the protocol; the session does no I/O, so that tests and a fuzzer can drive
+//! it. `intake` turns a received message into a mail.
 //!
-//! *Invariants made here:* `250` to the end of a mail is said only after
+//! *Invariants:* the end of a mail is answered with `250` only after
 //! [`Dispatcher::submit`](crate::Dispatcher::submit) returned; only CRLF ends a command and only
-//! CRLF.CRLF ends a mail; what is buffered for all connections together is bounded; a password
-//! never leaves the machine in the clear and never reaches a log.
+//! CRLF.CRLF ends a mail; the buffers of all connections together are bounded; a password is never
+//! accepted over an untrusted network without TLS, and never logged.
 
 mod auth;
 mod body;

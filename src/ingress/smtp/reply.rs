@@ -1,11 +1,11 @@
-//! What the door answers (RFC 5321 §4.2, RFC 3463).
+//! The replies of the listener (RFC 5321 §4.2, RFC 3463).
 
 use std::borrow::Cow;
 use std::io::Write;
 
 use crate::Error;
 
-/// The most characters of a reply's text: the line stays below the 512 octets of RFC 5321
+/// The most characters of a reply's text, so that the line stays below the 512 octets of RFC 5321
 /// §4.5.3.1.5.
 const LONGEST_TEXT: usize = 480;
 
@@ -13,7 +13,7 @@ const LONGEST_TEXT: usize = 480;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SmtpReply {
     pub code: u16,
-    /// The enhanced status code (RFC 3463); empty where none may stand, as in 220, 334 and 354.
+    /// The enhanced status code (RFC 3463); empty where none is allowed, as in 220, 334 and 354.
     pub enhanced: &'static str,
     pub text: Cow<'static, str>,
 }
@@ -27,7 +27,7 @@ impl SmtpReply {
         }
     }
 
-    /// What a mail's sender is told when the dispatcher does not take it.
+    /// The reply to a mail that the dispatcher has refused.
     pub fn refusal(error: &Error) -> Self {
         let text = error.to_string();
         match error {
@@ -43,7 +43,7 @@ impl SmtpReply {
             Error::SenderRefused { .. } => SmtpReply::new(550, "5.7.1", text),
             Error::KeyReused(_) => SmtpReply::new(554, "5.5.0", text),
             Error::NoRoute(_) => SmtpReply::new(550, "5.7.1", text),
-            // Where the spool lies is nothing that a client has to know.
+            // The spool's path is not disclosed to clients.
             Error::Spool(_) => SmtpReply::new(
                 452,
                 "4.3.1",
@@ -58,13 +58,13 @@ impl SmtpReply {
         }
     }
 
-    /// Whether the connection ends with it (RFC 5321 §3.8).
+    /// Whether the connection ends after it (RFC 5321 §3.8).
     pub fn closes(&self) -> bool {
         self.code == 421
     }
 
-    /// Appends the reply's line. Whatever the text quotes, the line holds printable ASCII alone and
-    /// is one line.
+    /// Appends the reply's line. Whatever the text quotes, the result is one line of printable
+    /// ASCII.
     pub fn write(&self, out: &mut Vec<u8>) {
         let _ = write!(out, "{} ", self.code);
         if !self.enhanced.is_empty() {

@@ -1,9 +1,9 @@
-//! The protocol, without I/O: bytes of a client go in, replies come out, and now and then a
-//! [`Step`] asks the [`connection`](super::connection) for what a session cannot do itself.
+//! The protocol, without I/O: takes the client's bytes, produces replies, and asks the
+//! [`connection`](super::connection) by a [`SessionStep`] for what it cannot do itself.
 //!
-//! *Invariant:* what a session does depends on the bytes alone, not on the pieces they came in. The
-//! one exception is STARTTLS, where bytes that came with the command are an attack (RFC 3207 §6)
-//! and end the connection.
+//! *Invariant:* the result depends only on the bytes, not on how they are split. The one exception
+//! is STARTTLS: bytes that arrive together with the command are an attack (RFC 3207 §6) and end the
+//! connection.
 
 #[cfg(feature = "testing")]
 mod exercise;
@@ -32,10 +32,10 @@ use crate::ingress::guard::LoginGuard;
 use crate::mail::{Address, Timestamp};
 use transaction::MailTransaction;
 
-/// Replies are sent before they pile up beyond this.
+/// Replies are sent when they are longer than this many bytes.
 const REPLY_BYTES: usize = 16 * 1024;
 
-/// What all sessions of a door share.
+/// The settings that all sessions of a listener share.
 #[derive(Clone, Debug)]
 pub(super) struct SessionContext {
     pub hostname: Arc<str>,
@@ -44,13 +44,13 @@ pub(super) struct SessionContext {
     pub trusted: Networks,
     pub budget: MessageMemory,
     pub guard: LoginGuard,
-    /// Where mail comes back to: reports for it are taken from everybody.
+    /// Our own return paths: reports to them are accepted from every client.
     pub returns: Option<Returns>,
 }
 
 impl SessionContext {
-    /// Whether this peer may talk to the door at all: not where there is nobody to log in as, and
-    /// the networks that are trusted do not hold it. Reports are taken from everybody.
+    /// Whether this peer may submit mail at all. It may not if there are no users and no trusted
+    /// network contains it; reports are accepted from everybody.
     pub fn serves(&self, peer: IpAddr) -> bool {
         self.trusted.is_empty()
             || !self.users.is_empty()
@@ -59,47 +59,47 @@ impl SessionContext {
     }
 }
 
-/// How a session's connection is secured.
+/// The security of a session's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Security {
-    /// Not, and it cannot be.
+    /// Cleartext, and TLS is not available.
     Plain,
-    /// Not yet: STARTTLS is offered.
+    /// Cleartext, and STARTTLS is offered.
     Offered,
-    /// By TLS.
+    /// TLS.
     Tls,
 }
 
-/// What a session needs next.
+/// What a session needs next. With each of these, replies may have to be sent first.
 #[derive(Debug)]
 pub(super) enum SessionStep {
-    /// More bytes. Replies may be waiting, here as with every step.
+    /// More bytes from the client.
     Read,
-    /// The replies to be sent before anything else.
+    /// The replies must be sent before anything else.
     Flush,
-    /// A TLS handshake, after the replies are sent; then [`SmtpSession::secured`].
+    /// A TLS handshake, after the replies were sent; then [`SmtpSession::secured`].
     StartTls,
-    /// A wait, after a login that failed under this name.
+    /// A delay, after a failed login under this name.
     Penalty(String),
-    /// The mail to be submitted; then [`SmtpSession::answer`].
+    /// The mail must be submitted; then [`SmtpSession::answer`].
     Submit(Submission),
-    /// The replies to be sent and the connection to be closed.
+    /// The replies must be sent and the connection closed.
     Close,
 }
 
-/// A mail that has come in whole.
+/// A mail that was received completely.
 #[derive(Debug)]
 pub(super) struct Submission {
     pub return_path: Option<Address>,
     pub recipients: Vec<Address>,
     pub body: Body,
-    /// Who submitted it, where a login is needed.
+    /// The user who submitted it, if a login is needed.
     pub user: Option<String>,
-    /// Whether it is a report, which came to return paths of ours.
+    /// Whether it is a report to our own return paths.
     pub is_report: bool,
 }
 
-/// One client's dialogue.
+/// The dialogue with one client.
 #[derive(Debug)]
 pub(super) struct SmtpSession {
     context: SessionContext,
@@ -117,7 +117,7 @@ pub(super) struct SmtpSession {
     closing: bool,
 }
 
-/// How the client introduced itself.
+/// The client's EHLO or HELO.
 #[derive(Debug)]
 struct ClientGreeting {
     name: String,
@@ -134,7 +134,7 @@ enum ExpectedInput {
 }
 
 impl SmtpSession {
-    /// A session that has greeted its client.
+    /// A session whose greeting is ready to be sent.
     pub fn new(context: SessionContext, peer: IpAddr, security: Security) -> Self {
         let mut session = SmtpSession {
             context,
@@ -157,29 +157,29 @@ impl SmtpSession {
         session
     }
 
-    /// Who is at the other end.
+    /// The client's address.
     pub fn peer(&self) -> IpAddr {
         self.peer
     }
 
-    /// What is to be sent to the client; the caller empties it.
+    /// The replies to send; the caller empties it.
     pub fn replies(&mut self) -> &mut Vec<u8> {
         &mut self.replies
     }
 
-    /// How many commands, chunks and messages have been read: more of them means that the client
-    /// gets on.
+    /// How many commands, chunks and messages were read. An increase means that the client makes
+    /// progress.
     pub fn progress(&self) -> u64 {
         self.commands
     }
 
-    /// Whether the client has done what lets it in: logged in, or said EHLO where that is all.
+    /// Whether the client has logged in, or has sent EHLO if no login is needed.
     pub fn has_come_in(&self) -> bool {
         let brings_report = self.transaction.as_ref().is_some_and(|t| t.is_report);
         self.user.is_some() || brings_report || (self.client.is_some() && !self.needs_login())
     }
 
-    /// While a message comes in, how many of its bytes have.
+    /// How many bytes of a message were received, while one is received.
     pub fn receiving(&self) -> Option<usize> {
         match &self.expects {
             ExpectedInput::Data(_, body) | ExpectedInput::Chunk { body, .. } => Some(body.came()),
@@ -187,12 +187,12 @@ impl SmtpSession {
         }
     }
 
-    /// Says why, and ends the session.
+    /// Replies with the reason, and ends the session.
     pub fn hang_up(&mut self, enhanced: &'static str, text: &'static str) {
         self.reply(&SmtpReply::new(421, enhanced, text));
     }
 
-    /// Says what became of the mail that was submitted.
+    /// Replies with the result of the submitted mail.
     pub fn answer(&mut self, reply: &SmtpReply) {
         if reply.code == 250 {
             self.errors = 0;
@@ -201,7 +201,7 @@ impl SmtpSession {
         self.reply(reply);
     }
 
-    /// The handshake is done: all that was said before is forgotten (RFC 3207 §4.2).
+    /// After the handshake: forgets everything that was said before (RFC 3207 §4.2).
     pub fn secured(&mut self) {
         self.security = Security::Tls;
         self.client = None;
@@ -209,7 +209,7 @@ impl SmtpSession {
         self.transaction = None;
     }
 
-    /// Reads from `input` as far as it can go, and says what it needs next.
+    /// Reads as much from `input` as possible, and returns what it needs next.
     pub fn advance(&mut self, input: &mut &[u8], now: Timestamp) -> SessionStep {
         loop {
             if self.closing {
@@ -369,9 +369,7 @@ impl SmtpSession {
     }
 
     fn mistake_of(&mut self, code: u16, enhanced: &'static str, text: &'static str) {
-        self.mistake(CommandError::SmtpCommand(SmtpReply::new(
-            code, enhanced, text,
-        )));
+        self.mistake(CommandError::Command(SmtpReply::new(code, enhanced, text)));
     }
 
     fn mistake(&mut self, wrong: CommandError) {
@@ -380,14 +378,14 @@ impl SmtpSession {
                 self.reply(&reply);
                 self.closing = true;
             }
-            // A browser can be made to post a form to this port: before EHLO, whoever says
-            // something strange is no mail program, and what follows might look like commands.
+            // A web page can make a browser send a form to this port. Before EHLO, an unknown
+            // command therefore ends the session: what follows might contain commands.
             CommandError::Unknown if self.client.is_none() => {
                 self.say(500, "5.5.1", "this is a mail server");
                 self.closing = true;
             }
             CommandError::Unknown => self.mistake_of(500, "5.5.1", "there is no such command"),
-            CommandError::SmtpCommand(reply) => {
+            CommandError::Command(reply) => {
                 self.reply(&reply);
                 self.errors += 1;
                 if self.errors >= self.context.limits.errors && !self.closing {

@@ -1,4 +1,4 @@
-//! What the door is given: where it listens, who may come in, and how much of everything it bears.
+//! The listener's settings: addresses, users, TLS, and limits.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,30 +10,29 @@ use crate::ingress::tls::{self, TlsError, TlsFiles};
 use crate::ingress::{Networks, limits};
 use crate::mail::{minutes, seconds};
 
-/// What the submission door is made from.
+/// The settings of the submission listener.
 #[derive(Clone, Debug)]
 pub struct SmtpSettings {
-    /// Where it listens; STARTTLS is offered here when there is `tls`.
+    /// The address to listen on; STARTTLS is offered if there is `tls`.
     pub listen: SocketAddr,
-    /// Where it listens for connections that are TLS from the first byte (RFC 8314 §3.3), if
-    /// anywhere.
+    /// The address to listen on for connections with TLS from the first byte (RFC 8314 §3.3), if
+    /// any.
     pub tls_listen: Option<SocketAddr>,
     /// The certificate, if there is one.
     pub tls: Option<TlsFiles>,
-    /// Who may send. With nobody here everybody may who reaches the door, and so it listens on
-    /// loopback only, or serves `trusted_networks` only.
+    /// The users. Without any, every client may send; so the listener must be on loopback, or serve
+    /// only `trusted_networks`.
     pub users: Vec<User>,
-    /// Networks whose programs may send without a login and without TLS. With a list here and no
+    /// Networks whose programs may send without a login and without TLS. With such a list and no
     /// users, nobody else is served.
     pub trusted_networks: Networks,
-    /// What the door calls itself, in its greeting and in Received fields; this machine's name
-    /// unless said.
+    /// The listener's name in its greeting and in Received fields; this machine's name by default.
     pub hostname: String,
-    /// How much of everything it bears.
+    /// The limits.
     pub limits: Limits,
 }
 
-/// Somebody who may send.
+/// A user who may send.
 #[derive(Clone, Debug)]
 pub struct User {
     /// The name to log in with.
@@ -42,7 +41,7 @@ pub struct User {
     pub password: SecretString,
 }
 
-/// How much of everything the door bears. The defaults suit one machine that sends for a company.
+/// The limits of the listener. The defaults suit one machine that sends for a company.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Connections open at once: 2,000.
@@ -57,32 +56,32 @@ pub struct Limits {
     pub memory: usize,
     /// Recipients of one mail: 1,000.
     pub recipients: usize,
-    /// Mistakes a connection may make between two accepted mails: 10.
+    /// Wrong commands of a connection between two accepted mails: 10.
     pub errors: u32,
     /// Failed logins a connection may have: 3.
     pub failed_logins: u32,
     /// Commands before the login, where a login is needed: 20.
     pub commands_before_login: u32,
-    /// How long a failed login is left waiting: 1 s, and longer where there are more of them.
+    /// The delay after a failed login: 1 s, and longer after further ones.
     pub login_penalty: Duration,
-    /// Failed logins from one address, after which it is not heard for `ban_time`: 20; 0 for never.
+    /// The number of failed logins after which an address is banned for `ban_time`: 20; 0 for
+    /// never.
     pub ban_after: u32,
-    /// How long an address is not heard that failed too often: 10 minutes.
+    /// How long an address is banned: 10 minutes.
     pub ban_time: Duration,
-    /// How long a connection may be there before a login, or before EHLO where none is needed: 30
-    /// s.
+    /// How long a connection may be open before a login, or before EHLO if none is needed: 30 s.
     pub login: Duration,
-    /// How long the next command may take to come: 5 minutes (RFC 5321 §4.5.3.2.7).
+    /// The time-out for the next command: 5 minutes (RFC 5321 §4.5.3.2.7).
     pub idle: Duration,
     /// How long a TLS handshake may take: 30 s.
     pub handshake: Duration,
-    /// How long a message may take to come, apart from what its size allows: 5 minutes.
+    /// The time-out for a message, besides what its size allows: 5 minutes.
     pub data: Duration,
-    /// A message that takes longer than `data` must have come at this many bytes a second: 8 KiB.
+    /// A message that takes longer than `data` must arrive at this rate in bytes per second: 8 KiB.
     pub data_rate: usize,
-    /// How long a client may take to read our replies: 1 minute.
+    /// The time-out for a client to read our replies: 1 minute.
     pub write: Duration,
-    /// How long mails that are coming in at a shutdown may take: 30 s.
+    /// How long mails that are being received at a shutdown may take: 30 s.
     pub drain: Duration,
 }
 
@@ -112,7 +111,8 @@ impl Default for Limits {
 }
 
 impl SmtpSettings {
-    /// A door on `listen` without TLS or users, named after this machine, with the default limits.
+    /// A listener on `listen` without TLS or users, named after this machine, with the default
+    /// limits.
     pub fn new(listen: SocketAddr) -> Self {
         let hostname = lettre::transport::smtp::extension::ClientId::default().to_string();
         SmtpSettings {
@@ -126,7 +126,7 @@ impl SmtpSettings {
         }
     }
 
-    /// Refuses what would be an open door, or would send passwords in the clear.
+    /// Refuses settings of an open relay, and passwords in cleartext.
     pub(super) fn check(&self) -> Result<(), SmtpError> {
         match self.mistakes().into_iter().next() {
             Some(mistake) => Err(mistake),
@@ -134,8 +134,8 @@ impl SmtpSettings {
         }
     }
 
-    /// Everything that is wrong with these settings, the certificate's files included: what
-    /// passes here can be opened, as far as the address can be had.
+    /// All mistakes in these settings, those in the certificate's files included. Settings without
+    /// one can be bound, if the address is free.
     pub fn mistakes(&self) -> Vec<SmtpError> {
         let mut mistakes = self.listener_mistakes();
         if self.hostname.is_empty() || !self.hostname.bytes().all(|b| b.is_ascii_graphic()) {
@@ -218,7 +218,7 @@ impl SmtpSettings {
     }
 }
 
-/// Whether AUTH is sure to carry a name or a password (RFC 4616 §2).
+/// Whether AUTH can transmit this name or password (RFC 4616 §2).
 fn can_be_carried(credential: &str) -> bool {
     credential.len() <= LONGEST_CREDENTIAL && !credential.contains('\0')
 }
@@ -242,34 +242,35 @@ impl Limits {
     }
 }
 
-/// Why the door cannot be opened. Each has the key of the section `smtp` that is to be mended.
+/// Why the listener cannot be opened. Each names the key of the section `smtp` that must be
+/// corrected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.message())]
 pub enum SmtpError {
-    /// Everybody could send.
+    /// Every client could send.
     NoUsers {
-        /// The key that says where it listens.
+        /// The key of the address.
         key: &'static str,
-        /// Where it would have listened.
+        /// The address.
         listen: SocketAddr,
     },
     /// There is no certificate.
     NoTls {
-        /// The key that says where it listens.
+        /// The key of the address.
         key: &'static str,
-        /// Where it would have listened.
+        /// The address.
         listen: SocketAddr,
     },
-    /// A user cannot be.
+    /// A user is not valid.
     User {
         /// Which one, counted from 0.
         index: usize,
-        /// What of the user: `name` or `password`.
+        /// The wrong part: `name` or `password`.
         part: &'static str,
         /// What is wrong.
         reason: String,
     },
-    /// The name cannot stand in a greeting.
+    /// The name is not valid in a greeting.
     Hostname(String),
     /// A limit is out of range.
     Limit {
@@ -285,24 +286,24 @@ pub enum SmtpError {
         /// What is wrong; names the file.
         reason: String,
     },
-    /// The address cannot be listened on.
+    /// The address cannot be bound.
     Listen {
-        /// The key that says where it listens.
+        /// The key of the address.
         key: &'static str,
         /// The address.
         listen: SocketAddr,
-        /// What the system says.
+        /// The system's error.
         reason: String,
     },
 }
 
 impl SmtpError {
-    /// The key that is to be mended, below `smtp`.
+    /// The key that must be corrected, below `smtp`.
     pub fn key(&self) -> String {
         match self {
             SmtpError::NoUsers { .. } => "users".to_owned(),
             SmtpError::NoTls { .. } => "tls".to_owned(),
-            // A password may be in a file of its own: the user is named, not the key.
+            // A password may be in a file, so the user is named instead of the key.
             SmtpError::User { index, part, .. } if *part == "password" => format!("users[{index}]"),
             SmtpError::User { index, part, .. } => format!("users[{index}].{part}"),
             SmtpError::Hostname(_) => "hostname".to_owned(),
@@ -311,7 +312,7 @@ impl SmtpError {
         }
     }
 
-    /// What is wrong, and the way out.
+    /// What is wrong, and what to do.
     pub fn reason(&self) -> String {
         match self {
             SmtpError::NoUsers { key, listen } => format!(

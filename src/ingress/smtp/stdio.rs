@@ -1,5 +1,5 @@
-//! The dialogue over a program's standard input and output, as `sendmail -bs` has it: the same
-//! session as on a connection, for one client that is this machine's own.
+//! The dialogue over standard input and output, for `sendmail -bs`: the same session as on a
+//! connection, for one client on this machine.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr};
@@ -15,36 +15,36 @@ use super::session::{Security, SessionContext, SessionStep, SmtpSession};
 use crate::ingress::guard::LoginGuard;
 use crate::mail::{Address, Timestamp};
 
-/// What is read at once.
+/// How many bytes are read at a time.
 const READ_BYTES: usize = 64 * 1024;
 
-/// A mail that came in whole.
+/// A complete mail.
 #[derive(Debug)]
 pub struct StdioSubmission {
     /// `None` for the null reverse-path.
     pub return_path: Option<Address>,
-    /// Everybody who gets it; never empty.
+    /// The recipients; never empty.
     pub recipients: Vec<Address>,
-    /// The message as it was sent.
+    /// The message as it was received.
     pub message: Bytes,
 }
 
-/// Why a mail that was spoken is not taken.
+/// Why a mail is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StdioRefusal {
-    /// It may be tried again later.
+    /// Temporarily; it may be tried again.
     ForNow,
     /// One of its recipients is not valid.
     Recipient,
-    /// It will never be taken as it is.
+    /// Permanently.
     ForGood,
 }
 
-/// Speaks SMTP with a client until it leaves. Each mail is given to `hand_in`, which says under
-/// which name it was taken, or why it was not.
+/// Speaks SMTP with a client until it leaves. Each mail is passed to `hand_in`, which returns the
+/// mail's id, or why it was refused.
 ///
 /// # Errors
-/// Reading or writing failed.
+/// If reading or writing fails.
 pub fn converse(
     mut input: impl Read,
     mut output: impl Write,
@@ -81,7 +81,7 @@ pub fn converse(
 
         match step {
             SessionStep::Flush | SessionStep::Penalty(_) => {}
-            // Neither is offered to who is on this machine.
+            // Neither is offered to a client on this machine.
             SessionStep::StartTls | SessionStep::Close => return Ok(()),
             SessionStep::Read => match input.read(&mut piece) {
                 Ok(0) => return Ok(()),

@@ -1,17 +1,17 @@
-//! The Received field that is put in front of a message (RFC 5321 §4.4), kept short.
+//! The Received field that is added to a message (RFC 5321 §4.4), kept short.
 
 use std::net::IpAddr;
 
 use crate::mail::Timestamp;
 
-/// How a message came in.
+/// How a message was received.
 pub(super) struct Trace<'a> {
-    /// What the client calls itself; whatever it says, the field stays one field.
+    /// The client's name in EHLO. Whatever it contains, the result is one field.
     pub client: &'a str,
-    /// Whether it said EHLO.
+    /// Whether the client sent EHLO.
     pub extended: bool,
     pub peer: IpAddr,
-    /// What we call ourselves.
+    /// The listener's own name.
     pub hostname: &'a str,
     pub tls: bool,
     pub login: bool,

@@ -1,5 +1,5 @@
-//! Brevo's events: one object each, or a list of them. They prove themselves by what Brevo was told
-//! to show, `Authorization` with a password or a token.
+//! Brevo's events: one object each, or a list of them. They are authenticated by the password or
+//! token that Brevo was configured to send in `Authorization`.
 
 use bytes::Bytes;
 use serde_json::Value;

@@ -1,5 +1,5 @@
-//! Mailgun's events: one object each, beside its signature (HMAC-SHA256). That is over a time and
-//! a token; the event itself is not covered, so that a token counts once.
+//! Mailgun's events: one object each, with its signature (HMAC-SHA256). The signature covers a time
+//! and a token, but not the event, so each token is accepted once.
 
 use bytes::Bytes;
 use ring::hmac;
@@ -11,7 +11,7 @@ use super::provider::{EventReading, given, text};
 use crate::FeedbackKind;
 use crate::dispatch::ProviderEvent;
 
-/// What is signed, and nothing else of a body of which nobody knows yet whose it is.
+/// The signed parts. Nothing else of a body is parsed before it is authenticated.
 #[derive(Deserialize)]
 struct Signed {
     signature: Signature,
@@ -59,7 +59,7 @@ pub(super) fn read(body: &Value) -> EventReading {
         ("rejected", _) => (FeedbackKind::Bounced, false),
         ("complained", _) => (FeedbackKind::Complained, false),
         ("unsubscribed", _) => (FeedbackKind::Unsubscribed, false),
-        // What failed for a while is tried again there.
+        // Mailgun retries temporary failures itself.
         ("failed" | "accepted" | "opened" | "clicked" | "stored", _) => {
             return EventReading::Nothing;
         }
@@ -82,7 +82,8 @@ pub(super) fn read(body: &Value) -> EventReading {
         None => said,
     };
 
-    // What was bounced before is not tried again, and says nothing new of the address.
+    // Mailgun does not send to an address that has bounced before, which is no news about the
+    // address.
     let is_known_there = event["reason"]
         .as_str()
         .is_some_and(|reason| reason.starts_with("suppress-"));

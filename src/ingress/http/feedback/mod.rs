@@ -1,5 +1,4 @@
-//! `/v1/feedback/`: reports that come back for mail that was sent, as messages and as providers'
-//! events.
+//! `/v1/feedback/`: reports about sent mail, as messages and as providers' events.
 
 mod proof;
 pub(super) mod provider;
@@ -20,7 +19,7 @@ use crate::FeedbackKind;
 use crate::dispatch::FeedbackReceipt;
 use crate::mail::{Address, MailId};
 
-/// Whether a path is one that providers bring their events to.
+/// Whether a path receives providers' events.
 pub(super) fn is_of_a_provider(path: &str) -> bool {
     let name = path.strip_prefix("/v1/feedback/");
     name.is_some_and(|name| {
@@ -30,15 +29,15 @@ pub(super) fn is_of_a_provider(path: &str) -> bool {
     })
 }
 
-/// What became of what came back.
+/// The result of a report or of events.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Taken {
-    /// What was kept, or known already. Nothing where nothing follows from it, as from a report of
-    /// a delay.
+    /// What was stored, or known already. Empty if there is nothing to store, as for a report of a
+    /// delay.
     results: Vec<TakenFeedback>,
 }
 
-/// One thing that came back, with the mail that it is about.
+/// One reported event, with the mail that it is about.
 #[derive(Debug, Serialize, ToSchema)]
 struct TakenFeedback {
     /// The mail.
@@ -47,13 +46,13 @@ struct TakenFeedback {
     recipient: Address,
     /// What happened.
     kind: FeedbackKind,
-    /// The status code, or the complaint's type.
+    /// The status code, or the type of the complaint.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     status: Option<String>,
     /// Whether it was known already.
     duplicate: bool,
-    /// Whether the address gets no mail any more because of it.
+    /// Whether the address is suppressed because of it.
     suppressed: bool,
 }
 

@@ -1,5 +1,5 @@
-//! Postmark's events: one object each. They prove themselves by the password that Postmark was told
-//! to show.
+//! Postmark's events: one object each. They are authenticated by the password that Postmark was
+//! configured to send.
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -33,14 +33,14 @@ pub(super) fn read(event: &Value) -> EventReading {
             ),
         ) => (FeedbackKind::Bounced, false),
         ("Bounce", Some("Unsubscribe")) => (FeedbackKind::Unsubscribed, false),
-        // The other changes follow from events that are told by themselves.
+        // The other changes follow from bounces and complaints, which are events of their own.
         ("SubscriptionChange", _)
             if event["SuppressSending"] == true
                 && event["SuppressionReason"] == "ManualSuppression" =>
         {
             (FeedbackKind::Unsubscribed, false)
         }
-        // Answers of people who are away, what is tried again there, and who reads what.
+        // Automatic replies, bounces that Postmark retries, and reading statistics.
         ("Bounce", Some("Transient" | "AutoResponder" | "AddressChange" | "Subscribe"))
         | ("SubscriptionChange" | "Open" | "Click" | "SMTPApiError", _) => {
             return EventReading::Nothing;

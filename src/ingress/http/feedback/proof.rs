@@ -1,8 +1,8 @@
-//! What the proofs of all providers rest on: the request as it came, secrets compared in constant
-//! time, and proofs that are dated and taken once.
+//! The authentication that all providers' events have in common: the request as received,
+//! comparison of secrets in constant time, and dated proofs that are accepted once.
 //!
-//! *Invariants:* a dated proof is taken once, and only while it is of now; the memory for that is
-//! bounded.
+//! *Invariants:* a dated proof is accepted once, and only while it is recent; the memory for that
+//! is bounded.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use ring::digest;
 use crate::ingress::secrets::ClaimedSecret;
 use crate::mail::Timestamp;
 
-/// How far ahead of our clock the provider's may be.
+/// By how much the provider's clock may be ahead of ours.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(5 * 60);
 /// How many proofs are remembered.
 const REMEMBERED_PROOFS: usize = 250_000;
@@ -25,12 +25,12 @@ const REMEMBERED_PROOFS: usize = 250_000;
 #[derive(Clone, Copy)]
 pub(super) struct ProviderRequest<'a> {
     pub headers: &'a HeaderMap,
-    /// The body, byte for byte.
+    /// The body, exactly as received.
     pub body: &'a [u8],
 }
 
 impl<'a> ProviderRequest<'a> {
-    /// A header that the proof needs. One that comes twice says two things, and proves none.
+    /// A header field that the proof needs. One that occurs twice is ambiguous, and proves nothing.
     pub fn header(&self, name: &str) -> Result<&'a str, ProofError> {
         let mut values = self.headers.get_all(name).iter();
         match (values.next(), values.next()) {
@@ -39,8 +39,8 @@ impl<'a> ProviderRequest<'a> {
         }
     }
 
-    /// Whether `Authorization` shows a secret (RFC 7617, RFC 6750): as a bearer's token, or as a
-    /// password, where `secret` may have the user's name before it.
+    /// Whether `Authorization` contains a secret (RFC 7617, RFC 6750): as a bearer token, or as a
+    /// password, for which `secret` may begin with the user's name and a colon.
     pub fn shows(&self, secret: &str) -> Result<(), ProofError> {
         let shown = self.header(header::AUTHORIZATION.as_str())?;
         let is_it = |claimed: &[u8]| ClaimedSecret::new(claimed).is(secret.as_bytes());
@@ -62,7 +62,7 @@ impl<'a> ProviderRequest<'a> {
     }
 }
 
-/// When a proof was made, and what tells it from every other.
+/// The time of a proof, and a hash that distinguishes it from all others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     at: Timestamp,
@@ -70,7 +70,7 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
-    /// Of what was signed at this time.
+    /// For a proof that was made at this time.
     pub fn new(at: Timestamp, signed: &[u8]) -> Self {
         let digest = digest::digest(&digest::SHA256, signed);
         Stamp {
@@ -79,7 +79,7 @@ impl Stamp {
         }
     }
 
-    /// The same, where the time is in seconds since 1970.
+    /// The same, with the time in seconds since 1970.
     pub fn of_seconds(seconds: &str, signed: &[u8]) -> Result<Self, ProofError> {
         let seconds: i64 = seconds.parse().map_err(|_| ProofError::Wrong)?;
         let at = seconds.checked_mul(1000).ok_or(ProofError::Wrong)?;
@@ -87,47 +87,48 @@ impl Stamp {
     }
 }
 
-/// Why a request is not believed.
+/// Why a request is not authentic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ProofError {
-    /// It shows nothing that could be checked.
+    /// It contains no proof.
     #[error("has no password or signature")]
     Missing,
-    /// What it shows is not right.
+    /// The proof is wrong.
     #[error("has a wrong password or signature")]
     Wrong,
-    /// It comes from elsewhere.
+    /// It comes from another network.
     #[error("comes from an address that is not in the `networks` of its section")]
     Network,
-    /// It is of a topic that is not ours.
+    /// It is of an SNS topic that is not configured.
     #[error("is of a topic that `feedback.ses.topics` does not name")]
     Topic,
-    /// It was made long ago, or is ahead of our clock.
+    /// The proof is too old, or ahead of our clock.
     #[error("is too old or in the future: `max_age` of its section says how old it may be")]
     NotOfNow,
-    /// The very same was taken.
+    /// The same proof was accepted before.
     #[error("was accepted before")]
     TakenBefore,
-    /// It cannot be checked at this moment.
+    /// It cannot be verified at the moment.
     #[error("cannot be checked now; try again later")]
     NotNow,
 }
 
 impl ProofError {
-    /// Whether a secret was shown, or used to sign, that is none: somebody may be guessing. What is
-    /// old, or comes twice, was signed with the right one.
+    /// Whether a wrong secret was used, so that the client may be guessing. A proof that is old, or
+    /// comes twice, was made with the right one.
     pub fn is_guess(self) -> bool {
         self == ProofError::Wrong
     }
 }
 
-/// The dated proofs that were taken, each until it is too old anyway.
+/// The dated proofs that were accepted, each until it is too old anyway.
 #[derive(Debug, Default)]
 pub(super) struct SeenProofs(Mutex<HashMap<[u8; 16], Timestamp>>);
 
 impl SeenProofs {
-    /// Takes a proof, unless it was taken or is too old. It counts as taken for good once what it
-    /// proves is [kept](Taking::keep): a provider that is told of a failure sends the same again.
+    /// Accepts a proof, unless it was accepted before or is too old. It is remembered only once its
+    /// event was [stored](PendingProof::keep): a provider that is told of a failure sends the same
+    /// proof again.
     pub fn take(
         &self,
         stamp: &Stamp,
@@ -158,14 +159,14 @@ impl SeenProofs {
     }
 }
 
-/// A proof that is being taken.
+/// A proof whose event is not stored yet.
 pub(super) struct PendingProof<'a> {
     seen: &'a SeenProofs,
     name: Option<[u8; 16]>,
 }
 
 impl PendingProof<'_> {
-    /// What it proves is kept.
+    /// Records that its event was stored.
     pub fn keep(mut self) {
         self.name = None;
     }

@@ -1,8 +1,9 @@
-//! Events of providers: each proves that it is theirs, over the bytes as they came, and says what
-//! became of a mail. Which providers are heard, and the call that hears them.
+//! Receives the events of providers. Each event is authenticated, by the body as received, and says
+//! what happened to a mail.
 //!
-//! *Invariants:* nothing is read of what has not proved whose it is; a proof that is dated is taken
-//! once, and soon; what could not be kept is not taken, so that the provider sends it again.
+//! *Invariants:* nothing of an event is parsed before it is authenticated; a dated proof is
+//! accepted once, and only while it is recent; events that could not be stored are not
+//! acknowledged, so that the provider sends them again.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -31,25 +32,25 @@ use crate::ingress::http::server::guessed;
 use crate::mail::Timestamp;
 use crate::{Fetch, PublicPages};
 
-/// The largest body that is looked at.
+/// The largest accepted body.
 const MAX_BODY: usize = 4 * 1024 * 1024;
-/// The most recipients of one event that are looked at: no provider takes a mail to as many.
+/// The most recipients of one event that are read: no provider accepts a mail to so many.
 pub(super) const MOST_RECIPIENTS: usize = 1000;
 
-/// A provider whose events are heard.
+/// A provider whose events are received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Provider {
-    /// Brevo: Basic or Bearer, or its addresses.
+    /// Brevo: authenticated by Basic or Bearer, or by its addresses.
     Brevo,
-    /// SendGrid: ECDSA over time and body.
+    /// SendGrid: by ECDSA over time and body.
     Sendgrid,
-    /// Mailgun: HMAC over time and token.
+    /// Mailgun: by HMAC over time and token.
     Mailgun,
-    /// Amazon SES: RSA over the fields of a message of SNS.
+    /// Amazon SES: by RSA over the fields of an SNS message.
     Ses,
-    /// Postmark: Basic, or its addresses.
+    /// Postmark: by Basic, or by its addresses.
     Postmark,
-    /// Resend: Standard Webhooks.
+    /// Resend: by Standard Webhooks.
     Resend,
 }
 
@@ -76,30 +77,30 @@ impl Provider {
         }
     }
 
-    /// Whether its requests show a secret as it is, with nothing signed.
+    /// Whether its requests contain the secret itself and no signature.
     fn shows_its_secret(self) -> bool {
         matches!(self, Provider::Brevo | Provider::Postmark)
     }
 }
 
-/// How the events of one provider are checked.
+/// How the events of one provider are authenticated.
 #[derive(Clone, Debug)]
 pub struct ProviderSettings {
     /// Which provider.
     pub provider: Provider,
-    /// The password or token that it shows; SendGrid's public key; Mailgun's signing key; Resend's
+    /// The password or token that it sends; SendGrid's public key; Mailgun's signing key; Resend's
     /// signing secret. SES has none.
     pub secret: Option<SecretString>,
-    /// The networks that its requests come from; none: they may come from anywhere.
+    /// The networks from which its requests come; if empty, any.
     pub networks: Networks,
-    /// The topics of SNS that bring SES's events.
+    /// The SNS topics of SES's events.
     pub topics: Vec<String>,
     /// How old a signed event may be.
     pub max_age: Duration,
 }
 
 impl ProviderSettings {
-    /// Those of a provider that nothing is known of.
+    /// The defaults for a provider.
     pub fn new(provider: Provider) -> Self {
         ProviderSettings {
             provider,
@@ -107,14 +108,14 @@ impl ProviderSettings {
             networks: Networks::default(),
             topics: Vec::new(),
             max_age: match provider {
-                // What SNS sends again bears the time of the first try.
+                // When SNS repeats a message, it keeps the time of the first try.
                 Provider::Ses => Duration::from_secs(60 * 60),
                 _ => Duration::from_secs(5 * 60),
             },
         }
     }
 
-    /// Everything that is wrong with them: the key, and the reason.
+    /// All mistakes in them: the key, and the reason.
     pub fn mistakes(&self) -> Vec<(&'static str, String)> {
         let mut mistakes = Vec::new();
         let mut add = |key, reason: &str| mistakes.push((key, reason.to_owned()));
@@ -165,8 +166,8 @@ impl ProviderSettings {
     }
 }
 
-/// The providers whose events are heard. Clones share them, so that they can be replaced while the
-/// door runs; what was taken stays known.
+/// The providers whose events are received. Clones share them, so that they can be replaced while
+/// the listener runs; accepted proofs are remembered.
 #[derive(Clone)]
 pub struct Providers(Arc<ProviderRegistry>);
 
@@ -194,7 +195,7 @@ impl fmt::Debug for Providers {
 }
 
 impl Providers {
-    /// None yet. What has to be fetched to check what they say is read with `web`.
+    /// None at first. What must be fetched to verify a signature is read with `web`.
     pub fn fetching_with(web: Arc<dyn Fetch>) -> Self {
         Providers::made(Some(web))
     }
@@ -207,7 +208,7 @@ impl Providers {
         }))
     }
 
-    /// Hears these from the next request on, and no others.
+    /// Receives the events of these providers from the next request on, and of no others.
     pub fn replace(&self, settings: impl IntoIterator<Item = ProviderSettings>) {
         let settings = settings.into_iter();
         let heard = settings.map(|one| (one.provider, Arc::new(one)));
@@ -219,7 +220,7 @@ impl Providers {
         self.0.heard.read().get(&provider).cloned()
     }
 
-    /// Whether a request is of the provider; what its proof is dated with, where it is dated.
+    /// Verifies that a request is authentic; returns the stamp of its proof, if it is dated.
     async fn prove(
         &self,
         settings: &ProviderSettings,
@@ -249,11 +250,11 @@ impl Providers {
     }
 }
 
-/// What was read of one event.
+/// The result of parsing one event.
 pub(super) enum EventReading {
-    /// It says what became of mail.
+    /// It says what happened to mail.
     Events(Vec<ProviderEvent>),
-    /// It is known, and nothing follows from it.
+    /// It is known, and has no consequence.
     Nothing,
     /// It is not understood.
     Unknown,
@@ -265,10 +266,11 @@ impl EventReading {
     }
 }
 
-/// Takes the events of a provider, which prove themselves that they are its: no token is needed.
+/// Receives the events of a provider. They authenticate themselves, so no token is needed.
 ///
-/// What they are checked with stands in `[feedback.…]`. An event that is not understood, or of a
-/// mail that is not kept here, is counted and changes nothing; the same event twice is one.
+/// The section `[feedback.…]` contains the keys to verify them. An event that is not understood, or
+/// that is about a mail that is not stored here, is counted and changes nothing. The same event
+/// twice counts once.
 #[utoipa::path(
     post, path = "/v1/feedback/{provider}", tag = "feedback",
     params((
@@ -304,7 +306,7 @@ pub(in crate::ingress::http) async fn take(
         body: &held.bytes,
     };
     let heard = hear(&door, &settings, &caller, claimed).await;
-    // Whoever waits because the proof is wrong holds no memory meanwhile.
+    // A request that is delayed because its proof is wrong must hold no memory.
     drop(held);
 
     match heard {
@@ -314,11 +316,11 @@ pub(in crate::ingress::http) async fn take(
     }
 }
 
-/// Why nothing came of a request.
+/// Why a request is refused.
 enum EventRefusal {
-    /// It is not believed.
+    /// It is not authentic.
     Refused(ProofError),
-    /// It is believed.
+    /// It is authentic, but not valid.
     Problem(Problem),
 }
 
@@ -328,8 +330,8 @@ impl From<ProofError> for EventRefusal {
     }
 }
 
-/// Tells of a request that is not believed. One whose proof is wrong costs its address what a wrong
-/// token does.
+/// Logs a request that is not authentic. A wrong proof counts against its address as a wrong token
+/// does.
 async fn refused(door: &SharedDoor, name: &str, caller: &Caller, refusal: ProofError) -> Problem {
     door.dispatcher.feedback().count_unknown(name, "refused");
     tracing::warn!(by = name, peer = ?caller.peer, reason = %refusal, "events are not believed");
@@ -349,7 +351,7 @@ async fn refused(door: &SharedDoor, name: &str, caller: &Caller, refusal: ProofE
     }
 }
 
-/// Takes the events of a request, if it is the provider's.
+/// Accepts the events of a request, if it is authentic.
 async fn hear(
     door: &SharedDoor,
     settings: &ProviderSettings,
@@ -381,7 +383,7 @@ async fn hear(
             providers.0.certificates.confirm(message).await?;
             Vec::new()
         }
-        // What tells that a topic was connected is no JSON.
+        // The message by which AWS confirms a topic is not JSON.
         Some(message) => match read(door, settings.provider, message.message.as_bytes()) {
             Ok(events) => events,
             Err(_) => {
@@ -403,8 +405,8 @@ async fn hear(
     Ok(Taken::of(receipts))
 }
 
-/// The events of a body, one or a list of them, as they were written. Each is read by itself, so
-/// that what is made of them takes no more memory than one does.
+/// The events of a body, which is one event or a list. They are parsed one at a time, so that only
+/// one is in memory.
 fn listed(body: &[u8]) -> Result<Vec<&RawValue>, serde_json::Error> {
     match body.trim_ascii_start().first() {
         Some(b'[') => serde_json::from_slice(body),
@@ -412,7 +414,7 @@ fn listed(body: &[u8]) -> Result<Vec<&RawValue>, serde_json::Error> {
     }
 }
 
-/// What an event says.
+/// Parses an event.
 fn reading(provider: Provider, event: &RawValue) -> EventReading {
     let read: fn(&Value) -> EventReading = match provider {
         Provider::Brevo => brevo::read,
@@ -429,7 +431,7 @@ fn reading(provider: Provider, event: &RawValue) -> EventReading {
     }
 }
 
-/// What a body says. Events that nothing follows from are counted.
+/// Parses the events of a body. Events without a consequence are counted.
 fn read(
     door: &SharedDoor,
     provider: Provider,
@@ -458,7 +460,7 @@ fn read(
     Ok(events)
 }
 
-/// Checks and reads a body as each provider's, whosever it is. For tests that feed it rubbish.
+/// Verifies and parses a body as that of each provider, for fuzz tests.
 #[cfg(feature = "testing")]
 pub(in crate::ingress::http) fn exercise(body: &[u8]) {
     let headers = axum::http::HeaderMap::new();
@@ -483,7 +485,7 @@ pub(in crate::ingress::http) fn exercise(body: &[u8]) {
     }
 }
 
-/// A text in an event; empty where there is none.
+/// A text in an event; empty if absent.
 pub(super) fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -492,7 +494,7 @@ pub(super) fn text(value: &Value) -> String {
     }
 }
 
-/// A text in an event, if there is one.
+/// A text in an event, if present.
 pub(super) fn given(value: &Value) -> Option<String> {
     Some(text(value)).filter(|text| !text.is_empty())
 }

@@ -1,4 +1,4 @@
-//! A report as a message: what `postrider bounce` and a mail server's pipe submit.
+//! A report in the form of a message, as `postrider bounce` and a mail server's pipe submit it.
 
 use axum::Json;
 use axum::extract::{Extension, Request, State};
@@ -14,19 +14,19 @@ use crate::ingress::http::params::Params;
 use crate::ingress::http::problem::{Kind, Problem};
 use crate::mail::Address;
 
-/// To whom a report came.
+/// The recipient of a report.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "only describes what is read below")]
 pub(in crate::ingress::http) struct Arrival {
-    /// The address that it came to, where that is known; may be repeated.
+    /// The address to which the report was sent, if known; may be repeated.
     to: Option<Vec<String>>,
 }
 
-/// Takes a delivery report (RFC 3464), one that only looks like it, or a complaint (RFC 5965).
+/// Accepts a delivery report (RFC 3464), a bounce in free text, or a complaint (RFC 5965).
 ///
-/// It leads to its mail by the return path's token, which it bears in its address or in the mail
-/// that came back with it, else by that mail's Message-ID.
+/// Its mail is found by the return path's token, in the report's own address or in the returned
+/// mail, else by the returned mail's Message-ID.
 #[utoipa::path(
     post, path = "/v1/feedback/report", tag = "feedback", params(Arrival),
     request_body(content = String, content_type = "message/rfc822"),

@@ -13,7 +13,7 @@ use super::ses::is_of_the_address;
 use crate::FeedbackKind;
 use crate::dispatch::ProviderEvent;
 
-/// How many signatures of one request are looked at: there are two while a secret is replaced.
+/// How many signatures of a request are checked: there are two while a secret is replaced.
 const MOST_SIGNATURES: usize = 10;
 
 pub(super) fn prove(claimed: ProviderRequest<'_>, secret: &str) -> Result<Stamp, ProofError> {
@@ -40,7 +40,7 @@ pub(super) fn prove(claimed: ProviderRequest<'_>, secret: &str) -> Result<Stamp,
     Stamp::of_seconds(time, &signed)
 }
 
-/// What a signing secret such as `whsec_…` stands for.
+/// The key in a signing secret such as `whsec_…`.
 pub(super) fn signing_key(secret: &str) -> Option<Vec<u8>> {
     let base64 = secret.trim().strip_prefix("whsec_")?;
     let key = BASE64_STANDARD.decode(base64).ok()?;
@@ -75,9 +75,9 @@ pub(super) fn read(event: &Value) -> EventReading {
         one => vec![text(one)],
     };
 
-    // What one of several recipients does is told of the whole mail, and those in Cc and Bcc are
-    // not named (<https://github.com/resend/resend-python/issues/68>). Nobody is to suffer for
-    // another. What was never sent, was sent to none of them.
+    // What one of several recipients did is reported for the whole mail, and recipients in Cc and
+    // Bcc are not named (<https://github.com/resend/resend-python/issues/68>). So such an event is
+    // assigned to nobody. A mail that was never sent failed for all of them.
     let names_recipient = name == "email.failed";
 
     let texts = [

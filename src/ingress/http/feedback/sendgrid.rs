@@ -25,8 +25,8 @@ pub(super) fn prove(claimed: ProviderRequest<'_>, key: &str) -> Result<Stamp, Pr
     Stamp::of_seconds(time, &signed)
 }
 
-/// The point of the key that SendGrid shows: a SubjectPublicKeyInfo in base64 (RFC 5480 §2), which
-/// for this curve is 26 bytes that are always the same and a point that is not compressed.
+/// The key point in the public key that SendGrid displays: a SubjectPublicKeyInfo in base64 (RFC
+/// 5480 §2), which for this curve is a constant of 26 bytes followed by an uncompressed point.
 pub(super) fn public_key(shown: &str) -> Option<Vec<u8>> {
     let lines = shown.lines().map(str::trim);
     let base64: String = lines.filter(|line| !line.starts_with("-----")).collect();
@@ -66,7 +66,7 @@ pub(super) fn read(event: &Value) -> EventReading {
         recipient: text(&event["email"]),
         names_recipient: true,
         message_id: given(&event["smtp-id"]),
-        // Its answer told the part before the first dot.
+        // SendGrid's answer to the request contained the part before the first dot.
         provider_id: own.map(|own| own.split('.').next().unwrap_or_default().to_owned()),
         raw: Bytes::new(),
     })

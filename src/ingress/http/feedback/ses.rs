@@ -1,5 +1,5 @@
-//! Amazon SES's events, as they come within a message of SNS: one object each, which may name
-//! several recipients.
+//! Amazon SES's events, which arrive in SNS messages: one object each, which may name several
+//! recipients.
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -9,7 +9,7 @@ use crate::FeedbackKind;
 use crate::dispatch::ProviderEvent;
 
 pub(super) fn read(event: &Value) -> EventReading {
-    // Feedback notifications and event publishing call it by another name each.
+    // Feedback notifications and event publishing use different names for it.
     let names = [&event["eventType"], &event["notificationType"]];
 
     match names.into_iter().find_map(Value::as_str) {
@@ -63,8 +63,9 @@ fn bounce(event: &Value) -> EventReading {
     EventReading::Events(recipients.map(of_one).collect())
 }
 
-/// Whether a bounce of this kind says something of the address for good: what SES itself held back
-/// says nothing new of it, and a full mailbox may be emptied. Resend's bounces are of these kinds.
+/// Whether a bounce of this kind is permanent for the address. If SES itself has suppressed the
+/// mail, that is no news about the address, and a full mailbox may be emptied. Resend's bounces
+/// have the same kinds.
 pub(super) fn is_of_the_address(sub_type: &str) -> bool {
     !matches!(
         sub_type,
@@ -95,7 +96,7 @@ fn complaint(event: &Value) -> EventReading {
         )
     };
 
-    // Who complained is not known where a mail went to several: SES then names all who may have.
+    // For a mail to several recipients, SES names everybody who may have complained.
     match list(&complaint["complainedRecipients"]) {
         [one] => EventReading::event(of_one(one)),
         _ => EventReading::Unknown,
@@ -120,10 +121,10 @@ fn subscription(event: &Value) -> EventReading {
     }
 }
 
-/// A bounce that is not for good, of this recipient: what all events of a mail share.
+/// A temporary bounce of this recipient, as the base of all events of a mail.
 fn about(event: &Value, recipient: String, id: String) -> ProviderEvent {
     let mail = &event["mail"];
-    // SES gives a mail a Message-ID of its own; the one that it came with stands in its header.
+    // SES replaces the Message-ID; the original one is in the header.
     let is_name = |field: &&Value| {
         field["name"]
             .as_str()

@@ -1,9 +1,10 @@
-//! Amazon SNS, which brings SES's events: a message signed (RSA) over its fields, with the address
-//! of the certificate that it was signed with, and the confirmation of a subscription.
+//! Amazon SNS, which delivers SES's events: a message that is signed (RSA) over its fields and
+//! contains the URL of the signing certificate; and the confirmation of a subscription.
 //!
-//! *Invariants:* the topic is one that the configuration names, before anything is fetched; what is
-//! fetched is at `sns.REGION.amazonaws.com` of that topic's own region, whatever address a message
-//! bears; however many messages come, certificates are fetched one at a time and a few in a minute.
+//! *Invariants:* before anything is fetched, the topic must be one of the configuration; everything
+//! is fetched from `sns.REGION.amazonaws.com` of that topic's own region, whatever URL a message
+//! contains; however many messages arrive, certificates are fetched one at a time and only a few in
+//! a minute.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,13 +20,14 @@ use super::proof::{ProofError, Stamp};
 use crate::Fetch;
 use crate::mail::Timestamp;
 
-/// How many certificates are kept: SNS has one in a region, and another while it is replaced.
+/// How many certificates are cached: SNS has one in a region, and another while it is replaced.
 const MOST_CERTIFICATES: usize = 32;
-/// How many are fetched in a minute.
+/// How many certificates are fetched in a minute.
 const FETCHES_PER_MINUTE: u32 = 20;
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// What SNS sends (<https://docs.aws.amazon.com/sns/latest/dg/sns-message-and-json-formats.html>).
+/// A message of SNS
+/// (<https://docs.aws.amazon.com/sns/latest/dg/sns-message-and-json-formats.html>).
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct SnsMessage {
@@ -55,7 +57,7 @@ impl SnsMessage {
         self.kind != "Notification"
     }
 
-    /// What is signed: names and values, each on a line, by name.
+    /// The signed text: names and values, each on a line, sorted by name.
     pub fn signed(&self) -> Result<String, ProofError> {
         let optional = |name, value: &'_ Option<String>| value.clone().map(|value| (name, value));
         let required = |name, value: &'_ str| Some((name, value.to_owned()));
@@ -82,7 +84,7 @@ impl SnsMessage {
     }
 }
 
-/// A topic whose messages are taken: `arn:aws:sns:REGION:ACCOUNT:NAME`.
+/// A configured topic: `arn:aws:sns:REGION:ACCOUNT:NAME`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Topic<'a> {
     arn: &'a str,
@@ -119,7 +121,7 @@ impl<'a> Topic<'a> {
         format!("sns.{}.amazonaws.com{suffix}", self.region)
     }
 
-    /// Whether a certificate of this address is one that this topic's messages are signed with.
+    /// Whether this URL may be that of a certificate for this topic's messages.
     fn certifies(self, url: &str) -> bool {
         let Ok(read) = Url::parse(url) else {
             return false;
@@ -132,12 +134,13 @@ impl<'a> Topic<'a> {
             (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric())
         };
 
-        // What is asked for is exactly what stands there: no port, no name before an `@`.
+        // The URL must be exactly this, without a port or a user name.
         let plain = format!("https://{}{}", self.host(), read.path());
         name.is_some_and(is_name) && plain == url
     }
 
-    /// Where a subscription to it is confirmed. Made here, and not taken from the message.
+    /// The URL that confirms a subscription to the topic. Built here, and not taken from the
+    /// message.
     fn confirmation(self, token: &str) -> Result<String, ProofError> {
         let base = format!("https://{}/", self.host());
         let fields = [
@@ -150,7 +153,7 @@ impl<'a> Topic<'a> {
     }
 }
 
-/// The certificates that messages are signed with, as far as they were fetched.
+/// The certificates that were fetched.
 #[derive(Debug)]
 pub(super) struct Certificates {
     web: Option<Arc<dyn Fetch>>,
@@ -180,7 +183,7 @@ impl Certificates {
         }
     }
 
-    /// Whether a message is one of SNS, of one of these topics; what tells it from every other.
+    /// Verifies that a message is from SNS and of one of these topics. Returns its stamp.
     pub async fn prove(
         &self,
         message: &SnsMessage,
@@ -212,7 +215,7 @@ impl Certificates {
         Ok(Stamp::new(at, signed.as_bytes()))
     }
 
-    /// Confirms what a message that was [proved](Certificates::prove) asks to be confirmed.
+    /// Confirms the subscription of a message that was [verified](Certificates::prove).
     pub async fn confirm(&self, message: &SnsMessage) -> Result<(), ProofError> {
         if message.kind != "SubscriptionConfirmation" {
             tracing::warn!(topic = message.topic_arn, "the SNS subscription has ended");
@@ -225,7 +228,7 @@ impl Certificates {
         Ok(())
     }
 
-    /// The key of the certificate at an address that was looked at.
+    /// The key of the certificate at a URL that was checked.
     async fn key(&self, url: &str) -> Result<SigningKey, ProofError> {
         let mut known = self.known.lock().await;
         if let Some(key) = known.keys.get(url) {

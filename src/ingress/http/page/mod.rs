@@ -1,11 +1,11 @@
-//! The page: what a browser shows of the service, at `/` and below. It is in the binary, as plain
-//! modules that a browser reads as they stand here, one file a view; nothing is built or fetched.
+//! The page: the web interface of the service, at `/` and below. Its files are part of the binary,
+//! as plain modules that a browser loads unchanged, one file for each view; nothing is built or
+//! fetched.
 //!
-//! The files know no more than any other client: what they show comes from the API, for whose
-//! scopes they ask nobody but it. `vendor/VENDORED.md` names what others wrote.
+//! The page uses the API as any other client does, with the scopes of its token.
+//! `vendor/VENDORED.md` lists the files from other projects.
 //!
-//! *Invariants made here:* nothing runs in the page but these files, and no other page can hold it
-//! in a frame.
+//! *Invariants:* no other script runs in the page, and no other page can show it in a frame.
 
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue, header};
@@ -14,12 +14,12 @@ use axum::routing::get;
 
 use super::SharedDoor;
 
-/// What the page may load and do, and nothing else.
+/// The page's content security policy.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' \
      data:; connect-src 'self'; frame-src 'self'; base-uri 'none'; form-action 'self'; \
      frame-ancestors 'none'";
 
-/// The addresses of the views; each shows the same document, which looks at its own address.
+/// The paths of the views. Each returns the same document, which chooses the view by its path.
 const VIEWS: [&str; 11] = [
     "/",
     "/mails",
@@ -66,7 +66,7 @@ const FILES: [(&str, &str); 28] = [
     ("vendor/htm.js", include_str!("vendor/htm.js")),
 ];
 
-/// Whether a path is of the page, which anybody may load: it holds nothing of any mail.
+/// Whether a path belongs to the page. Anybody may load it, since it contains no mail.
 pub(super) fn is_of_page(path: &str) -> bool {
     let path = path.strip_prefix("/page/").map_or(path, |_| "/");
     let is_one_below = |view: &str| {
@@ -86,8 +86,8 @@ pub(super) fn routes() -> Router<SharedDoor> {
     }
 
     for (name, text) in FILES {
-        // Browsers find a module by a path. What others wrote is kept as they published it, and
-        // names the module that it needs by its package.
+        // Browsers load modules by path. A vendored module is kept as published, and imports by
+        // package name.
         let text = text.replace("from\"preact\"", "from\"./preact.js\"");
         router = router.route(
             &format!("/page/{name}"),
@@ -120,7 +120,7 @@ fn answer(name: &str, text: &str) -> Response {
             HeaderName::from_static("cross-origin-resource-policy"),
             HeaderValue::from_static("same-origin"),
         ),
-        // A binary that was replaced must not be shown by the files of the one before.
+        // After an update, no files of the old version must be used.
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
     ];
 

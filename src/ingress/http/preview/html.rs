@@ -1,5 +1,5 @@
-//! A mail's HTML as it may be shown: without scripts, forms, frames and refreshes, and with the
-//! images that the mail itself holds.
+//! Cleans a mail's HTML: removes scripts, forms, frames and refreshes, and keeps images that are
+//! part of the mail.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -13,32 +13,32 @@ use utoipa::ToSchema;
 
 use crate::mail::{Part, beginning};
 
-/// The most bytes of images of the mail that are put into its HTML.
+/// The most bytes of the mail's images that are included in its HTML.
 const MAX_IMAGES: usize = 8 * 1024 * 1024;
 
-/// The most bytes of HTML; what is behind them is not shown.
+/// The most bytes of HTML; the rest is not shown.
 const MAX_HTML: usize = 2 * 1024 * 1024;
 
 /// The most tags.
 const MAX_TAGS: usize = 50_000;
 
-/// The most references such as `&amp;`: one that is none costs as much as there were before it.
+/// The most references such as `&amp;`: the parser's cost for an invalid one grows with the number
+/// of those before it.
 const MAX_REFERENCES: usize = 8_000;
 
-/// How deep elements may stand in one another: what reads HTML looks through all that are open at
-/// each tag.
+/// The deepest nesting of elements: the parser looks through all open ones at each tag.
 const MAX_DEPTH: usize = 200;
 
-/// Elements that hold nothing, or that the next of their kind ends.
+/// Elements that contain nothing, or that the next of their kind closes.
 const SHALLOW_ELEMENTS: [&str; 18] = [
     "area", "base", "br", "col", "dd", "dt", "embed", "hr", "img", "input", "li", "link", "meta",
     "p", "td", "th", "tr", "wbr",
 ];
 
-/// Images that a browser shows and that hold no program.
+/// Image types that browsers show and that cannot contain scripts.
 const IMAGES: [&str; 4] = ["image/gif", "image/jpeg", "image/png", "image/webp"];
 
-/// Which images are shown beside those of the mail.
+/// Which images are shown besides those of the mail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Images {
@@ -49,11 +49,11 @@ pub(crate) enum Images {
     Remote,
 }
 
-/// The colours of whoever looks at it.
+/// The colours for the viewer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Theme {
-    /// Dark on white, as most mail is made for.
+    /// Dark on white, for which most mail is made.
     #[default]
     Light,
     /// Light on black.
@@ -82,8 +82,7 @@ impl FromStr for Images {
     }
 }
 
-/// A document of its own, with what may be shown of this HTML; `shown` are the parts that it may
-/// name by `cid:`.
+/// A complete document with the cleaned HTML. `shown` are the parts that it may include by `cid:`.
 pub(in crate::ingress::http) fn cleaned(
     html: &str,
     shown: &[Part],
@@ -158,8 +157,7 @@ pub(in crate::ingress::http) fn cleaned(
     )
 }
 
-/// The beginning of the HTML that has neither too many tags and references nor too many tags in one
-/// another.
+/// The beginning of the HTML that is within the limits of tags, references and nesting.
 fn within_bounds(html: &str) -> &str {
     let html = match html.match_indices('&').nth(MAX_REFERENCES) {
         Some((at, _)) => &html[..at],
@@ -187,14 +185,14 @@ fn within_bounds(html: &str) -> &str {
     html
 }
 
-/// An address as a browser reads its beginning: without what is not seen (WHATWG URL, basic URL
-/// parser), in small letters.
+/// A URL as a browser parses its beginning: without invisible characters (WHATWG URL, basic URL
+/// parser), in lower case.
 fn as_read(value: &str) -> String {
     let seen = value.chars().filter(|c| !c.is_control());
     seen.collect::<String>().trim().to_ascii_lowercase()
 }
 
-/// What an image shows; nothing where it is elsewhere and nobody asked for that.
+/// The source of an image; `None` if it is elsewhere and such images are not wanted.
 fn source<'a>(
     value: &'a str,
     by_id: &HashMap<String, String>,
@@ -214,7 +212,7 @@ fn source<'a>(
     (images == Images::Remote).then_some(Cow::Borrowed(value))
 }
 
-/// The images of a mail by their Content-ID, as `data:` addresses; as many as there is room for.
+/// The images of a mail by Content-ID, as `data:` URLs; as many as fit.
 fn data_urls(shown: &[Part]) -> HashMap<String, String> {
     let mut room = MAX_IMAGES;
     let mut urls = HashMap::new();

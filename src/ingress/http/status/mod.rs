@@ -1,9 +1,9 @@
-//! What an end user may see of a mail: whether it is on its way, sent, or failed. Whoever has the
-//! token of its receipt may ask, from any web page; `status.js` shows it there.
+//! The status of a mail for an end user: pending, sent, or failed. The token in the mail's receipt
+//! gives access to it, from any web page; `status.js` shows it there.
 //!
-//! *Invariants made here:* nothing tells of recipient, relay, text or reason; a token that was not
-//! made here and one of a mail that is not kept any more are answered alike; pages of other origins
-//! can read these answers and no others.
+//! *Invariants:* the answer contains no recipient, relay, text or reason; an invalid token and one
+//! of a deleted mail get the same answer; pages of other origins can read these answers and no
+//! others.
 
 mod token;
 
@@ -32,34 +32,34 @@ use crate::delivery::State as Stage;
 use crate::dispatch::{DeliveryStatus, Dispatcher, Error, EventStream, MailStatus};
 use crate::mail::{MailId, Timestamp};
 
-/// The shortest secret that is taken.
+/// The shortest accepted secret, in bytes.
 pub const MIN_STATUS_SECRET: usize = 16;
 
-/// The custom element that shows a status in other people's pages.
+/// The custom element that shows a status in other sites' pages.
 const SCRIPT: &str = include_str!("status.js");
 
-/// How often a silent stream says that it is alive.
+/// How often a comment is sent on a silent stream.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// How soon a browser should come back when its stream broke.
+/// How soon a browser should reconnect.
 const RECONNECT_AFTER: Duration = Duration::from_secs(3);
 
-/// What end users are told with.
+/// The settings of the status URLs.
 #[derive(Clone, Debug)]
 pub struct StatusSettings {
-    /// What the addresses are made with; of at least [`MIN_STATUS_SECRET`] characters. With another
-    /// one those that were given out are worth nothing.
+    /// The secret of the URLs; at least [`MIN_STATUS_SECRET`] characters. After a change, URLs that
+    /// were given out are invalid.
     pub secret: SecretString,
-    /// Where the world reaches the door; its own address when absent.
+    /// The base of the URLs, under which end users reach the listener; its own address when absent.
     pub base_url: Option<String>,
 }
 
-/// Makes the addresses at which end users see what became of a mail, and reads them.
+/// Creates the URLs of mails for end users, and resolves them.
 #[derive(Clone)]
 pub struct StatusPages {
     cipher: Arc<token::TokenCipher>,
     base: Arc<str>,
-    /// How many more may watch a mail.
+    /// How many more clients may watch a mail.
     watchers: Arc<Semaphore>,
 }
 
@@ -70,8 +70,8 @@ impl std::fmt::Debug for StatusPages {
 }
 
 impl StatusPages {
-    /// None where nothing can be made with the secret. `own_url` is the door's own address, and at
-    /// most `watchers` follow a mail at once.
+    /// `None` if the secret cannot be used. `own_url` is the listener's own address; at most
+    /// `watchers` clients watch a mail at once.
     pub(super) fn new(settings: &StatusSettings, own_url: &str, watchers: usize) -> Option<Self> {
         let base = settings.base_url.as_deref().unwrap_or(own_url);
         Some(StatusPages {
@@ -81,18 +81,18 @@ impl StatusPages {
         })
     }
 
-    /// The address for an end user who waits for this mail.
+    /// The URL of a mail's status.
     pub fn url(&self, id: MailId) -> Option<String> {
         let token = self.cipher.token(id)?;
         Some(format!("{}/status/{token}", self.base))
     }
 }
 
-/// How far a mail is, as an end user sees it.
+/// The progress of a mail, for an end user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Progress {
-    /// It is on its way.
+    /// It is not sent yet.
     Pending,
     /// It was sent to everybody.
     Sent,
@@ -100,16 +100,16 @@ enum Progress {
     Failed,
 }
 
-/// What an end user may see of a mail.
+/// The status of a mail, for an end user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(super) struct PublicStatus {
-    /// How far it is.
+    /// The progress.
     status: Progress,
     /// When it was accepted.
     created_at: Timestamp,
     /// When it was sent; null before.
     sent_at: Option<Timestamp>,
-    /// How often it was tried again, or is going to be.
+    /// How often sending was retried, the next scheduled retry included.
     retry_count: u32,
 }
 
@@ -132,7 +132,7 @@ impl PublicStatus {
         }
     }
 
-    /// What its stream calls it; the same for as long as nothing changes.
+    /// The id of this status in a stream; it changes when the status does.
     fn name(&self) -> String {
         let status = match self.status {
             Progress::Pending => "pending",
@@ -148,7 +148,8 @@ impl PublicStatus {
     }
 }
 
-/// How often a delivery was tried again: each try but the first, and the one that it waits for.
+/// How often a delivery was retried: all attempts but the first, and the next one if it is
+/// scheduled.
 fn retries(delivery: &DeliveryStatus) -> u32 {
     let listed = u32::try_from(delivery.attempts.len()).unwrap_or(u32::MAX);
     let tries = listed.max(delivery.attempts_counted);
@@ -158,13 +159,13 @@ fn retries(delivery: &DeliveryStatus) -> u32 {
     }
 }
 
-/// The mail whose token a path bears.
+/// The mail that the token in a path names.
 pub(super) struct StatusToken(MailId);
 
 impl FromRequestParts<SharedDoor> for StatusToken {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, door: &SharedDoor) -> Result<Self, Problem> {
-        // What a page adds against caches is not looked at, and a token says all.
+        // A query that a page adds to avoid caches is ignored.
         let token = segment(parts, door).await.map_err(|_| unknown())?;
         let pages = door.status.as_ref().ok_or_else(unknown)?;
         pages
@@ -183,7 +184,7 @@ async fn look(dispatcher: &Dispatcher, id: MailId) -> Result<PublicStatus, Probl
     match dispatcher.status(id).await {
         Ok(mail) => Ok(PublicStatus::of(&mail)),
         Err(Error::UnknownMail(_)) => Err(unknown()),
-        // Why the service cannot look is nothing for strangers.
+        // The reason for a failure is not disclosed.
         Err(_) => Err(Problem::new(
             Kind::Unavailable,
             "the status cannot be read now",
@@ -191,8 +192,8 @@ async fn look(dispatcher: &Dispatcher, id: MailId) -> Result<PublicStatus, Probl
     }
 }
 
-/// What became of a mail, for the end user who waits for it: with the token of a receipt's
-/// `status_url`, and without any other. Any web page may ask.
+/// The status of a mail, for the end user who waits for it. The token of a receipt's `status_url`
+/// gives access; no other is needed. Any web page may ask.
 #[utoipa::path(
     get, path = "/status/{token}", tag = "status", operation_id = "public_status",
     params(("token" = String, Path, description = "The token, as `status_url` has it")),
@@ -205,8 +206,8 @@ pub(super) async fn status(
     Ok(Json(look(&door.dispatcher, id).await?))
 }
 
-/// The same as a stream of Server-Sent Events: how far the mail is now, and again whenever that
-/// changes. It ends when nothing more is to come, and 204 tells a browser that comes back so.
+/// The status as a stream of Server-Sent Events: now, and after each change. It ends when the mail
+/// has ended; 204 tells a browser not to reconnect.
 #[utoipa::path(
     get, path = "/status/{token}/events", tag = "status", operation_id = "public_status_events",
     params(
@@ -228,7 +229,7 @@ pub(super) async fn events(
     let place = pages.watchers.clone().try_acquire_owned();
     let place = place.map_err(|_| Problem::new(Kind::Unavailable, "too many watch; ask again"))?;
 
-    // Followed first and looked at then, so that nothing falls between the two.
+    // Subscribing before reading ensures that no change is missed in between.
     let happened = door.dispatcher.events_of(id, None);
     let now = look(&door.dispatcher, id).await?;
 
@@ -314,12 +315,12 @@ pub(super) async fn script(State(door): State<SharedDoor>) -> Result<Response, P
     Ok((headers, SCRIPT).into_response())
 }
 
-/// Whether a path is of an answer that every web page may read.
+/// Whether every web page may read the answers of this path.
 pub(super) fn is_for_end_users(path: &str) -> bool {
     path == "/status.js" || path.starts_with("/status/")
 }
 
-/// Lets pages of every origin read the answer; a browser that asks before is told so.
+/// Adds the CORS header fields for pages of every origin, and answers preflight requests.
 pub(super) async fn for_every_page(request: Request, next: Next) -> Response {
     let mut response = match *request.method() {
         Method::OPTIONS => StatusCode::NO_CONTENT.into_response(),

@@ -1,5 +1,6 @@
-//! A token that names one mail to whoever has it, and tells nobody else which: the mail's id,
-//! sealed with the secret of `[status]`. There is nothing to store, and one mail has one token.
+//! A token that names one mail to whoever has it, and reveals nothing to others: the mail's id,
+//! encrypted with the secret of `[status]`. Nothing is stored, and a mail always has the same
+//! token.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -8,18 +9,18 @@ use ring::{digest, hmac};
 
 use crate::mail::MailId;
 
-/// What the tokens are for, so that a secret that serves for something else as well seals nothing
-/// that is taken for one.
+/// Bound to the tokens as additional data, so that nothing else that was encrypted with the same
+/// secret is accepted as one.
 const PURPOSE: &[u8] = b"postrider status";
 
-/// Makes tokens and reads them.
+/// Encrypts and decrypts tokens.
 pub(super) struct TokenCipher {
     key: LessSafeKey,
     nonces: hmac::Key,
 }
 
 impl TokenCipher {
-    /// The seal of this secret.
+    /// The cipher for this secret.
     pub fn new(secret: &str) -> Option<Self> {
         let key = |part: &[u8]| {
             let mut context = digest::Context::new(&digest::SHA256);
@@ -37,7 +38,7 @@ impl TokenCipher {
     /// The token of a mail.
     pub fn token(&self, id: MailId) -> Option<String> {
         let mut sealed = id.as_bytes().to_vec();
-        // Made from the id, so that it is not used for another one.
+        // Derived from the id, so that no two ids have the same nonce.
         let drawn = hmac::sign(&self.nonces, &sealed);
         let nonce: [u8; NONCE_LEN] = drawn.as_ref().get(..NONCE_LEN)?.try_into().ok()?;
         let unique = Nonce::assume_unique_for_key(nonce);
@@ -48,7 +49,7 @@ impl TokenCipher {
         Some(URL_SAFE_NO_PAD.encode([&nonce[..], &sealed].concat()))
     }
 
-    /// The mail that a token names; none where it was not made with this secret.
+    /// The mail of a token; `None` if it was not made with this secret.
     pub fn mail(&self, token: &str) -> Option<MailId> {
         let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
         let (nonce, sealed) = bytes.split_at_checked(NONCE_LEN)?;

@@ -6,7 +6,7 @@ fn read(line: &str) -> Result<SmtpCommand, CommandError> {
 
 fn code(line: &str) -> u16 {
     match read(line) {
-        Err(CommandError::SmtpCommand(reply) | CommandError::OutOfStep(reply)) => reply.code,
+        Err(CommandError::Command(reply) | CommandError::OutOfStep(reply)) => reply.code,
         other => panic!("{line} gave {other:?}"),
     }
 }
@@ -227,7 +227,7 @@ fn what_is_not_a_command_is_a_syntax_error() {
 
     assert!(matches!(
         parse(b"NOOP \xff\r\n"),
-        Err(CommandError::SmtpCommand(reply)) if reply.code == 501
+        Err(CommandError::Command(reply)) if reply.code == 501
     ));
 }
 

@@ -1,5 +1,5 @@
-//! One dialogue from any bytes, checked against what must hold for all of them: the fuzzer's way
-//! in.
+//! Runs one dialogue from arbitrary bytes and checks what must always hold: the entry point of the
+//! fuzzer.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use super::{Security, SessionContext, SessionStep, SmtpSession};
 use crate::ingress::guard::LoginGuard;
 use crate::mail::Timestamp;
 
-/// Feeds a listener `bytes` as its client's, and panics when something does not hold: every reply
-/// is whole, printable and known; what is read does not depend on the pieces it came in; what is
-/// kept stays within the limits.
+/// Feeds `bytes` to a session as its client's, and panics if one of these does not hold: every
+/// reply is complete, printable and known; the result does not depend on how the bytes are split;
+/// memory stays within the limits.
 ///
-/// The first byte chooses the size of the pieces, and whether a login is needed (`app`, `secret`).
+/// The first byte selects the size of the pieces, and whether a login is needed (`app`, `secret`).
 pub fn exercise(bytes: &[u8]) {
     let Some((choice, bytes)) = bytes.split_first() else {
         return;

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::super::auth::{self, LoginStep, Mechanism};
 use super::{ExpectedInput, Security, SessionStep, SmtpSession};
 
-/// What an address is told that is not heard for a while.
+/// The reply to a banned address.
 pub(in crate::ingress::smtp) const TOO_MANY_FAILED: &str =
     "too many failed logins from your address; try again later";
 
@@ -18,7 +18,7 @@ impl SmtpSession {
                 self.say(220, "2.0.0", "begin");
                 return Some(SessionStep::StartTls);
             }
-            // Whoever put these bytes here may not be who will be on the other end of the TLS.
+            // These bytes may come from somebody other than the TLS client.
             Security::Offered => {
                 self.say(
                     554,
@@ -37,12 +37,12 @@ impl SmtpSession {
         is_for_some && !self.is_trusted()
     }
 
-    /// Whether there is anybody to log in as.
+    /// Whether there are users who can log in.
     pub(super) fn knows_users(&self) -> bool {
         !self.context.users.is_empty()
     }
 
-    /// Whether a password would not go over a network in the clear that is not trusted.
+    /// Whether a login is safe: with TLS, or over a trusted network.
     pub(super) fn may_log_in(&self) -> bool {
         self.security == Security::Tls || self.peer.is_loopback() || self.is_trusted()
     }

@@ -1,4 +1,4 @@
-//! A session's mail, from MAIL to the end of its message (RFC 5321 §3.3, RFC 3030).
+//! A session's mail transaction, from MAIL to the end of the message (RFC 5321 §3.3, RFC 3030).
 
 use super::super::body::{Body, DotReader};
 use super::super::command::{self, CommandError};
@@ -7,21 +7,21 @@ use super::super::trace::Trace;
 use super::{ExpectedInput, Security, SessionStep, SmtpSession, Submission};
 use crate::mail::{Address, Timestamp};
 
-/// A mail from MAIL to its end.
+/// A mail transaction.
 #[derive(Debug)]
 pub(super) struct MailTransaction {
     return_path: Option<Address>,
     recipients: Vec<Address>,
-    /// Whether it is a report: all its recipients are return paths of ours.
+    /// Whether it is a report: all recipients are our own return paths.
     pub(super) is_report: bool,
     size: usize,
     smtputf8: bool,
-    /// What came in the chunks so far, between two of them.
+    /// The chunks that were received so far, between two BDAT commands.
     chunks: Option<Body>,
 }
 
 impl SmtpSession {
-    /// What stands in the way of a mail, if anything.
+    /// Why MAIL is not allowed; `None` if it is.
     pub(super) fn obstacle(&self) -> Option<SmtpReply> {
         if self.client.is_none() {
             return Some(SmtpReply::new(503, "5.5.1", "say EHLO first"));
@@ -39,11 +39,11 @@ impl SmtpSession {
 
     pub(super) fn mail(&mut self, return_path: Option<Address>, size: usize, smtputf8: bool) {
         let most = self.context.limits.message_size;
-        // Who may bring a report and nothing else is told so once it is known whom it is for.
+        // A client that may only submit reports is refused at RCPT, when the recipient is known.
         let may_report = self.client.is_some() && self.context.returns.is_some();
 
         if let Some(obstacle) = self.obstacle().filter(|_| !may_report) {
-            self.mistake(CommandError::SmtpCommand(obstacle));
+            self.mistake(CommandError::Command(obstacle));
         } else if self.transaction.is_some() {
             self.mistake_of(503, "5.5.1", "a mail is begun already; RSET forgets it");
         } else if size > most {
@@ -82,7 +82,7 @@ impl SmtpSession {
             }
             Some(_) if obstacle.is_some() => {
                 obstacle.into_iter().for_each(|obstacle| {
-                    self.mistake(CommandError::SmtpCommand(obstacle));
+                    self.mistake(CommandError::Command(obstacle));
                 });
             }
             Some(t) if !t.recipients.is_empty() && t.is_report != is_return => {
@@ -102,7 +102,7 @@ impl SmtpSession {
         }
     }
 
-    /// What stands in the way of a message, if anything.
+    /// Why a message is not allowed; `None` if it is.
     pub(super) fn obstacle_to_message(&self) -> Option<SmtpReply> {
         match &self.transaction {
             None => Some(
@@ -118,7 +118,7 @@ impl SmtpSession {
 
     pub(super) fn data(&mut self, now: Timestamp) {
         if let Some(obstacle) = self.obstacle_to_message() {
-            return self.mistake(CommandError::SmtpCommand(obstacle));
+            return self.mistake(CommandError::Command(obstacle));
         }
         if self
             .transaction
@@ -136,8 +136,8 @@ impl SmtpSession {
         self.say(354, "", "go on; a line with a dot alone ends it");
     }
 
-    /// One chunk (RFC 3030 §2). Its octets follow at once, so they are read even where the command
-    /// is refused.
+    /// One chunk (RFC 3030 §2). Its octets follow at once, so they are read even if the command is
+    /// refused.
     pub(super) fn bdat(&mut self, left: usize, last: bool, now: Timestamp) {
         let begun = self.transaction.as_mut().and_then(|t| t.chunks.take());
         let body = match (begun, self.obstacle_to_message()) {
@@ -178,7 +178,7 @@ impl SmtpSession {
         body
     }
 
-    /// Waits for more of a message, unless it is refused and does not end.
+    /// Waits for more of a message, unless it is refused and too long.
     pub(super) fn read_on(&mut self) -> Option<SessionStep> {
         let (ExpectedInput::Data(_, body) | ExpectedInput::Chunk { body, .. }) = &self.expects
         else {
@@ -192,7 +192,7 @@ impl SmtpSession {
         None
     }
 
-    /// The message, or one chunk of it, has come.
+    /// Handles the end of a message, or of one chunk.
     pub(super) fn message_ends(&mut self) -> Option<SessionStep> {
         self.commands += 1;
         let (body, last) = match std::mem::replace(&mut self.expects, ExpectedInput::SmtpCommand) {
@@ -201,7 +201,8 @@ impl SmtpSession {
             ExpectedInput::SmtpCommand | ExpectedInput::Login(_) => return None,
         };
 
-        // As while it was still coming: it does not depend on how many pieces it came in.
+        // The same check as while it was received, so that the result does not depend on how the
+        // bytes were split.
         self.closing |= body.is_hopeless();
         let refusal = body.refusal().cloned();
         match (refusal, self.transaction.take()) {
@@ -231,7 +232,7 @@ impl SmtpSession {
                 self.reply(&refusal.unwrap_or_else(|| SmtpReply::new(250, "2.0.0", text)));
             }
             (Some(reply), Some(_)) => self.reply(&reply),
-            (Some(reply), None) => self.mistake(CommandError::SmtpCommand(reply)),
+            (Some(reply), None) => self.mistake(CommandError::Command(reply)),
             (None, _) => {}
         }
 
