@@ -1,10 +1,10 @@
-//! Whose fault an outcome was. [`Outcome`](super::Outcome) says what the wire said; this says whose
-//! doing it was, which is a second and pure step. `dispatch/sender.rs` asks it for each recipient
-//! of each transaction.
+//! Decides whether the mail, the relay or something else caused an outcome.
+//! [`Outcome`](super::Outcome) is what the server answered; the cause is derived from it here, by
+//! pure functions. `dispatch/sender.rs` calls them for each recipient of each transaction.
 //!
-//! *Invariant made here:* no refusal is held against a mail that another mail would have met as
-//! well. The rules are [`ROWS`], the first that matches decides; docs/FAULTS.md is printed from
-//! them, and a test compares.
+//! *Invariant:* a refusal counts against a mail only if another mail would not have been refused in
+//! the same way. The rules are [`ROWS`]; the first that matches decides. docs/FAULTS.md is printed
+//! from them, and a test compares the two.
 
 mod phrases;
 mod words;
@@ -14,24 +14,24 @@ use std::cell::OnceCell;
 use super::{Outcome, Phase, Reply};
 use words::{Text, Words};
 
-/// Whose doing an outcome was.
+/// What caused an outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fault {
-    /// Nobody's: the mail was taken.
+    /// None: the mail was accepted.
     Nobody,
-    /// This recipient's or this message's.
+    /// This recipient or this message.
     Mail,
-    /// Too much was asked for in one transaction.
+    /// The transaction has too many recipients.
     Transaction,
-    /// This connection is used up.
+    /// This connection accepts no further mail.
     Session,
-    /// This domain cannot be reached over this relay now.
+    /// The relay cannot reach the recipient's domain now.
     Destination,
     /// The relay, the system behind it, our login or our account.
     Relay,
-    /// The mail's or the relay's: one refusal alone cannot tell.
+    /// The mail or the relay: one refusal alone does not show which.
     Unclear,
-    /// Nobody knows whether the relay took the mail.
+    /// Unknown: the relay may have accepted the mail.
     InDoubt,
 }
 
@@ -50,42 +50,46 @@ impl Fault {
         }
     }
 
-    /// What follows from it.
+    /// What the engine does then; printed in docs/FAULTS.md.
     pub fn consequence(self) -> &'static str {
         match self {
             Fault::Nobody => "delivered",
             Fault::Mail => {
-                "4yz: an attempt is counted and the mail deferred; 5yz: dead. Broken off before \
-                 the final dot: deferred, uncounted. Refused here, before anything was sent: the \
-                 route's next relay is asked first"
+                "4yz: the mail is deferred and an attempt counted. 5yz: the mail is dead. \
+                 Connection lost before the final dot: deferred, no attempt counted. Refused by \
+                 Postrider before anything was sent: the route's next relay is tried first"
             }
             Fault::Transaction => {
-                "the rest of the recipients at once in a further transaction, uncounted; the \
-                 number that was taken is learned"
+                "the other recipients are sent at once in another transaction, no attempt \
+                 counted; the number of recipients that the relay accepts is learned"
             }
             Fault::Session => {
-                "the connection is closed and the same mail sent at once on a new one, uncounted; \
-                 the number of mails that it carried is learned"
+                "the connection is closed and the mail sent at once over a new one, no attempt \
+                 counted; the number of mails that a connection accepts is learned"
             }
             Fault::Destination => {
-                "deferred, uncounted; after three in a row the domain rests at this relay and is \
-                 probed with other mail, which meanwhile takes the route's next relay or waits"
+                "deferred, no attempt counted. After three such mails in a row, mail to this \
+                 domain takes the route's next relay or waits, and single mails probe this one"
             }
             Fault::Relay => {
-                "up to MAIL the mail goes back as it was, behind the others if it was put to the \
-                 relay; what is refused later takes the route's next relay at once, or is \
-                 deferred, uncounted; after three in a row the relay rests and is probed, and its \
-                 mail takes the route's next relay or waits"
+                "up to the reply to MAIL, the mail returns to the queue unchanged, behind other \
+                 mail if the relay has refused it. After that, it takes the route's next relay at \
+                 once, or is deferred, no attempt counted. After three such mails in a row, mail \
+                 takes the route's next relay or waits, and single mails probe this one"
             }
             Fault::Unclear => {
-                "the route's next relay at once, or deferred, uncounted. Refused so again after \
-                 other mails were taken: the mail's. Twenty in a row: the relay's"
+                "the route's next relay at once, or deferred, no attempt counted. If the mail is \
+                 refused in this way again after others were accepted, the cause is the mail; \
+                 after twenty such mails in a row, the relay"
             }
-            Fault::InDoubt => "the mail's guarantee decides: sent again, or dead as in_doubt",
+            Fault::InDoubt => {
+                "the mail's guarantee decides: at least once, it is sent again; at most once, it \
+                 is dead as in_doubt"
+            }
         }
     }
 
-    /// Everything that an outcome can be somebody's fault of, in the table's order.
+    /// All causes, in the table's order.
     pub const ALL: [Fault; 8] = [
         Fault::Nobody,
         Fault::Mail,
@@ -98,21 +102,20 @@ impl Fault {
     ];
 }
 
-/// What was known of the connection and of the relay when the outcome came.
+/// What was known about the connection and the relay at the time of the outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Circumstances {
     /// The connection has carried mail before this one.
     pub has_carried_mail: bool,
     /// Recipients of this transaction were accepted before this one was answered.
     pub has_accepted: bool,
-    /// Other mails met the same in a row, and none fared better in between.
+    /// Other mails had the same outcome in a row, and none was accepted in between.
     pub is_repeated: bool,
-    /// Other mails were taken after this one was first refused and it was unclear whose fault that
-    /// was.
+    /// This mail was refused before for an unclear cause, and other mails were accepted since then.
     pub others_fared_better: bool,
 }
 
-/// What was heard, by kind.
+/// A kind of answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AnswerPattern {
     /// Any 2yz.
@@ -127,13 +130,13 @@ enum AnswerPattern {
     Permanent,
     /// Any 4yz or 5yz.
     Refusal,
-    /// The connection broke.
+    /// The server closed the connection.
     HangUp,
-    /// Nothing came in time.
+    /// There was no answer in time.
     Silence,
-    /// No answer that settles anything.
+    /// No answer, or one that is neither positive nor negative.
     NoVerdict,
-    /// Whatever it was.
+    /// Any answer, or none.
     Anything,
 }
 
@@ -152,8 +155,8 @@ impl AnswerPattern {
             AnswerPattern::Permanent => "5yz".into(),
             AnswerPattern::Refusal => "4yz, 5yz".into(),
             AnswerPattern::HangUp => "hang-up".into(),
-            AnswerPattern::Silence => "silence".into(),
-            AnswerPattern::NoVerdict => "1yz, 3yz, hang-up, silence".into(),
+            AnswerPattern::Silence => "time-out".into(),
+            AnswerPattern::NoVerdict => "1yz, 3yz, hang-up, time-out".into(),
             AnswerPattern::Anything => "anything".into(),
         }
     }

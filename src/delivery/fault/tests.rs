@@ -456,7 +456,7 @@ fn every_row_can_be_reached_and_every_step_has_one() {
 /// The table in Markdown, as docs/FAULTS.md has it.
 fn printed() -> String {
     let mut out = String::from(
-        "| step | heard | enhanced code or text | connection | whose fault | and repeated |\n\
+        "| step | answer | enhanced code or text | connection | cause | cause if repeated |\n\
          |---|---|---|---|---|---|\n",
     );
 
@@ -488,7 +488,7 @@ fn printed() -> String {
         );
     }
 
-    out.push_str("\n| whose fault | what follows |\n|---|---|\n");
+    out.push_str("\n| cause | consequence |\n|---|---|\n");
     for fault in Fault::ALL {
         let _ = writeln!(out, "| {} | {} |", fault.as_str(), fault.consequence());
     }

@@ -45,20 +45,20 @@ impl Words {
     #[cfg(test)]
     pub(super) fn name(self) -> &'static str {
         match self {
-            Words::SessionLimit => "speaks of mails in this session",
-            Words::TooManyRecipients => "speaks of too many recipients",
-            Words::Greylisting => "speaks of greylisting",
-            Words::Client => "speaks of our address, login, account or quota",
+            Words::SessionLimit => "mentions the mails of this session",
+            Words::TooManyRecipients => "mentions too many recipients",
+            Words::Greylisting => "mentions greylisting",
+            Words::Client => "mentions our address, login, account or quota",
             Words::Account => "says that our account may not send",
-            Words::ShutAccount => "says that an account is shut",
-            Words::System => "speaks of the system's storage, load, connections or configuration",
-            Words::Blocked => "speaks of a blocked IP address",
-            Words::Listed => "speaks of a block list",
+            Words::ShutAccount => "says that an account is disabled",
+            Words::System => "mentions the system's storage, load, connections or configuration",
+            Words::Blocked => "mentions a blocked IP address",
+            Words::Listed => "mentions a block list",
             Words::Relaying => "refuses to relay",
-            Words::Doubt => "denies access or permission, or speaks of a failure inside",
-            Words::Sender => "speaks of the mail's sender",
-            Words::Recipient => "speaks of the mail's recipient",
-            Words::Content => "speaks of the message, spam or policy",
+            Words::Doubt => "denies access or permission, or mentions an internal failure",
+            Words::Sender => "mentions the mail's sender",
+            Words::Recipient => "mentions the mail's recipient",
+            Words::Content => "mentions the message, spam or policy",
         }
     }
 
