@@ -149,6 +149,7 @@ impl Accept {
                     continue;
                 }
             };
+
             let suppressed = suppressed.next().unwrap_or_default();
             receipts.push(match put.next() {
                 Some(Ok(PutResult::Stored)) => {

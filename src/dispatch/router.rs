@@ -443,6 +443,7 @@ impl State {
                 BreakerState::Closed => RelayState::Up,
                 _ => RelayState::Down,
             };
+
             let memory = self.engine.memory(&lane.relay);
             let now = self.engine.clock.monotonic();
             let ago = |since: Duration| {
@@ -450,12 +451,14 @@ impl State {
                 let span = now.saturating_sub(since).as_millis();
                 Timestamp::from_millis(at - i64::try_from(span).unwrap_or(0))
             };
+
             let (mails, recipients) = memory.known_limits(now);
             let resting = memory.resting().into_iter().map(|rest| RestingStatus {
                 since: Some(ago(rest.since)),
                 domain: rest.domain,
                 reason: rest.reason,
             });
+
             RelayStatus {
                 name: lane.relay.to_string(),
                 kind: topology

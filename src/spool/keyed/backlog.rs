@@ -198,6 +198,7 @@ impl Backlog {
         };
 
         for ((id, priority), count) in &mut self.counts {
+            // Nothing must be walked if all deliveries are on one side of both positions.
             let nothing_between = if count.until <= end {
                 count.ripe == count.pending
             } else {
@@ -210,6 +211,7 @@ impl Backlog {
             if count.until == end {
                 continue;
             }
+
             // If the clock went forward, walked deliveries become due; if it went back, they are no
             // longer due.
             let (way, by) = if count.until < end {
@@ -217,9 +219,11 @@ impl Backlog {
             } else {
                 (Direction::Down, -1)
             };
+
             let after =
                 |place: &QueuePosition| [&keys::queue(*id, *priority, place)[..], &[0]].concat();
             let (from, to) = (after(&count.until.min(end)), after(&count.until.max(end)));
+
             let mut is_whole = true;
             store.walk(&from, &to, way, &mut |key, value| {
                 let Some(read) = keys::read_queue(key) else {
@@ -239,9 +243,12 @@ impl Backlog {
                 }
                 ControlFlow::Continue(())
             })?;
+
             if !is_whole {
                 return Ok(false);
             }
+
+            // Remember where the next walk may begin.
             count.until = end;
             let (_, last) = keys::starting_with(&keys::queue_prefix(*id, *priority));
             let place = |key: &[u8]| keys::read_queue(key).map(|read| read.place);

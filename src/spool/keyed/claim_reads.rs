@@ -149,6 +149,7 @@ pub(super) fn claims<S: Store>(
         let Some(mail) = leases.first().map(|(_, place)| place.mail) else {
             continue;
         };
+
         let read = guarded(
             || read_mail(&shared.store, mail, &leases),
             || format!("mail {mail}"),
@@ -182,6 +183,8 @@ pub(super) fn claims<S: Store>(
                 continue;
             }
         };
+
+        // Keep the deliveries that are still pending; the others end or are forgotten.
         let mut deliveries = Vec::with_capacity(leases.len());
         for ((lease, place), found) in leases.into_iter().zip(found) {
             match found {
@@ -210,6 +213,7 @@ pub(super) fn claims<S: Store>(
                 }),
             }
         }
+
         if !deliveries.is_empty() {
             claims.push(Claim {
                 manifest: Arc::new(kept.manifest),

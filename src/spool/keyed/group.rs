@@ -110,6 +110,7 @@ impl<S: Store> Writer<'_, S> {
                 Some(is_there) => *is_there,
                 None => self.shared.store.get(key)?.is_some(),
             };
+
             let is_there = value.is_some();
             self.totals
                 .count(kind, i64::from(is_there) - i64::from(was_there));
@@ -144,6 +145,7 @@ impl<S: Store> Writer<'_, S> {
                     known => Ok(known),
                 })
                 .and_then(|judged| self.with_space(&mail.manifest, judged));
+
             if let Ok(PutResult::Stored) = judged {
                 group.changes.append(std::mem::take(&mut mail.batch));
                 self.index(group, &mail);
@@ -258,6 +260,7 @@ impl<S: Store> Writer<'_, S> {
                 ended.write(&mut group.changes, &mut self.totals, self.shared);
                 continue;
             };
+
             let place = QueuePosition {
                 due,
                 mail: manifest.id,
@@ -364,6 +367,7 @@ impl<S: Store> Writer<'_, S> {
                         entry: &leased.entry,
                         delivery: &delivery,
                     };
+
                     // A delivery that only returns to the queue is no event.
                     let tried = delivery.tries > leased.tries;
                     if tried || delivery.stage.finished_at().is_some() {
@@ -373,6 +377,7 @@ impl<S: Store> Writer<'_, S> {
                             JournalEntry::became(token.mail, manifest, &delivery, tried, now);
                         group.changes.add_entry(became);
                     }
+
                     step.write(&mut group.changes, bytes, &mut self.totals, self.shared)
                 });
                 done.push((token, delivery, next));

@@ -134,6 +134,7 @@ impl<S: Store> Writer<'_, S> {
             });
             let settled = settled.collect();
             self.record(&mut group, settled, results, reply);
+
             if group.changes.weight() >= GROUP_BYTES {
                 self.commit(std::mem::take(&mut group), false);
             }

@@ -82,6 +82,7 @@ pub(crate) fn walk<S: Store>(
                 continue;
             }
         };
+
         let manifest = mail.manifest;
         if found.len() != usize::from(manifest.recipients) {
             report(format!(
@@ -90,6 +91,7 @@ pub(crate) fn walk<S: Store>(
                 manifest.recipients
             ));
         }
+
         for (index, delivery) in &found {
             if let Some(due) = delivery.stage.due() {
                 let place = QueuePosition {
@@ -104,6 +106,7 @@ pub(crate) fn walk<S: Store>(
                 *accounts.entry(manifest.account()).or_default() += 1;
             }
         }
+
         let deliveries: Vec<Delivery> = found.into_values().collect();
         match body {
             Ok(body) => show(WholeMail {
@@ -131,6 +134,7 @@ pub(crate) fn walk<S: Store>(
                 .or_else(|| {
                     keys::read_old_queue(key).map(|read| (read.route, read.priority, read.place))
                 });
+
             match read {
                 Some(queued) if awaited.remove(&queued) => {}
                 Some((_, _, place))

@@ -198,6 +198,7 @@ impl<S: Store> KeyedSpool<S> {
         if let Some(failure) = self.shared.failure() {
             return Err(failure);
         }
+
         self.ask(|reply| {
             WriterCommand::Operate(Box::new(move |transaction| {
                 let changed = change(transaction);

@@ -223,11 +223,13 @@ impl Queues {
             if head.first_due(request.now).is_none() {
                 continue;
             }
+
             *rotation = at + 1;
             let queue = QueueName {
                 route: route.clone(),
                 priority,
             };
+
             let mut together: Vec<(QueuePosition, QueueEntry)> = Vec::new();
             while let Some((place, _)) = head.first_due(request.now) {
                 let belongs = together
@@ -238,10 +240,12 @@ impl Queues {
                 }
                 together.extend(head.pop());
             }
+
             let mut places = Vec::with_capacity(together.len());
             for (place, entry) in &together {
                 places.push((*place, self.lease(&queue, *place, entry.clone())));
             }
+
             // If one has changed since it was put, its record must be read from disk.
             let all_fresh = together.iter().all(|(_, entry)| entry.fresh.is_some());
             let mut entry = together.swap_remove(0).1;

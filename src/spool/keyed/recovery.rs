@@ -34,6 +34,7 @@ pub(super) fn name_queues<S: Store>(
             for priority in Priority::ALL {
                 transaction.changes.remove(keys::count(id, priority));
             }
+
             if transaction.is_full() {
                 transaction.commit()?;
             }
@@ -107,6 +108,7 @@ fn move_old_queues<S: Store>(transaction: &mut WriteTransaction<'_, S>) -> Resul
                 ControlFlow::Break(())
             }
         };
+
         transaction
             .shared
             .store
@@ -115,6 +117,7 @@ fn move_old_queues<S: Store>(transaction: &mut WriteTransaction<'_, S>) -> Resul
             return Ok(());
         };
         from = [&last[..], &[0]].concat();
+
         for (key, entry) in old {
             let (Some(read), Some(entry)) = (keys::read_old_queue(&key), entry) else {
                 continue;

@@ -228,9 +228,11 @@ impl<S: Store> StoreRebuild<'_, S> {
                 mail: id,
                 index,
             };
+
             if self.is_unqueued(id, index)? {
                 return Ok(());
             }
+
             let is_queued =
                 queued.contains_key(&place) && !(self.is_outdated)(&keys::delivery(id, index));
             let sentence = |what: &str| {
@@ -239,6 +241,7 @@ impl<S: Store> StoreRebuild<'_, S> {
                     delivery.recipient.as_str()
                 )
             };
+
             if is_queued && has_body {
                 queued.remove(&place);
                 self.totals.pending[manifest.priority.index()] += 1;
@@ -248,6 +251,8 @@ impl<S: Store> StoreRebuild<'_, S> {
                 }
                 return Ok(());
             }
+
+            // It is in no queue, so it must not be sent: it becomes a dead letter.
             let reason = if has_body || mail.is_forgotten() {
                 self.miss(sentence(if is_as_put {
                     "it may have been sent and what became of it is missing"

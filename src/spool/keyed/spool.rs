@@ -113,6 +113,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
                         queues.mark(token);
                     }
                 }
+
                 for token in leases {
                     let delivery = reader::delivery(&shared.store, token.mail, token.index)?;
                     let Some(mut delivery) = delivery.transpose()? else {
@@ -181,6 +182,7 @@ impl<S: Store> Spool for KeyedSpool<S> {
                     return Err(SpoolError::Forgotten(id));
                 }
             }
+
             match StoredMail::read(&shared.store, id)? {
                 Some(mail) => reader::body(&shared.store, &mail)?.whole().map(Some),
                 None => Ok(None),
@@ -401,15 +403,18 @@ impl<S: Store> Spool for KeyedSpool<S> {
         if self.shared.failure() == Some(SpoolError::Closed) {
             return Ok(());
         }
+
         let synced = self
             .ask(WriterCommand::Close)
             .await
             .and_then(|synced| synced);
+
         let threads = std::mem::take(&mut *self.threads.lock());
         let _ = tokio::task::spawn_blocking(move || {
             threads.into_iter().for_each(|thread| _ = thread.join())
         })
         .await;
+
         let shared = Arc::clone(&self.shared);
         let _ = tokio::task::spawn_blocking(move || shared.store.close()).await;
         synced

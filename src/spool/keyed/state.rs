@@ -127,6 +127,7 @@ impl<S: Store> SpoolState<S> {
     /// Adds new mails, which are now on disk, to the heads of their queues.
     pub(super) fn enqueue(&self, mails: Vec<Encoded<S>>) {
         let mut queues = self.queues.lock();
+
         for mail in mails.iter().filter(|mail| !mail.queued_later) {
             for (index, delivery) in (0u16..).zip(&mail.deliveries) {
                 let Some(due) = delivery.stage.due() else {
@@ -141,6 +142,7 @@ impl<S: Store> SpoolState<S> {
                     mail: mail.manifest.id,
                     index,
                 };
+
                 queues.enqueue_new(
                     &queue,
                     place,

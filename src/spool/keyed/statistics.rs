@@ -54,6 +54,8 @@ pub(super) fn stats<S: Store>(shared: &SpoolState<S>) -> Result<SpoolStats, Spoo
             counts.add(State::Scheduled, priority, untried_later);
             waiting.push((id, priority));
         }
+
+        // Deliveries that senders hold are counted as being sent, and not as waiting.
         for (queue, place, tried) in &leased {
             let Some(id) = ids.id(&queue.route) else {
                 continue;

@@ -190,6 +190,7 @@ fn look_at_mail<S: Store>(
 
     let may_forget = !look.undelivered && !look.is_damaged && !whole.mail.is_forgotten();
     let forget_at = Some(look.last_end + options.keep_bodies).filter(|_| may_forget);
+
     if look.in_hands {
         transaction.set_timer(now + LEASED_GRACE, Timer::Mail(mail));
     } else if look.pending {

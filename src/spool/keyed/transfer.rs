@@ -318,6 +318,7 @@ impl<'a, S: Store> StoreImport<'a, S> {
         for (index, delivery) in (0u16..).zip(stored_mail::beside_the_record(&deliveries)) {
             self.put(keys::delivery(id, index), codec::encode(delivery))?;
         }
+
         for (index, delivery) in (0u16..).zip(&deliveries) {
             let Some(due) = delivery.stage.due() else {
                 continue;
@@ -332,6 +333,7 @@ impl<'a, S: Store> StoreImport<'a, S> {
                     queue
                 }
             };
+
             let place = QueuePosition {
                 due,
                 mail: id,

@@ -361,6 +361,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
                 self.shared,
             );
             self.changes.remove(keys::marked(place.mail, place.index));
+
             let manifest = reader::manifest(&self.shared.store, place.mail)
                 .ok()
                 .flatten();

@@ -66,11 +66,13 @@ async fn try_each(
             Err(ConnectFailure::Everywhere(failure)) => return Err(failure),
             Err(ConnectFailure::Here(failure)) => failure,
         };
+
         smtp.memory.is_bad(peer, &reason_of(&failure));
         left.retain(|address| *address != peer);
         if left.is_empty() {
             return Err(failure);
         }
+
         tracing::debug!(%peer, ?failure, "the host's next address is tried");
     }
 }

@@ -137,8 +137,11 @@ impl Connection for SmtpConnection {
         if !self.is_usable() {
             return unusable("the connection is used up");
         }
+
         let converted = self.convert(mail).await;
         let mail = converted.as_ref().unwrap_or(mail);
+
+        // Without SMTPUTF8, send to the recipients whose addresses are in ASCII.
         if self.begun.is_none()
             && let Some(rest) = self.extensions.without_utf8_recipients(mail)
         {
@@ -146,6 +149,8 @@ impl Connection for SmtpConnection {
             let otherwise = extensions::needs_smtputf8;
             return self.send_to_some(&rest, next, goes, otherwise).await;
         }
+
+        // Send to no more recipients at once than the server has announced.
         if self.begun.is_none()
             && let Some(goes) = self.extensions.limits.part(&mail.recipients)
         {

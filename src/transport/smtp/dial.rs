@@ -61,6 +61,7 @@ pub(super) async fn dial(
                 None if trying.is_empty() => return Err(reason),
                 None => {}
             }
+
             tokio::select! {
                 Some((address, connected)) = trying.next() => match connected {
                     Ok(stream) => return Ok((stream, address)),

@@ -91,6 +91,7 @@ impl Extensions {
         for line in lines.skip(1) {
             // `AUTH=LOGIN` is the form from before RFC 2554, which some servers still send.
             let mut words = line.split(|c: char| c.is_ascii_whitespace() || c == '=');
+
             match words
                 .next()
                 .unwrap_or_default()
