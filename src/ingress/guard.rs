@@ -108,7 +108,7 @@ impl LoginGuard {
     }
 
     /// Whether this address is banned at `now`.
-    pub fn shuts_out(&self, peer: IpAddr, now: Instant) -> bool {
+    pub fn bans(&self, peer: IpAddr, now: Instant) -> bool {
         if self.is_shared(peer) {
             return false;
         }
@@ -157,12 +157,12 @@ mod tests {
 
         let bans: Vec<_> = failures.iter().map(|f| f.is_new_ban).collect();
         assert_eq!(bans, [false, false, false, false, true]);
-        assert!(guard.shuts_out(peer(1), now) && !guard.shuts_out(peer(2), now));
+        assert!(guard.bans(peer(1), now) && !guard.bans(peer(2), now));
 
         // One that was under way says nothing new.
         let late = guard.failed(peer(1), now);
         assert!(late.is_banned && !late.is_new_ban);
-        assert!(!guard.shuts_out(peer(1), now + TEN));
+        assert!(!guard.bans(peer(1), now + TEN));
         assert_eq!(guard.failed(peer(1), now + TEN).penalty, Duration::ZERO);
     }
 
@@ -176,7 +176,7 @@ mod tests {
         (0..100).for_each(|_| _ = never.failed(peer(1), now));
         let most = never.failed(peer(1), now);
         assert!(most.penalty == LONGEST_PENALTY && !most.is_banned);
-        assert!(!never.shuts_out(peer(1), now));
+        assert!(!never.bans(peer(1), now));
     }
 
     #[test]
@@ -189,7 +189,7 @@ mod tests {
             (0..10).for_each(|_| _ = guard.failed(shared, now));
             let last = guard.failed(shared, now);
             assert!(last.is_banned && last.penalty == LONGEST_PENALTY);
-            assert!(!guard.shuts_out(shared, now), "{shared}");
+            assert!(!guard.bans(shared, now), "{shared}");
         }
     }
 

@@ -233,7 +233,7 @@ impl Caller {
 
 /// Waits until the caller of a request has lost its access: its session has ended, or its token was
 /// removed or has another scope now.
-pub(super) async fn turned_out(door: SharedDoor, visitor: Caller, request: Parts) {
+pub(super) async fn access_lost(door: SharedDoor, visitor: Caller, request: Parts) {
     let Some(peer) = visitor.peer else {
         return std::future::pending().await;
     };

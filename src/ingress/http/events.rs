@@ -192,7 +192,7 @@ pub(super) async fn events(
             Ok::<_, Infallible>(frame)
         })
         .take_until(stopped(door.shutdown.clone()))
-        .take_until(turned_out(door, visitor, request));
+        .take_until(access_lost(door, visitor, request));
 
     Ok(Sse::new(frames)
         .keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("alive"))

@@ -170,7 +170,7 @@ pub(super) async fn latest(
     let none = || Problem::new(Kind::NotFound, "no captured mail matches");
     let mail = found.ok_or_else(none)?;
     let take = |message: &[u8]| (Reading::of(message), Reading::html(message));
-    let (reading, html) = door.taken_apart(mail.id, take).await?;
+    let (reading, html) = door.parsed_message(mail.id, take).await?;
 
     let recipients = mail.deliveries.into_iter();
     Ok(Json(CapturedMail {

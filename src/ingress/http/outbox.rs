@@ -44,7 +44,7 @@ pub async fn serve_outbox(dispatcher: Dispatcher, mut closing: watch::Receiver<b
         let next = match outbox.take(most).await {
             Ok(drafts) => {
                 let may_be_more = drafts.len() >= GROUP_DRAFTS;
-                match move_all(&outbox, drafts, most.largest).await {
+                match queue_drafts(&outbox, drafts, most.largest).await {
                     true if may_be_more => NextLook::AtOnce,
                     true => NextLook::WhenSomeArrive,
                     false => NextLook::Later,
@@ -72,7 +72,7 @@ pub async fn serve_outbox(dispatcher: Dispatcher, mut closing: watch::Receiver<b
 }
 
 /// Queues drafts; returns whether all were queued or rejected.
-async fn move_all(outbox: &OutboxHandle, drafts: Vec<OutboxDraft>, largest: usize) -> bool {
+async fn queue_drafts(outbox: &OutboxHandle, drafts: Vec<OutboxDraft>, largest: usize) -> bool {
     let mut by_id: HashMap<MailId, OutboxDraft> = HashMap::with_capacity(drafts.len());
     let mut mails: Vec<(MailId, Mail)> = Vec::with_capacity(drafts.len());
     let mut left = Vec::new();

@@ -87,7 +87,7 @@ fn unread() -> Problem {
 
 impl super::Door {
     /// Parses a mail's message, on a blocking thread if it is large.
-    pub(super) async fn taken_apart<T: Send + 'static>(
+    pub(super) async fn parsed_message<T: Send + 'static>(
         &self,
         id: MailId,
         take: impl FnOnce(&[u8]) -> T + Send + 'static,
@@ -132,7 +132,7 @@ pub(super) async fn preview(
     PathId(id): PathId,
 ) -> Result<Json<Preview>, Problem> {
     let status = door.dispatcher.status(id).await?;
-    let reading = door.taken_apart(id, Reading::of).await?;
+    let reading = door.parsed_message(id, Reading::of).await?;
     let recipients = status.deliveries.into_iter();
     Ok(Json(Preview {
         id,
@@ -176,7 +176,7 @@ pub(super) async fn html(
     let id = id.parse().map_err(|error: crate::mail::MailIdError| {
         Problem::new(Kind::NotFound, error.to_string())
     })?;
-    let taken = door.taken_apart(id, move |message| {
+    let taken = door.parsed_message(id, move |message| {
         let (html, shown) = Reading::html(message)?;
         Some(html::cleaned(&html, &shown, images, theme))
     });
@@ -189,7 +189,7 @@ pub(super) async fn html(
     };
 
     let mut response = html.into_response();
-    fence(&mut response, "text/html; charset=utf-8", policy);
+    restrict(&mut response, "text/html; charset=utf-8", policy);
     Ok(response)
 }
 
@@ -216,12 +216,12 @@ pub(super) async fn part(
     State(door): State<SharedDoor>,
     PartPath { mail, n }: PartPath,
 ) -> Result<Response, Problem> {
-    let taken = door.taken_apart(mail, move |message| Reading::part(message, n));
+    let taken = door.parsed_message(mail, move |message| Reading::part(message, n));
     let Part { info, content } = taken.await?.ok_or_else(no_part)?;
     let kind = SAFE_TYPES.iter().find(|kind| **kind == info.content_type);
 
     let mut response = content.into_response();
-    fence(
+    restrict(
         &mut response,
         kind.unwrap_or(&"application/octet-stream"),
         "default-src 'none'; sandbox",
@@ -248,7 +248,7 @@ pub(super) async fn part(
 }
 
 /// Adds the header fields that restrict what a browser does with a stranger's content.
-fn fence(response: &mut Response, kind: &'static str, policy: &'static str) {
+fn restrict(response: &mut Response, kind: &'static str, policy: &'static str) {
     let headers = response.headers_mut();
     for (name, value) in [
         (header::CONTENT_TYPE, kind),

@@ -109,7 +109,7 @@ fn explain(
         if errors.iter().any(|known| known.pointer == error.pointer) {
             break;
         }
-        let mended = mend(&mut value, &error.pointer);
+        let mended = replace_mistake(&mut value, &error.pointer);
         errors.push(error);
         if !mended || !thorough || errors.len() == MAX_ERRORS {
             break;
@@ -172,7 +172,7 @@ fn weigh(mail: &mut Value, mut size: usize) -> usize {
 
 /// Replaces a mistake by a valid value, so that the next mistake is found. False if that is not
 /// possible.
-fn mend(mail: &mut Value, pointer: &str) -> bool {
+fn replace_mistake(mail: &mut Value, pointer: &str) -> bool {
     let Some((parent, place)) = pointer.rsplit_once('/') else {
         return false;
     };

@@ -65,7 +65,7 @@ pub(super) async fn run(listener: TcpListener, door: SharedDoor, router: Router)
         let refused = match let_in(&door, peer.ip()) {
             Ok(place) => {
                 let span = tracing::debug_span!("connection", door = "http", %peer);
-                let served = welcome(stream, peer, door.clone(), router.clone());
+                let served = serve_connection(stream, peer, door.clone(), router.clone());
                 let served = async move {
                     served.await;
                     drop(place);
@@ -86,7 +86,7 @@ pub(super) async fn run(listener: TcpListener, door: SharedDoor, router: Router)
             && let Ok(place) = refusals.clone().try_acquire_owned()
         {
             connections.spawn(async move {
-                turn_away(stream, Problem::new(refused.kind, refused.reason)).await;
+                refuse_connection(stream, Problem::new(refused.kind, refused.reason)).await;
                 drop(place);
             });
         }
@@ -113,7 +113,7 @@ struct RefusedConnection {
 }
 
 fn let_in(door: &SharedDoor, peer: IpAddr) -> Result<ConnectionPlace, RefusedConnection> {
-    if door.guard.shuts_out(peer, Instant::now()) {
+    if door.guard.bans(peer, Instant::now()) {
         return Err(RefusedConnection {
             kind: Kind::TooMany,
             reason: TOO_MANY_FAILED,
@@ -136,7 +136,7 @@ pub(super) async fn stopped(mut shutdown: watch::Receiver<bool>) {
 }
 
 /// Serves one connection until it ends, with TLS if there is a certificate.
-async fn welcome(stream: TcpStream, peer: SocketAddr, door: SharedDoor, router: Router) {
+async fn serve_connection(stream: TcpStream, peer: SocketAddr, door: SharedDoor, router: Router) {
     // Answers are small, and a client waits for each.
     let _ = stream.set_nodelay(true);
     // What a client does not read stays in our memory, which is limited in common, instead of
@@ -201,7 +201,7 @@ async fn answer(
     }
 
     let (method, uri, headers) = (request.method(), request.uri(), request.headers());
-    let admitted = match door.guard.shuts_out(peer.ip(), Instant::now()) {
+    let admitted = match door.guard.bans(peer.ip(), Instant::now()) {
         true => Err(AccessRefusal::too_many()),
         false => door
             .tokens
@@ -274,14 +274,14 @@ async fn refused(door: &SharedDoor, peer: IpAddr, refusal: AccessRefusal) -> Acc
         }
     }
 
-    match refusal.is_guess() && guessed(door, peer).await {
+    match refusal.is_guess() && delay_guesser(door, peer).await {
         true => AccessRefusal::too_many(),
         false => refusal,
     }
 }
 
 /// Delays a client that presented a wrong secret, longer with each; returns whether it is banned.
-pub(super) async fn guessed(door: &SharedDoor, peer: IpAddr) -> bool {
+pub(super) async fn delay_guesser(door: &SharedDoor, peer: IpAddr) -> bool {
     let dispatcher = door.dispatcher.from_address(peer);
     dispatcher.note_refused_login(None);
     let failed = door.guard.failed(peer, Instant::now());
@@ -317,7 +317,7 @@ fn as_problem(response: Response) -> Response {
 }
 
 /// Answers a client that is refused, and closes the connection.
-async fn turn_away(mut stream: TcpStream, problem: Problem) {
+async fn refuse_connection(mut stream: TcpStream, problem: Problem) {
     let status = match problem.status() {
         429 => "429 Too Many Requests",
         _ => "503 Service Unavailable",

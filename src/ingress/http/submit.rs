@@ -177,7 +177,7 @@ pub(super) async fn submit(
     };
 
     let state = first_state(&mail);
-    let submitted = holding(room, async move { dispatcher.submit(mail).await });
+    let submitted = run_to_end(room, async move { dispatcher.submit(mail).await });
     let receipt = submitted.await??;
     let accepted = door.accepted(receipt, state).await;
     let location = format!("/v1/mails/{}", accepted.id);
@@ -282,7 +282,7 @@ impl Door {
             }));
         }
 
-        let submitted = holding(room, async move { dispatcher.submit_many(mails).await });
+        let submitted = run_to_end(room, async move { dispatcher.submit_many(mails).await });
         let mut receipts = submitted.await?.into_iter();
         let mut results = Vec::with_capacity(places.len());
         for (place, state) in places.into_iter().enumerate() {
@@ -418,7 +418,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 
 /// Finishes `work` even if the client has disconnected or timed out, and keeps the memory reserved
 /// until then.
-async fn holding<T, F>(room: ReservedMemory, work: F) -> Result<T, Problem>
+async fn run_to_end<T, F>(room: ReservedMemory, work: F) -> Result<T, Problem>
 where
     T: Send + 'static,
     F: Future<Output = T> + Send + 'static,

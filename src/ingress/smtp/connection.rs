@@ -150,7 +150,7 @@ where
         match step {
             SessionStep::Read => {
                 flush(stream, session, &limits).await?;
-                let deadline = match session.has_come_in() {
+                let deadline = match session.is_admitted() {
                     true => pace.deadline(session, &limits),
                     false => pace.deadline(session, &limits).min(come_in),
                 };

@@ -174,7 +174,7 @@ impl SmtpDoor {
                         tracing::warn!(%peer, reason, left_out, "smtp connection refused");
                     }
                     if !implicit {
-                        turn_away(&stream, no.code, no.enhanced, no.reason);
+                        refuse_connection(&stream, no.code, no.enhanced, no.reason);
                     }
                     continue;
                 }
@@ -227,7 +227,7 @@ impl DoorContext {
             });
         }
 
-        if self.context.guard.shuts_out(peer, Instant::now()) {
+        if self.context.guard.bans(peer, Instant::now()) {
             return Err(ConnectionRefusal {
                 code: 421,
                 enhanced: "4.7.0",
@@ -288,7 +288,7 @@ async fn accept(listener: Option<&TcpListener>) -> std::io::Result<(TcpStream, S
 }
 
 /// Sends the reason if the socket accepts it at once: no memory is kept for a refused connection.
-fn turn_away(stream: &TcpStream, code: u16, enhanced: &'static str, reason: &'static str) {
+fn refuse_connection(stream: &TcpStream, code: u16, enhanced: &'static str, reason: &'static str) {
     let mut line = Vec::new();
     SmtpReply::new(code, enhanced, reason).write(&mut line);
     let _ = stream.try_write(&line);

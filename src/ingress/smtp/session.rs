@@ -174,7 +174,7 @@ impl SmtpSession {
     }
 
     /// Whether the client has logged in, or has sent EHLO if no login is needed.
-    pub fn has_come_in(&self) -> bool {
+    pub fn is_admitted(&self) -> bool {
         let brings_report = self.transaction.as_ref().is_some_and(|t| t.is_report);
         self.user.is_some() || brings_report || (self.client.is_some() && !self.needs_login())
     }

@@ -72,7 +72,7 @@ impl<S: Store> CommitAnswer<S> {
                     let settled = done
                         .into_iter()
                         .map(|(token, delivery, _)| (token, delivery));
-                    shared.owed.lock().push(UnwrittenOutcomes {
+                    shared.unwritten.lock().push(UnwrittenOutcomes {
                         settled: settled.collect(),
                         results,
                         reply,

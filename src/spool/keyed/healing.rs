@@ -40,9 +40,9 @@ impl<S: Store> SpoolState<S> {
 
     /// Answers the callers of all unwritten outcomes with the failure: there will be no further
     /// try.
-    pub(super) fn give_up_what_is_owed(&self) {
+    pub(super) fn fail_unwritten(&self) {
         let error = self.failure().unwrap_or(SpoolError::Closed);
-        for owed in std::mem::take(&mut *self.owed.lock()) {
+        for owed in std::mem::take(&mut *self.unwritten.lock()) {
             let _ = owed.reply.send(Err(error.clone()));
         }
     }
@@ -56,7 +56,7 @@ impl<S: Store> Writer<'_, S> {
         let Some(before) = self.shared.failure() else {
             return;
         };
-        match self.shared.store.reopen().and_then(|()| self.take_up()) {
+        match self.shared.store.reopen().and_then(|()| self.reload()) {
             Ok(()) => tracing::info!("the spool can be written again, and takes mail"),
             Err(error @ SpoolError::Damaged { .. }) => {
                 tracing::error!(%error, "the spool cannot be opened again");
@@ -70,7 +70,7 @@ impl<S: Store> Writer<'_, S> {
     }
 
     /// Reloads the state in memory from disk, then writes the outcomes that could not be written.
-    fn take_up(&mut self) -> Result<(), SpoolError> {
+    fn reload(&mut self) -> Result<(), SpoolError> {
         let shared = self.shared;
         shared.journal.read_again(&shared.store)?;
         self.totals = usage::totals(&shared.store)?;
@@ -86,7 +86,7 @@ impl<S: Store> Writer<'_, S> {
         }
         *shared.ids.write() = QueueIds::default();
         *shared.backlog.lock() = Backlog::default();
-        shared.looks.lock().clear();
+        shared.sweeps_in_progress.lock().clear();
         self.large_mails.clear();
 
         *shared.failure.write() = None;
@@ -99,7 +99,7 @@ impl<S: Store> Writer<'_, S> {
             .collect();
 
         shared.queues.lock().read_again(routes);
-        self.write_what_is_owed()?;
+        self.write_unwritten()?;
         self.transact(recovery::recover)?;
         shared.keep(Vec::new())?;
         shared.changed.notify_one();
@@ -116,9 +116,9 @@ impl<S: Store> Writer<'_, S> {
         changed
     }
 
-    fn write_what_is_owed(&mut self) -> Result<(), SpoolError> {
+    fn write_unwritten(&mut self) -> Result<(), SpoolError> {
         let mut group = CommitGroup::default();
-        for owed in std::mem::take(&mut *self.shared.owed.lock()) {
+        for owed in std::mem::take(&mut *self.shared.unwritten.lock()) {
             let UnwrittenOutcomes {
                 settled,
                 results,

@@ -118,14 +118,14 @@ impl<S: Store> KeyedSpool<S> {
             pending: AtomicU64::new(0),
             totals: Mutex::new(Totals::default()),
             unreported_ends: Mutex::default(),
-            looks: Mutex::default(),
+            sweeps_in_progress: Mutex::default(),
             journal,
             suppresses: AtomicBool::new(suppresses),
             written: AtomicU64::new(0),
             kept: watch::channel(0).0,
             stale: AtomicU64::new(0),
             commit_times: Mutex::default(),
-            owed: Mutex::default(),
+            unwritten: Mutex::default(),
             stuck: Mutex::default(),
         });
 

@@ -26,7 +26,7 @@ pub(super) fn name_queues<S: Store>(
 ) -> Result<(), SpoolError> {
     let shared = transaction.shared;
     let mut named: Vec<(QueueId, Route)> = reader::routes(&shared.store)?;
-    named.extend(nameless(&shared.store, &named)?);
+    named.extend(unnamed_queues(&shared.store, &named)?);
     for (id, route) in named {
         let is_empty = reader::all_keys(&shared.store, &keys::route_prefix(id), 1)?.is_empty();
         if is_empty {
@@ -66,7 +66,7 @@ fn read_accounts<S: Store>(shared: &SpoolState<S>) -> Result<(), SpoolError> {
 }
 
 /// Queues whose route is missing: the route is taken from their deliveries.
-fn nameless<S: Store>(
+fn unnamed_queues<S: Store>(
     store: &S,
     named: &[(QueueId, Route)],
 ) -> Result<Vec<(QueueId, Route)>, SpoolError> {

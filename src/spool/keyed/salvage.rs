@@ -100,7 +100,7 @@ pub(crate) fn put_in_order<S: Store>(
         }
     }
 
-    order.strays(&mails)?;
+    order.remove_strays(&mails)?;
     order.idempotency_keys(&mails)?;
     order.totals.quarantined += reader::all_keys(store, b"z", usize::MAX)?.len() as u64;
     order.count()?;
@@ -108,7 +108,7 @@ pub(crate) fn put_in_order<S: Store>(
         order.miss("what was written last is missing, whatever it was".into());
     }
     if let Some(end) = last_commit.journal {
-        order.vanished(&mails)?;
+        order.report_vanished(&mails)?;
         order.journal(end)?;
     }
 
@@ -279,7 +279,7 @@ impl<S: Store> StoreRebuild<'_, S> {
     }
 
     /// Removes and reports deliveries and chunks whose mail is lost.
-    fn strays(&mut self, mails: &BTreeSet<MailId>) -> Result<(), SpoolError> {
+    fn remove_strays(&mut self, mails: &BTreeSet<MailId>) -> Result<(), SpoolError> {
         let mut strays: BTreeMap<MailId, Vec<String>> = BTreeMap::new();
         let mut keys = Vec::new();
         for kind in [b"d", b"b"] {
@@ -434,7 +434,7 @@ impl<S: Store> StoreRebuild<'_, S> {
     }
 
     /// Reports mails of which no record is left, but which are pending by the journal.
-    fn vanished(&mut self, mails: &BTreeSet<MailId>) -> Result<(), SpoolError> {
+    fn report_vanished(&mut self, mails: &BTreeSet<MailId>) -> Result<(), SpoolError> {
         let is_unnamed = |id: &MailId| !mails.contains(id) && !self.named.contains(id);
         for (id, mail) in verification::waiting(self.store, &is_unnamed)? {
             let accepted = mail.accepted_at.map(|at| format!("accepted at {at}"));

@@ -40,7 +40,7 @@ pub(super) struct SpoolState<S> {
     /// Deliveries that ended without a settle (expired, or in doubt), until a sweep reports them.
     pub unreported_ends: Mutex<Vec<EndedDelivery>>,
     /// The progress of sweeps through mails with too many deliveries for one step.
-    pub looks: Mutex<HashMap<MailId, SweepProgress>>,
+    pub sweeps_in_progress: Mutex<HashMap<MailId, SweepProgress>>,
     pub journal: JournalState,
     /// Whether there may be suppressed addresses. If not, lookups are skipped.
     pub suppresses: AtomicBool,
@@ -50,7 +50,7 @@ pub(super) struct SpoolState<S> {
     pub stale: AtomicU64,
     pub commit_times: Mutex<CommitTimes>,
     /// Outcomes that could not be written yet.
-    pub owed: Mutex<Vec<UnwrittenOutcomes>>,
+    pub unwritten: Mutex<Vec<UnwrittenOutcomes>>,
     /// Leases that the writer took for a change that could not be written.
     pub stuck: Mutex<Vec<LeaseToken>>,
 }

@@ -47,12 +47,12 @@ pub(super) fn sweep<S: Store>(
     {
         match timer {
             Timer::Mail(mail) if seen.insert(mail) => {
-                look_at_mail(transaction, mail, now, &mut swept)?
+                sweep_mail(transaction, mail, now, &mut swept)?
             }
             Timer::Mail(_) => {}
-            Timer::Key(hash) if seen_keys.insert(hash) => look_at_key(transaction, hash, now)?,
+            Timer::Key(hash) if seen_keys.insert(hash) => sweep_key(transaction, hash, now)?,
             Timer::Key(_) => {}
-            Timer::Chunks(mail) => look_at_chunks(transaction, mail, now)?,
+            Timer::Chunks(mail) => sweep_chunks(transaction, mail, now)?,
         }
     }
 
@@ -132,14 +132,18 @@ impl Default for SweepProgress {
     }
 }
 
-fn look_at_mail<S: Store>(
+fn sweep_mail<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
     mail: MailId,
     now: Timestamp,
     swept: &mut SweepReport,
 ) -> Result<(), SpoolError> {
     let shared = transaction.shared;
-    let mut look = shared.looks.lock().remove(&mail).unwrap_or_default();
+    let mut look = shared
+        .sweeps_in_progress
+        .lock()
+        .remove(&mail)
+        .unwrap_or_default();
     let (whole, next) = match reader::some_of(&shared.store, mail, look.from, STEP_BYTES) {
         Ok(Some(read)) => read,
         Ok(None) => return Ok(()),
@@ -180,7 +184,7 @@ fn look_at_mail<S: Store>(
 
     if let Some(next) = next {
         let further = SweepProgress { from: next, ..look };
-        shared.looks.lock().insert(mail, further);
+        shared.sweeps_in_progress.lock().insert(mail, further);
         transaction.set_timer(now, Timer::Mail(mail));
         return Ok(());
     }
@@ -249,7 +253,7 @@ fn prune<S: Store>(
     Ok(())
 }
 
-fn look_at_key<S: Store>(
+fn sweep_key<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
     hash: [u8; 16],
     now: Timestamp,
@@ -295,7 +299,7 @@ fn look_at_key<S: Store>(
 
 /// Removes the remaining records of a removed mail, in this and later sweeps. If the mail exists,
 /// only the chunks of its message, and only if the message was deleted.
-fn look_at_chunks<S: Store>(
+fn sweep_chunks<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
     mail: MailId,
     now: Timestamp,

@@ -73,7 +73,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
 
     /// Waits until the queues in memory match what is written. From now on each commit is synced
     /// before the transaction continues.
-    fn look_at_queues(&mut self) {
+    fn wait_for_queues(&mut self) {
         if let Some(syncer) = self.syncer.take() {
             if let Some(written) = self.written.take() {
                 syncer.add(self.shared, written, false);
@@ -104,7 +104,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
         let Some(due) = delivery.stage.due() else {
             return false;
         };
-        self.look_at_queues();
+        self.wait_for_queues();
 
         let queue = QueueName {
             route: delivery.route.clone(),
@@ -213,7 +213,7 @@ impl<'a, S: Store> WriteTransaction<'a, S> {
 
     /// Queues a delivery that no sender holds.
     pub(super) fn enqueue(&mut self, queue: QueueName, place: QueuePosition, entry: QueueEntry) {
-        self.look_at_queues();
+        self.wait_for_queues();
         self.changes.enqueue(self.shared, &queue, &place, &entry);
         self.enqueued.push((queue, place, entry));
     }

@@ -70,7 +70,7 @@ pub(super) fn run<S: Store>(
     syncer.finish();
     let _ = shared.store.sync();
     shared.fail(SpoolError::Closed);
-    shared.give_up_what_is_owed();
+    shared.fail_unwritten();
 }
 
 pub(super) struct Writer<'a, S> {

@@ -73,7 +73,7 @@ pub(super) async fn claim(
                 Ok(claims) => return Ok(claims),
                 Err(error) => error,
             };
-            node.hints.stir([super::hints::ANY_ROUTE]);
+            node.hints.mark_due([super::hints::ANY_ROUTE]);
             node.has_doubt.store(true, Ordering::SeqCst);
             if on.rollback().await.is_err() {
                 node.claiming.discard().await;
@@ -152,7 +152,7 @@ async fn take(
     let found = fronts.queues.values().map(VecDeque::len).sum::<usize>();
     if !taken.is_empty() || found > 0 {
         // There may be more deliveries, and those that were not chosen are still queued.
-        node.hints.is_more(&routes);
+        node.hints.mark_more(&routes);
     }
     if taken.is_empty() {
         on.rollback().await?;

@@ -65,7 +65,7 @@ pub(super) fn order(node: &NodeState, change: impl FnOnce(&mut Orders)) {
     });
 
     if is_new {
-        node.hints.stir([super::hints::ANY_ROUTE]);
+        node.hints.mark_due([super::hints::ANY_ROUTE]);
         node.changed.notify_one();
     }
 }

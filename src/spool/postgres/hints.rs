@@ -86,7 +86,7 @@ impl Hints {
     }
 
     /// Records that these routes may have due mail.
-    pub(super) fn stir(&self, routes: impl IntoIterator<Item = i32>) {
+    pub(super) fn mark_due(&self, routes: impl IntoIterator<Item = i32>) {
         let mut dues = self.dues.lock();
         for route in routes {
             dues.lower(route, i64::MIN);
@@ -96,7 +96,7 @@ impl Hints {
     }
 
     /// Records that a claim left due mail on these routes.
-    pub(super) fn is_more(&self, routes: &[i32]) {
+    pub(super) fn mark_more(&self, routes: &[i32]) {
         self.dues.lock().stirred.extend(routes);
     }
 

@@ -64,7 +64,7 @@ pub(super) enum StatementFailure {
 
 impl StatementFailure {
     /// Whether the statement is at fault, so that a retry would fail again.
-    pub(super) fn is_of_itself(self) -> bool {
+    pub(super) fn is_statements_fault(self) -> bool {
         matches!(
             self,
             StatementFailure::Exists | StatementFailure::Impossible
@@ -189,22 +189,22 @@ impl Connected {
     }
 
     /// Runs statements without parameters or results.
-    pub(super) async fn do_all(&self, sql: &str) -> Result<(), tokio_postgres::Error> {
+    pub(super) async fn execute_all(&self, sql: &str) -> Result<(), tokio_postgres::Error> {
         self.answered(self.client.batch_execute(sql)).await
     }
 
     /// Begins a transaction. If it does not end with `commit`, the caller must roll it back or
     /// discard the connection.
     pub(super) async fn begin(&self) -> Result<(), tokio_postgres::Error> {
-        self.do_all("BEGIN").await
+        self.execute_all("BEGIN").await
     }
 
     pub(super) async fn commit(&self) -> Result<(), tokio_postgres::Error> {
-        self.do_all("COMMIT").await
+        self.execute_all("COMMIT").await
     }
 
     pub(super) async fn rollback(&self) -> Result<(), tokio_postgres::Error> {
-        self.do_all("ROLLBACK").await
+        self.execute_all("ROLLBACK").await
     }
 }
 

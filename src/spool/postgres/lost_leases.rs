@@ -95,7 +95,7 @@ pub(super) async fn give_back(node: &Arc<NodeState>) -> Result<(), SpoolError> {
     )
     .await
     .map_err(failed)?;
-    node.hints.stir([hints::ANY_ROUTE]);
+    node.hints.mark_due([hints::ANY_ROUTE]);
     node.changed.notify_one();
     Ok(())
 }

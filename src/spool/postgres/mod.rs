@@ -236,7 +236,7 @@ impl PostgresSpool {
             closed: AtomicBool::new(false),
             down: RwLock::new(None),
             is_heard: AtomicBool::new(true),
-            owed: RwLock::new(None),
+            unwritten: RwLock::new(None),
             lapsed: Mutex::default(),
             unreported_ends: Mutex::default(),
             drafts: outbox::Drafts::default(),

@@ -104,7 +104,7 @@ pub(super) async fn retry(
         .await??;
 
     if matches!(result, OperationResult::Done(_)) {
-        node.hints.stir([hints::ANY_ROUTE]);
+        node.hints.mark_due([hints::ANY_ROUTE]);
         node.hints.sweep_at((now + lifetime).as_millis());
         node.changed.notify_one();
     }
@@ -311,7 +311,7 @@ pub(super) async fn reroute(
         .change(move |node, on| reroute_in(node, on, known.clone(), fallback.clone()).boxed())
         .await?;
     if moved > 0 {
-        node.hints.stir([hints::ANY_ROUTE]);
+        node.hints.mark_due([hints::ANY_ROUTE]);
         node.changed.notify_one();
     }
     Ok(moved)

@@ -71,7 +71,7 @@ async fn end(node: &NodeState) {
     }
     if let Err(error) = is_over(node).await {
         // The task that retries unwritten outcomes knows the reason best.
-        let owed = node.owed.read().clone();
+        let owed = node.unwritten.read().clone();
         return node.note_down(owed.as_ref().unwrap_or(&error));
     }
     if !node.is_heard.load(Ordering::SeqCst) || node.down.write().take().is_none() {
@@ -80,7 +80,7 @@ async fn end(node: &NodeState) {
 
     node.has_doubt.store(true, Ordering::SeqCst);
     tracing::info!("the database answers again");
-    node.hints.stir([hints::ANY_ROUTE]);
+    node.hints.mark_due([hints::ANY_ROUTE]);
     node.changed.notify_one();
 }
 
@@ -107,12 +107,12 @@ async fn is_over(node: &NodeState) -> Result<(), SpoolError> {
     // silent.
     let checked = futures::future::join_all(all).await;
     checked.into_iter().collect::<Result<(), _>>()?;
-    if let Some(owed) = node.owed.read().clone() {
+    if let Some(owed) = node.unwritten.read().clone() {
         return Err(owed);
     }
 
     let on = node.on(&node.watching).await?;
-    let tried = match tokio::time::timeout(ANSWER_WITHIN, on.do_all(TRIAL_WRITE)).await {
+    let tried = match tokio::time::timeout(ANSWER_WITHIN, on.execute_all(TRIAL_WRITE)).await {
         Ok(Ok(())) => return Ok(()),
         Ok(Err(error)) => error,
         Err(_) => {

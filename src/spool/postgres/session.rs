@@ -121,7 +121,7 @@ async fn try_beat(node: &Arc<NodeState>) -> Result<(), SpoolError> {
                 );
             }
             begin(node, &on).await.map_err(failed)?;
-            node.hints.stir([hints::ANY_ROUTE]);
+            node.hints.mark_due([hints::ANY_ROUTE]);
             node.changed.notify_one();
         }
     }

@@ -201,7 +201,7 @@ async fn write(node: &Arc<NodeState>, group: SettleGroup) {
         node.releasing.fetch_sub(releases, Ordering::SeqCst);
         answer(node, &writes, replies, outcome);
         if !released.is_empty() {
-            node.hints.stir(released_on);
+            node.hints.mark_due(released_on);
             node.changed.notify_one();
         }
     } else {
@@ -248,7 +248,7 @@ async fn write_until_known(
             Ok(on) => on,
             Err(error) => {
                 node.note_down(&error);
-                *node.owed.write() = Some(error);
+                *node.unwritten.write() = Some(error);
                 tokio::time::sleep(RETRY_AFTER).await;
                 continue;
             }
@@ -284,7 +284,7 @@ async fn write_until_known(
         let error = match outcome {
             Ok(done) => {
                 node.time(began.elapsed());
-                *node.owed.write() = None;
+                *node.unwritten.write() = None;
                 if !refused.is_empty() {
                     // They stay leased, and no sender holds them.
                     node.has_doubt.store(true, Ordering::SeqCst);
@@ -301,7 +301,7 @@ async fn write_until_known(
                 let error = node.failed(&error);
                 tracing::warn!(%error, count = writes.len(),
                     "outcomes wait until the database answers");
-                *node.owed.write() = Some(error);
+                *node.unwritten.write() = Some(error);
                 node.settling.discard().await;
                 is_doubtful = true;
                 tokio::time::sleep(RETRY_AFTER).await;
@@ -312,7 +312,7 @@ async fn write_until_known(
             StatementFailure::Exists | StatementFailure::Impossible if step > 1 => step = 1,
             StatementFailure::Exists | StatementFailure::Impossible => {
                 let error = node.failed(&error);
-                *node.owed.write() = None;
+                *node.unwritten.write() = None;
                 tracing::error!(%error, "outcomes could not be recorded");
                 node.has_doubt.store(true, Ordering::SeqCst);
                 return Err(error);
@@ -333,7 +333,7 @@ async fn settle_in_steps(
     for step in steps {
         match settle(node, on, writes, step).await {
             Ok(settled) => done.extend(settled),
-            Err(error) if step.len() == 1 && judge(&error).is_of_itself() => {
+            Err(error) if step.len() == 1 && judge(&error).is_statements_fault() => {
                 let error = node.failed(&error);
                 let mail = writes[step[0]].token.mail;
                 tracing::error!(mail.id = %mail, %error, "an outcome cannot be recorded");

@@ -76,7 +76,7 @@ pub(super) struct NodeState {
     /// Whether the last heartbeat succeeded.
     pub is_heard: AtomicBool,
     /// Why outcomes could not be written yet; no delivery is started until they are.
-    pub owed: RwLock<Option<SpoolError>>,
+    pub unwritten: RwLock<Option<SpoolError>>,
     /// The sessions of other nodes whose lease has expired, as of the last heartbeat.
     pub lapsed: Mutex<LapsedSessions>,
     /// Deliveries that ended without a user's request, until a sweep reports them.

@@ -74,7 +74,7 @@ pub(super) async fn take_over(
     }
 
     report_ends(node, ended_deliveries);
-    node.hints.stir([hints::ANY_ROUTE]);
+    node.hints.mark_due([hints::ANY_ROUTE]);
     node.changed.notify_one();
     Ok(())
 }
@@ -106,7 +106,7 @@ async fn terminate(node: &NodeState, on: &Connected, session: i32) {
 /// For a session that its own node ends: returns its deliveries except at-most-once ones that may
 /// have been sent. If there are any, the session is marked as lapsed, so that another node takes it
 /// over and reports them. Returns whether there are.
-async fn leave_doubts(on: &Connected, session: i32) -> Result<bool, tokio_postgres::Error> {
+async fn keep_doubtful(on: &Connected, session: i32) -> Result<bool, tokio_postgres::Error> {
     let doubts = on
         .query(
             "SELECT count(*) FROM ready WHERE owner = $1 AND stage = 1",
@@ -144,7 +144,7 @@ async fn end_session(
     session: i32,
     own: bool,
 ) -> Result<(Option<EndedSession>, Option<Committed>), tokio_postgres::Error> {
-    if own && leave_doubts(on, session).await? {
+    if own && keep_doubtful(on, session).await? {
         return Ok((None, None));
     }
     let gone = on

@@ -55,19 +55,19 @@ async fn try_each(
     addresses: Vec<SocketAddr>,
     ticket: &mut Ticket,
 ) -> Result<SmtpConnection, Outcome> {
-    let mut left = smtp.memory.good_ones_first(addresses);
+    let mut left = smtp.memory.reliable_first(addresses);
     loop {
         let (stream, peer) = dial::dial(&smtp.server, &left, &smtp.memory).await?;
         let failure = match converse(smtp, stream, peer, ticket).await {
             Ok(connection) => {
-                smtp.memory.is_good(peer);
+                smtp.memory.mark_good(peer);
                 return Ok(connection);
             }
             Err(ConnectFailure::Everywhere(failure)) => return Err(failure),
             Err(ConnectFailure::Here(failure)) => failure,
         };
 
-        smtp.memory.is_bad(peer, &reason_of(&failure));
+        smtp.memory.mark_bad(peer, &reason_of(&failure));
         left.retain(|address| *address != peer);
         if left.is_empty() {
             return Err(failure);
@@ -174,7 +174,7 @@ pub(super) fn failed(phase: Phase, wire: &Wire, error: lettre::transport::smtp::
     }
     match ServerReply::read(Err(error)) {
         Ok(answer) => refused(phase, &answer),
-        Err(error) => unavailable(phase, &nonsense(&error)),
+        Err(error) => unavailable(phase, &why_malformed(&error)),
     }
 }
 
@@ -203,7 +203,7 @@ async fn secure(smtp: &Smtp, stream: TcpStream) -> Result<Stream, Outcome> {
 async fn greet(smtp: &Smtp, wire: &Wire) -> Result<AsyncSmtpConnection, Outcome> {
     wire.wait_up_to(smtp.server.timeouts.greeting);
     wire.listen();
-    wire.pretend(b"250 unsaid\r\n");
+    wire.answer_locally(b"250 unsaid\r\n");
     let met = AsyncSmtpConnection::connect_with_transport(wire.for_lettre(), &smtp.client).await;
     let heard = wire.heard();
     let dialogue = met.map_err(|error| {

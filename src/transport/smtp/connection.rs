@@ -82,7 +82,7 @@ impl SmtpConnection {
 
     /// Whether a command may be written before the previous one is answered.
     pub(super) fn may_pipeline(&self) -> bool {
-        self.extensions.pipelining && !self.memory.wants_lock_step()
+        self.extensions.pipelining && !self.memory.must_await_each_reply()
     }
 
     /// Reads the next reply. The error says why there is none; the connection cannot be read after
@@ -91,7 +91,7 @@ impl SmtpConnection {
         self.wire.wait_up_to(time_limit);
         let heard = self.dialogue.read_response().await;
         let reply = ServerReply::read(heard)
-            .map_err(|error| self.wire.fault().unwrap_or_else(|| nonsense(&error)))?;
+            .map_err(|error| self.wire.fault().unwrap_or_else(|| why_malformed(&error)))?;
         Ok(match self.wire.code() {
             Some(code) => reply.with_code(code),
             None => reply,
@@ -189,7 +189,7 @@ impl Connection for SmtpConnection {
         };
         let is_the_relays = |one: &&Outcome| one.judge(circumstances).fault == Fault::Relay;
         if let Some(outcome) = outcomes.iter().find(is_the_relays) {
-            self.memory.is_bad(self.peer, &reason_of(outcome));
+            self.memory.mark_bad(self.peer, &reason_of(outcome));
         }
         outcomes
     }

@@ -67,7 +67,7 @@ pub(super) async fn dial(
                     Ok(stream) => return Ok((stream, address)),
                     Err(e) => {
                         reason = format!("cannot connect to {place} at {address}: {e}");
-                        memory.is_bad(address, &reason);
+                        memory.mark_bad(address, &reason);
                     }
                 },
                 () = sleep(HEAD_START), if waiting.len() > 0 => {}

@@ -36,18 +36,18 @@ struct BadAddress {
 
 impl Memory {
     /// Whether PIPELINING must not be used although the server announces it.
-    pub(super) fn wants_lock_step(&self) -> bool {
+    pub(super) fn must_await_each_reply(&self) -> bool {
         let until = *self.lock_step_until.lock();
         until.is_some_and(|until| Instant::now() < until)
     }
 
     /// Records that the server answered a command and dropped those written behind it.
-    pub(super) fn drops_pipelined(&self) {
+    pub(super) fn note_dropped_pipelining(&self) {
         *self.lock_step_until.lock() = Some(Instant::now() + LOCK_STEP_FOR);
     }
 
     /// Records that the server answered a command that was written ahead.
-    pub(super) fn has_answered_pipelined(&self) {
+    pub(super) fn note_answered_pipelining(&self) {
         self.answers_pipelined.store(true, Ordering::Relaxed);
     }
 
@@ -58,7 +58,7 @@ impl Memory {
 
     /// Sorts the addresses so that those that failed lately come last. Forgets failures of
     /// addresses that are not among these.
-    pub(super) fn good_ones_first(&self, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    pub(super) fn reliable_first(&self, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
         let now = Instant::now();
         let mut bad = self.bad.lock();
         bad.retain(|address, known| now < known.until && addresses.contains(address));
@@ -67,7 +67,7 @@ impl Memory {
     }
 
     /// Records that this address failed, and why.
-    pub(super) fn is_bad(&self, address: SocketAddr, reason: &str) {
+    pub(super) fn mark_bad(&self, address: SocketAddr, reason: &str) {
         let known = BadAddress {
             until: Instant::now() + BAD_FOR,
             reason: reason.to_owned(),
@@ -79,7 +79,7 @@ impl Memory {
     }
 
     /// Records that this address works.
-    pub(super) fn is_good(&self, address: SocketAddr) {
+    pub(super) fn mark_good(&self, address: SocketAddr) {
         self.bad.lock().remove(&address);
     }
 }

@@ -284,12 +284,14 @@ impl SmtpConnection {
         };
 
         match answer {
-            Err(_) if may_be_dropped && self.wire.is_late() => self.memory.drops_pipelined(),
-            Ok(_) if is_pipelined => self.memory.has_answered_pipelined(),
+            Err(_) if may_be_dropped && self.wire.is_late() => {
+                self.memory.note_dropped_pipelining()
+            }
+            Ok(_) if is_pipelined => self.memory.note_answered_pipelining(),
             _ => {}
         }
         if is_against_pipelining(answer) {
-            self.memory.drops_pipelined();
+            self.memory.note_dropped_pipelining();
         }
     }
 

@@ -68,7 +68,7 @@ impl ServerReply {
 }
 
 /// Why a text is not a reply, for messages. Never contains what was sent to the server.
-pub(super) fn nonsense(error: &Error) -> String {
+pub(super) fn why_malformed(error: &Error) -> String {
     printable(&format!(
         "the server's reply cannot be understood ({error})"
     ))

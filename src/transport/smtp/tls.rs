@@ -50,15 +50,15 @@ impl Tls {
         stream: TcpStream,
     ) -> Result<TlsStream<TcpStream>, String> {
         let shaken = self.connector.connect(self.name.clone(), stream).await;
-        shaken.map_err(|e| format!("no TLS with {}: {e}{}", self.name.to_str(), way_out(&e)))
+        shaken.map_err(|e| format!("no TLS with {}: {e}{}", self.name.to_str(), advice(&e)))
     }
 }
 
 /// The advice for this error, if its usual cause is known.
-fn way_out(error: &std::io::Error) -> &'static str {
+fn advice(error: &std::io::Error) -> &'static str {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     match inner {
-        Some(Error::InvalidCertificate(wrong)) => way_out_of(wrong),
+        Some(Error::InvalidCertificate(wrong)) => advice_on(wrong),
         Some(Error::InvalidMessage(_)) => NO_TLS_HINT,
         // The server hung up when it received the handshake.
         None if error.kind() == std::io::ErrorKind::UnexpectedEof => NO_TLS_HINT,
@@ -69,7 +69,7 @@ fn way_out(error: &std::io::Error) -> &'static str {
 const NO_TLS_HINT: &str = "; it does not speak TLS there: perhaps smtp+starttls:// is meant \
                             (usually on port 587), or another port";
 
-fn way_out_of(wrong: &CertificateError) -> &'static str {
+fn advice_on(wrong: &CertificateError) -> &'static str {
     match wrong {
         CertificateError::UnknownIssuer => {
             "; if the server's certificate is its own, or from an authority of yours, name that \

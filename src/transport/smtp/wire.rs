@@ -137,7 +137,7 @@ impl Wire {
 
     /// Answers the next write of lettre with this line and does not send it: lettre sends EHLO by
     /// itself, and hangs up if that is refused.
-    pub(super) fn pretend(&self, line: &'static [u8]) {
+    pub(super) fn answer_locally(&self, line: &'static [u8]) {
         self.shared.lock().pretended = Some(line);
     }
 

@@ -28,7 +28,7 @@ use crate::ingress::http::SharedDoor;
 use crate::ingress::http::access::{Caller, TOO_MANY_FAILED};
 use crate::ingress::http::params::Params;
 use crate::ingress::http::problem::{Kind, Problem};
-use crate::ingress::http::server::guessed;
+use crate::ingress::http::server::delay_guesser;
 use crate::mail::Timestamp;
 use crate::{Fetch, PublicPages};
 
@@ -78,7 +78,7 @@ impl Provider {
     }
 
     /// Whether its requests contain the secret itself and no signature.
-    fn shows_its_secret(self) -> bool {
+    fn sends_its_secret(self) -> bool {
         matches!(self, Provider::Brevo | Provider::Postmark)
     }
 }
@@ -148,7 +148,7 @@ impl ProviderSettings {
             (Provider::Resend, Some(secret)) if resend::signing_key(secret).is_none() => {
                 add("secret", "is not a signing secret such as whsec_…");
             }
-            (provider, None) if !provider.shows_its_secret() || self.networks.is_empty() => {
+            (provider, None) if !provider.sends_its_secret() || self.networks.is_empty() => {
                 add("secret_file", "is missing; or add `secret`");
             }
             (_, Some("")) => add("secret", "is empty"),
@@ -305,7 +305,7 @@ pub(in crate::ingress::http) async fn take(
         headers: &parts.headers,
         body: &held.bytes,
     };
-    let heard = hear(&door, &settings, &caller, claimed).await;
+    let heard = receive_events(&door, &settings, &caller, claimed).await;
     // A request that is delayed because its proof is wrong must hold no memory.
     drop(held);
 
@@ -338,7 +338,7 @@ async fn refused(door: &SharedDoor, name: &str, caller: &Caller, refusal: ProofE
 
     if let (true, Some(peer)) = (refusal.is_guess(), caller.peer) {
         door.dispatcher.turned_away("login");
-        if guessed(door, peer).await {
+        if delay_guesser(door, peer).await {
             return Problem::new(Kind::TooMany, TOO_MANY_FAILED);
         }
     }
@@ -352,7 +352,7 @@ async fn refused(door: &SharedDoor, name: &str, caller: &Caller, refusal: ProofE
 }
 
 /// Accepts the events of a request, if it is authentic.
-async fn hear(
+async fn receive_events(
     door: &SharedDoor,
     settings: &ProviderSettings,
     caller: &Caller,

@@ -66,7 +66,7 @@ impl SmtpSession {
                 "5.7.11",
                 "no password is taken in the clear; begin with STARTTLS",
             );
-        } else if self.context.guard.shuts_out(self.peer, Instant::now()) {
+        } else if self.context.guard.bans(self.peer, Instant::now()) {
             self.hang_up("4.7.0", TOO_MANY_FAILED);
         } else {
             let progress = auth::begin(mechanism, initial, &self.context.users);

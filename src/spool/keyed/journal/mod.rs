@@ -183,7 +183,7 @@ impl JournalState {
             readers: BTreeMap::new(),
         };
 
-        state.go_on(store)?;
+        state.continue_after_last(store)?;
         let (from, to) = keys::starting_with(keys::READER);
         store.walk(&from, &to, Direction::Up, &mut |key, value| {
             let name = std::str::from_utf8(&key[keys::READER.len()..]);
@@ -216,7 +216,7 @@ impl JournalState {
 
     /// Loads its state again, after the store was reopened.
     pub(super) fn read_again<S: Store>(&self, store: &S) -> Result<(), SpoolError> {
-        self.state.lock().go_on(store)
+        self.state.lock().continue_after_last(store)
     }
 
     /// The bytes of all records that were ever written, including deleted ones.
@@ -366,7 +366,7 @@ impl State {
     }
 
     /// Continues after the store's last record. A number is never used twice.
-    fn go_on<S: Store>(&mut self, store: &S) -> Result<(), SpoolError> {
+    fn continue_after_last<S: Store>(&mut self, store: &S) -> Result<(), SpoolError> {
         let mut last = None;
         let (from, to) = keys::starting_with(keys::JOURNAL);
         store.walk(&from, &to, Direction::Down, &mut |key, value| {
