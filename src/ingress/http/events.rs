@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout_at};
 use utoipa::ToSchema;
 
 use super::SharedDoor;
-use super::access::{Caller, turned_out};
+use super::access::{Caller, access_lost};
 use super::params::Params;
 use super::problem::{Kind, Problem};
 use super::server::stopped;

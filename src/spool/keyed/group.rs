@@ -342,7 +342,7 @@ impl<S: Store> Writer<'_, S> {
 
     /// Records the outcomes of deliveries whose leases are current. Those without bytes are
     /// recorded already. What cannot be written is kept in memory until it can
-    /// (`SpoolState::owed`).
+    /// (`SpoolState::unwritten`).
     pub(super) fn record(
         &mut self,
         group: &mut CommitGroup<S>,

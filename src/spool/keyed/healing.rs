@@ -42,8 +42,8 @@ impl<S: Store> SpoolState<S> {
     /// try.
     pub(super) fn fail_unwritten(&self) {
         let error = self.failure().unwrap_or(SpoolError::Closed);
-        for owed in std::mem::take(&mut *self.unwritten.lock()) {
-            let _ = owed.reply.send(Err(error.clone()));
+        for waiting in std::mem::take(&mut *self.unwritten.lock()) {
+            let _ = waiting.reply.send(Err(error.clone()));
         }
     }
 }
@@ -118,12 +118,12 @@ impl<S: Store> Writer<'_, S> {
 
     fn write_unwritten(&mut self) -> Result<(), SpoolError> {
         let mut group = CommitGroup::default();
-        for owed in std::mem::take(&mut *self.shared.unwritten.lock()) {
+        for waiting in std::mem::take(&mut *self.shared.unwritten.lock()) {
             let UnwrittenOutcomes {
                 settled,
                 results,
                 reply,
-            } = owed;
+            } = waiting;
             let settled = settled.into_iter().map(|(token, delivery)| {
                 let bytes = codec::encode(&delivery);
                 // The failed write may have reached the disk.

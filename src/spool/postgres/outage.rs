@@ -71,8 +71,8 @@ async fn end(node: &NodeState) {
     }
     if let Err(error) = is_over(node).await {
         // The task that retries unwritten outcomes knows the reason best.
-        let owed = node.unwritten.read().clone();
-        return node.note_down(owed.as_ref().unwrap_or(&error));
+        let unwritten = node.unwritten.read().clone();
+        return node.note_down(unwritten.as_ref().unwrap_or(&error));
     }
     if !node.is_heard.load(Ordering::SeqCst) || node.down.write().take().is_none() {
         return;
@@ -107,8 +107,8 @@ async fn is_over(node: &NodeState) -> Result<(), SpoolError> {
     // silent.
     let checked = futures::future::join_all(all).await;
     checked.into_iter().collect::<Result<(), _>>()?;
-    if let Some(owed) = node.unwritten.read().clone() {
-        return Err(owed);
+    if let Some(error) = node.unwritten.read().clone() {
+        return Err(error);
     }
 
     let on = node.on(&node.watching).await?;

@@ -15,7 +15,7 @@ use super::connection::SmtpConnection;
 use super::dial;
 use super::extensions::Extensions;
 use super::login::{Ticket, log_in};
-use super::reply::{ServerReply, nonsense};
+use super::reply::{ServerReply, why_malformed};
 use super::wire::{Stream, Wire};
 use crate::delivery::{Outcome, Phase, REFUSED, SILENCE, printable};
 use crate::transport::{RelayError, Security};

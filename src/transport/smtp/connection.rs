@@ -11,7 +11,7 @@ use super::Smtp;
 use super::connect::reason_of;
 use super::extensions::{self, Extensions};
 use super::memory::Memory;
-use super::reply::{ServerReply, nonsense};
+use super::reply::{ServerReply, why_malformed};
 use super::wire::{Wire, WriteFailure};
 use crate::delivery::{Circumstances, Fault, Outcome, Phase, TlsUse};
 use crate::mail::{Address, MailId, ascii_header, seven_bit};
