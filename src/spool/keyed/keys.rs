@@ -1,36 +1,36 @@
-//! The keys. One ordered key space; the first byte says what a key is.
+//! The keys of all records. They form one ordered key space; the first byte says what a record is.
 //!
 //! | key | value |
 //! |---|---|
-//! | `m` mail | its record: what was fixed at accept; up to 8 deliveries as they were put; the message up to 4 KiB |
-//! | `d` mail, index | a delivery, its attempts included: once it has changed, or from the start where there are more than 8 |
-//! | `b` mail, chunk | at most 4 KiB of a larger message: sled puts a much larger value into a file of its own, which it does not sync |
-//! | `u` queue, priority, due, mail, index | the queue: one for each pending delivery, in the order in which they are taken; the message's size |
-//! | `r` queue | the route whose mail waits in this queue |
-//! | `n` queue, priority | how many wait there, and how many of them are due |
-//! | `e` mail | a mail with many recipients is queued after it is accepted; the next of them |
-//! | `q` route, priority, due, mail, index | the queue as older versions wrote it: moved when the spool is opened |
-//! | `t` time, `m`, mail | look at this mail then: it expires, or its retention is over |
-//! | `t` time, `k`, key's hash | look at this idempotency key then, to forget it |
-//! | `t` time, `b`, mail | remove the chunks of this message, unless the mail is there |
-//! | `t` time, `s`, name | several of these, set together: each is a letter and what follows it |
-//! | `k` key's hash | the mail that has this idempotency key of its submitter, in the same commit as the mail |
+//! | `m` mail | its record: what does not change after acceptance; up to 8 deliveries as they were accepted; a message of up to 4 KiB |
+//! | `d` mail, index | a delivery with its attempts: once it has changed, or from the start if there are more than 8 |
+//! | `b` mail, chunk | a chunk of up to 4 KiB of a larger message: sled would put a much larger value into a file of its own, which it does not sync |
+//! | `u` queue, priority, due, mail, index | a position in a queue, one for each pending delivery, in the order in which they are claimed; the message's size |
+//! | `r` queue | the route of this queue |
+//! | `n` queue, priority | how many deliveries are in the queue, and how many of them are due |
+//! | `e` mail | the next recipient to queue, of a mail with many recipients that are queued after it is accepted |
+//! | `q` route, priority, due, mail, index | a position in a queue in the format of older versions; moved when the spool is opened |
+//! | `t` time, `m`, mail | a timer for this mail: it expires, or its retention is over |
+//! | `t` time, `k`, key's hash | a timer for this idempotency key: it expires |
+//! | `t` time, `b`, mail | a timer to remove the chunks of this message, unless the mail exists |
+//! | `t` time, `s`, name | several timers that were set together: each is a letter and what follows it |
+//! | `k` key's hash | the mail with this idempotency key of its submitter; written in the same commit as the mail |
 //! | `x` `d` or `c`, mail, index | an index of dead and of cancelled deliveries |
-//! | `a` mail, index | an at-most-once delivery whose final dot may have been sent |
-//! | `w` mail | a large message is being written; what is here at start was never accepted |
+//! | `a` mail, index | marks an at-most-once delivery that may have been sent |
+//! | `w` mail | marks a large message that is being written; one that is found at a start was never accepted |
 //! | `j` number | a record of the journal: what one commit did, and the number of its first event |
-//! | `J` `a` number | this record of the journal holds acts of people or programs |
-//! | `J` `r` name | how far this reader of the journal is |
-//! | `J` `v` length, name, key | what this reader keeps |
+//! | `J` `a` number | marks a record of the journal that contains acts of users or programs |
+//! | `J` `r` name | the position of this reader of the journal |
+//! | `J` `v` length, name, key | a record of this reader |
 //! | `J` `i` | the journal's own name |
-//! | `J` `g` number | the last of some events that were lost with their records, this one the first; told of by a salvage |
-//! | `f` mail, index, name | what came back for a delivery: a bounce, a complaint |
-//! | `y` address, 0, list, 0, reason | this address gets no mail of this list, or none at all where the list is empty |
-//! | `p` relay | nothing is sent over this relay |
+//! | `J` `g` number | a range of lost events: the number in the key is the first, the value the last; reported by a salvage |
+//! | `f` mail, index, name | a report about a delivery: a bounce or a complaint |
+//! | `y` address, 0, list, 0, reason | a suppression: this address gets no mail of this list, or no mail at all if the list is empty |
+//! | `p` relay | marks a paused relay |
 //! | `c` | totals |
 //! | `g` account | how many deliveries of this token or user are pending, and how many were submitted on the last day |
-//! | `h` | the secret that idempotency keys are hashed with |
-//! | `z` key | what stood at that key and could not be read: set aside, counted, never deleted |
+//! | `h` | the secret with which idempotency keys are hashed |
+//! | `z` key | a record that could not be read, under its former key: set aside, counted, never deleted |
 
 use std::time::Duration;
 
