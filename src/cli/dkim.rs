@@ -10,11 +10,11 @@ use crate::private;
 use crate::transport::dkim::{SigningKey, dns_name};
 
 #[derive(clap::Subcommand)]
-pub(super) enum Dkim {
+pub(super) enum DkimCommand {
     /// Make a key and print the DNS record that publishes it
     Generate(Generate),
     /// Print the DNS record of a key
-    Record(Record),
+    Record(RecordCommand),
 }
 
 #[derive(clap::Args)]
@@ -40,16 +40,16 @@ enum Algorithm {
 }
 
 #[derive(clap::Args)]
-pub(super) struct Record {
+pub(super) struct RecordCommand {
     /// The private key, as PEM
     file: PathBuf,
 }
 
-impl Dkim {
+impl DkimCommand {
     pub(super) fn execute(self, screen: &mut Screen) -> Result<(), Failure> {
         match self {
-            Dkim::Generate(generate) => generate.execute(screen),
-            Dkim::Record(record) => {
+            DkimCommand::Generate(generate) => generate.execute(screen),
+            DkimCommand::Record(record) => {
                 let key = SigningKey::read(&record.file);
                 let key = key.map_err(|e| refuse(&record.file, &e))?;
                 Ok(screen.line(&[plain(key.dns_record())])?)

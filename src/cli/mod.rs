@@ -57,13 +57,13 @@ enum Command {
     Init(init::Init),
     /// Make a key that signs mail, and print its DNS record
     #[command(subcommand)]
-    Dkim(dkim::Dkim),
+    Dkim(dkim::DkimCommand),
     /// Inspect the spool of a stopped service
     #[command(subcommand)]
     Spool(spool::SpoolCommand),
     /// Measure the engine beside a baseline in the same run; needs Postfix's smtp-sink and
     /// smtp-source
-    Bench(bench::Bench),
+    Bench(bench::BenchCommand),
     #[command(flatten)]
     Client(client::ClientCommand),
 }
@@ -137,7 +137,7 @@ fn usage(error: &clap::Error) -> String {
 pub fn bench() -> ExitCode {
     // Cargo adds this to what it was told itself.
     let arguments = std::env::args_os().filter(|argument| argument != "--bench");
-    let done = bench::Bench::parse_from(arguments).execute(&mut Screen::new());
+    let done = bench::BenchCommand::parse_from(arguments).execute(&mut Screen::new());
     finish(done.map(|()| ExitCode::SUCCESS), false)
 }
 

@@ -26,14 +26,14 @@ pub(super) struct Folder {
     /// Every file that can be rendered or included, by its path below the folder.
     pub files: BTreeMap<String, String>,
     /// The templates by name.
-    pub templates: BTreeMap<String, Sources>,
+    pub templates: BTreeMap<String, TemplateSources>,
     /// What is wrong.
     pub mistakes: Vec<TemplateMistake>,
 }
 
 /// One template's files: those of no locale under the empty one.
 #[derive(Debug, Default)]
-pub(super) struct Sources {
+pub(super) struct TemplateSources {
     pub description: Option<String>,
     pub variants: BTreeMap<String, Variant>,
 }
@@ -66,7 +66,7 @@ impl Variant {
 /// What stands in a `template.toml`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Settings {
+struct TemplateSettings {
     /// What it is for, shown in lists.
     description: Option<String>,
     /// What variables are where the data does not say.
@@ -102,7 +102,7 @@ impl Folder {
     }
 
     fn read_template(&mut self, entry: &FolderEntry) {
-        let mut sources = Sources::default();
+        let mut sources = TemplateSources::default();
         let base = self.read_variant(&entry.path, &entry.name, None, &mut sources);
         sources.variants.insert(String::new(), base);
 
@@ -137,7 +137,7 @@ impl Folder {
         path: &Path,
         place: &str,
         locale: Option<String>,
-        sources: &mut Sources,
+        sources: &mut TemplateSources,
     ) -> Variant {
         let mut variant = Variant {
             locale,
@@ -181,9 +181,9 @@ impl Folder {
         variant
     }
 
-    fn read_settings(&mut self, path: &Path, variant: &mut Variant, sources: &mut Sources) {
+    fn read_settings(&mut self, path: &Path, variant: &mut Variant, sources: &mut TemplateSources) {
         let Some(text) = self.text(path) else { return };
-        match toml::from_str::<Settings>(&text) {
+        match toml::from_str::<TemplateSettings>(&text) {
             Ok(settings) => {
                 variant.defaults = settings.defaults;
                 variant.sample = settings.sample;

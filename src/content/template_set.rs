@@ -9,7 +9,7 @@ use ring::digest::{Context, SHA256};
 use serde_json::{Map, Value};
 
 use super::engine::{OutputKind, TemplateEngine};
-use super::folder::{Folder, Html, Sources, Variant};
+use super::folder::{Folder, Html, TemplateSources, Variant};
 use super::mistake::{TemplateError, TemplateMistake, TemplateMistakes};
 use super::templates::TemplateInfo;
 use super::{document, locale, walk};
@@ -30,7 +30,7 @@ pub(super) struct TemplateSet {
 }
 
 pub(super) struct Template {
-    sources: Sources,
+    sources: TemplateSources,
     pub info: TemplateInfo,
 }
 
@@ -101,7 +101,7 @@ impl TemplateSet {
     fn info(
         &self,
         name: &str,
-        sources: &Sources,
+        sources: &TemplateSources,
         files: &BTreeMap<String, String>,
         references: &BTreeMap<String, Vec<(usize, String)>>,
     ) -> TemplateInfo {

@@ -6,16 +6,16 @@ const MOST_GROUPS: usize = 200;
 const MOST_FIELDS: usize = 64;
 
 /// One field, its name in lower case.
-type Field = (String, String);
+type FieldPair = (String, String);
 
 /// Groups of fields.
 #[derive(Debug, Default)]
-pub(super) struct FieldGroups(pub Vec<Vec<Field>>);
+pub(super) struct FieldGroups(pub Vec<Vec<FieldPair>>);
 
 impl FieldGroups {
     pub(super) fn read(content: &[u8]) -> Self {
         let text = String::from_utf8_lossy(content);
-        let mut groups = vec![Vec::<Field>::new()];
+        let mut groups = vec![Vec::<FieldPair>::new()];
         for line in text.lines() {
             let Some(group) = groups.last_mut() else {
                 break;
@@ -52,7 +52,7 @@ impl FieldGroups {
 }
 
 /// The field of this name.
-pub(super) fn field(group: &[Field], name: &str) -> Option<String> {
+pub(super) fn field(group: &[FieldPair], name: &str) -> Option<String> {
     let found = group.iter().find(|(known, _)| known == name);
     found.map(|(_, value)| value.clone())
 }

@@ -33,7 +33,7 @@ const TEXT_BYTES: usize = 2048;
 const CALLERS: usize = 64;
 
 #[derive(Parser)]
-pub(super) struct Bench {
+pub(super) struct BenchCommand {
     #[command(subcommand)]
     which: Benchmark,
     /// Where the spools go: a disk like the one that it will be used with
@@ -75,7 +75,7 @@ enum Benchmark {
     RoundTrip,
 }
 
-impl Bench {
+impl BenchCommand {
     pub(super) fn execute(self, screen: &mut Screen) -> Result<(), Failure> {
         let dir = tempfile::Builder::new()
             .prefix("postrider-bench-")

@@ -29,11 +29,11 @@ pub struct Bounce {
 
 #[derive(Deserialize)]
 struct FeedbackAnswer {
-    results: Vec<Feedback>,
+    results: Vec<ReportedFeedback>,
 }
 
 #[derive(Deserialize)]
-struct Feedback {
+struct ReportedFeedback {
     mail: String,
     recipient: String,
     kind: String,

@@ -42,12 +42,12 @@ impl FromRequestParts<SharedDoor> for PathId {
 
 /// The dead letters that a query selects. Filters in the body are refused: they would be ignored,
 /// so that all dead letters would be selected.
-pub(super) struct DeadLetters {
+pub(super) struct DeadLetterQuery {
     filter: Query,
     dry_run: bool,
 }
 
-impl FromRequest<SharedDoor> for DeadLetters {
+impl FromRequest<SharedDoor> for DeadLetterQuery {
     type Rejection = Problem;
     async fn from_request(request: Request, door: &SharedDoor) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
@@ -57,7 +57,7 @@ impl FromRequest<SharedDoor> for DeadLetters {
             return Err(Problem::invalid_field("", detail));
         }
         let (filter, dry_run) = params::dead(parts.uri.query())?;
-        Ok(DeadLetters { filter, dry_run })
+        Ok(DeadLetterQuery { filter, dry_run })
     }
 }
 
@@ -334,7 +334,7 @@ pub(super) async fn retry(
 pub(super) async fn retry_dead(
     State(door): State<SharedDoor>,
     Extension(visitor): Extension<Caller>,
-    DeadLetters { filter, dry_run }: DeadLetters,
+    DeadLetterQuery { filter, dry_run }: DeadLetterQuery,
 ) -> Result<Json<BulkCount>, Problem> {
     Ok(Json(BulkCount {
         count: visitor
@@ -355,7 +355,7 @@ pub(super) async fn retry_dead(
 pub(super) async fn purge_dead(
     State(door): State<SharedDoor>,
     Extension(visitor): Extension<Caller>,
-    DeadLetters { filter, dry_run }: DeadLetters,
+    DeadLetterQuery { filter, dry_run }: DeadLetterQuery,
 ) -> Result<Json<Purged>, Problem> {
     let dispatcher = visitor.acts_on(&door.dispatcher);
     let purged = dispatcher.dead_letters().purge_all(filter, dry_run).await?;

@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::Limits;
 use super::intake;
-use super::session::{Security, SessionContext, SessionStep, SmtpSession};
+use super::session::{ConnectionSecurity, SessionContext, SessionStep, SmtpSession};
 use crate::Dispatcher;
 use crate::mail::{Submitter, Timestamp};
 
@@ -74,9 +74,9 @@ async fn serve_plain(
     door: &DoorContext,
 ) -> io::Result<()> {
     let security = if tls.is_some() {
-        Security::Offered
+        ConnectionSecurity::Offered
     } else {
-        Security::Plain
+        ConnectionSecurity::Plain
     };
 
     let mut session = SmtpSession::new(door.context.clone(), peer.ip(), security);
@@ -107,7 +107,7 @@ async fn serve_tls(
             (session, opened)
         }
         None => (
-            SmtpSession::new(door.context.clone(), peer.ip(), Security::Tls),
+            SmtpSession::new(door.context.clone(), peer.ip(), ConnectionSecurity::Tls),
             now,
         ),
     };

@@ -61,7 +61,7 @@ impl SessionContext {
 
 /// The security of a session's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Security {
+pub(super) enum ConnectionSecurity {
     /// Cleartext, and TLS is not available.
     Plain,
     /// Cleartext, and STARTTLS is offered.
@@ -104,7 +104,7 @@ pub(super) struct Submission {
 pub(super) struct SmtpSession {
     context: SessionContext,
     peer: IpAddr,
-    security: Security,
+    security: ConnectionSecurity,
     client: Option<ClientGreeting>,
     user: Option<String>,
     expects: ExpectedInput,
@@ -135,7 +135,7 @@ enum ExpectedInput {
 
 impl SmtpSession {
     /// A session whose greeting is ready to be sent.
-    pub fn new(context: SessionContext, peer: IpAddr, security: Security) -> Self {
+    pub fn new(context: SessionContext, peer: IpAddr, security: ConnectionSecurity) -> Self {
         let mut session = SmtpSession {
             context,
             peer: peer.to_canonical(),
@@ -203,7 +203,7 @@ impl SmtpSession {
 
     /// After the handshake: forgets everything that was said before (RFC 3207 §4.2).
     pub fn secured(&mut self) {
-        self.security = Security::Tls;
+        self.security = ConnectionSecurity::Tls;
         self.client = None;
         self.user = None;
         self.transaction = None;
@@ -351,7 +351,7 @@ impl SmtpSession {
             &size,
         ];
 
-        if self.security == Security::Offered {
+        if self.security == ConnectionSecurity::Offered {
             lines.push("STARTTLS");
         }
         if self.knows_users() && self.user.is_none() && self.may_log_in() {

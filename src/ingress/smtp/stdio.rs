@@ -11,7 +11,7 @@ use super::Limits;
 use super::auth::Users;
 use super::budget::MessageMemory;
 use super::reply::SmtpReply;
-use super::session::{Security, SessionContext, SessionStep, SmtpSession};
+use super::session::{ConnectionSecurity, SessionContext, SessionStep, SmtpSession};
 use crate::ingress::guard::LoginGuard;
 use crate::mail::{Address, Timestamp};
 
@@ -67,7 +67,11 @@ pub fn converse(
         guard: LoginGuard::new(0, limits.ban_time, Default::default()),
     };
 
-    let mut session = SmtpSession::new(context, IpAddr::V4(Ipv4Addr::LOCALHOST), Security::Plain);
+    let mut session = SmtpSession::new(
+        context,
+        IpAddr::V4(Ipv4Addr::LOCALHOST),
+        ConnectionSecurity::Plain,
+    );
     let mut waiting: Vec<u8> = Vec::new();
     let mut piece = vec![0; READ_BYTES];
     loop {

@@ -6,8 +6,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::content::{Content, Mailbox, groups, with_somebody_in_to};
-use super::{Limits, Mail, Provider, Request, Verdict, by_status};
+use super::content::{Mailbox, MessageContent, groups, with_somebody_in_to};
+use super::{ProviderApi, Request, RequestLimits, RequestMail, Verdict, by_status};
 use crate::transport::Transaction;
 use crate::transport::http::HttpAnswer;
 
@@ -21,9 +21,9 @@ impl Brevo {
     }
 }
 
-impl Provider for Brevo {
-    fn limits(&self) -> Limits {
-        Limits {
+impl ProviderApi for Brevo {
+    fn limits(&self) -> RequestLimits {
+        RequestLimits {
             recipients: 99,
             bytes: 20 * 1024 * 1024,
         }
@@ -33,8 +33,8 @@ impl Provider for Brevo {
         groups(mail, self.limits().recipients)
     }
 
-    fn request(&self, mail: &Mail<'_>) -> Result<Request, String> {
-        let content = Content::of(mail)?;
+    fn request(&self, mail: &RequestMail<'_>) -> Result<Request, String> {
+        let content = MessageContent::of(mail)?;
         if content
             .attachments
             .iter()
@@ -82,7 +82,7 @@ impl Provider for Brevo {
             body["htmlContent"] = html.as_str().into();
         }
         if !content.attachments.is_empty() {
-            let file = |file: &super::content::Attachment| {
+            let file = |file: &super::content::ContentAttachment| {
                 json!({"name": file.filename,
                 "content": file.content})
             };

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use mail_parser::{Message, MessagePart, MimeHeaders, PartType};
 
-use super::Mail;
+use super::RequestMail;
 use crate::mail::{Address, parsed};
 use crate::transport::Transaction;
 
@@ -58,7 +58,7 @@ impl Mailbox {
 
 /// A file that comes with the mail.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Attachment {
+pub(super) struct ContentAttachment {
     pub filename: String,
     pub content_type: String,
     /// In base64.
@@ -69,7 +69,7 @@ pub(super) struct Attachment {
 
 /// A message in parts, addressed to exactly the recipients of one request.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Content {
+pub(super) struct MessageContent {
     pub from: Option<Mailbox>,
     pub to: Vec<Mailbox>,
     pub cc: Vec<Mailbox>,
@@ -78,24 +78,24 @@ pub(super) struct Content {
     pub subject: String,
     pub text: Option<String>,
     pub html: Option<String>,
-    pub attachments: Vec<Attachment>,
+    pub attachments: Vec<ContentAttachment>,
     /// The other fields of the header, in order, each on one line.
     pub headers: Vec<(String, String)>,
 }
 
-impl Content {
+impl MessageContent {
     /// Takes a mail apart.
     ///
     /// # Errors
     /// What cannot be said in parts.
-    pub fn of(mail: &Mail<'_>) -> Result<Self, String> {
+    pub fn of(mail: &RequestMail<'_>) -> Result<Self, String> {
         let message = parse(mail)?;
-        let mut content = Content {
+        let mut content = MessageContent {
             from: message.from().and_then(|from| first(from.iter())),
             reply_to: message.reply_to().map(mailboxes).unwrap_or_default(),
             subject: message.subject().unwrap_or_default().to_owned(),
             headers: other_fields(&message)?,
-            ..Content::default()
+            ..MessageContent::default()
         };
 
         if content.from.is_none() {
@@ -217,7 +217,7 @@ pub(super) fn groups(mail: &Transaction, limit: usize) -> Vec<Vec<usize>> {
 
 /// The mailboxes for `to` and for `bcc`: somebody who is hidden and alone in a request may well
 /// see himself.
-pub(super) fn with_somebody_in_to(content: &Content) -> (&[Mailbox], &[Mailbox]) {
+pub(super) fn with_somebody_in_to(content: &MessageContent) -> (&[Mailbox], &[Mailbox]) {
     match content.to.is_empty() && content.cc.is_empty() {
         true => (&content.bcc, &[]),
         false => (&content.to, &content.bcc),
@@ -228,7 +228,7 @@ pub(super) fn with_somebody_in_to(content: &Content) -> (&[Mailbox], &[Mailbox])
 ///
 /// # Errors
 /// Where the header names somebody who is no recipient of this request: they would get it too.
-pub(super) fn with_envelope_in_header(mail: &Mail<'_>) -> Result<Vec<u8>, String> {
+pub(super) fn with_envelope_in_header(mail: &RequestMail<'_>) -> Result<Vec<u8>, String> {
     let message = parse(mail)?;
     let named: Vec<Mailbox> = [message.to(), message.cc(), message.bcc()]
         .into_iter()
@@ -275,7 +275,7 @@ pub(super) fn with_envelope_in_header(mail: &Mail<'_>) -> Result<Vec<u8>, String
     Ok(copy)
 }
 
-fn parse<'a>(mail: &Mail<'a>) -> Result<Message<'a>, String> {
+fn parse<'a>(mail: &RequestMail<'a>) -> Result<Message<'a>, String> {
     parsed(&mail.transaction.message[..]).ok_or_else(|| {
         "the message cannot be parsed, or too many messages are nested in it".to_owned()
     })
@@ -367,7 +367,7 @@ fn file_type(part: &MessagePart<'_>) -> String {
     kind
 }
 
-fn attachment(part: &MessagePart<'_>, number: usize) -> Attachment {
+fn attachment(part: &MessagePart<'_>, number: usize) -> ContentAttachment {
     let content_type = file_type(part);
     let content = match &part.body {
         PartType::Message(message) => message.raw_message(),
@@ -377,7 +377,7 @@ fn attachment(part: &MessagePart<'_>, number: usize) -> Attachment {
     let is_attachment = part
         .content_disposition()
         .is_some_and(|disposition| disposition.is_attachment());
-    Attachment {
+    ContentAttachment {
         filename: part
             .attachment_name()
             .map_or_else(|| format!("attachment-{}", number + 1), str::to_owned),

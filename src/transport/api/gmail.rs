@@ -8,7 +8,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 
 use super::content::with_envelope_in_header;
-use super::{Limits, Mail, Provider, Request, Verdict, by_status, retry_after};
+use super::{ProviderApi, Request, RequestLimits, RequestMail, Verdict, by_status, retry_after};
 use crate::transport::http::HttpAnswer;
 
 pub(super) struct Gmail {
@@ -21,15 +21,15 @@ impl Gmail {
     }
 }
 
-impl Provider for Gmail {
-    fn limits(&self) -> Limits {
-        Limits {
+impl ProviderApi for Gmail {
+    fn limits(&self) -> RequestLimits {
+        RequestLimits {
             recipients: 500,
             bytes: 25 * 1024 * 1024,
         }
     }
 
-    fn request(&self, mail: &Mail<'_>) -> Result<Request, String> {
+    fn request(&self, mail: &RequestMail<'_>) -> Result<Request, String> {
         let message = with_envelope_in_header(mail)?;
         let user = utf8_percent_encode(&self.user, NON_ALPHANUMERIC);
         let path = format!("/gmail/v1/users/{user}/messages/send");

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::content::with_envelope_in_header;
-use super::{Limits, Mail, Provider, Request, Verdict, by_status, retry_after};
+use super::{ProviderApi, Request, RequestLimits, RequestMail, Verdict, by_status, retry_after};
 use crate::transport::http::HttpAnswer;
 
 pub(super) struct Graph {
@@ -20,16 +20,16 @@ impl Graph {
     }
 }
 
-impl Provider for Graph {
-    fn limits(&self) -> Limits {
+impl ProviderApi for Graph {
+    fn limits(&self) -> RequestLimits {
         // 4 MB a request, in base64.
-        Limits {
+        RequestLimits {
             recipients: 500,
             bytes: 3_000_000,
         }
     }
 
-    fn request(&self, mail: &Mail<'_>) -> Result<Request, String> {
+    fn request(&self, mail: &RequestMail<'_>) -> Result<Request, String> {
         let message = with_envelope_in_header(mail)?;
         let user = utf8_percent_encode(&self.user, NON_ALPHANUMERIC);
         Ok(Request {

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{Limits, Mail, Provider, Request, Verdict, by_status};
+use super::{ProviderApi, Request, RequestLimits, RequestMail, Verdict, by_status};
 use crate::transport::http::HttpAnswer;
 
 pub(super) struct Mailgun {
@@ -17,15 +17,15 @@ impl Mailgun {
     }
 }
 
-impl Provider for Mailgun {
-    fn limits(&self) -> Limits {
-        Limits {
+impl ProviderApi for Mailgun {
+    fn limits(&self) -> RequestLimits {
+        RequestLimits {
             recipients: 1000,
             bytes: 25 * 1024 * 1024,
         }
     }
 
-    fn request(&self, mail: &Mail<'_>) -> Result<Request, String> {
+    fn request(&self, mail: &RequestMail<'_>) -> Result<Request, String> {
         let recipients: Vec<&str> = mail.recipients.iter().map(|to| to.as_str()).collect();
         // A line of a message that looks like it would end the part: the key is not in any.
         let boundary = format!("postrider-{}", mail.key);

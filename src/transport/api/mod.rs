@@ -2,7 +2,7 @@
 //! programs that may only go out over HTTPS.
 //!
 //! One file a provider says three things: the [`Request`] for a mail, what an answer means
-//! ([`Verdict`]), and its [`Limits`]. This file is what they share: recipients over the limit
+//! ([`Verdict`]), and its [`RequestLimits`]. This file is what they share: recipients over the limit
 //! become several requests, a relay that says "too fast" is given the time it asks for, and each
 //! verdict becomes an [`Outcome`] of each recipient.
 //!
@@ -48,7 +48,7 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What a provider takes in one request.
 #[derive(Clone, Copy, Debug)]
-struct Limits {
+struct RequestLimits {
     /// Recipients of one request.
     recipients: usize,
     /// Bytes of the message.
@@ -56,7 +56,7 @@ struct Limits {
 }
 
 /// A mail on its way to a provider, with those of its recipients that go in one request.
-struct Mail<'a> {
+struct RequestMail<'a> {
     transaction: &'a Transaction,
     recipients: &'a [Address],
     /// Distinguishes this request from every other one, and is the same when it is repeated.
@@ -136,11 +136,11 @@ impl Verdict {
 }
 
 /// One provider.
-trait Provider: Send + Sync {
-    fn limits(&self) -> Limits;
+trait ProviderApi: Send + Sync {
+    fn limits(&self) -> RequestLimits;
 
     /// The request for this mail; what cannot be said in it is named and refused.
-    fn request(&self, mail: &Mail<'_>) -> Result<Request, String>;
+    fn request(&self, mail: &RequestMail<'_>) -> Result<Request, String>;
 
     /// Why this one of the mail's recipients cannot be told to it, whoever else gets the mail.
     fn cannot_reach(&self, _recipient: &Address) -> Option<String> {
@@ -179,7 +179,7 @@ struct ApiState {
     client: HttpClient,
     /// The provider's address, without a slash at its end.
     base: String,
-    provider: Box<dyn Provider>,
+    provider: Box<dyn ProviderApi>,
     server: ApiServer,
     /// Until when the provider wants to be left alone.
     rests_until: Mutex<Option<Instant>>,
@@ -297,7 +297,7 @@ impl Connection for ApiConnection {
                 .collect();
             let sent = match &stopped {
                 None => {
-                    let part = Mail {
+                    let part = RequestMail {
                         transaction: mail,
                         key: request_key(mail.mail, &recipients),
                         recipients: &recipients,
@@ -354,7 +354,7 @@ impl ApiConnection {
         outcomes.collect()
     }
 
-    async fn send_part(&mut self, mail: &Mail<'_>) -> Vec<Outcome> {
+    async fn send_part(&mut self, mail: &RequestMail<'_>) -> Vec<Outcome> {
         let mut doubt = None;
         let outcomes = self.hand_over(mail, &mut doubt).await;
         let Some(doubt) = doubt else {
@@ -373,7 +373,11 @@ impl ApiConnection {
 
     /// Asks until there is an answer that settles it, or there is no use in asking again. `doubt`
     /// is why an earlier request than the last may have been taken.
-    async fn hand_over(&mut self, mail: &Mail<'_>, doubt: &mut Option<String>) -> Vec<Outcome> {
+    async fn hand_over(
+        &mut self,
+        mail: &RequestMail<'_>,
+        doubt: &mut Option<String>,
+    ) -> Vec<Outcome> {
         let all = |outcome: Outcome| vec![outcome; mail.recipients.len()];
         let mut repeats = 0;
 
@@ -437,7 +441,7 @@ impl ApiConnection {
 
     /// Waits while the provider wants to be left alone; its mail may expire or be cancelled
     /// meanwhile.
-    async fn wait_its_turn(&mut self, mail: &Mail<'_>) -> Result<(), Outcome> {
+    async fn wait_its_turn(&mut self, mail: &RequestMail<'_>) -> Result<(), Outcome> {
         loop {
             if mail.transaction.recall.is_recalled() {
                 self.usable = false;
@@ -483,7 +487,7 @@ impl ApiConnection {
         }
     }
 
-    fn outcomes(&mut self, mail: &Mail<'_>, verdict: Verdict, code: u16) -> Vec<Outcome> {
+    fn outcomes(&mut self, mail: &RequestMail<'_>, verdict: Verdict, code: u16) -> Vec<Outcome> {
         let all = |outcome: Outcome| vec![outcome; mail.recipients.len()];
         let answer = |text: &str| Reply::new(code, text);
 

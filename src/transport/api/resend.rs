@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::content::{Attachment, Content, Mailbox, groups, with_somebody_in_to};
-use super::{Limits, Mail, Provider, Request, Verdict, by_status, retry_after};
+use super::content::{ContentAttachment, Mailbox, MessageContent, groups, with_somebody_in_to};
+use super::{ProviderApi, Request, RequestLimits, RequestMail, Verdict, by_status, retry_after};
 use crate::transport::Transaction;
 use crate::transport::http::HttpAnswer;
 
@@ -17,9 +17,9 @@ impl Resend {
     }
 }
 
-impl Provider for Resend {
-    fn limits(&self) -> Limits {
-        Limits {
+impl ProviderApi for Resend {
+    fn limits(&self) -> RequestLimits {
+        RequestLimits {
             recipients: 50,
             bytes: 28 * 1024 * 1024,
         }
@@ -29,8 +29,8 @@ impl Provider for Resend {
         groups(mail, self.limits().recipients)
     }
 
-    fn request(&self, mail: &Mail<'_>) -> Result<Request, String> {
-        let content = Content::of(mail)?;
+    fn request(&self, mail: &RequestMail<'_>) -> Result<Request, String> {
+        let content = MessageContent::of(mail)?;
         let (to, bcc) = with_somebody_in_to(&content);
         let mut body = json!({
             "from": content.from.as_ref().map(Mailbox::text),
@@ -99,7 +99,7 @@ impl Provider for Resend {
     }
 }
 
-fn attachment(file: &Attachment) -> Value {
+fn attachment(file: &ContentAttachment) -> Value {
     let mut json = json!({
         "filename": file.filename,
         "content_type": file.content_type,

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::content::{Attachment, Content, Mailbox, groups, with_somebody_in_to};
-use super::{Limits, Mail, Provider, Request, Verdict, by_status, retry_after};
+use super::content::{ContentAttachment, Mailbox, MessageContent, groups, with_somebody_in_to};
+use super::{ProviderApi, Request, RequestLimits, RequestMail, Verdict, by_status, retry_after};
 use crate::mail::Timestamp;
 use crate::transport::Transaction;
 use crate::transport::http::HttpAnswer;
@@ -20,9 +20,9 @@ impl SendGrid {
     }
 }
 
-impl Provider for SendGrid {
-    fn limits(&self) -> Limits {
-        Limits {
+impl ProviderApi for SendGrid {
+    fn limits(&self) -> RequestLimits {
+        RequestLimits {
             recipients: 1000,
             bytes: 20 * 1024 * 1024,
         }
@@ -32,8 +32,8 @@ impl Provider for SendGrid {
         groups(mail, self.limits().recipients)
     }
 
-    fn request(&self, mail: &Mail<'_>) -> Result<Request, String> {
-        let content = Content::of(mail)?;
+    fn request(&self, mail: &RequestMail<'_>) -> Result<Request, String> {
+        let content = MessageContent::of(mail)?;
         let (to, bcc) = with_somebody_in_to(&content);
         let mut envelope = json!({});
         for (key, list) in [("to", to), ("cc", &content.cc), ("bcc", bcc)] {
@@ -118,7 +118,7 @@ fn mailbox(mailbox: &Mailbox) -> Value {
     }
 }
 
-fn attachment(file: &Attachment) -> Value {
+fn attachment(file: &ContentAttachment) -> Value {
     let mut json = json!({
         "filename": file.filename,
         "type": file.content_type,

@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
 use super::sigv4::{SigningScope, authorization};
-use super::{Limits, Mail, Provider, Request, Verdict, by_status, retry_after};
+use super::{ProviderApi, Request, RequestLimits, RequestMail, Verdict, by_status, retry_after};
 use crate::mail::{Address, Timestamp};
 use crate::transport::http::HttpAnswer;
 
@@ -37,10 +37,10 @@ impl Ses {
     }
 }
 
-impl Provider for Ses {
-    fn limits(&self) -> Limits {
+impl ProviderApi for Ses {
+    fn limits(&self) -> RequestLimits {
         // 40 MB once it is in base64; 50 recipients of one call.
-        Limits {
+        RequestLimits {
             recipients: 50,
             bytes: 29 * 1024 * 1024,
         }
@@ -51,7 +51,7 @@ impl Provider for Ses {
         (!recipient.is_ascii()).then(|| reason.to_owned())
     }
 
-    fn request(&self, mail: &Mail<'_>) -> Result<Request, String> {
+    fn request(&self, mail: &RequestMail<'_>) -> Result<Request, String> {
         let message = &mail.transaction.message;
         if mail.transaction.smtputf8 {
             let reason = "SES takes no header section and no sender with addresses beyond ASCII";

@@ -15,7 +15,7 @@ use super::postmark::Postmark;
 use super::resend::Resend;
 use super::sendgrid::SendGrid;
 use super::ses::Ses;
-use super::{Api, Provider};
+use super::{Api, ProviderApi};
 use crate::transport::oauth2::OAuth2;
 use crate::transport::{RelayError, TimeOuts, Transport};
 
@@ -236,7 +236,7 @@ impl ApiServer {
         Ok(Arc::new(Api::new(self.clone())?))
     }
 
-    pub(super) fn provider(&self) -> Result<Box<dyn Provider>, RelayError> {
+    pub(super) fn provider(&self) -> Result<Box<dyn ProviderApi>, RelayError> {
         Ok(match self.kind.clone() {
             Kind::Ses { region } => {
                 let Some(Credentials::AccessKey { id, secret }) = self.credentials.clone() else {

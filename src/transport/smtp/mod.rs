@@ -42,7 +42,7 @@ use crate::delivery::Outcome;
 pub struct Smtp {
     server: Server,
     client: ClientId,
-    tls: Option<Arc<tls::Tls>>,
+    tls: Option<Arc<tls::ClientTls>>,
     memory: Arc<memory::Memory>,
     /// The server's addresses; if empty, DNS is asked.
     addresses: Vec<SocketAddr>,
@@ -57,7 +57,7 @@ impl Smtp {
     pub fn new(server: Server) -> Result<Self, RelayError> {
         let tls = match server.security {
             Security::Plain => None,
-            Security::StartTls | Security::Tls => Some(Arc::new(tls::Tls::new(
+            Security::StartTls | Security::Tls => Some(Arc::new(tls::ClientTls::new(
                 &server.host,
                 server.ca_file.as_deref(),
             )?)),

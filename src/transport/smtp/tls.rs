@@ -24,12 +24,12 @@ use crate::delivery::TlsUse;
 
 /// The TLS settings for one server. Created once, so that sessions can be resumed by later
 /// connections.
-pub(super) struct Tls {
+pub(super) struct ClientTls {
     connector: TlsConnector,
     name: ServerName<'static>,
 }
 
-impl Tls {
+impl ClientTls {
     pub(super) fn new(host: &str, ca_file: Option<&Path>) -> Result<Self, RelayError> {
         let name = ServerName::try_from(host.to_owned()).map_err(|_| {
             RelayError::Url(format!(
@@ -38,7 +38,7 @@ impl Tls {
             ))
         })?;
         let config = client_config(ca_file)?;
-        Ok(Tls {
+        Ok(ClientTls {
             connector: TlsConnector::from(Arc::new(config)),
             name,
         })

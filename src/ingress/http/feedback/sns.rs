@@ -162,13 +162,13 @@ pub(super) struct Certificates {
 
 #[derive(Debug, Default)]
 struct CertificateCache {
-    keys: HashMap<String, SigningKey>,
+    keys: HashMap<String, CertificateKey>,
     minute: Option<Instant>,
     fetched: u32,
 }
 
 #[derive(Clone, Debug)]
-struct SigningKey {
+struct CertificateKey {
     /// An RSA public key (RFC 8017 §A.1.1).
     key: Vec<u8>,
     from: Timestamp,
@@ -205,7 +205,7 @@ impl Certificates {
 
         let signed = message.signed()?;
         let signature = base64(&message.signature).ok_or(ProofError::Wrong)?;
-        let SigningKey { key, from, until } = self.key(&message.certificate).await?;
+        let CertificateKey { key, from, until } = self.key(&message.certificate).await?;
         if now < from || until < now {
             return Err(ProofError::Wrong);
         }
@@ -229,7 +229,7 @@ impl Certificates {
     }
 
     /// The key of the certificate at a URL that was checked.
-    async fn key(&self, url: &str) -> Result<SigningKey, ProofError> {
+    async fn key(&self, url: &str) -> Result<CertificateKey, ProofError> {
         let mut known = self.known.lock().await;
         if let Some(key) = known.keys.get(url) {
             return Ok(key.clone());
@@ -265,7 +265,7 @@ impl Certificates {
     }
 }
 
-fn read_certificate(pem: &[u8]) -> Option<SigningKey> {
+fn read_certificate(pem: &[u8]) -> Option<CertificateKey> {
     let chain = Certificate::load_pem_chain(pem).ok()?;
     let certificate = &chain.first()?.tbs_certificate;
     let key = &certificate.subject_public_key_info.subject_public_key;
@@ -273,7 +273,7 @@ fn read_certificate(pem: &[u8]) -> Option<SigningKey> {
         let millis = i64::try_from(time.to_unix_duration().as_millis());
         Timestamp::from_millis(millis.unwrap_or(i64::MAX))
     };
-    Some(SigningKey {
+    Some(CertificateKey {
         key: key.as_bytes()?.to_vec(),
         from: time(certificate.validity.not_before),
         until: time(certificate.validity.not_after),

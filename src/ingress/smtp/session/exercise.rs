@@ -8,7 +8,7 @@ use super::super::auth::Users;
 use super::super::budget::MessageMemory;
 use super::super::reply::SmtpReply;
 use super::super::{Limits, User};
-use super::{Security, SessionContext, SessionStep, SmtpSession};
+use super::{ConnectionSecurity, SessionContext, SessionStep, SmtpSession};
 use crate::ingress::guard::LoginGuard;
 use crate::mail::Timestamp;
 
@@ -73,7 +73,11 @@ fn converse(bytes: &[u8], size: usize, login: bool) -> Transcript {
         guard: LoginGuard::new(0, limits.ban_time, Default::default()),
     };
 
-    let mut session = SmtpSession::new(context, IpAddr::V4(Ipv4Addr::LOCALHOST), Security::Plain);
+    let mut session = SmtpSession::new(
+        context,
+        IpAddr::V4(Ipv4Addr::LOCALHOST),
+        ConnectionSecurity::Plain,
+    );
     let mut transcript = Transcript {
         replies: Vec::new(),
         mails: Vec::new(),

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::super::auth::{self, LoginStep, Mechanism};
-use super::{ExpectedInput, Security, SessionStep, SmtpSession};
+use super::{ConnectionSecurity, ExpectedInput, SessionStep, SmtpSession};
 
 /// The reply to a banned address.
 pub(in crate::ingress::smtp) const TOO_MANY_FAILED: &str =
@@ -12,14 +12,18 @@ pub(in crate::ingress::smtp) const TOO_MANY_FAILED: &str =
 impl SmtpSession {
     pub(super) fn start_tls(&mut self, input: &mut &[u8]) -> Option<SessionStep> {
         match self.security {
-            Security::Tls => self.mistake_of(503, "5.5.1", "the connection is secured already"),
-            Security::Plain => self.mistake_of(502, "5.5.1", "STARTTLS is not offered here"),
-            Security::Offered if input.is_empty() => {
+            ConnectionSecurity::Tls => {
+                self.mistake_of(503, "5.5.1", "the connection is secured already")
+            }
+            ConnectionSecurity::Plain => {
+                self.mistake_of(502, "5.5.1", "STARTTLS is not offered here")
+            }
+            ConnectionSecurity::Offered if input.is_empty() => {
                 self.say(220, "2.0.0", "begin");
                 return Some(SessionStep::StartTls);
             }
             // These bytes may come from somebody other than the TLS client.
-            Security::Offered => {
+            ConnectionSecurity::Offered => {
                 self.say(
                     554,
                     "5.5.1",
@@ -44,7 +48,7 @@ impl SmtpSession {
 
     /// Whether a login is safe: with TLS, or over a trusted network.
     pub(super) fn may_log_in(&self) -> bool {
-        self.security == Security::Tls || self.peer.is_loopback() || self.is_trusted()
+        self.security == ConnectionSecurity::Tls || self.peer.is_loopback() || self.is_trusted()
     }
 
     fn is_trusted(&self) -> bool {

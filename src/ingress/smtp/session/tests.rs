@@ -33,7 +33,11 @@ fn app() -> Vec<User> {
 }
 
 impl TestClient {
-    fn with(context: SessionContext, peer: impl Into<IpAddr>, security: Security) -> Self {
+    fn with(
+        context: SessionContext,
+        peer: impl Into<IpAddr>,
+        security: ConnectionSecurity,
+    ) -> Self {
         let session = SmtpSession::new(context, peer.into(), security);
         let mut client = TestClient {
             session,
@@ -55,7 +59,7 @@ impl TestClient {
         Self::with(
             context(limits, Vec::new()),
             Ipv4Addr::LOCALHOST,
-            Security::Plain,
+            ConnectionSecurity::Plain,
         )
     }
 
@@ -165,7 +169,7 @@ fn ehlo_tells_what_is_offered() {
         client.say("EHLO x\r\n")
     };
 
-    let plain = extensions(Security::Plain, [127, 0, 0, 1], Vec::new());
+    let plain = extensions(ConnectionSecurity::Plain, [127, 0, 0, 1], Vec::new());
     assert_eq!(
         plain,
         "250-mail.example\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-CHUNKING\r\n\
@@ -173,16 +177,17 @@ fn ehlo_tells_what_is_offered() {
     );
 
     assert!(
-        extensions(Security::Plain, [127, 0, 0, 1], app()).ends_with("250 AUTH PLAIN LOGIN\r\n")
+        extensions(ConnectionSecurity::Plain, [127, 0, 0, 1], app())
+            .ends_with("250 AUTH PLAIN LOGIN\r\n")
     );
 
-    let far = extensions(Security::Offered, [192, 0, 2, 1], app());
+    let far = extensions(ConnectionSecurity::Offered, [192, 0, 2, 1], app());
     assert!(
         far.ends_with("250 STARTTLS\r\n") && !far.contains("AUTH"),
         "{far}"
     );
 
-    let secured = extensions(Security::Tls, [192, 0, 2, 1], app());
+    let secured = extensions(ConnectionSecurity::Tls, [192, 0, 2, 1], app());
     assert!(
         secured.ends_with("250 AUTH PLAIN LOGIN\r\n") && !secured.contains("STARTTLS"),
         "{secured}"
@@ -473,7 +478,7 @@ fn mail_needs_a_login_where_there_are_users() {
     let mut client = TestClient::with(
         context(Limits::default(), app()),
         Ipv4Addr::LOCALHOST,
-        Security::Plain,
+        ConnectionSecurity::Plain,
     )
     .hello();
 
@@ -510,7 +515,7 @@ fn every_way_to_log_in_works() {
         let mut client = TestClient::with(
             context(Limits::default(), app()),
             Ipv4Addr::LOCALHOST,
-            Security::Plain,
+            ConnectionSecurity::Plain,
         )
         .hello();
         let (last, first) = lines.split_last().expect("lines");
@@ -526,7 +531,7 @@ fn a_login_can_be_cancelled_and_can_be_wrong() {
     let mut client = TestClient::with(
         context(Limits::default(), app()),
         Ipv4Addr::LOCALHOST,
-        Security::Plain,
+        ConnectionSecurity::Plain,
     )
     .hello();
 
@@ -556,7 +561,7 @@ fn no_password_is_taken_in_the_clear() {
     let mut client = TestClient::with(
         context(Limits::default(), app()),
         [192, 0, 2, 1],
-        Security::Offered,
+        ConnectionSecurity::Offered,
     )
     .hello();
 
@@ -577,7 +582,7 @@ fn what_was_said_before_starttls_is_forgotten() {
     let mut client = TestClient::with(
         context(Limits::default(), Vec::new()),
         Ipv4Addr::LOCALHOST,
-        Security::Offered,
+        ConnectionSecurity::Offered,
     )
     .begun();
     client.expect("STARTTLS", "220");
@@ -590,7 +595,7 @@ fn what_follows_starttls_in_the_clear_ends_the_connection() {
     let mut client = TestClient::with(
         context(Limits::default(), Vec::new()),
         Ipv4Addr::LOCALHOST,
-        Security::Offered,
+        ConnectionSecurity::Offered,
     )
     .hello();
     let said = client.say("STARTTLS\r\nEHLO evil\r\nMAIL FROM:<evil@example.org>\r\n");
@@ -637,8 +642,12 @@ fn commands_before_a_login_are_counted() {
         commands_before_login: 3,
         ..Limits::default()
     };
-    let mut client =
-        TestClient::with(context(limits, app()), Ipv4Addr::LOCALHOST, Security::Plain).hello();
+    let mut client = TestClient::with(
+        context(limits, app()),
+        Ipv4Addr::LOCALHOST,
+        ConnectionSecurity::Plain,
+    )
+    .hello();
     client.expect("NOOP", "250");
     client.expect("NOOP", "250");
     client.expect("NOOP", "421 4.7.0");
@@ -668,7 +677,7 @@ fn the_trace_field_is_one_field_whatever_the_client_calls_itself() {
     let mut client = TestClient::with(
         context(Limits::default(), Vec::new()),
         [192, 0, 2, 7],
-        Security::Tls,
+        ConnectionSecurity::Tls,
     );
     client.say(
         "EHLO (evil)\"<>;é\r\nMAIL FROM:<>\r\nRCPT TO:<b@example.org>\r\nDATA\r\nA: 1\r\n\r\n.\r\n",
@@ -683,7 +692,7 @@ fn replies_are_sent_before_they_pile_up() {
     let mut session = SmtpSession::new(
         context(Limits::default(), Vec::new()),
         Ipv4Addr::LOCALHOST.into(),
-        Security::Plain,
+        ConnectionSecurity::Plain,
     );
 
     let wire = format!("EHLO x\r\n{}", "NOOP\r\n".repeat(10_000));

@@ -4,7 +4,7 @@ use super::super::body::{Body, DotReader};
 use super::super::command::{self, CommandError};
 use super::super::reply::SmtpReply;
 use super::super::trace::Trace;
-use super::{ExpectedInput, Security, SessionStep, SmtpSession, Submission};
+use super::{ConnectionSecurity, ExpectedInput, SessionStep, SmtpSession, Submission};
 use crate::mail::{Address, Timestamp};
 
 /// A mail transaction.
@@ -169,7 +169,7 @@ impl SmtpSession {
             extended: self.client.as_ref().is_none_or(|c| c.extended),
             peer: self.peer,
             hostname: &self.context.hostname,
-            tls: self.security == Security::Tls,
+            tls: self.security == ConnectionSecurity::Tls,
             login: self.user.is_some(),
             smtputf8,
         };
