@@ -17,26 +17,26 @@ use crate::mail::{MailId, Timestamp};
 pub struct NodeStatus {
     /// Its name.
     pub name: String,
-    /// The number of its session, which no other has had.
+    /// The number of its session; no two sessions have the same.
     pub session: u32,
     /// Its version.
     pub version: String,
     /// When its session began.
     pub since: Timestamp,
-    /// When it gave its last sign of life.
+    /// When it last renewed its lease.
     pub seen: Timestamp,
-    /// Whether it is the one that was asked.
+    /// Whether it is the node that answers.
     pub is_this: bool,
-    /// How many deliveries it held then.
+    /// How many deliveries it held at that time.
     pub holds: u64,
 }
 
-/// What is to be obeyed by every node.
+/// The orders that every node obeys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Orders {
-    /// The relays over which nothing is sent.
+    /// The paused relays.
     pub paused: BTreeSet<String>,
-    /// The mails that are wanted back.
+    /// The mails that the node that holds them should not send.
     pub wanted_back: BTreeSet<MailId>,
     /// Which of the live nodes this one is, from 0, and how many there are.
     pub share: (u32, u32),
@@ -45,17 +45,18 @@ pub struct Orders {
 /// The nodes of a shared spool.
 #[async_trait]
 pub trait Cluster: Send + Sync {
-    /// The nodes that live, the oldest first.
+    /// The live nodes, the oldest first.
     async fn nodes(&self) -> Result<Vec<NodeStatus>, SpoolError>;
 
-    /// Has whichever node holds a mail give it back unsent, if it still can.
+    /// Makes the node that holds a mail return it unsent, if it still can.
     async fn want_back(&self, mail: MailId) -> Result<(), SpoolError>;
 
-    /// What is wrong with what they share and does not stop them, one sentence each.
+    /// Problems of what the nodes share that do not stop them, one sentence each.
     fn warnings(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// What this node is to obey. [`Spool::changed`](super::Spool::changed) tells of it as well.
+    /// The orders for this node. [`Spool::changed`](super::Spool::changed) is notified of changes
+    /// as well.
     fn orders(&self) -> watch::Receiver<Arc<Orders>>;
 }

@@ -14,12 +14,13 @@ use super::{Manifest, SpoolError};
 use crate::delivery::{Attempt, Delivery, Phase, Route, Stage};
 use crate::mail::{Address, Guarantee, MailId, Priority, Submitter, Timestamp};
 
-/// The version that is written. Older ones are read; newer ones are not understood.
+/// The version that is written. Older ones can be read; newer ones are refused.
 const VERSION: u8 = 4;
 
-/// A record that is read whichever version has written it.
+/// A record that can be read in every version.
 pub(super) trait Versioned: DeserializeOwned {
-    /// Reads what stands at the beginning of `bytes`, which `version` has written.
+    /// Decodes a record of this version at the beginning of `bytes`; also returns the bytes after
+    /// it.
     fn take(version: u8, bytes: &[u8]) -> postcard::Result<(Self, &[u8])> {
         let _ = version;
         postcard::take_from_bytes(bytes)
@@ -43,7 +44,7 @@ pub(super) fn decode<T: Versioned>(bytes: &[u8]) -> Result<T, SpoolError> {
     }
 }
 
-/// Decodes what stands at the beginning, and returns the bytes after it.
+/// Decodes a record at the beginning of `bytes`; also returns the bytes after it.
 pub(super) fn decode_first<T: Versioned>(bytes: &[u8]) -> Result<(T, &[u8]), SpoolError> {
     match bytes {
         [version @ 1..=VERSION, rest @ ..] => T::take(*version, rest)
@@ -55,7 +56,7 @@ pub(super) fn decode_first<T: Versioned>(bytes: &[u8]) -> Result<(T, &[u8]), Spo
     }
 }
 
-/// What an idempotency key stands for.
+/// The mail that has an idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct KeyRecord {
     pub mail: MailId,
@@ -63,7 +64,7 @@ pub(super) struct KeyRecord {
     pub until: Timestamp,
 }
 
-/// Totals that are kept in step with the records, so that opening need not count.
+/// Totals that change with the records, so that opening a spool need not count them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub(super) struct Totals {
     /// Pending deliveries by priority.
@@ -72,32 +73,33 @@ pub(super) struct Totals {
     pub finished: [[u64; 3]; 3],
     /// Records that were set aside.
     pub quarantined: u64,
-    /// What else is kept; `None` where an older version has written it, which did not count that.
+    /// The usage; `None` in a record of an older version, which did not count it.
     #[serde(skip)]
     pub kept: Option<Usage>,
-    /// How far the times in ids lie from those at which mail was accepted; likewise.
+    /// By how much the times in ids differ from the times of acceptance; likewise.
     #[serde(skip)]
     pub drift: Option<AcceptDelays>,
 }
 
-/// How long after its id was made a mail was accepted, in milliseconds: the least and the most of
-/// all mail that ever was here, and never more or less than 0. So a time is a range of ids.
+/// How long after its id was made a mail was accepted, in milliseconds: the smallest and the
+/// largest difference of all mail that the spool ever held, and 0. With it, a range of times
+/// becomes a range of ids.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct AcceptDelays {
     pub least: i64,
     pub most: i64,
 }
 
-/// How much is kept.
+/// How much a spool stores.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Usage {
-    /// About what all mail takes, in bytes.
+    /// About the bytes of all mail.
     pub bytes: u64,
     /// How many idempotency keys there are.
     pub keys: u64,
-    /// How many entries say who is not to get mail.
+    /// How many suppressions there are.
     pub suppressions: u64,
-    /// How many values the readers of the journal keep, their places included.
+    /// How many records the readers of the journal store, their positions included.
     pub readers: u64,
 }
 
@@ -112,7 +114,7 @@ impl Serialize for Totals {
     }
 }
 
-/// What is kept besides stands behind what the first version counted, and behind that the drift.
+/// The usage follows what the first version counted, and the delays follow the usage.
 impl Versioned for Totals {
     fn take(_: u8, bytes: &[u8]) -> postcard::Result<(Self, &[u8])> {
         let ((pending, finished, quarantined), rest) = postcard::take_from_bytes(bytes)?;
@@ -129,7 +131,7 @@ impl Versioned for Totals {
     }
 }
 
-/// What stands behind the rest, where something does.
+/// Decodes the part that follows, if there is one.
 fn take_more<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> postcard::Result<(Option<T>, &'a [u8])> {
     match bytes {
         [] => Ok((None, bytes)),
@@ -137,7 +139,7 @@ fn take_more<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> postcard::Result<(Optio
     }
 }
 
-/// A manifest as version 1 wrote it. Version 2 wrote a submitter behind it.
+/// A manifest of version 1. In version 2 a submitter follows it.
 #[derive(Deserialize)]
 struct ManifestV1 {
     id: MailId,
@@ -184,7 +186,7 @@ impl ManifestV1 {
     }
 }
 
-/// An attempt as versions 1 to 3 wrote it.
+/// An attempt of versions 1 to 3.
 #[derive(Deserialize)]
 struct AttemptV1 {
     at: Timestamp,
@@ -209,7 +211,7 @@ impl From<AttemptV1> for Attempt {
     }
 }
 
-/// A delivery as versions 1 to 3 wrote it.
+/// A delivery of versions 1 to 3.
 #[derive(Deserialize)]
 struct DeliveryV1 {
     recipient: Address,
@@ -247,7 +249,7 @@ impl Versioned for Delivery {
     }
 }
 
-/// A mail's own record: what was fixed at accept, and its deliveries where they are few.
+/// A mail's own record: what does not change after acceptance, and its deliveries if they are few.
 impl Versioned for (Manifest, Vec<Delivery>) {
     fn take(version: u8, bytes: &[u8]) -> postcard::Result<(Self, &[u8])> {
         let (manifest, rest) = match version {
@@ -274,11 +276,11 @@ impl Versioned for (Manifest, Vec<Delivery>) {
     }
 }
 
-/// Decodes bytes as each kind of record in turn and says how many kinds they can be. For tests that
-/// feed it rubbish.
+/// Decodes bytes as each kind of record in turn; returns how many kinds they can be. For fuzz
+/// tests.
 ///
 /// # Panics
-/// If what was read is not read again once it is written.
+/// If a decoded record differs after it was encoded and decoded again.
 #[cfg(feature = "testing")]
 pub fn decode_any(bytes: &[u8]) -> usize {
     fn is<T: Serialize + Versioned + PartialEq + std::fmt::Debug>(bytes: &[u8]) -> bool {

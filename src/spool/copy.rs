@@ -1,5 +1,5 @@
-//! Takes all that one spool keeps over into another, new one, whichever kind each of them is. No
-//! service may have either open.
+//! Copies a whole spool into a new one, of the same or of another kind. No service may have either
+//! open.
 
 use std::path::PathBuf;
 
@@ -8,12 +8,12 @@ use tokio::sync::mpsc;
 use super::postgres::{DetachedSpool, Migrate, PostgresSpool, import, transfer};
 use super::sled::transfer as directory;
 use super::transfer::{CopyReport, NextPart};
-use super::{SpoolError, transfer::Part};
+use super::{SpoolError, transfer::SpoolPart};
 
-/// How many parts are on their way at a time.
+/// How many parts are buffered between the two.
 const PARTS_IN_FLIGHT: usize = 4;
 
-/// Where a spool is.
+/// The location of a spool.
 #[derive(Clone, Debug)]
 pub enum SpoolLocation {
     /// In this directory.
@@ -22,11 +22,11 @@ pub enum SpoolLocation {
     Database(PostgresSpool),
 }
 
-/// Copies the spool `from` into a new one, `to`: all of it, or nothing.
+/// Copies the spool `from` into a new one, `to`: completely, or not at all.
 ///
 /// # Errors
-/// Where one of them is in use or cannot be read or written; where `from` is damaged, or `to` is
-/// not empty.
+/// If one of them is in use or cannot be read or written; if `from` is damaged, or `to` is not
+/// empty.
 pub async fn copy(from: SpoolLocation, to: SpoolLocation) -> Result<CopyReport, SpoolError> {
     let (sender, receiver) = mpsc::channel(PARTS_IN_FLIGHT);
     let exporting = export_from(from, sender);
@@ -85,7 +85,7 @@ async fn take_into(
     }
 }
 
-/// Whoever tells has gone without an end.
+/// The error if the exporting side ended without a result.
 pub(super) fn broken_off() -> SpoolError {
     SpoolError::Unreadable("the copy was broken off".into())
 }

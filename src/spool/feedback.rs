@@ -10,37 +10,37 @@ use super::{SpoolError, Suppression};
 use crate::delivery::Feedback;
 use crate::mail::MailId;
 
-/// Something that came back, for one delivery.
+/// A report about one delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewFeedback {
     /// The mail.
     pub mail: MailId,
     /// Which of its deliveries, in the envelope's order.
     pub index: u16,
-    /// Names it: what comes twice has the same name.
+    /// An id of the report; a repeated report has the same.
     pub id: [u8; 16],
     /// What it says.
     pub feedback: Feedback,
-    /// Whether it failed for good.
+    /// Whether the delivery has failed permanently.
     pub permanent: bool,
-    /// Who is not to get mail any more because of it.
+    /// The suppression that follows from it, if any.
     pub suppression: Option<Suppression>,
 }
 
-/// What became of a [`NewFeedback`].
+/// The result of storing a [`NewFeedback`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FeedbackResult {
-    /// It is kept.
+    /// It is stored.
     Kept,
-    /// It was known, or there is too much of it already.
+    /// It was stored before, or there are too many reports already.
     Known,
     /// There is no such delivery.
     Unknown,
 }
 
-/// Keeps what comes back.
+/// Stores reports.
 #[async_trait]
 pub trait FeedbackStore: Send + Sync {
-    /// Keeps these, and the suppressions that follow; each has its own result, in order.
+    /// Stores reports, with their suppressions; each has its own result, in order.
     async fn keep(&self, new: Vec<NewFeedback>) -> Result<Vec<FeedbackResult>, SpoolError>;
 }

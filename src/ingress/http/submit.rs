@@ -354,7 +354,7 @@ fn first_state(mail: &Mail) -> MailState {
 
 fn read_batch(json: &[u8], templates: &Templates) -> Result<Vec<Result<Mail, Problem>>, Problem> {
     if json.len() > outline::SMALL_REQUEST {
-        outline::count(json, RequestKind::BatchRequest)?;
+        outline::count(json, RequestKind::Batch)?;
     }
     let batch: BatchRequest<'_> = match serde_json::from_slice(json) {
         Ok(batch) => batch,

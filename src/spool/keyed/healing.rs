@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::answer::ReplySender;
 use super::backlog::Backlog;
-use super::group::Group;
+use super::group::CommitGroup;
 use super::queue_ids::QueueIds;
 use super::write_transaction::WriteTransaction;
 use super::writer::{GROUP_BYTES, Writer};

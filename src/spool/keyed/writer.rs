@@ -13,7 +13,7 @@ use super::SpoolState;
 use super::answer::{CommitAnswer, ReplySender};
 use super::bounding::Bounding;
 use super::command::{GroupCommand, Operation, WriterCommand};
-use super::group::Group;
+use super::group::CommitGroup;
 use super::healing::RETRY_AFTER;
 use super::large_mail;
 use super::sweep;

@@ -11,7 +11,7 @@ use crate::private;
 use crate::spool::SpoolError;
 use crate::spool::keyed::transfer::{self, StoreImport};
 use crate::spool::store::Store;
-use crate::spool::transfer::Part;
+use crate::spool::transfer::SpoolPart;
 
 /// Tells all that the spool in this directory keeps.
 pub(in crate::spool) fn export(
