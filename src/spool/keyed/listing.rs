@@ -93,12 +93,15 @@ impl Index {
     }
 }
 
+/// The first key of a range, and its end (excluded).
+type KeyRange = (Vec<u8>, Vec<u8>);
+
 /// The range of keys to walk; `None` if no mail can match.
 fn range<S>(
     shared: &SpoolState<S>,
     query: &Query,
     index: Index,
-) -> Result<Option<(Vec<u8>, Vec<u8>)>, SpoolError> {
+) -> Result<Option<KeyRange>, SpoolError> {
     let prefix = index.prefix();
     let (mut from, mut to) = if index == Index::Queues {
         keys::starting_with(prefix)
