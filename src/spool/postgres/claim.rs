@@ -22,6 +22,9 @@ use crate::spool::{Claim, ClaimRequest, EndedDelivery, Lease, LeaseKeeper, Manif
 
 /// The most rows of one queue that one claim reads.
 const MOST_ROWS: i64 = 20_000;
+/// After a claim that found less than it wanted, the next one waits for as long as that claim took,
+/// so that more mail arrives in between; but no longer than this.
+const LONGEST_GATHERING: Duration = Duration::from_millis(10);
 /// A delivery whose lease was lost to this many dead nodes is sent alone, never together with
 /// another such delivery: one of them may have caused the crashes.
 pub(super) const SUSPECT_AFTER: i32 = 2;
@@ -63,14 +66,24 @@ pub(super) async fn claim(
     let node = Arc::clone(node);
     // If the caller goes away, the transaction must still end.
     let task = tokio::spawn(async move {
-        let _turn = node.claim_turn.lock().await;
+        let mut gather_until = node.claim_turn.lock().await;
+        if let Some(until) = *gather_until {
+            tokio::time::sleep_until(until.into()).await;
+        }
         node.until_released().await;
+
+        let began = Instant::now();
         let mut tries = 0;
         loop {
             tries += 1;
             let on = node.on(&node.claiming).await?;
             let error = match take(&node, &on, &request).await {
-                Ok(claims) => return Ok(claims),
+                Ok(claims) => {
+                    let is_short = claims.len() < request.turns.len();
+                    let took = began.elapsed().min(LONGEST_GATHERING);
+                    *gather_until = is_short.then(|| Instant::now() + took);
+                    return Ok(claims);
+                }
                 Err(error) => error,
             };
             node.hints.mark_due([super::hints::ANY_ROUTE]);

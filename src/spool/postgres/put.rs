@@ -23,6 +23,9 @@ use crate::spool::{Manifest, NewMail, PutResult, SpoolError, codec};
 /// The most mails, and about the most bytes, that are stored together.
 const GROUP_MAILS: usize = 512;
 const GROUP_BYTES: usize = 8 * 1024 * 1024;
+/// A group waits until as many callers have arrived as the last group had, for as long as that one
+/// took and no longer than this: the commits of all nodes are made one after the other.
+const LONGEST_GATHERING: Duration = Duration::from_millis(4);
 /// How long a put whose outcome is unknown is retried.
 const RETRY_UNKNOWN_FOR: Duration = Duration::from_secs(4);
 /// How often a group is checked against mails that exist already.
@@ -36,6 +39,7 @@ pub(super) struct PutQueue {
 
 /// Stores arriving mails until all senders are dropped.
 pub(super) async fn run(node: Arc<NodeState>, mut inbox: mpsc::UnboundedReceiver<PutQueue>) {
+    let (mut gather_until, mut callers) = (Instant::now(), 1);
     while let Some(first) = inbox.recv().await {
         let mut bytes = weight(&first);
         let mut count = first.mails.len();
@@ -64,7 +68,9 @@ pub(super) async fn run(node: Arc<NodeState>, mut inbox: mpsc::UnboundedReceiver
             waiting.push((of_one.len(), reply));
             mails.extend(of_one);
         }
+        let began = Instant::now();
         let mut results = put_all(&node, mails).await.into_iter();
+        gather_until = Instant::now() + began.elapsed().min(LONGEST_GATHERING);
         node.changed.notify_one();
         for (count, reply) in waiting {
             let _ = reply.send(results.by_ref().take(count).collect());

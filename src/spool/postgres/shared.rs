@@ -57,8 +57,8 @@ pub(super) struct NodeState {
     /// For maintenance such as VACUUM; opened when it is needed.
     pub keeping: Link,
 
-    /// Allow one claim and one change at a time.
-    pub claim_turn: tokio::sync::Mutex<()>,
+    /// Allow one claim and one change at a time; the time until which the next claim should wait.
+    pub claim_turn: tokio::sync::Mutex<Option<Instant>>,
     pub change_turn: tokio::sync::Mutex<()>,
     pub leases: Mutex<LeaseTable>,
     pub routes: RouteNumbers,
