@@ -27,8 +27,8 @@ use crate::spool::{EndedDelivery, LeaseToken, SettleResult, SpoolError, codec};
 
 /// The most deliveries that are written in one group.
 const GROUP_DELIVERIES: usize = 512;
-/// Outcomes are gathered for as long as writing the last group took, and no longer than this. So new
-/// mail gets at least half of the turns at the row that every commit changes.
+/// Outcomes are gathered for as long as writing the last group took, and no longer than this. So
+/// new mail gets at least half of the turns at the row that every commit changes.
 const LONGEST_GATHERING: Duration = Duration::from_millis(20);
 /// How long to wait before a retry when the database did not answer.
 const RETRY_AFTER: Duration = Duration::from_millis(200);

@@ -2,9 +2,9 @@
 //! programs that may only go out over HTTPS.
 //!
 //! One file a provider says three things: the [`Request`] for a mail, what an answer means
-//! ([`Verdict`]), and its [`RequestLimits`]. This file is what they share: recipients over the limit
-//! become several requests, a relay that says "too fast" is given the time it asks for, and each
-//! verdict becomes an [`Outcome`] of each recipient.
+//! ([`Verdict`]), and its [`RequestLimits`]. This file is what they share: recipients over the
+//! limit become several requests, a relay that says "too fast" is given the time it asks for, and
+//! each verdict becomes an [`Outcome`] of each recipient.
 //!
 //! *Invariant:* a request that may have reached the provider and was not answered is in doubt, and
 //! repeated only where the provider can tell two hand-overs of one mail apart. What such a
