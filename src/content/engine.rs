@@ -40,7 +40,7 @@ pub(super) struct TemplateEngine {
     text: Environment<'static>,
 }
 
-impl Engine {
+impl TemplateEngine {
     /// Compiles these files, and for HTML what the walk made of them. Each one that cannot be is an
     /// error, with its name.
     pub fn compile(

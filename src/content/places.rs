@@ -63,7 +63,7 @@ const NAME_LETTERS: usize = 40;
 
 /// What stands at a place of HTML (WHATWG HTML §13.2.5, as far as it matters here).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Place {
+enum HtmlContext {
     Text,
     Comment,
     /// The contents of one of [`RAW`].
@@ -96,7 +96,7 @@ enum Scheme {
 /// A place in a document.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Spot {
-    place: Place,
+    place: HtmlContext,
     element: String,
     is_end_tag: bool,
     attribute: String,
@@ -131,7 +131,7 @@ impl Spot {
     /// The beginning of a document.
     pub fn text() -> Self {
         Spot {
-            place: Place::Text,
+            place: HtmlContext::Text,
             element: String::new(),
             is_end_tag: false,
             attribute: String::new(),
@@ -143,8 +143,10 @@ impl Spot {
     /// Whether whatever stands here, escaped, is text.
     pub fn is_plain(&self) -> bool {
         let holds = match self.place {
-            Place::Text | Place::Comment | Place::Raw("textarea" | "title") => true,
-            Place::Quoted(_) => !self.is_script() && !self.is_document(),
+            HtmlContext::Text | HtmlContext::Comment | HtmlContext::Raw("textarea" | "title") => {
+                true
+            }
+            HtmlContext::Quoted(_) => !self.is_script() && !self.is_document(),
             _ => false,
         };
         holds && self.rule().is_none()
@@ -165,9 +167,9 @@ impl Spot {
             HtmlContext::Equals | HtmlContext::Bare => Some(
                 "is an attribute without quotation marks, which a space ends: put them around it",
             ),
-            Place::Raw("script") if filter != "tojson" => Some(SCRIPT),
-            Place::Quoted(_) if filter != "tojson" && self.is_script() => Some(SCRIPT),
-            Place::Quoted(_) if self.is_document() => {
+            HtmlContext::Raw("script") if filter != "tojson" => Some(SCRIPT),
+            HtmlContext::Quoted(_) if filter != "tojson" && self.is_script() => Some(SCRIPT),
+            HtmlContext::Quoted(_) if self.is_document() => {
                 Some("stands in srcdoc, which is a document of its own: escapes end in it")
             }
             _ => None,
@@ -177,12 +179,12 @@ impl Spot {
     /// What a value must be here.
     pub fn rule(&self) -> Option<Rule> {
         match self.place {
-            Place::Raw("style" | "mj-style") => return Some(Rule::Style),
-            Place::Equals | Place::Bare | Place::Quoted(_) => {}
+            HtmlContext::Raw("style" | "mj-style") => return Some(Rule::Style),
+            HtmlContext::Equals | HtmlContext::Bare | HtmlContext::Quoted(_) => {}
             _ => return None,
         }
 
-        let is_open = self.scheme != Scheme::Known || self.place == Place::Equals;
+        let is_open = self.scheme != Scheme::Known || self.place == HtmlContext::Equals;
         let is_mjml = self.element.starts_with("mj-");
         match self.attribute.as_str() {
             "style" => Some(Rule::Css),
@@ -209,15 +211,15 @@ impl Spot {
     /// The attribute that a value stands in.
     pub fn attribute(&self) -> &str {
         match self.place {
-            Place::Raw(name) => name,
+            HtmlContext::Raw(name) => name,
             _ => &self.attribute,
         }
     }
 
     /// Goes on behind a value.
     pub fn pass_value(&mut self, is_safe: bool) {
-        if self.place == Place::Equals {
-            self.place = Place::Bare;
+        if self.place == HtmlContext::Equals {
+            self.place = HtmlContext::Bare;
             self.scheme = Scheme::Open;
         }
         if self.scheme == Scheme::Open {
@@ -254,30 +256,32 @@ impl Spot {
             (_, b'-') if self.is_conditional && rest.starts_with("->") => {
                 self.is_conditional = false;
                 passed = 2;
-                Place::Text
+                HtmlContext::Text
             }
-            (Place::Text, b'<') if rest.starts_with("!--[if") => {
+            (HtmlContext::Text, b'<') if rest.starts_with("!--[if") => {
                 self.is_conditional = true;
                 self.begin(rest, &mut passed)
             }
-            (Place::Text, b'<') if rest.starts_with("!--") => {
+            (HtmlContext::Text, b'<') if rest.starts_with("!--") => {
                 self.is_conditional = false;
                 let is_empty = rest.starts_with("!-->") || rest.starts_with("!--->");
                 passed = 3;
                 match is_empty {
-                    true => Place::Text,
-                    false => Place::Comment,
+                    true => HtmlContext::Text,
+                    false => HtmlContext::Comment,
                 }
             }
-            (Place::Text, b'<') => {
+            (HtmlContext::Text, b'<') => {
                 self.is_conditional &= !rest.starts_with("![endif]");
                 self.begin(rest, &mut passed)
             }
-            (Place::Comment, b'-') if rest.starts_with("->") => {
+            (HtmlContext::Comment, b'-') if rest.starts_with("->") => {
                 passed = 2;
-                Place::Text
+                HtmlContext::Text
             }
-            (Place::Raw(name), b'<') if is_end_of(rest, name) => self.begin(rest, &mut passed),
+            (HtmlContext::Raw(name), b'<') if is_end_of(rest, name) => {
+                self.begin(rest, &mut passed)
+            }
             (
                 HtmlContext::Element
                 | HtmlContext::Tag
@@ -286,37 +290,37 @@ impl Spot {
                 | HtmlContext::Bare,
                 b'>',
             ) => self.end(),
-            (Place::Element | Place::Bare, _) if is_space => Place::Tag,
-            (Place::Element, b'/') => Place::Tag,
-            (Place::Element, _) => {
+            (HtmlContext::Element | HtmlContext::Bare, _) if is_space => HtmlContext::Tag,
+            (HtmlContext::Element, b'/') => HtmlContext::Tag,
+            (HtmlContext::Element, _) => {
                 push(&mut self.element, byte);
-                Place::Element
+                HtmlContext::Element
             }
-            (Place::Tag | Place::Attribute, b'=') => Place::Equals,
-            (Place::Attribute, _) if is_space => Place::Tag,
-            (Place::Attribute, _) => {
+            (HtmlContext::Tag | HtmlContext::Attribute, b'=') => HtmlContext::Equals,
+            (HtmlContext::Attribute, _) if is_space => HtmlContext::Tag,
+            (HtmlContext::Attribute, _) => {
                 push(&mut self.attribute, byte);
-                Place::Attribute
+                HtmlContext::Attribute
             }
-            (Place::Tag, _) if !is_space && byte != b'/' => {
+            (HtmlContext::Tag, _) if !is_space && byte != b'/' => {
                 self.attribute.clear();
                 push(&mut self.attribute, byte);
-                Place::Attribute
+                HtmlContext::Attribute
             }
-            (Place::Equals, b'"' | b'\'') => {
+            (HtmlContext::Equals, b'"' | b'\'') => {
                 self.scheme = Scheme::Open;
-                Place::Quoted(byte)
+                HtmlContext::Quoted(byte)
             }
-            (Place::Equals, _) if !is_space => {
+            (HtmlContext::Equals, _) if !is_space => {
                 self.scheme = Scheme::Open;
                 wrong = self.address(byte);
-                Place::Bare
+                HtmlContext::Bare
             }
-            (Place::Quoted(mark), byte) if mark == byte => {
+            (HtmlContext::Quoted(mark), byte) if mark == byte => {
                 self.scheme = Scheme::Known;
-                Place::Tag
+                HtmlContext::Tag
             }
-            (place @ (Place::Quoted(_) | Place::Bare), _) => {
+            (place @ (HtmlContext::Quoted(_) | HtmlContext::Bare), _) => {
                 wrong = self.address(byte);
                 place
             }
@@ -367,7 +371,7 @@ impl Spot {
     }
 
     /// Behind a `<`: a tag, where a name follows.
-    fn begin(&mut self, rest: &str, passed: &mut usize) -> Place {
+    fn begin(&mut self, rest: &str, passed: &mut usize) -> HtmlContext {
         let is_end_tag = rest.starts_with('/');
         let name = rest.trim_start_matches('/');
         let is_name = |c: char| c.is_ascii_alphabetic() || c == '!';
@@ -378,20 +382,20 @@ impl Spot {
         self.is_end_tag = is_end_tag;
         self.element.clear();
         self.attribute.clear();
-        Place::Element
+        HtmlContext::Element
     }
 
     /// Behind a tag.
-    fn end(&mut self) -> Place {
+    fn end(&mut self) -> HtmlContext {
         let found = RAW.iter().find(|raw| **raw == self.element);
         self.element.clear();
         self.attribute.clear();
         self.scheme = Scheme::Known;
         match found {
-            Some(raw) if !self.is_end_tag => Place::Raw(raw),
+            Some(raw) if !self.is_end_tag => HtmlContext::Raw(raw),
             _ => {
                 self.is_end_tag = false;
-                Place::Text
+                HtmlContext::Text
             }
         }
     }

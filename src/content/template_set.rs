@@ -46,7 +46,7 @@ impl TemplateSet {
         let mut folder = Folder::read(root);
         let mut walked = walk::walk(&folder.files);
         let unheld = std::mem::take(&mut walked.unheld);
-        let (engine, errors) = Engine::compile(&folder.files, walked);
+        let (engine, errors) = TemplateEngine::compile(&folder.files, walked);
         let mut mistakes = std::mem::take(&mut folder.mistakes);
         mistakes.extend(errors.into_iter().map(|error| in_file(root, root, error)));
         let default_locale = locale::normal(default_locale).unwrap_or_default();
