@@ -83,7 +83,7 @@ function suggestions() {
     const { font, paddingLeft, paddingRight, textOverflow } = getComputedStyle(field);
     pen.font = font;
     const room = field.clientWidth - parseFloat(paddingLeft) - parseFloat(paddingRight);
-    return field.checkVisibility() && textOverflow !== "ellipsis" && pen.measureText(field.placeholder).width > room;
+    return field.checkVisibility() && !field.value && textOverflow !== "ellipsis" && pen.measureText(field.placeholder).width > room;
   }).map((field) => field.placeholder);
 }
 
