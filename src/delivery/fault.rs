@@ -342,6 +342,16 @@ const ROWS: &[FaultRule] = &[
     // What came out of order, however it is put.
     row(COMMANDS, H::Code(503), S::Like(&["x.5.x"]), F::Session).used(),
     row(ALL, H::Code(503), S::Like(&["x.5.x"]), F::Relay),
+    // A host that takes no mail (RFC 7504), as some say to whom they have blocked.
+    row(&[MailFrom], H::Code(521), S::Any, F::Relay),
+    row(&[RcptTo], H::Code(521), S::Absent, F::Unclear).repeated(F::Relay),
+    row(
+        &[RcptTo],
+        H::Code(521),
+        S::Like(&["x.2.1", "x.3.2"]),
+        F::Unclear,
+    )
+    .repeated(F::Relay),
     // About this mail, whatever the connection has done before.
     row(&[RcptTo], H::Transient, S::Like(&["x.1.2"]), F::Destination),
     row(MESSAGE, H::Code(421), S::Like(&["x.2.x"]), F::Mail).repeated(F::Relay),

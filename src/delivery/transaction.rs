@@ -38,10 +38,14 @@ impl Outcome {
         matches!(self, Outcome::Lost(Phase::RcptTo, _))
     }
 
-    /// Whether this answer concerns all recipients that the server had accepted.
+    /// Whether this answer concerns all recipients that the server had accepted; it may have ended
+    /// the connection with it.
     pub(crate) fn is_of_all(&self) -> bool {
-        self.refused_at()
-            .is_some_and(|at| (Phase::Data..=Phase::FinalDot).contains(&at))
+        let ended_at = match self {
+            Outcome::Lost(phase, _) => Some(*phase),
+            other => other.refused_at(),
+        };
+        ended_at.is_some_and(|at| (Phase::Data..=Phase::FinalDot).contains(&at))
     }
 
     /// Whether the server accepted this recipient, whatever became of the message afterwards.

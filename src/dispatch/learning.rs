@@ -25,9 +25,16 @@ impl State {
         for (one, to) in results.iter().zip(&mail.recipients) {
             match one.fault {
                 Fault::Nobody => self.memory.fared_better(to),
-                Fault::Destination => {
+                // Refused at a recipient it may be that domain's alone, whatever is said: while it
+                // rests, the relay is probed with mail for others.
+                Fault::Relay if !is_at_recipient(&one.outcome) => {}
+                Fault::Destination | Fault::Relay => {
                     let reason = describe(&one.outcome);
-                    let chance = self.engine.chance();
+                    // No sooner than the relay is probed itself.
+                    let chance = match one.fault {
+                        Fault::Relay => 1.0,
+                        _ => self.engine.chance(),
+                    };
                     if self.memory.unreached(to, mail.mail, &reason, now, chance) {
                         let (relay, domain) = (&*self.relay, to.domain());
                         tracing::warn!(relay, domain, reason, "the domain rests at this relay");
@@ -77,6 +84,16 @@ impl State {
             one.fault = Fault::Unclear;
         }
     }
+}
+
+/// Whether the server spoke, or went, when it was told a recipient.
+fn is_at_recipient(outcome: &Outcome) -> bool {
+    matches!(
+        outcome,
+        Outcome::Deferred(Phase::RcptTo, _)
+            | Outcome::Rejected(Phase::RcptTo, _)
+            | Outcome::Lost(Phase::RcptTo, _)
+    )
 }
 
 /// Whether such a result shows that the relay works: it has answered about a mail.

@@ -730,3 +730,69 @@ async fn a_reply_of_many_lines_is_read_to_its_end() {
     assert_eq!(is(&refused[0]), Expected::Rejected(Phase::FinalDot));
     assert!(connection.is_usable());
 }
+
+#[tokio::test]
+async fn a_line_that_is_too_long_is_a_reply_all_the_same() {
+    let long = |start: &str, length| format!("{start} {}\r\n", "x".repeat(length)).into_bytes();
+    let many = |code: u16| {
+        let line = format!("{code}-{}\r\n", "ü".repeat(3_000));
+        format!("{}{code} 2.0.0 done\r\n", line.repeat(20)).into_bytes()
+    };
+
+    for (answer, expected) in [
+        (long("250 2.0.0", 1_100), Expected::Delivered),
+        (long("250 2.0.0", 100_000), Expected::Delivered),
+        (many(250), Expected::Delivered),
+        (b"250\t2.0.0 ok\r\n".to_vec(), Expected::Delivered),
+        (
+            long("550 5.7.1", 5_000),
+            Expected::Rejected(Phase::FinalDot),
+        ),
+        (
+            long("451 4.7.1", 100_000),
+            Expected::Deferred(Phase::FinalDot),
+        ),
+    ] {
+        let server = FakeSmtp::builder()
+            .at(Step::Greeting, Act::Raw(long("220", 50_000)))
+            .at(Step::Ehlo, Act::Raw(many(250)))
+            .at(Step::Mail, Act::Raw(long("250 2.1.0", 3_999)))
+            .at(Step::FinalDot, Act::Raw(answer))
+            .start()
+            .await;
+        let mut connection = open(&server).await;
+        let outcomes = connection.send(&transaction(&["ada@x.org"]), None).await;
+        assert_eq!(is(&outcomes[0]), expected, "{:.200?}", outcomes[0]);
+        assert!(connection.is_usable());
+    }
+}
+
+#[tokio::test]
+async fn lines_of_one_reply_need_not_have_the_same_code() {
+    for (answer, expected) in [
+        ("250-2.0.0 yes\r\n251 ok\r\n", Expected::Delivered),
+        (
+            "550-5.7.1 no\r\n554 never\r\n",
+            Expected::Rejected(Phase::FinalDot),
+        ),
+        // Nothing final was said for certain.
+        (
+            "450-4.7.1 no\r\n550 never\r\n",
+            Expected::Deferred(Phase::FinalDot),
+        ),
+        (
+            "550-5.7.1 no\r\n450 later\r\n",
+            Expected::Deferred(Phase::FinalDot),
+        ),
+        ("250-yes\r\n550 no\r\n", Expected::InDoubt),
+        ("550-no\r\n250 yes\r\n", Expected::InDoubt),
+    ] {
+        let server = FakeSmtp::builder()
+            .at(Step::FinalDot, Act::Raw(answer.into()))
+            .start()
+            .await;
+        let mut connection = open(&server).await;
+        let outcomes = connection.send(&transaction(&["ada@x.org"]), None).await;
+        assert_eq!(is(&outcomes[0]), expected, "{answer:?}");
+    }
+}

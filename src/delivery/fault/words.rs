@@ -159,22 +159,31 @@ impl Text {
             "too many", "maximum~", "limit~", "exceed~", "no more", "reached",
         ]);
         let is_session = any(&["session~", "per connection", "this connection"]);
+        let is_one = is_session || any(&["one connection", "single connection"]);
+        let is_all_of_it = is_one && any(&["only", "allowed"]);
         let is_number = any(&["message~", "mails", "transaction~"])
             && !any(&[
                 "hour~", "day", "daily", "minute~", "second~", "rate", "quota~", "from",
             ]);
 
         let is_size = any(&["size"]) && !any(&["session size"]);
+        // So many recipients are too many in one transaction, unless it is said otherwise.
         let is_other = any(&[
-            "recipient~",
             "idle",
             "timeout",
             "timed out",
             "concurrent",
             "too many sessions",
         ]);
+        let is_this = any(&[
+            "this session",
+            "per session",
+            "this connection",
+            "per connection",
+        ]);
+        let is_other = is_other || any(&["recipient~"]) && !is_this;
 
-        is_limit && (is_session || is_number) && !is_size && !is_other
+        (is_limit && (is_session || is_number) || is_all_of_it) && !is_size && !is_other
     }
 }
 

@@ -23,8 +23,12 @@ use tokio_rustls::client::TlsStream;
 
 use crate::delivery::{TlsUse, printable};
 
-/// The longest accepted line of a reply in bytes, with CRLF; RFC 5321 §4.5.3.1.5 requires 512.
+/// How much of a line of a reply is kept, in bytes; RFC 5321 §4.5.3.1.5 allows 512. The rest of a
+/// longer line is skipped: its code has been read by then, and may be the verdict on a mail.
 const MAX_LINE: usize = 1000;
+
+/// How much of one reply is skipped, all its lines together.
+const MAX_SKIPPED: usize = 256 * 1024;
 
 /// The most lines of one reply.
 const MAX_LINES: u32 = 1000;
@@ -61,6 +65,8 @@ struct WireState {
     /// The line that is being handed to lettre; the rest starts at `handed`.
     line: Vec<u8>,
     handed: usize,
+    /// How many bytes of the current reply were skipped.
+    skipped: usize,
     /// How many lines the current reply has so far.
     lines: u32,
     /// The code of its first line.
@@ -98,6 +104,7 @@ impl Wire {
             end: 0,
             line: Vec::new(),
             handed: 0,
+            skipped: 0,
             lines: 0,
             code: [0; 3],
             said: [0; 3],
@@ -332,44 +339,46 @@ impl WireState {
     /// Takes the next line from the inbox into `line`. False if no whole line is there.
     fn next_line(&mut self) -> io::Result<bool> {
         let waiting = &self.inbox[self.start..self.end];
-        let Some(length) = memchr::memchr(b'\n', waiting).map(|at| at + 1) else {
-            if waiting.len() >= MAX_LINE {
-                return Err(self.fail(
-                    io::ErrorKind::InvalidData,
-                    "the server's reply has a line without end",
-                ));
-            }
+        let length = memchr::memchr(b'\n', waiting).map(|at| at + 1);
+        if length.is_none() && waiting.len() < MAX_LINE {
             return Ok(false);
-        };
-
-        if length > MAX_LINE {
-            return Err(self.fail(
-                io::ErrorKind::InvalidData,
-                "the server's reply has a line that is too long",
-            ));
         }
 
-        let Some(ends_reply) = ends_reply(&waiting[..length]) else {
-            let shown = printable(String::from_utf8_lossy(&waiting[..length]).trim_end());
+        let whole = &waiting[..length.unwrap_or(waiting.len())];
+        let Some(ends_reply) = ends_reply(whole) else {
+            let shown = &whole[..whole.len().min(MAX_LINE)];
+            let shown = printable(String::from_utf8_lossy(shown).trim_end());
             return Err(self.fail(
                 io::ErrorKind::InvalidData,
                 format!("the server sent something that is not a reply: {shown}"),
             ));
         };
 
+        let Some(length) = length else {
+            return self.skip_to(self.start + MAX_LINE).map(|()| false);
+        };
+
         self.line.clear();
         // lettre requires UTF-8, CRLF and a text, even an empty one, and rejects a second digit
         // above 5. Servers are less strict; a code that is not known is judged by its first digit
         // (RFC 5321 §4.2.1).
-        let text = waiting[..length].trim_ascii_end();
+        let text = waiting[..length.min(MAX_LINE - 2)].trim_ascii_end();
+
+        // The cut may be inside a character.
+        let text = match std::str::from_utf8(text) {
+            Err(error) if length > MAX_LINE - 2 && error.error_len().is_none() => {
+                &text[..error.valid_up_to()]
+            }
+            _ => text,
+        };
 
         let is_text = std::str::from_utf8(text).is_ok();
         let readable = |b: &u8| if is_text || b.is_ascii() { *b } else { b'?' };
         self.line.extend(text.iter().map(readable));
-        self.said.copy_from_slice(&self.line[..3]);
-        self.line[1] = self.line[1].min(b'5');
-        if text.len() == 3 {
-            self.line.push(if ends_reply { b' ' } else { b'-' });
+        self.agree_on_code();
+        match self.line.get_mut(3) {
+            Some(mark) => *mark = if ends_reply { b' ' } else { b'-' },
+            None => self.line.push(if ends_reply { b' ' } else { b'-' }),
         }
         self.line.extend_from_slice(b"\r\n");
         self.start += length;
@@ -379,6 +388,7 @@ impl WireState {
 
         let number = self.lines;
         self.lines = if ends_reply { 0 } else { self.lines + 1 };
+        self.skipped = if ends_reply { 0 } else { self.skipped };
         if self.lines >= MAX_LINES {
             return Err(self.fail(
                 io::ErrorKind::InvalidData,
@@ -386,15 +396,48 @@ impl WireState {
             ));
         }
 
-        if number == 0 {
-            self.code.copy_from_slice(&self.line[..3]);
-        }
-
-        // A line whose code differs from the first line's is handed over in any case, so that
+        // A line whose code contradicts the first line's is handed over in any case, so that
         // lettre reports it.
         let is_spare = number >= MAX_HANDED && !ends_reply && self.line[..3] == self.code;
         self.handed = if is_spare { self.line.len() } else { 0 };
         Ok(true)
+    }
+
+    /// Reads the code of the line. Those of one reply ought to be the same (RFC 5321 §4.2.1); if the
+    /// first digit is, the last one counts. Of refusals it is the one that leaves it open.
+    fn agree_on_code(&mut self) {
+        let this = [self.line[0], self.line[1], self.line[2]];
+        self.line[1] = self.line[1].min(b'5');
+        if self.lines == 0 {
+            self.said = this;
+            self.code.copy_from_slice(&self.line[..3]);
+            return;
+        }
+
+        let is_agreed = match (self.said[0], this[0]) {
+            (b'4', b'5') => true,
+            (before, now) if before == now || (before, now) == (b'5', b'4') => {
+                self.said = this;
+                true
+            }
+            _ => false,
+        };
+        if is_agreed {
+            self.line[..3].copy_from_slice(&self.code);
+        }
+    }
+
+    /// Drops what is in the inbox from here on: it goes on a line of which enough is kept.
+    fn skip_to(&mut self, kept: usize) -> io::Result<()> {
+        self.skipped += self.end - kept;
+        self.end = kept;
+        if self.skipped > MAX_SKIPPED {
+            return Err(self.fail(
+                io::ErrorKind::InvalidData,
+                "the server's reply has a line without end",
+            ));
+        }
+        Ok(())
     }
 
     fn poll_line(
@@ -422,13 +465,13 @@ impl WireState {
 /// Whether this line is the last of its reply; `None` if it is not a line of a reply (RFC 5321
 /// §4.2). A line that ends with LF alone is accepted: this cannot split one reply into two.
 fn ends_reply(line: &[u8]) -> Option<bool> {
-    let text = line.strip_suffix(b"\n")?;
+    let text = line.strip_suffix(b"\n").unwrap_or(line);
     let text = text.strip_suffix(b"\r").unwrap_or(text);
     if !(text.len() >= 3 && text[..3].iter().all(u8::is_ascii_digit)) {
         return None;
     }
     match text.get(3) {
-        None | Some(b' ') => Some(true),
+        None | Some(b' ' | b'\t') => Some(true),
         Some(b'-') => Some(false),
         Some(_) => None,
     }

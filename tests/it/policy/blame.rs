@@ -409,6 +409,44 @@ async fn many_over_whom_a_relay_ends_its_sessions_keep_it_from_others_for_second
 }
 
 #[tokio::test]
+async fn what_is_said_of_us_over_one_domain_alone_keeps_the_relay_from_others_for_seconds_only() {
+    for (code, text) in [
+        (550, "5.7.1 Your IP is blocked"),
+        (554, "5.7.1 Relay access denied"),
+        (450, "4.7.1 domain throttled"),
+        (421, "4.3.2 too many connections"),
+        (550, "5.4.316 Message expired"),
+    ] {
+        let server = FakeSmtp::builder()
+            .rule(
+                Rule::at(Step::Rcpt)
+                    .to("@slow.example")
+                    .act(Act::reply(code, text)),
+            )
+            .start()
+            .await;
+        let clock = Clock::fake();
+        let postrider = engine(relay_at(&server).connections(1), &clock)
+            .start()
+            .await
+            .unwrap();
+
+        submit_many(&postrider, "slow.example", 60).await;
+        server.connections_come(3).await;
+        a_moment().await;
+        let innocent = submit(&postrider, mail("ada@example.org")).await;
+
+        let mut waited = Duration::ZERO;
+        while postrider.status(innocent).await.unwrap().state.as_str() != "delivered" {
+            assert!(waited < seconds(15), "{code} {text}");
+            clock.advance(Duration::from_millis(200));
+            waited += Duration::from_millis(200);
+            a_moment().await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_mail_that_is_bad_closes_the_relay_to_nobody() {
     for (step, code, text) in [
         (

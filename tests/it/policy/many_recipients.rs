@@ -55,6 +55,14 @@ async fn what_is_too_much_at_whatever_step_goes_in_further_transactions() {
             Act::ReplyThenCut(421, "4.5.3 Too many recipients".into()),
         ),
         (Step::Rcpt, Act::Cut),
+        (
+            Step::Data,
+            Act::ReplyThenCut(421, "4.5.3 Too many recipients".into()),
+        ),
+        (
+            Step::FinalDot,
+            Act::ReplyThenCut(421, "4.5.3 Too many recipients".into()),
+        ),
     ];
     for (step, act) in cases {
         let is_too_much = match step {
