@@ -135,9 +135,11 @@ impl From<Error> for Failure {
             Error::Configuration(_) | Error::Relay { .. } => Failure::Usage(message),
             Error::Full { .. }
             | Error::SpoolFull { .. }
-            | Error::Spool(SpoolError::Locked(_) | SpoolError::Unreachable { .. }) => {
-                Failure::TryLater(message)
-            }
+            | Error::Spool(
+                SpoolError::Locked(_)
+                | SpoolError::Unreachable { .. }
+                | SpoolError::DiskFull { .. },
+            ) => Failure::TryLater(message),
             _ => Failure::Failed(message),
         }
     }

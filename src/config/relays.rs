@@ -312,6 +312,9 @@ impl Relay {
         }
 
         let Some(url) = self.url.parsed() else { return };
+        if url.port() == Some(0) {
+            report.add(&key, "has the port 0, at which nobody listens");
+        }
         if url.scheme().ends_with("+api") {
             return;
         }

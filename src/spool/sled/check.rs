@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use super::frame::Scanner;
 use super::log::{self, Kind, SEGMENT_HEAD, SegmentHeader};
 use super::open::SEGMENT;
+use super::outcomes;
 use super::pages;
 use super::watermark::{self, SpoolPhase, TornPlace, WatermarkRecord};
 
@@ -32,6 +33,8 @@ pub(super) enum CheckFailure {
     Damaged { file: PathBuf, reason: String },
     /// A file cannot be read.
     Unread(io::Error),
+    /// The log is gone, and with it all that was in it.
+    Lost,
 }
 
 impl From<io::Error> for CheckFailure {
@@ -122,6 +125,13 @@ pub(super) fn check(dir: &Path) -> Result<LogCheck, CheckFailure> {
         reason,
     };
 
+    // What a file's error says does not name it.
+    for name in ["db", "conf", watermark::FILE, outcomes::FILE] {
+        if dir.join(name).is_dir() {
+            return Err(damaged(name, "is a directory, and must be a file".into()));
+        }
+    }
+
     let mark = watermark::read(dir).map_err(|error| match error.kind() {
         io::ErrorKind::InvalidData => damaged(watermark::FILE, error.to_string()),
         _ => error.into(),
@@ -136,14 +146,19 @@ pub(super) fn check(dir: &Path) -> Result<LogCheck, CheckFailure> {
                 ..LogCheck::default()
             });
         }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            return Err(damaged("db", "is missing".into()));
-        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(CheckFailure::Lost),
         Err(e) => return Err(e.into()),
     };
 
-    if reached > 0 && !is_conf_whole(dir)? {
-        return Err(damaged("conf", "is not what was written".into()));
+    if reached > 0 {
+        match is_conf_whole(dir) {
+            Ok(true) => {}
+            Ok(false) => return Err(damaged("conf", "is not what was written".into())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Err(damaged("conf", "is missing".into()));
+            }
+            Err(e) => return Err(e.into()),
+        }
     }
 
     let places = read_places(&file)?;

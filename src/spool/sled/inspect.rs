@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::open::{Purpose, open_store};
+use super::open::{LOST, Purpose, open_store};
+use super::watermark;
 use crate::delivery::Stage;
 use crate::mail::MailId;
 use crate::private;
@@ -111,7 +112,8 @@ pub fn export(path: &Path, to: &Path) -> Result<ExportReport, SpoolError> {
 }
 
 pub(super) fn require(path: &Path) -> Result<(), SpoolError> {
-    if path.join("db").is_file() {
+    let log = path.join("db");
+    if log.is_file() {
         return Ok(());
     }
 
@@ -120,6 +122,10 @@ pub(super) fn require(path: &Path) -> Result<(), SpoolError> {
         reason = "it is a file, and a spool is a directory".to_owned();
     } else if !path.exists() {
         reason += ": it does not exist";
+    } else if log.is_dir() {
+        reason += ": `db` is a directory, and must be a file";
+    } else if path.join(watermark::FILE).exists() {
+        reason = LOST.to_owned();
     }
 
     Err(SpoolError::Unopenable {

@@ -12,7 +12,7 @@ use super::format;
 use super::outcomes::Outcomes;
 use super::room::LogRoom;
 use super::watermark::Watermark;
-use super::{OpenFiles, SledStore, guarded};
+use super::{OpenFiles, RESERVED_BYTES, SledStore, guarded};
 use crate::private;
 use crate::spool::keyed::KeyedSpool;
 use crate::spool::{Spool, SpoolError, SpoolOptions};
@@ -27,6 +27,10 @@ const FLUSH_EVERY: u64 = 100;
 /// the first of three segments while it keeps the third leaves a log that is read as whole, or
 /// whose old places were already used again.
 pub(super) const SEGMENT: usize = 16 * 1024 * 1024;
+
+/// Said where nothing is left that a salvage could read.
+pub(super) const LOST: &str = "its file `db` is gone, and all mail was in it: put the directory \
+    back from a copy, or move it away to begin with an empty spool";
 
 /// What a spool is opened for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,7 +63,10 @@ pub(super) fn open_store(path: &Path, purpose: Purpose) -> Result<SledStore, Spo
 
 /// Opens the files, and says which commit was the last.
 pub(super) fn open_files(path: &Path, purpose: Purpose) -> Result<(OpenFiles, u64), SpoolError> {
-    let io = |error: std::io::Error| unopenable(path, error);
+    let io = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::StorageFull => no_room(path),
+        _ => unopenable(path, error),
+    };
     private::make_directory(path).map_err(io)?;
     let LogCheck {
         mark,
@@ -83,6 +90,7 @@ pub(super) fn open_files(path: &Path, purpose: Purpose) -> Result<(OpenFiles, u6
         Err(sled::Error::Io(e)) if is_lock(&e) => {
             return Err(SpoolError::Locked(path.to_owned()));
         }
+        Err(sled::Error::Io(e)) => return Err(io(e)),
         Err(error) => return Err(unopenable(path, error)),
     };
 
@@ -126,6 +134,7 @@ fn check_files(path: &Path) -> Result<LogCheck, SpoolError> {
             reason,
         },
         CheckFailure::Unread(error) => unopenable(path, error),
+        CheckFailure::Lost => unopenable(path, LOST),
     })
 }
 
@@ -147,6 +156,15 @@ pub(super) fn unopenable(path: &Path, reason: impl std::fmt::Display) -> SpoolEr
     SpoolError::Unopenable {
         path: path.to_owned(),
         reason: reason.to_string(),
+    }
+}
+
+/// A disk without room, on which opening writes: whoever starts the service tries again later.
+fn no_room(path: &Path) -> SpoolError {
+    SpoolError::DiskFull {
+        path: path.to_owned(),
+        free: fs4::available_space(path).unwrap_or(0),
+        needed: RESERVED_BYTES,
     }
 }
 

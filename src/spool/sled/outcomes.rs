@@ -15,7 +15,7 @@ use twox_hash::XxHash3_64;
 use crate::private;
 
 /// The file's name.
-const FILE: &str = "outcomes";
+pub(super) const FILE: &str = "outcomes";
 /// The bytes of one entry: the hash of a delivery's key, and the commit.
 const ENTRY_BYTES: usize = 16;
 /// How many are remembered.
@@ -82,6 +82,7 @@ impl Outcomes {
 }
 
 /// The newest commit that is known to have written each delivery.
+#[derive(Default)]
 pub(super) struct NewestCommits(HashMap<u64, u64>);
 
 impl NewestCommits {

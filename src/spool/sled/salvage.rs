@@ -50,7 +50,10 @@ pub fn salvage(from: &Path, to: &Path) -> Result<SalvageResult, SpoolError> {
     let alone = lock(from)?;
     let unread = |error| unopenable(from, error);
     let mut found = pages::salvage(from).map_err(unread)?;
-    let known = NewestCommits::read(from).map_err(unread)?;
+    // Without it a salvage knows less, and saves as much.
+    let known = NewestCommits::read(from);
+    let unknown = known.as_ref().err().map(ToString::to_string);
+    let known = known.unwrap_or_default();
 
     spare::read(from, &mut |spare| {
         found.add(spare.key, spare.commit, spare.value)
@@ -107,9 +110,15 @@ pub fn salvage(from: &Path, to: &Path) -> Result<SalvageResult, SpoolError> {
 
     store.sync()?;
     store.close();
+    let mut missing = ordered.missing;
+    missing.extend(unknown.map(|why| {
+        format!(
+            "what was sent last, if its record was hit: the file `outcomes` cannot be read: {why}"
+        )
+    }));
     Ok(SalvageResult {
         mails: ordered.mails,
         damaged: found.damaged,
-        missing: ordered.missing,
+        missing,
     })
 }

@@ -159,3 +159,64 @@ fn a_damaged_spool_says_at_every_door_what_to_do_and_that_leads_out() {
     assert!(audit.body.contains("\"act\":\"salvage\""), "{}", audit.body);
     service.stop();
 }
+
+#[test]
+fn a_file_that_is_missing_or_none_is_named_and_the_way_out_leads_out() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let relay = runtime.block_on(FakeSmtp::start());
+    let home = tempfile::tempdir().unwrap();
+    let whole = home.path().join("whole");
+
+    let config = configuration(&whole, &relay.url(), "");
+    let mut service = Service::start(configured(home.path(), &config));
+    for n in 0..5 {
+        let answer = service.hand_in(&format!("now{n}@example.org"), "123456");
+        assert_eq!(answer.status, 202, "{}", answer.body);
+    }
+    eventually("all arrives", || arrived(&relay).len() == 5);
+    service.stop();
+
+    for (name, is_directory) in [
+        ("conf", false),
+        ("conf", true),
+        ("synced", true),
+        ("outcomes", true),
+        ("db", false),
+        ("db", true),
+    ] {
+        let case = tempfile::tempdir().unwrap();
+        let (spool, saved) = (case.path().join("spool"), case.path().join("saved"));
+        copy(&whole, &spool);
+        std::fs::remove_file(spool.join(name)).unwrap();
+        if is_directory {
+            std::fs::create_dir(spool.join(name)).unwrap();
+        }
+
+        let (from, to) = (spool.display().to_string(), saved.display().to_string());
+        std::fs::write(
+            case.path().join("postrider.toml"),
+            configuration(&spool, &relay.url(), ""),
+        )
+        .unwrap();
+        for arguments in [&["run"][..], &["spool", "verify", &from]] {
+            let said = postrider(case.path(), arguments);
+            assert_ne!(said.code, Some(0), "{name} {is_directory} {arguments:?}");
+            assert!(said.error.contains(name), "{arguments:?}: {}", said.error);
+        }
+
+        let said = postrider(case.path(), &["spool", "verify", &from]);
+        let leads_to_salvage = said.error.contains("spool salvage");
+        assert_eq!(leads_to_salvage, name != "db", "{}", said.error);
+
+        let said = postrider(case.path(), &["spool", "salvage", &from, &to]);
+        if leads_to_salvage {
+            let told = (&said.out, &said.error);
+            assert!(said.out.contains(": 5; damaged places: 0"), "{told:?}");
+            let said = postrider(case.path(), &["spool", "verify", &to]);
+            assert_eq!(said.code, Some(0), "{}", said.error);
+        } else {
+            assert_eq!(said.code, Some(1));
+            assert!(said.error.contains("`db`"), "{}", said.error);
+        }
+    }
+}

@@ -215,3 +215,32 @@ fn sent_and_no_more(relay: &FakeSmtp) -> usize {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_on_a_disk_without_a_byte_left_asks_to_be_tried_again_and_says_why() {
+    let Some(disk) = Disk::of(RESERVE + 64 * MIB) else {
+        return;
+    };
+
+    let relay = FakeSmtp::start().await;
+    let mut service = start(&disk, &relay);
+    service.hand_in_many("early", 5, "123456");
+    service.kill();
+
+    disk.fill_until(0);
+    let said = std::process::Command::new(env!("CARGO_BIN_EXE_postrider"))
+        .arg("run")
+        .current_dir(disk.beside())
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&said.stderr);
+    assert_eq!(said.status.code(), Some(75), "{error}");
+    assert!(error.contains("0 bytes left"), "{error}");
+
+    disk.make_room();
+    let mut service = start(&disk, &relay);
+    let later = service.hand_in_many("later", 5, "123456");
+    service.become_all(&later, "delivered");
+    assert!(service.stop().success());
+    verify(&disk.at("spool"));
+}
