@@ -1,5 +1,7 @@
 //! Complaints (RFC 5965): somebody told a mailbox provider that a mail was unwanted.
 
+use mail_parser::Message;
+
 use super::fields::{self, FieldGroups};
 use super::{Finding, words};
 use crate::delivery::FeedbackKind;
@@ -39,6 +41,28 @@ pub(super) fn read(groups: &FieldGroups, notice: &str) -> Option<Finding> {
             .collect(),
         status: Some(kind.to_owned()),
         text: words(&text),
+        permanent: false,
+    })
+}
+
+/// Who sends on what somebody has marked as junk, without a report (Microsoft's Junk Mail Reporting
+/// Program), and the field of the copy that names who did.
+const JUNK_REPORTER: &str = "staff@hotmail.com";
+const JUNK_REPORTED_BY: &str = "X-HmXmrOriginalRecipient";
+
+/// A complaint that is no more than the mail itself, sent back by whom it was given to.
+pub(super) fn forwarded(message: &Message<'_>, copy: &Message<'_>) -> Option<Finding> {
+    let from = message.from().and_then(|from| from.first())?.address()?;
+    if !from.eq_ignore_ascii_case(JUNK_REPORTER) {
+        return None;
+    }
+
+    let recipient = copy.header_raw(JUNK_REPORTED_BY)?;
+    Some(Finding {
+        kind: FeedbackKind::Complained,
+        recipients: fields::address(recipient.trim()).into_iter().collect(),
+        status: Some("abuse".to_owned()),
+        text: words(message.subject().unwrap_or_default()),
         permanent: false,
     })
 }

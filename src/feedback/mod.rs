@@ -90,6 +90,7 @@ pub fn read(message: &[u8]) -> ReportReading {
         return ReportReading::NoReport;
     };
     let (mut statuses, mut complaint) = (None, None);
+    let mut forwarded = None;
     let mut contents = vec![bytes.to_vec()];
 
     let mut message_ids = Vec::new();
@@ -97,6 +98,7 @@ pub fn read(message: &[u8]) -> ReportReading {
         if let PartType::Message(copy) = &part.body {
             contents.push(copy.raw_message.to_vec());
             message_ids.extend(copy.message_id().map(str::to_owned));
+            forwarded = forwarded.or_else(|| complaint::forwarded(&parsed, copy));
             continue;
         }
         let Some(content) = content(part) else {
@@ -128,6 +130,10 @@ pub fn read(message: &[u8]) -> ReportReading {
     if let Some(statuses) = statuses {
         let found = delivery_status::read(&statuses, &text_of(&parsed));
         return report(found, message_ids, contents);
+    }
+
+    if let Some(forwarded) = forwarded {
+        return report(vec![forwarded], message_ids, contents);
     }
 
     match prose::read(&text_of(&parsed), writer(&parsed)) {

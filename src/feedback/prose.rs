@@ -16,7 +16,7 @@ pub(super) enum ProseReading {
 }
 
 /// How those begin who write no report for machines.
-const OPENINGS: [&str; 20] = [
+const OPENINGS: [&str; 23] = [
     "this is the qmail-send program",
     "this message was created automatically by mail delivery software",
     "this message was created automatically by the mail system",
@@ -37,6 +37,19 @@ const OPENINGS: [&str; 20] = [
     "your message could not be delivered",
     "failed to deliver to",
     "this is a permanent error",
+    "i wasn't able to deliver your message",
+    "had permanent fatal delivery errors",
+    "your message could not be sent",
+];
+
+/// What says that it is lost, where no status, no code and no known words tell why.
+const FAILURES: [&str; 6] = [
+    "permanent",
+    "could not be",
+    "not able to deliver",
+    "wasn't able to deliver",
+    "unable to deliver",
+    "failed",
 ];
 
 /// What says that nothing is lost yet.
@@ -100,9 +113,10 @@ pub(super) fn read(text: &str, writer: Author) -> ProseReading {
     let end = copy_at(&lower).unwrap_or(lower.len());
 
     let (notice, copy) = lower.split_at(end);
+    let notice_in_one_line = joined(notice);
     let opens = OPENINGS
         .iter()
-        .any(|opening| joined(notice).contains(opening));
+        .any(|opening| notice_in_one_line.contains(opening));
     let may_tell = match writer {
         Author::Server => true,
         Author::Nobody => opens,
@@ -111,7 +125,10 @@ pub(super) fn read(text: &str, writer: Author) -> ProseReading {
     if !may_tell {
         return ProseReading::Else;
     }
-    if DELAYS.iter().any(|delay| joined(notice).contains(delay)) {
+    if DELAYS
+        .iter()
+        .any(|delay| notice_in_one_line.contains(delay))
+    {
         return ProseReading::Delayed;
     }
 
@@ -120,14 +137,22 @@ pub(super) fn read(text: &str, writer: Author) -> ProseReading {
 
     let status = most_telling(None, line.as_deref().unwrap_or_default());
     let status = status.or_else(|| most_telling(None, notice));
-    let Some(status) = status.filter(|status| opens || status.starts_with('5')) else {
-        return ProseReading::Else;
+    let status = status.filter(|status| opens || status.starts_with('5'));
+    let is_lost = || {
+        FAILURES
+            .iter()
+            .any(|failure| notice_in_one_line.contains(failure))
     };
+    if status.is_none() && !(opens && is_lost()) {
+        return ProseReading::Else;
+    }
     let finding = Finding {
         kind: FeedbackKind::Bounced,
         recipients: addresses(notice),
-        permanent: status.starts_with('5'),
-        status: Some(status),
+        permanent: status
+            .as_ref()
+            .is_some_and(|status| status.starts_with('5')),
+        status,
         text: line.unwrap_or_else(|| words(&original)),
     };
 
@@ -176,13 +201,17 @@ pub(super) fn line_with_reason(text: &str) -> Option<String> {
 /// The status that says most: one that is particular, else what the words mean, else whatever there
 /// is.
 pub(super) fn most_telling(said: Option<String>, text: &str) -> Option<String> {
-    let is_particular = |status: &String| !status.ends_with(".0") && !status.ends_with(".0.0");
+    let lower = text.to_lowercase();
+    let has = |words: &[&str]| words.iter().any(|words| lower.contains(words));
+    let is_unknown = has(&UNKNOWN_USER) && !has(&OF_THE_SENDER);
+    let is_particular =
+        |status: &String| !status.ends_with(".0") && !(is_unknown && status.ends_with(".7.1"));
     let first = said.clone().filter(is_particular);
     let of_text = || status_in(text);
 
     let class = said.as_deref().and_then(|said| said.chars().next());
     let by_words = || {
-        let meant = meaning(&text.to_lowercase())?;
+        let meant = meaning(&lower)?;
         let class = class
             .or_else(|| code_in(text)?.chars().next())
             .unwrap_or('5');
@@ -197,7 +226,28 @@ pub(super) fn most_telling(said: Option<String>, text: &str) -> Option<String> {
         .or_else(|| Some(format!("{}.0.0", code_in(text)?.chars().next()?)))
 }
 
+/// What is said of the sender's address, and not of the one that it was sent to.
+const OF_THE_SENDER: [&str; 5] = [
+    "sender address",
+    "sender rejected",
+    "sender verif",
+    "invalid sender",
+    "rejected (sender)",
+];
+
+/// What leaves no doubt, whatever the status: some servers give one of a policy with it.
+const UNKNOWN_USER: [&str; 5] = [
+    "no such user",
+    "user unknown",
+    "unknown user",
+    "user not found",
+    "no such recipient",
+];
+
 fn meaning(lower: &str) -> Option<&'static str> {
+    if OF_THE_SENDER.iter().any(|words| lower.contains(words)) {
+        return None;
+    }
     let known = MEANINGS.iter().find(|(words, _)| lower.contains(words));
     known.map(|(_, status)| *status)
 }

@@ -45,6 +45,7 @@ mod session;
 mod settings;
 mod status;
 mod submit;
+mod suppression_exports;
 mod suppression_file;
 mod suppressions;
 mod templates;

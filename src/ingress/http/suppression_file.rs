@@ -7,6 +7,7 @@ use std::rc::Rc;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::suppression_exports as exports;
 use crate::SuppressionReason;
 use crate::mail::{Address, Timestamp};
 
@@ -82,8 +83,8 @@ pub(super) fn lines(
             Err(error) => return Some(Err(error)),
         };
         if columns.is_none() {
-            let named: Vec<String> = record.iter().map(str::to_lowercase).collect();
-            let names = |name: &String| name == "address" || name == "email";
+            let named: Vec<String> = record.iter().map(exports::column).collect();
+            let names = |name: &String| name == "address";
             // A note may be any word, and so look like a column's name.
             let is_entry = named.iter().any(|name| name.contains('@'));
             let is_header = !is_entry && named.iter().any(names);
@@ -143,10 +144,8 @@ fn delimiter(line: &[u8]) -> u8 {
 }
 
 fn line(columns: &[String], record: &csv::StringRecord) -> Result<SuppressionLine, String> {
-    let given = |names: &[&str]| {
-        let place = columns
-            .iter()
-            .position(|name| names.contains(&name.as_str()))?;
+    let given = |name: &str| {
+        let place = columns.iter().position(|column| column == name)?;
         let text = record.get(place).filter(|text| !text.is_empty())?;
         // `written` marks cells that a spreadsheet would evaluate.
         Some(
@@ -156,15 +155,24 @@ fn line(columns: &[String], record: &csv::StringRecord) -> Result<SuppressionLin
         )
     };
 
-    let address = given(&["address", "email"]).ok_or("has no address")?;
+    let address = given("address").ok_or("has no address")?;
     // In concatenated files each may begin with a byte order mark.
     let address = Address::read(address.trim_start_matches('\u{feff}'))?;
-    let reason = match given(&["reason"]) {
-        Some(reason) => reason.parse().map_err(|error| format!("reason: {error}"))?,
-        None => SuppressionReason::Manual,
+    let (reason, said) = match given("reason") {
+        Some(text) => match exports::reason(text) {
+            Some(reason) => (reason, exports::is_said(text).then_some(text)),
+            None => (
+                text.parse().map_err(|error| format!("reason: {error}"))?,
+                None,
+            ),
+        },
+        None if given("code").is_some_and(exports::is_failure) || given("error").is_some() => {
+            (SuppressionReason::Bounce, given("error"))
+        }
+        None => (SuppressionReason::Manual, None),
     };
 
-    let time = |name| match given(&[name]) {
+    let time = |name| match given(name) {
         Some(time) => {
             let time: Result<Timestamp, _> = time.parse();
             time.map(Some).map_err(|error| format!("{name}: {error}"))
@@ -172,15 +180,17 @@ fn line(columns: &[String], record: &csv::StringRecord) -> Result<SuppressionLin
         None => Ok(None),
     };
 
-    let (list, note) = (given(&["list"]), given(&["note"]));
+    let (list, note) = (given("list"), given("note"));
     check(list, note).map_err(|(field, detail)| format!("{field}: {detail}"))?;
+    let since = time("since")?.or_else(|| given("created").and_then(exports::created));
+    let said = said.map(|said| said.chars().take(MAX_NOTE).collect());
     Ok(SuppressionLine {
         address,
         reason,
         list: list.map(str::to_owned),
-        since: time("since")?,
+        since,
         until: time("until")?,
-        note: note.map(str::to_owned),
+        note: note.map(str::to_owned).or(said),
     })
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use postrider::ingress::http::Limits;
-use postrider::{Clock, days};
+use postrider::{Clock, Timestamp, days};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -409,6 +409,69 @@ async fn no_spreadsheet_computes_what_stands_in_an_exported_file() {
     assert_eq!(answer.await.value()["imported"], 7);
     let all = async |service: &Service| service.call("GET", "/v1/suppressions").await.value();
     assert_eq!(all(&other).await, all(&service).await);
+}
+
+#[tokio::test]
+async fn what_providers_export_is_understood_as_it_is() {
+    let kind = [("content-type", "text/csv")];
+    for (file, reason, since, note) in [
+        // SendGrid: bounces, spam reports.
+        (
+            "status,reason,email,created\n5.1.1,\"550 5.1.1 no such user, sorry\",a@example.org,\
+             1443651141\n",
+            "bounce",
+            "2015-09-30T22:12:21Z",
+            "550 5.1.1 no such user, sorry",
+        ),
+        (
+            "reason,email,created\nMail domain mentioned in email address is unknown,\
+             a@example.org,1443651141\n",
+            "bounce",
+            "2015-09-30T22:12:21Z",
+            "Mail domain mentioned in email address is unknown",
+        ),
+        // Mailgun.
+        (
+            "address,code,error,created_at\r\na@example.org,550,No such mailbox,\"Fri, 21 Oct 2011 \
+             11:02:55 GMT\"\r\n",
+            "bounce",
+            "2011-10-21T11:02:55Z",
+            "No such mailbox",
+        ),
+        // SES.
+        (
+            "EmailAddress,Reason,LastUpdateTime\na@example.org,COMPLAINT,\
+             2024-01-02T03:04:05.678000+00:00\n",
+            "complaint",
+            "2024-01-02T03:04:05.678Z",
+            "",
+        ),
+        // Postmark.
+        (
+            "\"EmailAddress\",\"SuppressionReason\",\"Origin\",\"CreatedAt\"\n\"a@example.org\",\
+             \"HardBounce\",\"Recipient\",\"2024-01-02 03:04:05\"\n",
+            "bounce",
+            "2024-01-02T03:04:05Z",
+            "",
+        ),
+        ("Email Address\ta\na@example.org\tb\n", "manual", "", ""),
+    ] {
+        let service = Service::start().await;
+        let path = "/v1/suppressions/import";
+        let answer = service.send("POST", path, &kind, file).await.value();
+        assert_eq!(answer["imported"], 1, "{file}: {answer}");
+        assert_eq!(answer["refused"], 0, "{file}: {answer}");
+
+        let found = service.call("GET", "/v1/suppressions").await.value();
+        let entry = &found["suppressions"][0];
+        assert_eq!(entry["address"], "a@example.org", "{file}");
+        assert_eq!(entry["reason"], reason, "{file}");
+        let at: Timestamp = entry["since"].as_str().unwrap().parse().unwrap();
+        if !since.is_empty() {
+            assert_eq!(at, since.parse().unwrap(), "{file}");
+        }
+        assert_eq!(entry["note"].as_str().unwrap_or_default(), note, "{file}");
+    }
 }
 
 #[tokio::test]
