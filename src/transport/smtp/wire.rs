@@ -403,8 +403,8 @@ impl WireState {
         Ok(true)
     }
 
-    /// Reads the code of the line. Those of one reply ought to be the same (RFC 5321 §4.2.1); if the
-    /// first digit is, the last one counts. Of refusals it is the one that leaves it open.
+    /// Reads the code of the line. Those of one reply ought to be the same (RFC 5321 §4.2.1); if
+    /// the first digit is, the last one counts. Of refusals it is the one that leaves it open.
     fn agree_on_code(&mut self) {
         let this = [self.line[0], self.line[1], self.line[2]];
         self.line[1] = self.line[1].min(b'5');
