@@ -205,7 +205,7 @@ pub(super) fn most_telling(said: Option<String>, text: &str) -> Option<String> {
     let has = |words: &[&str]| words.iter().any(|words| lower.contains(words));
     let is_unknown = has(&UNKNOWN_USER) && !has(&OF_THE_SENDER);
     let is_particular =
-        |status: &String| !status.ends_with(".0") && !(is_unknown && status.ends_with(".7.1"));
+        |status: &String| !(status.ends_with(".0") || is_unknown && status.ends_with(".7.1"));
     let first = said.clone().filter(is_particular);
     let of_text = || status_in(text);
 
