@@ -53,6 +53,9 @@ done
 PATH="$PWD/$clients/python/bin:/usr/sbin:$PATH"
 export PATH
 
+# Most tests wait for programs and clocks for most of their time.
+export NEXTEST_TEST_THREADS=${NEXTEST_TEST_THREADS:-$(($(nproc) * 2))}
+
 cargo test --doc --all-features
 if cargo nextest --version >/dev/null 2>&1; then
   cargo nextest run --all-features --no-fail-fast "$@"

@@ -15,6 +15,7 @@ use super::command::GroupCommand;
 use super::encoding::Encoded;
 use super::keys;
 use super::operations;
+use super::pace::Pace;
 use super::reader::{self, StoredMailState};
 use super::usage;
 use super::write_transaction::WriteTransaction;
@@ -42,41 +43,25 @@ const VALUE_BYTES: u64 = 128;
 pub(super) struct Bounding {
     /// The mail that was looked at last; `None` to begin with the oldest.
     at: Option<MailId>,
-    /// How many bytes were removed since the search began with the oldest.
+    /// How many mails were removed since the search began with the oldest.
     removed: u64,
     /// When a search through all mail found nothing to delete.
     in_vain: Option<Instant>,
     /// The size of the files in bytes, and until when this value is used.
     measured: Option<(u64, Instant)>,
+    pace: Pace,
 }
-
-/// How many bytes may be written in a second when a tenth of `max` is free. With more free space
-/// there is no limit.
-const FASTEST: u64 = 64 * 1024 * 1024;
-/// How many bytes may be written in a second however full the files are.
-const SLOWEST: u64 = 512 * 1024;
-/// Writing slows to half each time the files grow by this fraction of `max`.
-const HALVES: u64 = 64;
 
 /// The number of bytes down to which finished mail is deleted while the files have this size, so
 /// that they stay below `max`. There is no limit while a fifth is free; then the limit decreases by
-/// four bytes for each byte of growth, down to a quarter of `max`. Pending mail is not refused
-/// because of it.
+/// four bytes for each byte of growth, down to a half of `max`. Pending mail is not refused because
+/// of it.
+///
+/// Less than a half would cost more than it gains: when half of the file is free, sled moves the
+/// records at its end forward to shorten it, over and over while new ones are written.
 fn bounded(max: u64, files: u64) -> u64 {
     let excess = files.saturating_sub(max - max / 5);
-    max.saturating_sub(excess.saturating_mul(4)).max(max / 4)
-}
-
-/// How many bytes may be written in a second while `kept` bytes are stored in files of this size;
-/// `None` for no limit. A segment of the log is cleaned once half of it is dead, so the log shrinks
-/// to twice of `kept`; waiting helps only if that fits into `max`.
-fn pace(max: u64, files: u64, kept: u64) -> Option<u64> {
-    let full = max - max / 10;
-    if files <= full || kept > max / 2 {
-        return None;
-    }
-    let halvings = (files - full) / (max / HALVES).max(1);
-    Some((FASTEST >> halvings.min(63)).max(SLOWEST))
+    max.saturating_sub(excess.saturating_mul(4)).max(max / 2)
 }
 
 impl<S: Store> SpoolState<S> {
@@ -203,10 +188,11 @@ impl<S: Store> Writer<'_, S> {
         let Some(max) = self.shared.options.max_size else {
             return;
         };
-        let files = self.files();
+        let (written, files) = (written as u64, self.files());
         let kept = self.shared.kept_bytes(&self.totals);
-        if let Some(pace) = pace(max, files, kept) {
-            std::thread::sleep(Duration::from_secs_f64(written as f64 / pace as f64));
+        let wait = self.bounding.pace.wait_after(written, files, max, kept);
+        if !wait.is_zero() {
+            std::thread::sleep(wait);
         }
     }
 
@@ -290,33 +276,12 @@ mod tests {
             (0, 1000),
             (800, 1000),
             (850, 800),
-            (950, 400),
-            (1000, 250),
-            (5000, 250),
-            (u64::MAX, 250),
+            (920, 520),
+            (1000, 500),
+            (5000, 500),
+            (u64::MAX, 500),
         ] {
             assert_eq!(bounded(1000, files), kept, "{files}");
-        }
-    }
-
-    #[test]
-    fn writing_waits_where_cleaning_can_make_room_and_nowhere_else() {
-        const MIB: u64 = 1024 * 1024;
-        for (files, kept, mib) in [
-            (0, 0, None),
-            (900, 0, None),
-            (910, 250, Some(64.0)),
-            (932, 250, Some(16.0)),
-            (1000, 250, Some(1.0)),
-            (5000, 250, Some(0.5)),
-            (1000, 501, None),
-        ] {
-            let pace = pace(1000 * MIB, files * MIB, kept * MIB);
-            assert_eq!(
-                pace.map(|bytes| bytes as f64 / MIB as f64),
-                mib,
-                "{files} {kept}"
-            );
         }
     }
 }

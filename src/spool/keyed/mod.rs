@@ -14,7 +14,8 @@
 //!   was saved of a damaged one.
 //! * [`journal`] records what happened, in the commits that did it.
 //! * [`queue_ids`] and [`backlog`] name and count the queues, [`usage`] counts what is stored, and
-//!   [`bounding`] keeps it below `max_size`; [`idempotency`] hashes keys.
+//!   [`bounding`] keeps it below `max_size`, for which [`pace`] slows writing down;
+//!   [`idempotency`] hashes keys.
 
 mod answer;
 mod backlog;
@@ -34,6 +35,7 @@ mod keys;
 mod large_mail;
 mod listing;
 mod operations;
+mod pace;
 mod queue_head;
 mod queue_ids;
 mod queues;
