@@ -20,8 +20,9 @@ use common::service::{Service, configuration, configured, try_call};
 /// Each waits until its mail is on disk, which a busy disk lets it do some hundred times a second.
 const CLIENTS: u32 = 16;
 const MIB: f64 = 1024.0 * 1024.0;
-/// What the files take beside `spool.max_size`: 80 MiB in any case, and what one group adds.
-const BESIDE_MAX_SIZE: f64 = 100.0 * MIB;
+/// What the files take beside `spool.max_size`: 80 MiB in any case, and a few segments of 16 MiB
+/// until writing is slow enough.
+const BESIDE_MAX_SIZE: f64 = 144.0 * MIB;
 
 /// What was seen at one moment.
 #[derive(Clone, Copy, Debug)]

@@ -11,15 +11,19 @@ use std::time::Duration;
 const MIB: u64 = 1024 * 1024;
 /// How many bytes may be written in a second when the files reach 9/10 of `max_size`. Below that
 /// there is no limit.
-const FASTEST: u64 = 64 * MIB;
+const FASTEST: u64 = 32 * MIB;
 /// How many bytes may be written in a second however much the files grow.
 const SLOWEST: u64 = MIB;
-/// Writing slows to half each time the files grow by this fraction of `max_size`.
+/// Writing slows to half each time the files grow by this fraction of `max_size`, or by a segment
+/// of the log if that is more.
 const STEPS: u64 = 64;
+const LEAST_STEP: u64 = 16 * MIB;
 /// The files may shrink and grow again by this fraction of `max_size` without slowing writing.
 const SLACK: u64 = 8;
-/// Writing becomes twice as fast each time this many bytes were written without growth.
+/// Writing becomes twice as fast each time this many bytes were written without growth; sooner
+/// while the files are below 9/10 of `max_size`.
 const TRIED_AFTER: u64 = 64 * MIB;
+const TRIED_AFTER_BELOW: u64 = 16 * MIB;
 /// The longest single wait. The rest of a longer one follows after the next writes, so that one
 /// large message does not delay everything else.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
@@ -76,13 +80,17 @@ impl Pace {
         if files > self.grown {
             self.grown = files;
             self.written = 0;
-            let step = (max / STEPS).max(1);
+            let step = (max / STEPS).max(LEAST_STEP);
             let halvings = (files - self.answered) / step;
             self.answered += halvings * step;
             self.rate = (self.rate >> halvings.min(63)).max(SLOWEST);
         } else {
             self.written += written;
-            if self.written >= TRIED_AFTER {
+            let tried_after = match files > full {
+                true => TRIED_AFTER,
+                false => TRIED_AFTER_BELOW,
+            };
+            if self.written >= tried_after {
                 self.written = 0;
                 self.rate = (self.rate * 2).min(FASTEST);
             }
@@ -116,7 +124,7 @@ mod tests {
         let mut pace = Pace::default();
         assert_eq!(seconds(&mut pace, 0), 0.0);
         assert_eq!(seconds(&mut pace, 921), 0.0);
-        assert_eq!(rate(&mut pace, 923), 64.0);
+        assert_eq!(rate(&mut pace, 923), 32.0);
         let in_vain = pace.wait_after(MIB, 1024 * MIB, MAX, 700 * MIB);
         assert_eq!(in_vain, Duration::ZERO);
     }
@@ -124,9 +132,9 @@ mod tests {
     #[test]
     fn it_slows_down_as_the_files_grow_and_is_never_stopped() {
         let mut pace = Pace::default();
-        assert_eq!(rate(&mut pace, 930), 64.0);
-        assert_eq!(rate(&mut pace, 938), 32.0);
-        assert_eq!(rate(&mut pace, 986), 4.0);
+        assert_eq!(rate(&mut pace, 930), 32.0);
+        assert_eq!(rate(&mut pace, 938), 16.0);
+        assert_eq!(rate(&mut pace, 970), 4.0);
         assert_eq!(rate(&mut pace, 5000), 1.0);
     }
 
@@ -134,23 +142,23 @@ mod tests {
     fn files_that_stay_large_do_not_keep_it_slow() {
         let mut pace = Pace::default();
         assert_eq!(rate(&mut pace, 5000), 1.0);
-        for faster in [2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 64.0] {
+        for faster in [2.0, 4.0, 8.0, 16.0, 32.0, 32.0] {
             (1..64).for_each(|_| _ = seconds(&mut pace, 5000));
             assert_eq!(rate(&mut pace, 5000), faster);
         }
-        assert_eq!(rate(&mut pace, 5032), 16.0);
+        assert_eq!(rate(&mut pace, 5032), 8.0);
     }
 
     #[test]
     fn what_comes_and_goes_is_no_growth_and_what_grew_before_they_shrank_counts_again() {
         let mut pace = Pace::default();
-        assert_eq!(rate(&mut pace, 954), 16.0);
+        assert_eq!(rate(&mut pace, 954), 8.0);
         for _ in 0..31 {
-            assert_eq!(rate(&mut pace, 922), 16.0);
-            assert_eq!(rate(&mut pace, 954), 16.0);
+            assert_eq!(rate(&mut pace, 922), 8.0);
+            assert_eq!(rate(&mut pace, 954), 8.0);
         }
-        assert_eq!(rate(&mut pace, 922), 16.0);
-        assert_eq!(rate(&mut pace, 954), 32.0);
+        assert_eq!(rate(&mut pace, 922), 8.0);
+        assert_eq!(rate(&mut pace, 954), 16.0);
         assert_eq!(rate(&mut pace, 1050), 1.0);
         assert_eq!(seconds(&mut pace, 500), 0.0);
         assert_eq!(rate(&mut pace, 954), 1.0);
