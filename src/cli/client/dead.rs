@@ -228,7 +228,7 @@ fn print_count(
 fn confirmed(client: &ServiceClient, filter: &FilterOptions) -> Result<bool, Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::Usage(
-            "purging deletes mail for good: add --yes to mean it, or --dry-run to count".into(),
+            "purging deletes mail for good: add --yes to confirm, or --dry-run to count".into(),
         ));
     }
 

@@ -36,7 +36,7 @@ pub enum RelayCommand {
     Pause {
         /// The relay's name
         name: String,
-        /// Why, for whoever looks at it next
+        /// The reason, shown to others
         #[arg(long)]
         reason: Option<String>,
         #[command(flatten)]

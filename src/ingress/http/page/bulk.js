@@ -62,7 +62,7 @@ function Question({ act, count, limit, q, onYes, onNo }) {
     <p class="faint">${q ? html`Of what <code>${q}</code> finds${n < count ? `, the newest of ${number(count)}` : ""}.` : `Of all mail there is${n < count ? `, the newest of ${number(count)}` : ""}.`}</p>
     ${count > 1 && html`<div class="pair">${field("At most", most, setMost, `all ${number(count)}`)}${field("A minute", pace, setPace, "no limit")}</div>`}
     ${act === "purge" && html`<p>${n === 1 ? "Its message and record are" : "Their messages and records are"} gone then.</p>
-      <label>Type ${number(n)} to mean it <input inputmode="numeric" autocomplete="off" autofocus onInput=${(event) => setTyped(event.target.value)} /></label>`}<//>`;
+      <label>Type ${number(n)} to confirm <input inputmode="numeric" autocomplete="off" autofocus onInput=${(event) => setTyped(event.target.value)} /></label>`}<//>`;
 }
 
 /** The jobs that run, and what became of those that ended while somebody watched. */

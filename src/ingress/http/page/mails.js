@@ -132,7 +132,7 @@ function Bar({ asked, q, state, may, known, selected, setSelected, ids, changed 
 
 function Nothing({ q, state, all }) {
   if (!q && !state) return html`<${Empty} title="No mail yet">
-    <p>What your programs hand in appears here, with every attempt to deliver it.</p>
+    <p>What your programs submit appears here, with every attempt to deliver it.</p>
     <pre><${Shell}>postrider send --from you@example.com --to ada@example.org --subject Hello --text "It works"<//></pre>
     <pre>curl ${location.origin}/v1/mails -H 'Content-Type: application/json' -d '${'{"from": "you@example.com", "to": "ada@example.org", "subject": "Hello", "text": "It works"}'}'</pre><//>`;
   const meant = [q && html`<code>${visible(q)}</code>`, state && html`the state ${state}`].filter(Boolean);

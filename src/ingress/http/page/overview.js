@@ -27,8 +27,8 @@ export function Overview({ parameters }) {
       <div><dt>accepted since the start</dt><dd><${Link} to="/mails">${number(stats.accepted)}<//></dd></div>
       <div><dt>on disk</dt><dd><${Link} to="/about">${size(stats.spool_bytes)}<//></dd></div>
     </dl>
-    ${isUnused ? html`<${Empty} title="Nothing was handed in yet">
-        <p>Hand in a first mail: <${Shell}>postrider send --from you@example.com --to ada@example.org --subject Hello --text "It works"<//></p>
+    ${isUnused ? html`<${Empty} title="Nothing has been submitted yet">
+        <p>Submit a first mail: <${Shell}>postrider send --from you@example.com --to ada@example.org --subject Hello --text "It works"<//></p>
         <p>Here you see then what became of it; <${Link} to="/relays">the relays<//> are where it goes.</p><//>` : html`<h2>What needs attention</h2><${Needs} stats=${stats} />
     <div class="heading"><h2>What happened</h2><${Ranges} range=${range} base="/" /></div>
     <div class="plots">

@@ -29,7 +29,7 @@ function PauseOrResume({ relay, again }) {
       <p>${relay.backlog === 0 ? "Nothing waits for it now; what comes takes the route's next relay, or waits."
         : relay.backlog === 1 ? "Its 1 waiting delivery takes the route's next relay, or waits."
         : `Its ${number(relay.backlog)} waiting deliveries take the route's next relay, or wait.`}</p>
-      <label>Why, for whoever looks at it next <input maxlength="400" autocomplete="off" autofocus value=${reason} onInput=${(event) => setReason(event.target.value)} /></label><//>`}`;
+      <label>The reason, shown to others <input maxlength="400" autocomplete="off" autofocus value=${reason} onInput=${(event) => setReason(event.target.value)} /></label><//>`}`;
 }
 
 /** Deliveries that a relay took of those that it was given, in words. */
