@@ -212,6 +212,11 @@ impl Service {
         self.kibibytes("VmHWM:")
     }
 
+    /// Lets [`Service::peak_memory`] begin anew with what it is now (proc_pid_clear_refs(5)).
+    pub fn forget_peak_memory(&self) {
+        std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").unwrap();
+    }
+
     fn kibibytes(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status

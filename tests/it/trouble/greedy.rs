@@ -116,7 +116,6 @@ async fn events_of_providers_take_little_more_memory_than_they_have() {
                  [feedback.ses]\ntopics = [\"arn:aws:sns:eu-west-1:123456789012:mail\"]\n";
     let config = configuration(&dir.path().join("spool"), "capture://", heard);
     let service = Service::start(configured(dir.path(), &config));
-    let before = service.peak_memory();
 
     let dense = |before: &str, entry: &str, after: &str| {
         let entries = entry.repeat((4 * MIB - 1024 - before.len()) / entry.len());
@@ -134,6 +133,9 @@ async fn events_of_providers_take_little_more_memory_than_they_have() {
         ("brevo", bearer, dense("[", "[],", "]"), 202),
         ("brevo", bearer, dense("[", "0,", "]"), 202),
     ] {
+        // Each by itself: the allocator gives back what one has used a little later.
+        service.forget_peak_memory();
+        let before = service.peak_memory();
         let mut stream = TcpStream::connect(service.http).unwrap();
         let head = format!(
             "POST /v1/feedback/{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{field}\
@@ -149,9 +151,9 @@ async fn events_of_providers_take_little_more_memory_than_they_have() {
             "{path}: {answer}"
         );
 
-        let grown = (service.peak_memory() - before) as usize / 1024;
+        let grown = service.peak_memory().saturating_sub(before) as usize / 1024;
         println!("{path} {}: {grown} MiB at the most", &body[..20]);
-        assert!(grown < 80, "{path} {}: {grown} MiB", &body[..20]);
+        assert!(grown < 64, "{path} {}: {grown} MiB", &body[..20]);
     }
 }
 
