@@ -24,7 +24,7 @@ use crate::spool::{Claim, ClaimRequest, EndedDelivery, Lease, LeaseKeeper, Manif
 const MOST_ROWS: i64 = 20_000;
 /// After a claim that found less than it wanted, the next one waits for as long as that claim took,
 /// so that more mail arrives in between; but no longer than this.
-const LONGEST_GATHERING: Duration = Duration::from_millis(10);
+pub(super) const LONGEST_GATHERING: Duration = Duration::from_millis(10);
 /// A delivery whose lease was lost to this many dead nodes is sent alone, never together with
 /// another such delivery: one of them may have caused the crashes.
 pub(super) const SUSPECT_AFTER: i32 = 2;
@@ -66,10 +66,8 @@ pub(super) async fn claim(
     let node = Arc::clone(node);
     // If the caller goes away, the transaction must still end.
     let task = tokio::spawn(async move {
-        let mut gather_until = node.claim_turn.lock().await;
-        if let Some(until) = *gather_until {
-            tokio::time::sleep_until(until.into()).await;
-        }
+        let mut gathering = node.claim_turn.lock().await;
+        gathering.end().await;
         node.until_released().await;
 
         let began = Instant::now();
@@ -79,9 +77,10 @@ pub(super) async fn claim(
             let on = node.on(&node.claiming).await?;
             let error = match take(&node, &on, &request).await {
                 Ok(claims) => {
-                    let is_short = claims.len() < request.turns.len();
-                    let took = began.elapsed().min(LONGEST_GATHERING);
-                    *gather_until = is_short.then(|| Instant::now() + took);
+                    match claims.len() < request.turns.len() {
+                        true => gathering.follows(began),
+                        false => gathering.skip(),
+                    }
                     return Ok(claims);
                 }
                 Err(error) => error,

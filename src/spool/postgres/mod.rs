@@ -9,9 +9,9 @@
 //!   dead nodes; `cluster` passes orders between nodes; `skew` measures how far their clocks
 //!   differ; `outage` finds out when the database is available again; `horizon` reports
 //!   transactions that keep it from removing dead rows.
-//! * The main path: `put`, `claim` and `settle`. `lease_table` lists the deliveries that this node
-//!   holds, `hints` knows what is due next, and `lost_leases` returns deliveries that no sender
-//!   holds.
+//! * The main path: `put`, `claim` and `settle`; `gathering` makes their commits fewer and larger.
+//!   `lease_table` lists the deliveries that this node holds, `hints` knows what is due next, and
+//!   `lost_leases` returns deliveries that no sender holds.
 //! * Everything else: `operations` is what users do, `sweep` what happens by time, and `ending` how
 //!   deliveries end by either; `outbox` is what applications enqueue; `reading`, `journal`,
 //!   `suppressions` and `feedback` read and write the other records; `accounts` counts what each
@@ -31,6 +31,7 @@ mod connector;
 mod detached;
 mod ending;
 mod feedback;
+mod gathering;
 mod hints;
 mod horizon;
 pub(super) mod import;
@@ -78,6 +79,7 @@ use tokio::task::AbortHandle;
 use uuid::Uuid;
 
 use self::connector::Connector;
+use self::gathering::Gathering;
 use self::hints::Hints;
 use self::lease_clock::LeaseInstant;
 use self::link::Link;
@@ -223,7 +225,7 @@ impl PostgresSpool {
             instance,
             lease: self.lease.max(Duration::from_millis(500)),
             durability: Durability::Synced,
-            claim_turn: tokio::sync::Mutex::default(),
+            claim_turn: tokio::sync::Mutex::new(Gathering::at_most(claim::LONGEST_GATHERING)),
             change_turn: tokio::sync::Mutex::default(),
             leases: Mutex::default(),
             routes: routes::RouteNumbers::default(),

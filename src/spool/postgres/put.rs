@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use ring::digest::{SHA256, digest};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout_at;
 use uuid::Uuid;
 
 use super::accounts;
 use super::ending::{self, EndedRow};
+use super::gathering::Gathering;
 use super::hints;
 use super::link::{Connected, StatementFailure, judge};
 use super::rows::{self, PENDING, TotalsChange};
@@ -39,17 +39,14 @@ pub(super) struct PutQueue {
 
 /// Stores arriving mails until all senders are dropped.
 pub(super) async fn run(node: Arc<NodeState>, mut inbox: mpsc::UnboundedReceiver<PutQueue>) {
-    let (mut gather_until, mut callers) = (Instant::now(), 1);
+    let (mut gathering, mut callers) = (Gathering::at_most(LONGEST_GATHERING), 1);
     while let Some(first) = inbox.recv().await {
         let mut bytes = weight(&first);
         let mut count = first.mails.len();
         let mut puts = vec![first];
         while count < GROUP_MAILS && bytes < GROUP_BYTES {
             let next = match puts.len() < callers {
-                true => {
-                    let next = timeout_at(gather_until.into(), inbox.recv()).await;
-                    next.ok().flatten()
-                }
+                true => gathering.next(&mut inbox).await,
                 false => inbox.try_recv().ok(),
             };
             let Some(next) = next else { break };
@@ -70,7 +67,7 @@ pub(super) async fn run(node: Arc<NodeState>, mut inbox: mpsc::UnboundedReceiver
         }
         let began = Instant::now();
         let mut results = put_all(&node, mails).await.into_iter();
-        gather_until = Instant::now() + began.elapsed().min(LONGEST_GATHERING);
+        gathering.follows(began);
         node.changed.notify_one();
         for (count, reply) in waiting {
             let _ = reply.send(results.by_ref().take(count).collect());

@@ -11,10 +11,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout_at;
 use uuid::Uuid;
 
 use super::accounts;
+use super::gathering::Gathering;
 use super::hints;
 use super::lease_table::{HeldDelivery, session_of};
 use super::link::{Connected, StatementFailure, judge};
@@ -77,7 +77,7 @@ struct PendingReply {
 
 pub(super) async fn run(node: Arc<NodeState>, mut inbox: mpsc::UnboundedReceiver<SettleCommand>) {
     let mut next = inbox.recv().await;
-    let mut gather_until = Instant::now();
+    let mut gathering = Gathering::at_most(LONGEST_GATHERING);
     while let Some(first) = next.take() {
         let mut group = SettleGroup::default();
         let mut command = Some(first);
@@ -99,17 +99,14 @@ pub(super) async fn run(node: Arc<NodeState>, mut inbox: mpsc::UnboundedReceiver
             }
             if group.writes.len() + group.released.len() < GROUP_DELIVERIES {
                 command = match group.may_wait() {
-                    true => {
-                        let next = timeout_at(gather_until.into(), inbox.recv()).await;
-                        next.ok().flatten()
-                    }
+                    true => gathering.next(&mut inbox).await,
                     false => inbox.try_recv().ok(),
                 };
             }
         }
         let began = Instant::now();
         write(&node, group).await;
-        gather_until = Instant::now() + began.elapsed().min(LONGEST_GATHERING);
+        gathering.follows(began);
         if let Some((tokens, reply)) = mark {
             let _ = reply.send(record_mark(&node, tokens).await);
         }

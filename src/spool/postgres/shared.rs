@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::accounts::{self, AccountCounts};
 use super::connector::Connector;
+use super::gathering::Gathering;
 use super::hints::Hints;
 use super::horizon::Horizon;
 use super::lease_clock::LeaseInstant;
@@ -57,8 +58,8 @@ pub(super) struct NodeState {
     /// For maintenance such as VACUUM; opened when it is needed.
     pub keeping: Link,
 
-    /// Allow one claim and one change at a time; the time until which the next claim should wait.
-    pub claim_turn: tokio::sync::Mutex<Option<Instant>>,
+    /// Allow one claim and one change at a time.
+    pub claim_turn: tokio::sync::Mutex<Gathering>,
     pub change_turn: tokio::sync::Mutex<()>,
     pub leases: Mutex<LeaseTable>,
     pub routes: RouteNumbers,
