@@ -13,6 +13,7 @@ use minijinja::{Error, ErrorKind};
 
 use super::places::Rule;
 use super::walk::CheckedPlace;
+use crate::mail::{is_harmless, is_invisible};
 
 /// What an address may begin with.
 const SCHEMES: [&str; 6] = ["http", "https", "mailto", "tel", "sms", "cid"];
@@ -121,15 +122,7 @@ fn picture(plain: &str) -> bool {
 
 /// In small letters, without what is not seen.
 fn plain(text: &str) -> String {
-    let is_unseen = |c: &char| {
-        c.is_control()
-            || c.is_whitespace()
-            || matches!(
-                *c,
-                '\u{ad}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{feff}'
-            )
-            || matches!(*c, '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
-    };
+    let is_unseen = |c: &char| c.is_whitespace() || !is_harmless(*c) || is_invisible(*c);
     let seen = text.chars().filter(|c| !is_unseen(c));
     seen.flat_map(char::to_lowercase).collect()
 }

@@ -338,9 +338,11 @@ impl Spot {
             _ => {}
         }
 
-        let is_address = ADDRESSES.contains(&self.attribute.as_str())
-            || ["srcset", "background-url"].contains(&self.attribute.as_str());
-        (given && byte == b':' && is_address).then_some(
+        let is_address = || {
+            let name = self.attribute.as_str();
+            ADDRESSES.contains(&name) || ["srcset", "background-url"].contains(&name)
+        };
+        (given && byte == b':' && is_address()).then_some(
             "stands before a colon, and would choose what the address leads to: write https: there",
         )
     }

@@ -124,12 +124,10 @@ impl<'a> Walk<'a> {
 
     /// The files with the filter where it is needed.
     fn rewritten(self) -> Walked {
-        let mut sources = self.files.clone();
+        let mut sources = BTreeMap::new();
         let mut places = Vec::new();
         for (name, checks) in self.checks {
-            let Some(source) = sources.get_mut(name) else {
-                continue;
-            };
+            let mut source = self.files[name].clone();
             for ((start, end), checks) in checks.into_iter().rev() {
                 let mut held = format!("({})", &source[start..end]);
                 for check in checks {
@@ -138,6 +136,7 @@ impl<'a> Walk<'a> {
                 }
                 source.replace_range(start..end, &held);
             }
+            sources.insert(name.to_owned(), source);
         }
         Walked {
             sources,
@@ -386,42 +385,41 @@ fn named(rest: &str) -> Option<&str> {
     is_whole.then_some(name)
 }
 
-/// How long an expression is that this ends: not within a text, nor within brackets.
-fn length_of(source: &str, end: &str) -> usize {
-    let (mut depth, mut quote) = (0_usize, None);
-    let mut bytes = source.bytes().enumerate();
-    while let Some((at, byte)) = bytes.next() {
-        match (quote, byte) {
-            (Some(_), b'\\') => {
-                bytes.next();
-            }
-            (Some(mark), byte) if mark == byte => quote = None,
+/// The letters of an expression, with their offsets, that are neither within a text nor within
+/// brackets.
+fn outside(expression: &str) -> impl Iterator<Item = (usize, char)> {
+    let (mut depth, mut quote, mut is_escaped) = (0_usize, None, false);
+    expression.char_indices().filter(move |(_, c)| {
+        if std::mem::take(&mut is_escaped) {
+            return false;
+        }
+        let is_outside = depth == 0 && quote.is_none();
+        match (quote, *c) {
+            (Some(_), '\\') => is_escaped = true,
+            (Some(mark), c) if mark == c => quote = None,
             (Some(_), _) => {}
-            (None, b'"' | b'\'') => quote = Some(byte),
-            _ if depth == 0 && source.as_bytes()[at..].starts_with(end.as_bytes()) => return at,
-            (None, b'(' | b'[' | b'{') => depth += 1,
-            (None, b')' | b']' | b'}') => depth = depth.saturating_sub(1),
+            (None, '"' | '\'') => quote = Some(*c),
+            (None, '(' | '[' | '{') => depth += 1,
+            (None, ')' | ']' | '}') => depth = depth.saturating_sub(1),
             _ => {}
         }
-    }
-    source.len()
+        is_outside
+    })
+}
+
+/// How long an expression is that this ends.
+fn length_of(source: &str, end: &str) -> usize {
+    outside(source)
+        .find(|(at, _)| source[*at..].starts_with(end))
+        .map_or(source.len(), |(at, _)| at)
 }
 
 /// Whether the last filter of an expression is one of all of it, and not of an operand.
 fn is_one(expression: &str) -> bool {
-    let (mut depth, mut quote) = (0_usize, None);
-    let mut outside = String::new();
-    for c in expression.chars() {
-        match (quote, c) {
-            (Some(mark), c) if mark == c => quote = None,
-            (Some(_), _) => {}
-            (None, '"' | '\'') => quote = Some(c),
-            (None, '(' | '[' | '{') => depth += 1,
-            (None, ')' | ']' | '}') => depth = depth.saturating_sub(1),
-            (None, c) if depth == 0 => outside.push(c),
-            _ => {}
-        }
-    }
+    let outside: String = outside(expression)
+        .map(|(_, c)| c)
+        .filter(|c| !"\"'()[]{}".contains(*c))
+        .collect();
     let is_part = |c: char| c.is_alphanumeric() || "_.|".contains(c) || c.is_whitespace();
     let operators = ["if", "else", "or", "and", "not", "in", "is"];
     outside.chars().all(is_part)

@@ -15,7 +15,7 @@ pub(crate) fn is_harmless(c: char) -> bool {
 
 /// Whether the character takes no room, so that two names which differ in it look alike. Text may
 /// need some of these: they join and part letters, and the parts of an emoji.
-pub(super) fn is_invisible(c: char) -> bool {
+pub(crate) fn is_invisible(c: char) -> bool {
     matches!(c, '\u{ad}' | '\u{180e}' | '\u{200b}'..='\u{200d}' | '\u{2060}'..='\u{2065}'
         | '\u{206a}'..='\u{206f}' | '\u{e0000}'..='\u{e007f}')
 }

@@ -34,6 +34,8 @@ mod time;
 pub use address::{Address, AddressError};
 pub use addressees::Addressees;
 pub(crate) use characters::is_harmless;
+#[cfg(feature = "templates")]
+pub(crate) use characters::is_invisible;
 #[cfg(feature = "server")]
 pub(crate) use compose::is_list_name;
 pub use compose::{Alternative, Attachment, MailBuilder};

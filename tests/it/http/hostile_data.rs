@@ -853,11 +853,7 @@ const FIELDS: [&str; 14] = [
 
 #[tokio::test]
 async fn no_field_of_a_mail_becomes_another_one_of_its_header() {
-    let files = folder(&[
-        ("t/subject.txt", "To {{ name }}"),
-        ("t/body.txt", "{{ name }}"),
-        ("t/de/subject.txt", "An {{ name }}"),
-    ]);
+    let files = letter();
     let service = service(files.path()).await;
     let calm = mail("calm", "value");
     service.accept(&calm).await;
@@ -923,14 +919,19 @@ async fn no_field_of_a_mail_becomes_another_one_of_its_header() {
     }
 }
 
-/// What is no character by itself, turns the direction of what follows, or is far too much.
-#[tokio::test]
-async fn no_value_of_any_field_makes_a_message_that_is_not_well_formed() {
-    let files = folder(&[
+/// A template whose subject and text are of the data, in two languages.
+fn letter() -> TempDir {
+    folder(&[
         ("t/subject.txt", "To {{ name }}"),
         ("t/body.txt", "{{ name }}"),
         ("t/de/subject.txt", "An {{ name }}"),
-    ]);
+    ])
+}
+
+/// What is no character by itself, turns the direction of what follows, or is far too much.
+#[tokio::test]
+async fn no_value_of_any_field_makes_a_message_that_is_not_well_formed() {
+    let files = letter();
     let service = service(files.path()).await;
     let json = [("content-type", "application/json")];
 
