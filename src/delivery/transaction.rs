@@ -41,21 +41,20 @@ impl Outcome {
     /// Whether this answer concerns all recipients that the server had accepted; it may have ended
     /// the connection with it.
     pub(crate) fn is_of_all(&self) -> bool {
-        let ended_at = match self {
+        self.ended_at()
+            .is_some_and(|at| (Phase::Data..=Phase::FinalDot).contains(&at))
+    }
+
+    /// The step at which the server refused, or the connection was lost.
+    pub(crate) fn ended_at(&self) -> Option<Phase> {
+        match self {
             Outcome::Lost(phase, _) => Some(*phase),
             other => other.refused_at(),
-        };
-        ended_at.is_some_and(|at| (Phase::Data..=Phase::FinalDot).contains(&at))
+        }
     }
 
     /// Whether the server accepted this recipient, whatever became of the message afterwards.
     fn was_accepted(&self) -> bool {
-        match self {
-            Outcome::Delivered(_) | Outcome::InDoubt(_) => true,
-            Outcome::Deferred(phase, _) | Outcome::Rejected(phase, _) | Outcome::Lost(phase, _) => {
-                (Phase::Data..=Phase::FinalDot).contains(phase)
-            }
-            _ => false,
-        }
+        matches!(self, Outcome::Delivered(_) | Outcome::InDoubt(_)) || self.is_of_all()
     }
 }

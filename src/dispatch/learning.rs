@@ -3,7 +3,7 @@
 use super::delivering::RecipientResult;
 use super::sender::State;
 use crate::delivery::{Fault, Outcome, Phase, REFUSED, printable};
-use crate::mail::MailId;
+use crate::mail::{Address, MailId};
 use crate::transport::Transaction;
 
 /// After this many hang-ups over one mail, each on a new connection and before MAIL was answered,
@@ -21,24 +21,14 @@ impl State {
         mail: &Transaction,
         mut results: Vec<RecipientResult>,
     ) -> Vec<RecipientResult> {
-        let now = self.engine.clock.monotonic();
         for (one, to) in results.iter().zip(&mail.recipients) {
             match one.fault {
                 Fault::Nobody => self.memory.fared_better(to),
-                // Refused at a recipient it may be that domain's alone, whatever is said: while it
-                // rests, the relay is probed with mail for others.
-                Fault::Relay if !is_at_recipient(&one.outcome) => {}
-                Fault::Destination | Fault::Relay => {
-                    let reason = describe(&one.outcome);
-                    // No sooner than the relay is probed itself.
-                    let chance = match one.fault {
-                        Fault::Relay => 1.0,
-                        _ => self.engine.chance(),
-                    };
-                    if self.memory.unreached(to, mail.mail, &reason, now, chance) {
-                        let (relay, domain) = (&*self.relay, to.domain());
-                        tracing::warn!(relay, domain, reason, "the domain rests at this relay");
-                    }
+                Fault::Destination => self.rest_domain(mail.mail, one, to, self.engine.chance()),
+                // Whatever is said at a recipient, it may concern that domain only: while it rests,
+                // and no shorter than the relay does, the relay is probed with mail for others.
+                Fault::Relay if one.outcome.ended_at() == Some(Phase::RcptTo) => {
+                    self.rest_domain(mail.mail, one, to, 1.0);
                 }
                 _ => {}
             }
@@ -48,6 +38,17 @@ impl State {
             self.blame_mail_after_hang_ups(mail.mail, &mut results);
         }
         results
+    }
+
+    /// Notes that mail did not reach this recipient's domain. `chance`, from 0 to 1, spreads the
+    /// probes: with 1 the domain rests longest.
+    fn rest_domain(&self, mail: MailId, one: &RecipientResult, to: &Address, chance: f64) {
+        let now = self.engine.clock.monotonic();
+        let reason = describe(&one.outcome);
+        if self.memory.unreached(to, mail, &reason, now, chance) {
+            let (relay, domain) = (&*self.relay, to.domain());
+            tracing::warn!(relay, domain, reason, "the domain rests at this relay");
+        }
     }
 
     /// A relay that hangs up at MAIL says nothing about the mail, until it has done so over this
@@ -84,16 +85,6 @@ impl State {
             one.fault = Fault::Unclear;
         }
     }
-}
-
-/// Whether the server spoke, or went, when it was told a recipient.
-fn is_at_recipient(outcome: &Outcome) -> bool {
-    matches!(
-        outcome,
-        Outcome::Deferred(Phase::RcptTo, _)
-            | Outcome::Rejected(Phase::RcptTo, _)
-            | Outcome::Lost(Phase::RcptTo, _)
-    )
 }
 
 /// Whether such a result shows that the relay works: it has answered about a mail.
