@@ -114,9 +114,8 @@ pub(super) fn read(text: &str, writer: Author) -> ProseReading {
 
     let (notice, copy) = lower.split_at(end);
     let notice_in_one_line = joined(notice);
-    let opens = OPENINGS
-        .iter()
-        .any(|opening| notice_in_one_line.contains(opening));
+    let has = |phrases: &[&str]| phrases.iter().any(|one| notice_in_one_line.contains(one));
+    let opens = has(&OPENINGS);
     let may_tell = match writer {
         Author::Server => true,
         Author::Nobody => opens,
@@ -125,10 +124,7 @@ pub(super) fn read(text: &str, writer: Author) -> ProseReading {
     if !may_tell {
         return ProseReading::Else;
     }
-    if DELAYS
-        .iter()
-        .any(|delay| notice_in_one_line.contains(delay))
-    {
+    if has(&DELAYS) {
         return ProseReading::Delayed;
     }
 
@@ -138,12 +134,7 @@ pub(super) fn read(text: &str, writer: Author) -> ProseReading {
     let status = most_telling(None, line.as_deref().unwrap_or_default());
     let status = status.or_else(|| most_telling(None, notice));
     let status = status.filter(|status| opens || status.starts_with('5'));
-    let is_lost = || {
-        FAILURES
-            .iter()
-            .any(|failure| notice_in_one_line.contains(failure))
-    };
-    if status.is_none() && !(opens && is_lost()) {
+    if status.is_none() && !(opens && has(&FAILURES)) {
         return ProseReading::Else;
     }
     let finding = Finding {

@@ -309,11 +309,7 @@ impl Store for SledStore {
     fn has_room(&self) -> Result<(), SpoolError> {
         // A file system that cannot say how full it is does not stop the mail.
         match fs4::available_space(&self.path) {
-            Ok(free) if free < RESERVED_BYTES => Err(SpoolError::DiskFull {
-                path: self.path.clone(),
-                free,
-                needed: RESERVED_BYTES,
-            }),
+            Ok(free) if free < RESERVED_BYTES => Err(open::disk_full(&self.path, free)),
             _ => Ok(()),
         }
     }

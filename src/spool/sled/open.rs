@@ -64,7 +64,8 @@ pub(super) fn open_store(path: &Path, purpose: Purpose) -> Result<SledStore, Spo
 /// Opens the files, and says which commit was the last.
 pub(super) fn open_files(path: &Path, purpose: Purpose) -> Result<(OpenFiles, u64), SpoolError> {
     let io = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::StorageFull => no_room(path),
+        // Whoever starts the service tries again later.
+        std::io::ErrorKind::StorageFull => disk_full(path, fs4::available_space(path).unwrap_or(0)),
         _ => unopenable(path, error),
     };
     private::make_directory(path).map_err(io)?;
@@ -159,11 +160,11 @@ pub(super) fn unopenable(path: &Path, reason: impl std::fmt::Display) -> SpoolEr
     }
 }
 
-/// A disk without room, on which opening writes: whoever starts the service tries again later.
-fn no_room(path: &Path) -> SpoolError {
+/// The disk of this spool has only so many bytes left.
+pub(super) fn disk_full(path: &Path, free: u64) -> SpoolError {
     SpoolError::DiskFull {
         path: path.to_owned(),
-        free: fs4::available_space(path).unwrap_or(0),
+        free,
         needed: RESERVED_BYTES,
     }
 }
