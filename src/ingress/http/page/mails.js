@@ -2,7 +2,7 @@
 
 import { get, html } from "./api.js";
 import { compact, number, sentence, visible } from "./words.js";
-import { Empty, Link, Problem, Shell, State, Text, Time, useNow } from "./parts.js";
+import { Empty, Link, Problem, Shell, State, Text, Time, useCentred, useNow } from "./parts.js";
 import { go, goBack } from "./entries.js";
 import { Bulk } from "./bulk.js";
 import { Mail } from "./mail.js";
@@ -55,12 +55,7 @@ export function Mails({ id, parameters, may }) {
   };
   const select = (mail, isOn) => setSelected((old) => (isOn ? [...old, mail].slice(-MOST_SELECTED) : old.filter((one) => one !== mail)));
   const shown = parameters.get("part");
-  // On a phone the states are a row that is wider than the screen.
-  const row = useRef(null);
-  useEffect(() => {
-    const tab = row.current.querySelector("[aria-current]");
-    if (tab) row.current.scrollLeft = tab.offsetLeft - row.current.offsetLeft - (row.current.clientWidth - tab.offsetWidth) / 2;
-  }, [state, Boolean(counts), Boolean(id)]);
+  const row = useCentred(state, Boolean(counts), Boolean(id));
   return html`
     <div class=${id ? "split chosen" : "split"}>
       <section class="list" aria-label="Mails">

@@ -2,7 +2,7 @@
 
 import { Refused, call, get, html } from "./api.js";
 import { listen, on } from "./live.js";
-import { Link, Problem, useDialog } from "./parts.js";
+import { Link, Problem, useCentred, useDialog } from "./parts.js";
 import { go } from "./entries.js";
 import { Overview } from "./overview.js";
 import { Mails } from "./mails.js";
@@ -85,14 +85,13 @@ function Page() {
   const inbox = useInbox(may, open === "/inbox" && document.visibilityState === "visible");
   const title = views.find(([address]) => address === open)?.[1];
   document.title = `${inbox.unread ? `(${inbox.unread}) ` : ""}${title} · Postrider`;
-  // On a phone the views are a row that is wider than the screen.
-  useEffect(() => document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" }), [open, inbox.relays.length, Boolean(inbox.unread), Boolean(who)]);
+  const row = useCentred(open, inbox.relays.length, Boolean(inbox.unread), Boolean(who));
   if (!who) return html`<main class="alone">${error && error.status !== 401 ? html`<${Problem} error=${error} />` : error ? html`<${SignIn} done=${whoAmI} ended=${wasIn.current} />` : ""}</main>`;
   if (!may.read) return html`<main class="alone"><h1>This token may submit mail, and sees nothing here</h1><${About} who=${who} /></main>`;
   const offered = views.filter(([address]) => address !== "/inbox" || inbox.relays.length);
   return html`
     <a class="skip" href="#view">Skip to the view</a>
-    <header><b class="name">Postrider</b><nav aria-label="Views">${offered.map(([address, name]) => html`<${Link} key=${address} to=${address} aria-current=${open === address ? "page" : undefined}>${name}${address === "/inbox" && inbox.unread ? html` <span class="count">${inbox.unread}</span>` : ""}<//>`)}</nav>
+    <header><b class="name">Postrider</b><nav aria-label="Views" ref=${row}>${offered.map(([address, name]) => html`<${Link} key=${address} to=${address} aria-current=${open === address ? "page" : undefined}>${name}${address === "/inbox" && inbox.unread ? html` <span class="count">${inbox.unread}</span>` : ""}<//>`)}</nav>
       <span class="faint node" title=${`run ${who.instance}`}>${who.node}</span></header>
     ${!linked && html`<p class="problem lost" role="status">The service does not answer. This page tries again by itself; what it shows may be old.</p>`}
     <${Jobs} may=${may} />

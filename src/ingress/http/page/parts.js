@@ -30,6 +30,16 @@ export function useNow(every = 10_000) {
   return Math.max(now, Date.now() - every);
 }
 
+/** For a row of names, which on a phone is wider than the screen: brings the chosen one into its middle, and moves nothing else. */
+export function useCentred(...seen) {
+  const row = useRef(null);
+  useEffect(() => {
+    const name = row.current?.querySelector("[aria-current]");
+    if (name) row.current.scrollLeft = name.offsetLeft - row.current.offsetLeft - (row.current.clientWidth - name.offsetWidth) / 2;
+  }, seen);
+  return row;
+}
+
 export function Time({ at }) {
   useNow();
   if (!at) return html`<span class="faint">never</span>`;
