@@ -185,7 +185,8 @@ impl Builder {
     /// The most bytes of mail that the spool keeps, and about the most that its files take;
     /// unbounded unless said. What ended first goes before its time, then accepting says
     /// [`Error::SpoolFull`]. The log holds what was removed until it is cleaned, and some 80 MiB
-    /// beside: the fuller the files are, the less of what has ended is kept, down to a half.
+    /// beside: the fuller the files are, the less of what has ended is kept, down to a half,
+    /// and to a quarter where they are larger than this.
     pub fn max_size(mut self, bytes: u64) -> Self {
         self.max_size = Some(bytes);
         self

@@ -36,7 +36,7 @@ const REST: Duration = Duration::from_secs(1);
 const MEASURED_EVERY: Duration = Duration::from_millis(100);
 const LOOK_SHARE: u32 = 50;
 /// About the bytes of one record that is counted by number.
-const VALUE_BYTES: u64 = 128;
+pub(super) const VALUE_BYTES: u64 = 128;
 
 /// The progress of the search for mail that can be deleted.
 #[derive(Default)]
@@ -57,11 +57,15 @@ pub(super) struct Bounding {
 /// four bytes for each byte of growth, down to a half of `max`. Pending mail is not refused because
 /// of it.
 ///
-/// Less than a half would cost more than it gains: when half of the file is free, sled moves the
-/// records at its end forward to shorten it, over and over while new ones are written.
+/// Less than a half costs more than it gains as long as the files stay below `max`: when half of
+/// the file is free, sled moves the records at its end forward to shorten it, over and over while
+/// new ones are written. Files that are larger than `max` are to be shortened: then the limit
+/// decreases further, by a byte for each byte, down to a quarter.
 fn bounded(max: u64, files: u64) -> u64 {
     let excess = files.saturating_sub(max - max / 5);
-    max.saturating_sub(excess.saturating_mul(4)).max(max / 2)
+    let beyond = files.saturating_sub(max);
+    let limit = max.saturating_sub(excess.saturating_mul(4)).max(max / 2);
+    limit.saturating_sub(beyond).max(max / 4)
 }
 
 impl<S: Store> SpoolState<S> {
@@ -132,6 +136,7 @@ impl<S: Store> Writer<'_, S> {
             return;
         }
 
+        self.forget_old_keys(max);
         let limit = self.limit(max);
         if self.shared.kept_bytes(&self.totals).saturating_add(more) <= limit {
             return;
@@ -278,8 +283,9 @@ mod tests {
             (850, 800),
             (920, 520),
             (1000, 500),
-            (5000, 500),
-            (u64::MAX, 500),
+            (1100, 400),
+            (5000, 250),
+            (u64::MAX, 250),
         ] {
             assert_eq!(bounded(1000, files), kept, "{files}");
         }

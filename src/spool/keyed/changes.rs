@@ -3,7 +3,8 @@
 //! *Invariant:* no commit is larger than [`COMMIT_BYTES`]. Operations that may be long are done in
 //! steps of about [`STEP_BYTES`].
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -18,7 +19,7 @@ use crate::delivery::Route;
 use crate::mail::Timestamp;
 use crate::spool::Manifest;
 use crate::spool::codec::{self, Totals};
-use crate::spool::store::{Batch, Store};
+use crate::spool::store::{Batch, Direction, Store};
 
 /// About the most bytes that one step of a long operation writes.
 pub(super) const STEP_BYTES: usize = 256 * 1024;
@@ -44,6 +45,8 @@ pub(super) struct Changes {
     /// The timers to set. Those of the same time share a key, because the cost of a commit is the
     /// number of its keys.
     timers: BTreeMap<Timestamp, Vec<Timer>>,
+    /// The timers to remove, by the times at which they may be due.
+    stale_timers: BTreeMap<Timestamp, HashSet<Timer>>,
     /// The entries to add to the journal.
     entries: PendingEntries,
     /// The accepted mail: account, day, number of deliveries.
@@ -69,7 +72,10 @@ impl Changes {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.batch.is_empty() && self.timers.is_empty() && self.entries.is_empty()
+        self.batch.is_empty()
+            && self.timers.is_empty()
+            && self.stale_timers.is_empty()
+            && self.entries.is_empty()
     }
 
     /// The size of the collected changes, in bytes.
@@ -89,6 +95,12 @@ impl Changes {
         shared
             .next_timer
             .fetch_min(at.as_millis(), Ordering::Relaxed);
+    }
+
+    /// Removes a timer that was set by an earlier commit, if it is due at this time.
+    pub(super) fn remove_timer(&mut self, at: Timestamp, timer: Timer) {
+        self.weight += 2 * TIMER_BYTES;
+        self.stale_timers.entry(at).or_default().insert(timer);
     }
 
     /// Counts an accepted mail for its submitter's account.
@@ -168,6 +180,7 @@ impl Changes {
             }
         }
 
+        self.remove_stale_timers(&shared.store);
         for (at, timers) in &self.timers {
             for timers in timers.chunks(TIMERS) {
                 let (key, value) = keys::timers(*at, timers);
@@ -211,6 +224,39 @@ impl Changes {
             shared.changed.notify_one();
         }
         (self.batch, records)
+    }
+
+    /// Rewrites the keys of stale timers without these. A timer that cannot be read stays: when it
+    /// is due, nothing is left to handle.
+    fn remove_stale_timers<S: Store>(&mut self, store: &S) {
+        if self.stale_timers.is_empty() {
+            return;
+        }
+
+        // A sweep has removed the keys that are due now, and sets what it has not handled anew.
+        let is_timer = |key: &Vec<u8>| key.first() == Some(&b't');
+        let removed: HashSet<Vec<u8>> = self
+            .batch
+            .iter()
+            .filter(|(key, value)| value.is_none() && is_timer(key))
+            .map(|(key, _)| key.clone())
+            .collect();
+
+        let mut rewritten = Vec::new();
+        for (at, stale) in std::mem::take(&mut self.stale_timers) {
+            let (from, to) = keys::timers_at(at);
+            let _ = store.walk(&from, &to, Direction::Up, &mut |key, value| {
+                let mut timers = keys::read_timers(key, value);
+                let count = timers.len();
+                timers.retain(|timer| !stale.contains(timer));
+                if timers.len() < count && !removed.contains(key) {
+                    let rest = (!timers.is_empty()).then(|| keys::timers_value(&timers));
+                    rewritten.push((key.to_vec(), rest));
+                }
+                ControlFlow::Continue(())
+            });
+        }
+        self.batch.append(&mut rewritten);
     }
 }
 

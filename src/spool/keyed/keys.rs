@@ -349,7 +349,7 @@ fn read_place(bytes: &[u8]) -> Option<QueuePosition> {
 }
 
 /// What a sweep should handle when a timer is due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Timer {
     Mail(MailId),
     Key([u8; 16]),
@@ -361,6 +361,14 @@ pub(super) enum Timer {
 const TIMER: usize = 17;
 
 impl Timer {
+    /// The hash of the idempotency key, if this is the timer of one.
+    pub(super) fn key_hash(self) -> Option<[u8; 16]> {
+        match self {
+            Timer::Key(hash) => Some(hash),
+            Timer::Mail(_) | Timer::Chunks(_) => None,
+        }
+    }
+
     fn to_bytes(self) -> [u8; TIMER] {
         let (kind, name) = match &self {
             Timer::Mail(mail) => (b'm', mail.as_bytes()),
@@ -407,10 +415,17 @@ pub(super) fn timers(at: Timestamp, timers: &[Timer]) -> (Vec<u8>, Vec<u8>) {
     let mut key = of_time(at);
     key.push(b's');
     key.extend_from_slice(MailId::generate().as_bytes());
-    (
-        key,
-        timers.iter().flat_map(|timer| timer.to_bytes()).collect(),
-    )
+    (key, timers_value(timers))
+}
+
+/// All keys of timers that are due at this time.
+pub(super) fn timers_at(at: Timestamp) -> (Vec<u8>, Vec<u8>) {
+    starting_with(&of_time(at))
+}
+
+/// The value of a key of several timers.
+pub(super) fn timers_value(timers: &[Timer]) -> Vec<u8> {
+    timers.iter().flat_map(|timer| timer.to_bytes()).collect()
 }
 
 /// The time at which the timers of a key are due.

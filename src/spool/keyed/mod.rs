@@ -14,8 +14,8 @@
 //!   was saved of a damaged one.
 //! * [`journal`] records what happened, in the commits that did it.
 //! * [`queue_ids`] and [`backlog`] name and count the queues, [`usage`] counts what is stored, and
-//!   [`bounding`] keeps it below `max_size`, for which [`pace`] slows writing down;
-//!   [`idempotency`] hashes keys.
+//!   [`bounding`] keeps it below `max_size`, for which [`pace`] slows writing down and
+//!   [`key_eviction`] forgets idempotency keys; [`idempotency`] hashes keys.
 
 mod answer;
 mod backlog;
@@ -31,6 +31,7 @@ mod healing;
 mod idempotency;
 pub(super) mod inspect;
 pub(super) mod journal;
+mod key_eviction;
 mod keys;
 mod large_mail;
 mod listing;

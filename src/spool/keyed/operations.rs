@@ -2,6 +2,7 @@
 //! runs on the writer's thread and is one bounded step, committed as a whole or not at all; longer
 //! operations consist of several steps.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::delivery::{DeadReason, Delivery, Requester, Route, Stage};
 use crate::mail::{MailId, Timestamp};
 use crate::spool::codec;
 use crate::spool::store::{Direction, Store};
-use crate::spool::{OperationResult, SpoolError};
+use crate::spool::{OperationResult, SpoolError, SpoolOptions};
 
 /// How many deliveries one step of rerouting moves.
 const REROUTE_STEP: usize = 500;
@@ -26,6 +27,9 @@ const REROUTE_STEP: usize = 500;
 /// How many records of a mail one step removes. sled rewrites each leaf from which keys are
 /// removed.
 const REMOVED_KEYS: usize = 512;
+
+/// How many times are looked at to find the timers of one mail.
+const MOST_TIMER_TIMES: usize = 256;
 
 /// The result of one step, and the delivery at which the next one begins.
 pub(super) type StepResult<T> = (T, Option<u16>);
@@ -282,11 +286,29 @@ pub(super) fn remove_mail<S: Store>(
         }
     }
 
+    for at in timer_times(whole, &transaction.shared.options) {
+        transaction.changes.remove_timer(at, Timer::Mail(id));
+    }
+
     transaction.changes.remove(keys::manifest(id));
     if !remove_rest(transaction, id)? {
         transaction.set_timer(Timestamp::from_millis(0), Timer::Chunks(id));
     }
     Ok(())
+}
+
+/// The times at which the timers of a finished mail may be due: its expiry, and when its message and
+/// its record were to be deleted. Not all of a mail with very many deliveries: those that stay are
+/// ignored when they are due.
+fn timer_times(whole: &StoredMailState, options: &SpoolOptions) -> BTreeSet<Timestamp> {
+    let finished = whole.deliveries.values();
+    let finished = finished.filter_map(|delivery| delivery.stage.finished_at());
+    let spans = [options.retention, options.keep_bodies];
+
+    let deleted = finished.flat_map(|at| spans.map(|span| at + span));
+    let mut times: BTreeSet<Timestamp> = deleted.take(MOST_TIMER_TIMES).collect();
+    times.insert(whole.mail.manifest.expires_at);
+    times
 }
 
 /// Removes the remaining records of a removed mail, as many as one step may. Returns whether none

@@ -15,7 +15,7 @@ const FASTEST: u64 = 32 * MIB;
 /// How many bytes may be written in a second however much the files grow.
 const SLOWEST: u64 = MIB;
 /// Writing slows to half each time the files grow by this fraction of `max_size`, or by a segment
-/// of the log if that is more.
+/// of the log if that is more. What grows by less is not the log.
 const STEPS: u64 = 64;
 const LEAST_STEP: u64 = 16 * MIB;
 /// The files may shrink and grow again by this fraction of `max_size` without slowing writing.
@@ -32,11 +32,9 @@ const LONGEST_WAIT: Duration = Duration::from_millis(100);
 pub(super) struct Pace {
     /// How many bytes may be written in a second.
     rate: u64,
-    /// The largest size of the files that was seen.
-    grown: u64,
     /// The size up to which growth has slowed writing down.
     answered: u64,
-    /// How many bytes were written since the files grew.
+    /// How many bytes were written since it was last slowed down or sped up.
     written: u64,
     /// The waits that are still to come.
     owed: Duration,
@@ -46,7 +44,6 @@ impl Default for Pace {
     fn default() -> Self {
         Pace {
             rate: FASTEST,
-            grown: 0,
             answered: 0,
             written: 0,
             owed: Duration::ZERO,
@@ -74,14 +71,12 @@ impl Pace {
     }
 
     fn adapt(&mut self, written: u64, files: u64, full: u64, max: u64) {
-        self.grown = self.grown.max(full);
         self.answered = self.answered.max(full);
+        let step = (max / STEPS).max(LEAST_STEP);
+        let halvings = files.saturating_sub(self.answered) / step;
 
-        if files > self.grown {
-            self.grown = files;
+        if halvings > 0 {
             self.written = 0;
-            let step = (max / STEPS).max(LEAST_STEP);
-            let halvings = (files - self.answered) / step;
             self.answered += halvings * step;
             self.rate = (self.rate >> halvings.min(63)).max(SLOWEST);
         } else {
@@ -97,9 +92,7 @@ impl Pace {
         }
 
         // The last segments come and go; after the files have shrunk by more, growth counts again.
-        let shrunk = files.saturating_add(max / SLACK);
-        self.grown = self.grown.min(shrunk);
-        self.answered = self.answered.min(shrunk);
+        self.answered = self.answered.min(files.saturating_add(max / SLACK));
     }
 }
 
@@ -147,6 +140,18 @@ mod tests {
             assert_eq!(rate(&mut pace, 5000), faster);
         }
         assert_eq!(rate(&mut pace, 5032), 8.0);
+    }
+
+    #[test]
+    fn what_grows_a_little_with_each_write_does_not_keep_it_slow() {
+        let mut pace = Pace::default();
+        assert_eq!(rate(&mut pace, 970), 4.0);
+        for written in 0..128 {
+            let files = 970 * MIB + written * 4096;
+            let _ = pace.wait_after(MIB, files, MAX, MAX / 4);
+            pace.owed = Duration::ZERO;
+        }
+        assert_eq!(rate(&mut pace, 970), 16.0);
     }
 
     #[test]

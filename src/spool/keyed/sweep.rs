@@ -269,17 +269,7 @@ fn sweep_key<S: Store>(
         return transaction.set_aside(key);
     };
 
-    let finished = match reader::whole(&transaction.shared.store, record.mail) {
-        Ok(Some(StoredMailState {
-            deliveries,
-            is_damaged,
-            ..
-        })) => !is_damaged && deliveries.values().all(|d| d.stage.finished_at().is_some()),
-        Ok(None) => true,
-        Err(SpoolError::Unreadable(_)) => false,
-        Err(error) => return Err(error),
-    };
-
+    let finished = is_finished(&transaction.shared.store, record.mail)?;
     if finished && record.until <= now {
         transaction.changes.remove(key);
         transaction.totals.count(CountedKind::Key, -1);
@@ -295,6 +285,20 @@ fn sweep_key<S: Store>(
     transaction.changes.put(key, codec::encode(&record));
     transaction.set_timer(again, Timer::Key(hash));
     Ok(())
+}
+
+/// Whether all deliveries of a mail have ended, or it is gone. Not if part of it cannot be read.
+pub(super) fn is_finished<S: Store>(store: &S, mail: MailId) -> Result<bool, SpoolError> {
+    match reader::whole(store, mail) {
+        Ok(Some(StoredMailState {
+            deliveries,
+            is_damaged,
+            ..
+        })) => Ok(!is_damaged && deliveries.values().all(|d| d.stage.finished_at().is_some())),
+        Ok(None) => Ok(true),
+        Err(SpoolError::Unreadable(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Removes the remaining records of a removed mail, in this and later sweeps. If the mail exists,

@@ -378,6 +378,81 @@ async fn mails_that_expire_together_share_timers_and_each_is_ended_and_pruned() 
     }
 }
 
+/// All timers that are set.
+fn timers_of<S: Store>(spool: &KeyedSpool<S>) -> Vec<Timer> {
+    let mut timers = Vec::new();
+    let (from, to) = keys::starting_with(b"t");
+    let visit = &mut |key: &[u8], value: &[u8]| {
+        timers.extend(keys::read_timers(key, value));
+        ControlFlow::Continue(())
+    };
+    let store = &spool.shared.store;
+    store.walk(&from, &to, Direction::Up, visit).expect("walks");
+    timers
+}
+
+/// Delivers what can be claimed now.
+async fn deliver_claimed(spool: &KeyedSpool<MemoryStore>) -> Vec<MailId> {
+    let mut mails = Vec::new();
+    for claim in claim_all(spool).await {
+        mails.push(claim.manifest.id);
+        let delivered = claim.deliveries.into_iter().map(|(lease, mut delivery)| {
+            delivery.stage = Stage::Delivered { at: now() };
+            (lease, delivery)
+        });
+        spool.settle(delivered.collect()).await.expect("settles");
+    }
+    mails
+}
+
+#[tokio::test]
+async fn mail_that_is_deleted_before_it_would_expire_leaves_no_timer_behind() {
+    let options = SpoolOptions {
+        retention: Duration::from_secs(60),
+        keep_bodies: Duration::from_secs(20),
+        ..SpoolOptions::default()
+    };
+    let spool = KeyedSpool::open(MemoryStore::default(), options).expect("empty");
+    for put in spool.put((0..25).map(|_| new_mail(2)).collect()).await {
+        assert_eq!(put, Ok(PutResult::Stored));
+    }
+
+    // Those that are delivered share their timers with those that wait.
+    let delivered = deliver_claimed(&spool).await;
+    assert!((1..25).contains(&delivered.len()), "{}", delivered.len());
+    swept(&spool, now() + Duration::from_secs(20)).await;
+    let of_delivered = |timer: &Timer| matches!(timer, Timer::Mail(id) if delivered.contains(id));
+    assert!(timers_of(&spool).iter().any(of_delivered));
+
+    swept(&spool, now() + Duration::from_secs(60)).await;
+    let timers = timers_of(&spool);
+    assert!(!timers.iter().any(of_delivered), "{timers:?}");
+    assert_eq!(timers.len(), 25 - delivered.len());
+
+    while !deliver_claimed(&spool).await.is_empty() {}
+    swept(&spool, now() + Duration::from_secs(60)).await;
+    assert_eq!(
+        (keys_of_kind(&spool, b"m"), timers_of(&spool)),
+        (0, Vec::new())
+    );
+}
+
+#[tokio::test]
+async fn mail_that_a_user_deletes_leaves_no_timer_behind() {
+    let spool = KeyedSpool::open(MemoryStore::default(), SpoolOptions::default()).expect("empty");
+    let mails: Vec<NewMail> = (0..3).map(|_| new_mail(1)).collect();
+    let ids: Vec<MailId> = mails.iter().map(|mail| mail.manifest.id).collect();
+    for put in spool.put(mails).await {
+        assert_eq!(put, Ok(PutResult::Stored));
+    }
+
+    for id in &ids[..2] {
+        spool.cancel(*id, now()).await.expect("cancels");
+        spool.purge(*id).await.expect("purges");
+    }
+    assert_eq!(timers_of(&spool), [Timer::Mail(ids[2])]);
+}
+
 #[tokio::test]
 async fn a_timer_that_is_set_for_now_is_not_removed_with_one_that_was_due_now() {
     let options = SpoolOptions {

@@ -174,24 +174,29 @@ impl SledStore {
     }
 }
 
-/// What the files take in any case: two segments that are being written, two whose room is taken
-/// ahead, and the outcomes.
-const FIXED_BYTES: u64 = 5 * open::SEGMENT as u64;
+/// What the log takes in any case: two segments that are being written, and two whose room is taken
+/// ahead.
+const FIXED_BYTES: u64 = 4 * open::SEGMENT as u64;
 
 /// The bytes on disk of all files in this directory. sled knows of its log alone, and of that what
 /// it has written and not what it takes up.
 fn bytes_below(directory: &Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
     let Ok(entries) = std::fs::read_dir(directory) else {
         return 0;
     };
     let of_one = |entry: std::fs::DirEntry| match entry.metadata() {
         Ok(metadata) if metadata.is_dir() => bytes_below(&entry.path()),
-        // What stat(2) counts in, whatever the blocks of the file system are.
-        Ok(metadata) if metadata.is_file() => metadata.blocks() * 512,
+        Ok(metadata) if metadata.is_file() => on_disk(&metadata),
         _ => 0,
     };
     entries.flatten().map(of_one).sum()
+}
+
+/// The bytes that a file takes on disk.
+fn on_disk(file: &std::fs::Metadata) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    // What stat(2) counts in, whatever the blocks of the file system are.
+    file.blocks() * 512
 }
 
 /// What sled says, without its request to tell its authors.
@@ -319,7 +324,10 @@ impl Store for SledStore {
     }
 
     fn grown_bytes(&self) -> u64 {
-        self.bytes().saturating_sub(FIXED_BYTES)
+        // The outcomes grow with each commit, and no further than a segment.
+        let outcomes = std::fs::metadata(self.path.join(outcomes::FILE));
+        let fixed = FIXED_BYTES + outcomes.map_or(0, |file| on_disk(&file));
+        self.bytes().saturating_sub(fixed)
     }
 
     fn is_persistent(&self) -> bool {

@@ -83,6 +83,44 @@ async fn what_ended_first_goes_before_its_time_and_nothing_is_refused_for_it() {
 }
 
 #[tokio::test]
+async fn the_keys_of_mail_that_is_gone_do_not_fill_it() {
+    if is_of_files("the bytes that a spool may have") {
+        return;
+    }
+
+    let scripted = ScriptedRelay::held();
+    scripted.let_go();
+    let builder = engine(scripted.relay(), &Clock::fake()).max_size(MAX / 4);
+    let postrider = builder.start().await.unwrap();
+
+    // A key takes some 128 bytes, so that 2,048 would be all of it.
+    let keyed = |n: usize| {
+        mail_to(&format!("user{n}@example.org"))
+            .idempotency_key(format!("order-{n}"))
+            .build()
+            .unwrap()
+    };
+    let mut last = None;
+    for batch in 0..120 {
+        let mails = (batch * 25..(batch + 1) * 25).map(keyed).collect();
+        for receipt in postrider.submit_many(mails).await {
+            let receipt = receipt.unwrap_or_else(|error| panic!("batch {batch}: {error}"));
+            postrider.wait(receipt.id).await.unwrap();
+            last = Some(receipt);
+        }
+    }
+
+    let again = postrider.submit(keyed(2999)).await.unwrap();
+    assert_eq!(
+        (again.id, again.duplicate),
+        (last.unwrap().id, true),
+        "what came lately is known"
+    );
+    let oldest = postrider.submit(keyed(0)).await.unwrap();
+    assert!(!oldest.duplicate, "the oldest key went first");
+}
+
+#[tokio::test]
 async fn where_all_of_it_still_waits_accepting_says_full_until_something_has_ended() {
     if is_of_files("the bytes that a spool may have") {
         return;
