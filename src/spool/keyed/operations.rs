@@ -297,9 +297,9 @@ pub(super) fn remove_mail<S: Store>(
     Ok(())
 }
 
-/// The times at which the timers of a finished mail may be due: its expiry, and when its message and
-/// its record were to be deleted. Not all of a mail with very many deliveries: those that stay are
-/// ignored when they are due.
+/// The times at which the timers of a finished mail may be due: its expiry, and when its message
+/// and its record were to be deleted. Not all of a mail with very many deliveries: those that stay
+/// are ignored when they are due.
 fn timer_times(whole: &StoredMailState, options: &SpoolOptions) -> BTreeSet<Timestamp> {
     let finished = whole.deliveries.values();
     let finished = finished.filter_map(|delivery| delivery.stage.finished_at());
