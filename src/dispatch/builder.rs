@@ -192,7 +192,8 @@ impl Builder {
         self
     }
 
-    /// How long an idempotency key is remembered; 7 days unless said.
+    /// How long an idempotency key is remembered; 7 days unless said. Where all keys take more than
+    /// an eighth of [`max_size`](Self::max_size), the oldest of finished mail are forgotten early.
     pub fn idempotency_ttl(mut self, span: Duration) -> Self {
         self.idempotency_ttl = span;
         self
