@@ -1,4 +1,4 @@
-//! Complaints (RFC 5965): somebody told a mailbox provider that a mail was unwanted.
+//! Complaints (RFC 5965): reports that a recipient has marked a mail as unwanted.
 
 use mail_parser::Message;
 
@@ -6,8 +6,8 @@ use super::fields::{self, FieldGroups};
 use super::{Finding, words};
 use crate::delivery::FeedbackKind;
 
-/// What a complaint says; `None` for one that is not about wishes, such as a failed authentication
-/// (RFC 6591), or that takes one back.
+/// Returns the finding of a complaint; `None` for a report that is no complaint, such as one about
+/// a failed authentication (RFC 6591), or that withdraws an earlier one.
 pub(super) fn read(groups: &FieldGroups, notice: &str) -> Option<Finding> {
     let kind = groups.first("feedback-type")?.to_ascii_lowercase();
     let kind = kind.split([' ', ';', '(']).next().unwrap_or_default();
@@ -45,12 +45,13 @@ pub(super) fn read(groups: &FieldGroups, notice: &str) -> Option<Finding> {
     })
 }
 
-/// Who sends on what somebody has marked as junk, without a report (Microsoft's Junk Mail Reporting
-/// Program), and the field of the copy that names who did.
+/// The sender that forwards mail marked as junk, without a report (Microsoft's Junk Mail Reporting
+/// Program), and the field in the forwarded copy that names the recipient.
 const JUNK_REPORTER: &str = "staff@hotmail.com";
 const JUNK_REPORTED_BY: &str = "X-HmXmrOriginalRecipient";
 
-/// A complaint that is no more than the mail itself, sent back by whom it was given to.
+/// Returns the finding of a complaint that consists only of the mail itself, forwarded by the
+/// recipient's provider.
 pub(super) fn forwarded(message: &Message<'_>, copy: &Message<'_>) -> Option<Finding> {
     let from = message.from().and_then(|from| from.first())?.address()?;
     if !from.eq_ignore_ascii_case(JUNK_REPORTER) {

@@ -1,11 +1,11 @@
-//! Delivery reports for machines (RFC 3464): a group of fields for the message, and one for each
+//! Delivery status notifications (RFC 3464): one group of fields for the message, and one for each
 //! recipient.
 
 use super::fields::{self, FieldGroups};
 use super::{Finding, prose, words};
 use crate::delivery::FeedbackKind;
 
-/// Whether a part that does not say so is one.
+/// Whether a part with another content type, or none, contains a delivery status notification.
 pub(super) fn looks_like_it(content: &[u8]) -> bool {
     let start = String::from_utf8_lossy(&content[..content.len().min(4096)]).to_ascii_lowercase();
     let start = start.trim_start();
@@ -18,8 +18,8 @@ pub(super) fn looks_like_it(content: &[u8]) -> bool {
     begins.iter().any(|name| start.starts_with(name)) && start.contains("final-recipient:")
 }
 
-/// What each recipient's group says. A recipient whose mail is only late, or was passed on to where
-/// nobody reports, is none.
+/// Returns a finding for each recipient. Recipients whose mail is only delayed, or was passed on to
+/// a system that sends no reports, have none.
 pub(super) fn read(groups: &FieldGroups, notice: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
     for group in &groups.0 {
@@ -38,7 +38,7 @@ pub(super) fn read(groups: &FieldGroups, notice: &str) -> Vec<Finding> {
             Some((kind, rest)) if !kind.trim().contains(' ') => rest.trim().to_owned(),
             _ => diagnostic,
         };
-        let status = prose::most_telling(said.as_deref().and_then(prose::status_in), &diagnostic);
+        let status = prose::most_specific(said.as_deref().and_then(prose::status_in), &diagnostic);
         let is_permanent = status
             .as_deref()
             .is_some_and(|status| status.starts_with('5'));

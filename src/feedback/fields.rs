@@ -1,7 +1,7 @@
-//! The groups of fields that reports for machines consist of (RFC 3464 §2.1): fields as in a
-//! header, blank lines between the groups.
+//! Parses the groups of fields in machine-readable reports (RFC 3464 §2.1): header fields, with
+//! blank lines between the groups.
 
-/// The most groups, and the most fields of one, that are kept.
+/// The most groups, and the most fields of a group, that are read.
 const MOST_GROUPS: usize = 200;
 const MOST_FIELDS: usize = 64;
 
@@ -45,13 +45,13 @@ impl FieldGroups {
         FieldGroups(groups)
     }
 
-    /// The first field of this name, wherever it stands.
+    /// The value of the first field with this name, in any group.
     pub(super) fn first(&self, name: &str) -> Option<String> {
         self.0.iter().find_map(|group| field(group, name))
     }
 }
 
-/// The field of this name.
+/// The value of the group's first field with this name.
 pub(super) fn field(group: &[FieldPair], name: &str) -> Option<String> {
     let found = group.iter().find(|(known, _)| known == name);
     found.map(|(_, value)| value.clone())

@@ -1,30 +1,30 @@
-//! A letter that a person or a program writes to an address for reports: only its header is read.
+//! Reads the header of a message that came to an address for reports and is not a report.
 
 use mail_parser::MessageParser;
 
 use super::{Author, is_answer, writer};
 use crate::mail::has_too_many_pieces;
 
-/// The most addresses that are looked at.
+/// The most addresses that are read.
 const MOST_ADDRESSES: usize = 20;
-/// The most bytes of its header.
+/// The most bytes of the header that are read.
 const HEADER_BYTES: usize = 64 * 1024;
 
-/// What the header of a message says.
+/// What the header of a message contains.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Letter {
-    /// To whom it is written.
+    /// The addresses in its To field.
     pub to: Vec<String>,
-    /// Its subject, decoded, without the spaces in it: where a word is long, programs break it.
+    /// The decoded subject, without spaces: mail programs fold long words by inserting some.
     pub subject: String,
-    /// Whether a program answered by itself, or a server tells of something.
+    /// Whether it is an automatic reply, or was sent by a server.
     pub is_answer: bool,
 }
 
-/// Reads the header of a message that is no report.
+/// Reads the header of a message that is not a report.
 pub fn read_letter(message: &[u8]) -> Letter {
     let bytes = &message[..message.len().min(HEADER_BYTES)];
-    // Of what cannot be read nothing follows, as of what a program answers.
+    // A message that cannot be read counts as an automatic reply, so that it causes nothing.
     let unread = || Letter {
         is_answer: true,
         ..Letter::default()
@@ -81,7 +81,7 @@ mod tests {
             assert!(read_letter(format!("{header}\r\nSubject: x\r\n\r\n").as_bytes()).is_answer);
         }
 
-        // A mailbox's own button writes by a program, and means it.
+        // A mail program's unsubscribe button generates the message too, but for the user.
         let button = "From: a@example.org\r\nAuto-Submitted: auto-generated\r\nSubject: x\r\n\r\n";
         assert!(!read_letter(button.as_bytes()).is_answer);
     }

@@ -1,9 +1,9 @@
-//! What servers write back about mail: delivery reports (RFC 3464), those that only look like it,
-//! and complaints (RFC 5965). Pure: bytes go in, findings come out; `dispatch` knows whose they
-//! are.
+//! Parses what servers send back about mail: delivery status notifications (RFC 3464), bounces in
+//! free text, and complaints (RFC 5965). Pure functions; `dispatch` finds the mail that a report is
+//! about.
 //!
-//! *Invariant:* whatever the bytes, reading ends, and costs work in proportion to [`REPORT_BYTES`]
-//! at most; nothing of what is found is longer than [`TEXT_CHARACTERS`].
+//! *Invariant:* parsing ends for any input, and costs work in proportion to at most
+//! [`REPORT_BYTES`]. No text in a finding is longer than [`TEXT_CHARACTERS`].
 
 mod complaint;
 mod delivery_status;
@@ -18,13 +18,13 @@ use crate::mail::has_too_many_pieces;
 use fields::FieldGroups;
 pub use letter::{Letter, read_letter};
 
-/// The most bytes of a report that are looked at. What it says comes before the copy of the mail.
+/// The most bytes of a report that are read. The copy of the mail, which may be long, comes last.
 pub const REPORT_BYTES: usize = 1024 * 1024;
-/// The most parts that are looked at.
+/// The most parts of a report that are read.
 const MOST_PARTS: usize = 64;
-/// How often a report may name a kind of part that others stand in.
+/// How many parts that contain others (`message/*`, `multipart/*`) a report may mention.
 const MOST_NESTED: usize = 50;
-/// Who speaks for a server.
+/// The local parts of addresses that servers send from.
 const SERVER_NAMES: [&str; 5] = [
     "mailer-daemon",
     "postmaster",
@@ -32,53 +32,54 @@ const SERVER_NAMES: [&str; 5] = [
     "maildaemon",
     "mailerdaemon",
 ];
-/// The most findings of one report.
+/// The most findings of a report.
 const MOST_FINDINGS: usize = 100;
-/// The most characters of what is told in words.
+/// The most characters of a finding's text.
 pub const TEXT_CHARACTERS: usize = 500;
 
-/// What a report says of one recipient.
+/// What a report says about one recipient.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// What happened.
     pub kind: FeedbackKind,
-    /// Whom it is about, in lower case, as far as that is said: who it was sent to first, then who
-    /// it went to in the end.
+    /// The recipient's addresses in lower case, if the report has them: first the original
+    /// recipient, then the final one.
     pub recipients: Vec<String>,
-    /// The enhanced status code; of a complaint its type.
+    /// The enhanced status code; for a complaint, its type.
     pub status: Option<String>,
-    /// What was said in words.
+    /// The explanation in the report.
     pub text: String,
-    /// Whether it failed for good.
+    /// Whether the failure is permanent.
     pub permanent: bool,
 }
 
-/// A report.
+/// A parsed report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// What it says, at least one.
+    /// The findings, at least one.
     pub findings: Vec<Finding>,
-    /// The Message-IDs of the mails that came back with it.
+    /// The Message-IDs of the mails in the report.
     pub message_ids: Vec<String>,
-    /// Everything in it, decoded: whoever signs return paths finds them here.
+    /// The decoded contents of all its parts. A caller that signs return paths searches these for
+    /// them.
     pub contents: Vec<Vec<u8>>,
 }
 
-/// What a message is that came to where reports go.
+/// What kind of message was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReportReading {
     /// A report.
     Report(Report),
-    /// A report that nothing follows from: a delay, a note that it was passed on.
+    /// A report without consequences, such as a delay or a note that the mail was passed on.
     Nothing,
-    /// None at all: an answer of a person or of a program.
+    /// Not a report: a reply from a person or a program.
     NoReport,
 }
 
 /// Reads a message that may be a report.
 pub fn read(message: &[u8]) -> ReportReading {
     let bytes = &message[..message.len().min(REPORT_BYTES)];
-    // Parsers go as deep as they are led.
+    // The parser recurses into nested parts without a limit of its own.
     if count(bytes, b"message/") > MOST_NESTED || count(bytes, b"multipart/") > MOST_NESTED {
         return ReportReading::NoReport;
     }
@@ -113,7 +114,7 @@ pub fn read(message: &[u8]) -> ReportReading {
                 let copy = FieldGroups::read(content);
                 message_ids.extend(copy.first("message-id").map(|id| bare(&id)));
             }
-            // Some leave out, or lose, what kind of part it is.
+            // Some senders omit the content type, and some relays remove it.
             _ if delivery_status::looks_like_it(content) => {
                 statuses = statuses.or(Some(FieldGroups::read(content)));
             }
@@ -162,7 +163,7 @@ fn report(
     })
 }
 
-/// How often a word stands there, in upper or lower case; no more than is of interest.
+/// How often a word occurs, in upper or lower case; stops counting above [`MOST_NESTED`].
 fn count(bytes: &[u8], word: &[u8]) -> usize {
     let found = bytes.windows(word.len());
     let found = found.filter(|window| window.eq_ignore_ascii_case(word));
@@ -174,7 +175,7 @@ fn subtype(part: &MessagePart<'_>) -> Option<String> {
     Some(kind.subtype()?.to_ascii_lowercase())
 }
 
-/// A part's content, decoded.
+/// The decoded content of a part.
 fn content<'a>(part: &'a MessagePart<'_>) -> Option<&'a [u8]> {
     match &part.body {
         PartType::Text(text) | PartType::Html(text) => Some(text.as_bytes()),
@@ -183,7 +184,7 @@ fn content<'a>(part: &'a MessagePart<'_>) -> Option<&'a [u8]> {
     }
 }
 
-/// What a report says to people: its text, or its page where there is no other.
+/// The text of a report for people; its HTML, as text, if there is no plain text.
 fn text_of(message: &Message<'_>) -> String {
     let text = message.body_text(0).unwrap_or_default();
     text.chars().take(64 * 1024).collect()
@@ -192,9 +193,9 @@ fn text_of(message: &Message<'_>) -> String {
 /// Who wrote a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Author {
-    /// Somebody who speaks for a server.
+    /// A server, judging by the address.
     Server,
-    /// It came from nobody (RFC 5321 §4.5.5), and is no answer.
+    /// A message with a null return path (RFC 5321 §4.5.5) that is not an automatic reply.
     Nobody,
     /// Anybody else.
     Somebody,
@@ -219,7 +220,8 @@ fn writer(message: &Message<'_>) -> Author {
     }
 }
 
-/// Whether it says of itself that it answers, as those do for people who are away (RFC 3834 §5).
+/// Whether a message declares itself an automatic reply, such as an out-of-office note (RFC 3834
+/// §5).
 fn is_answer(message: &Message<'_>) -> bool {
     let says = |name: &str, what: &[&str]| {
         let said = message.header(name).and_then(HeaderValue::as_text);
@@ -235,7 +237,7 @@ fn is_answer(message: &Message<'_>) -> bool {
         || says("Subject", &away)
 }
 
-/// An id without its angle brackets.
+/// A message id without its angle brackets.
 fn bare(id: &str) -> String {
     id.trim()
         .trim_matches(['<', '>'])
@@ -244,7 +246,7 @@ fn bare(id: &str) -> String {
         .collect()
 }
 
-/// Words as they may be kept and shown.
+/// A text on one line, shortened, with unprintable characters escaped.
 fn words(text: &str) -> String {
     let joined: Vec<&str> = text.split_whitespace().collect();
     printable(&joined.join(" "))

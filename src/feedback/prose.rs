@@ -1,21 +1,21 @@
-//! Reports that are written for people only, as qmail, Exim, older Exchange servers and some large
-//! providers write them; and what is said in words within the others.
+//! Bounces in free text, as sent by qmail, Exim, older Exchange servers and some large providers.
+//! Also used for the text in machine-readable reports.
 
 use super::{Author, Finding, bare, words};
 use crate::delivery::FeedbackKind;
 
-/// What a text comes to.
+/// What a text says.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ProseReading {
-    /// It could not be delivered; with the Message-ID of the copy below it.
+    /// The mail could not be delivered; with the Message-ID of the copy in the text.
     Failed(Finding, Option<String>),
-    /// It is late, and is tried further.
+    /// The mail is delayed; the server goes on trying.
     Delayed,
-    /// Something else.
+    /// Anything else.
     Else,
 }
 
-/// How those begin who write no report for machines.
+/// How bounces in free text begin.
 const OPENINGS: [&str; 23] = [
     "this is the qmail-send program",
     "this message was created automatically by mail delivery software",
@@ -42,7 +42,7 @@ const OPENINGS: [&str; 23] = [
     "your message could not be sent",
 ];
 
-/// What says that it is lost, where no status, no code and no known words tell why.
+/// Words that mean a failure, where there is no status, code or phrase that gives the cause.
 const FAILURES: [&str; 6] = [
     "permanent",
     "could not be",
@@ -52,7 +52,7 @@ const FAILURES: [&str; 6] = [
     "failed",
 ];
 
-/// What says that nothing is lost yet.
+/// Words that mean a delay only.
 const DELAYS: [&str; 8] = [
     "this is a warning message only",
     "you do not need to resend",
@@ -64,7 +64,7 @@ const DELAYS: [&str; 8] = [
     "message delayed",
 ];
 
-/// What is said of an address, and the status that it means. The first that fits counts.
+/// Phrases about an address, and the status that each stands for. The first match counts.
 const MEANINGS: [(&str, &str); 37] = [
     ("over quota", "5.2.2"),
     ("overquota", "5.2.2"),
@@ -105,23 +105,23 @@ const MEANINGS: [(&str, &str); 37] = [
     ("domain not found", "5.1.2"),
 ];
 
-/// Reads what is written for people. Who speaks for a server may do so in any language: a reply of
-/// failure in it says enough.
+/// Reads a text. One from a server may be in any language: a reply code or status of a failure in
+/// it is enough.
 pub(super) fn read(text: &str, writer: Author) -> ProseReading {
     let lower = text.to_lowercase();
-    // What is below is the mail that came back, and says nothing of how it fared.
+    // Everything below belongs to the returned mail.
     let end = copy_at(&lower).unwrap_or(lower.len());
 
     let (notice, copy) = lower.split_at(end);
     let notice_in_one_line = joined(notice);
     let has = |phrases: &[&str]| phrases.iter().any(|one| notice_in_one_line.contains(one));
     let opens = has(&OPENINGS);
-    let may_tell = match writer {
+    let may_report = match writer {
         Author::Server => true,
         Author::Nobody => opens,
         Author::Somebody => false,
     };
-    if !may_tell {
+    if !may_report {
         return ProseReading::Else;
     }
     if has(&DELAYS) {
@@ -131,8 +131,8 @@ pub(super) fn read(text: &str, writer: Author) -> ProseReading {
     let original: String = text.chars().take(notice.chars().count()).collect();
     let line = line_with_reason(&original);
 
-    let status = most_telling(None, line.as_deref().unwrap_or_default());
-    let status = status.or_else(|| most_telling(None, notice));
+    let status = most_specific(None, line.as_deref().unwrap_or_default());
+    let status = status.or_else(|| most_specific(None, notice));
     let status = status.filter(|status| opens || status.starts_with('5'));
     if status.is_none() && !(opens && has(&FAILURES)) {
         return ProseReading::Else;
@@ -150,7 +150,7 @@ pub(super) fn read(text: &str, writer: Author) -> ProseReading {
     let id = copy
         .lines()
         .find_map(|line| line.trim().strip_prefix("message-id:"));
-    // Its case matters, and the lower case has the same length only for ASCII.
+    // Ids are case-sensitive, and the lower-case text has the same offsets only if all is ASCII.
     let id = id.map(bare).filter(|id| id.is_ascii());
 
     ProseReading::Failed(finding, id)
@@ -178,8 +178,8 @@ fn joined(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The line that says what was wrong: the one with a status, else one with a code, else one whose
-/// words are known.
+/// The line with the cause: the first with a status, else the first with a reply code, else the
+/// first with a known phrase.
 pub(super) fn line_with_reason(text: &str) -> Option<String> {
     let lines = || text.lines().take(2000);
     let with_status = lines().find(|line| status_in(line).is_some());
@@ -189,9 +189,9 @@ pub(super) fn line_with_reason(text: &str) -> Option<String> {
     Some(words(found))
 }
 
-/// The status that says most: one that is particular, else what the words mean, else whatever there
-/// is.
-pub(super) fn most_telling(said: Option<String>, text: &str) -> Option<String> {
+/// The most specific status: one that is not generic, else the one that the phrases stand for, else
+/// any.
+pub(super) fn most_specific(said: Option<String>, text: &str) -> Option<String> {
     let lower = text.to_lowercase();
     let has = |words: &[&str]| words.iter().any(|words| lower.contains(words));
     let is_unknown = has(&UNKNOWN_USER) && !has(&OF_THE_SENDER);
@@ -217,7 +217,7 @@ pub(super) fn most_telling(said: Option<String>, text: &str) -> Option<String> {
         .or_else(|| Some(format!("{}.0.0", code_in(text)?.chars().next()?)))
 }
 
-/// What is said of the sender's address, and not of the one that it was sent to.
+/// Phrases about the sender's address, which say nothing about the recipient's.
 const OF_THE_SENDER: [&str; 5] = [
     "sender address",
     "sender rejected",
@@ -226,7 +226,7 @@ const OF_THE_SENDER: [&str; 5] = [
     "rejected (sender)",
 ];
 
-/// What leaves no doubt, whatever the status: some servers give one of a policy with it.
+/// Phrases that are certain even beside another status: some servers add the one of a policy.
 const UNKNOWN_USER: [&str; 5] = [
     "no such user",
     "user unknown",
@@ -243,7 +243,8 @@ fn meaning(lower: &str) -> Option<&'static str> {
     known.map(|(_, status)| *status)
 }
 
-/// The first enhanced status code (RFC 3463) in a text: no address of the network, no version.
+/// The first enhanced status code (RFC 3463) in a text; IP addresses and version numbers are
+/// skipped.
 pub(super) fn status_in(text: &str) -> Option<String> {
     let pieces = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '.' || c == '_'));
     for piece in pieces {
@@ -283,7 +284,7 @@ fn code_in(text: &str) -> Option<&str> {
     })
 }
 
-/// The addresses that a text names, in its order.
+/// The addresses in a text, in order.
 fn addresses(notice: &str) -> Vec<String> {
     let is_edge = |c: char| {
         c.is_whitespace()

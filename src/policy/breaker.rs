@@ -1,7 +1,8 @@
-//! Whether a relay is up. A relay that fails again and again is left alone for a while, then probed
-//! with one connection.
+//! A relay's circuit breaker: after failures in a row the relay is not used for a while, then it is
+//! probed with one connection.
 //!
-//! Times are monotonic, so that a wall clock that jumps neither holds a relay down nor storms it.
+//! Times are monotonic, so that setting the wall clock neither keeps a relay out of use nor causes
+//! a burst of probes.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,28 +11,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::mail::{minutes, seconds};
 
-/// Failures in a row that open the breaker.
+/// How many failures in a row open the breaker.
 const THRESHOLD: u32 = 3;
-/// How long it stays open the first time; doubled with each probe that fails.
+/// How long the breaker stays open the first time; doubled after each failed probe.
 pub(super) const FIRST_REST: Duration = seconds(1);
-/// The longest it stays open before it is probed.
+/// The longest time between probes.
 const LONGEST_REST: Duration = minutes(1);
 
-/// What the breaker lets through.
+/// What the breaker permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum BreakerState {
-    /// The relay is up: everything.
+    /// The relay is up; all connections are permitted.
     Closed,
-    /// The relay is down: nothing.
+    /// The relay is down; none is permitted.
     Open,
-    /// The relay may be up again: one connection, to find out.
+    /// The relay may be up again; one connection is permitted, as a probe.
     HalfOpen,
 }
 
 impl BreakerState {
-    /// Every state there is.
+    /// All states.
     pub const ALL: [BreakerState; 3] = [
         BreakerState::Closed,
         BreakerState::Open,
@@ -69,7 +70,7 @@ pub struct Breaker {
 }
 
 impl Breaker {
-    /// What it lets through now.
+    /// The state at this time.
     pub fn state(&self, now: Duration) -> BreakerState {
         match self.open_until {
             None => BreakerState::Closed,
@@ -78,20 +79,20 @@ impl Breaker {
         }
     }
 
-    /// When it will let a probe through; `None` while it is closed.
+    /// When the next probe is permitted; `None` while the breaker is closed.
     pub fn probe_at(&self) -> Option<Duration> {
         self.open_until
     }
 
-    /// The relay answered. Returns whether that closed the breaker.
+    /// Records that the relay answered. Returns whether this closed the breaker.
     pub fn succeeded(&mut self) -> bool {
         let was_open = self.open_until.is_some();
         *self = Breaker::default();
         was_open
     }
 
-    /// The relay failed. `chance`, drawn evenly from 0 to 1, spreads the probes of many. Returns
-    /// whether that opened the breaker, which had been closed.
+    /// Records a failure of the relay. `chance` is a random number from 0 to 1, which spreads the
+    /// probes of many relays over time. Returns whether this opened a closed breaker.
     pub fn failed(&mut self, now: Duration, chance: f64) -> bool {
         self.failures = self.failures.saturating_add(1);
         let state = self.state(now);

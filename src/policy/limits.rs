@@ -1,45 +1,45 @@
-//! What a relay has taught about how much it takes: mails in one session, recipients in one
-//! transaction. A lesson has an age, and is forgotten so that a relay that has changed its mind is
-//! found out.
+//! Learned limits of a relay: mails per session, recipients per transaction. A limit expires after
+//! an hour, so that it is noticed when the relay has raised it.
 
 use std::time::Duration;
 
 use crate::mail::hours;
 
-/// For how long a lesson is believed.
+/// How long a learned limit is used.
 const VALID_FOR: Duration = hours(1);
 
-/// A number that was learned.
+/// A learned limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LearnedCount {
-    /// So many are taken.
+    /// The limit.
     pub count: u32,
     /// When it was learned, in monotonic time.
     pub since: Duration,
 }
 
-/// What one relay takes.
+/// The learned limits of one relay.
 #[derive(Clone, Debug, Default)]
 pub struct Limits {
     session: Option<LearnedCount>,
     transaction: Option<LearnedCount>,
-    /// After so many mails a session was refused without saying why.
+    /// The number of mails after which a session was refused without a reason.
     suspected: Option<u32>,
 }
 
 impl Limits {
-    /// How many mails one session carries, as far as is known.
+    /// How many mails a session may have, if a limit was learned.
     pub fn session(&self, now: Duration) -> Option<LearnedCount> {
         self.session.filter(|lesson| is_fresh(lesson, now))
     }
 
-    /// How many recipients one transaction takes, as far as is known.
+    /// How many recipients a transaction may have, if a limit was learned.
     pub fn transaction(&self, now: Duration) -> Option<LearnedCount> {
         self.transaction.filter(|lesson| is_fresh(lesson, now))
     }
 
-    /// A session took no more after so many mails, and a new one did. Where the server did not say
-    /// that this is its limit, it is believed the second time.
+    /// Records that a session was refused further mail after `carried` mails, and a new session was
+    /// not. `said_so` if the server named this as its limit; otherwise it is used only when the
+    /// same number was seen twice in a row.
     pub fn session_ended(&mut self, carried: u32, said_so: bool, now: Duration) {
         if said_so || self.suspected == Some(carried) {
             learn(&mut self.session, carried, now);
@@ -47,7 +47,7 @@ impl Limits {
         self.suspected = Some(carried);
     }
 
-    /// A transaction took so many recipients and no more.
+    /// Records that a transaction accepted this many recipients and refused the others.
     pub fn transaction_full(&mut self, accepted: u32, now: Duration) {
         learn(&mut self.transaction, accepted, now);
     }

@@ -1,5 +1,5 @@
-//! DECISIONS: when to try again, which relays to take, how fast, whose turn it is, and whether a
-//! relay is up. Pure: time and chance come in as arguments.
+//! Decisions: when to try again, which relay to use, how fast to send, which priority is next, and
+//! whether a relay is up. Pure functions; time and random numbers are arguments.
 
 mod breaker;
 mod limits;

@@ -1,4 +1,4 @@
-//! How fast a relay may be used: a token bucket (GCRA) over the time that is submitted.
+//! Limits how fast a relay is used, with the generic cell rate algorithm (a token bucket).
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -21,8 +21,8 @@ impl Rate {
         format!("{count}/s").parse()
     }
 
-    /// The share of this rate that the node `rank`, from 0, of so many has. All shares together are
-    /// the rate.
+    /// The share of this rate for the node `rank` (from 0) of `nodes`. The shares add up to the
+    /// rate.
     pub(crate) fn shared(self, rank: u32, nodes: u32) -> Rate {
         let nodes = nodes.max(1);
         let whole = self.count.get();
@@ -32,7 +32,7 @@ impl Rate {
                 count,
                 per: self.per,
             },
-            // Less than one for each: all as slow as that.
+            // Fewer than one mail per node and period: the period is longer instead.
             _ => Rate {
                 count: self.count,
                 per: self.per * nodes,
@@ -40,8 +40,8 @@ impl Rate {
         }
     }
 
-    /// A burst of a tenth of a second's worth, which keeps the wire busy without defeating the
-    /// pace.
+    /// The burst that is allowed: a tenth of a second's mails, enough to use connections well
+    /// without exceeding the rate noticeably.
     fn short_burst(self) -> NonZeroU32 {
         let a_tenth = f64::from(self.count.get()) / self.per.as_secs_f64() / 10.0;
         NonZeroU32::new(a_tenth as u32).unwrap_or(NonZeroU32::MIN)
@@ -91,10 +91,10 @@ impl fmt::Display for Rate {
 )]
 pub struct RateError(String);
 
-/// Gives permission to send, no faster than its rate. Without a rate it always does.
+/// Permits mails at no more than a rate; without a rate, permits all.
 ///
-/// This is the generic cell rate algorithm: each mail moves the time at which the next one is due
-/// on by one interval, and mails may come before theirs by no more than a tolerance.
+/// Each mail moves the time at which the next one is due forward by one interval; a mail may be
+/// earlier than that by a tolerance.
 pub struct Pace {
     limit: Option<Limit>,
 }
@@ -106,30 +106,30 @@ struct Limit {
     due: Duration,
 }
 
-/// What a pace allows.
+/// What is permitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowance {
-    /// So many mails, now.
+    /// How many mails are permitted now.
     pub mails: usize,
-    /// If that is fewer than were wished for: ask again then.
+    /// When to ask again, if that is fewer than requested.
     pub again_in: Option<Duration>,
 }
 
 impl Pace {
-    /// Paces by `rate`.
+    /// Permits `rate`, with bursts of a tenth of a second's mails.
     pub fn new(rate: Option<Rate>) -> Self {
         let limit = rate.and_then(|rate| Limit::of(rate, rate.short_burst()));
         Pace { limit }
     }
 
-    /// Paces by `rate`, all of its mails at once where none came before.
+    /// Permits `rate`, with bursts of all mails of one period.
     pub fn at_once(rate: Rate) -> Self {
         let limit = Limit::of(rate, rate.count);
         Pace { limit }
     }
 
-    /// Takes permission for up to `wish` mails at `now`, in monotonic time. What is not used goes
-    /// back with [`Pace::give_back`].
+    /// Requests permission for up to `wish` mails at the monotonic time `now`. Permission that is
+    /// not used is to be returned with [`Pace::give_back`].
     pub fn take(&mut self, wish: usize, now: Duration) -> Allowance {
         let Some(limit) = &mut self.limit else {
             return Allowance {
@@ -147,7 +147,7 @@ impl Pace {
         }
     }
 
-    /// Returns permission that was taken and not used. It does not pile up while there is no mail.
+    /// Returns unused permission. It does not accumulate while there is no mail.
     pub fn give_back(&mut self, mails: usize) {
         if let Some(limit) = &mut self.limit {
             limit.due = limit.due.saturating_sub(limit.span(mails));
@@ -156,7 +156,7 @@ impl Pace {
 }
 
 impl Limit {
-    /// `None` for a rate that is faster than the clock.
+    /// `None` for a rate whose interval is below the resolution of the clock.
     fn of(rate: Rate, burst: NonZeroU32) -> Option<Self> {
         let interval = rate.per / rate.count.get();
         (!interval.is_zero()).then(|| Limit {
@@ -166,7 +166,7 @@ impl Limit {
         })
     }
 
-    /// How many mails may be sent now.
+    /// How many mails are permitted now.
     fn allowed(&self, now: Duration) -> usize {
         let early = self.due.saturating_sub(now);
         self.tolerance.checked_sub(early).map_or(0, |room| {
@@ -198,7 +198,7 @@ mod tests {
             let shares = (0..nodes).map(|rank| rate(whole).shared(rank, nodes).count.get());
             assert_eq!(shares.sum::<u32>(), rate(whole).count.get(), "{whole}");
         }
-        // Fewer than the nodes: each has one in so long that all together keep to it.
+        // Fewer mails than nodes: all are equally slow, and together keep to the rate.
         let slow = rate("2/s").shared(1, 3);
         assert_eq!(slow.to_string(), "2/3s");
     }

@@ -1,4 +1,4 @@
-//! How much one token or user may submit, and from which addresses.
+//! How much a token or user may submit, and from which addresses.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,20 +8,20 @@ use super::Rate;
 use super::route::domain_matches;
 use crate::mail::{Address, days};
 
-/// What a submitter may do. What is absent has no limit of its own.
+/// The limits of a submitter; `None` for no limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quota {
     /// How many of its deliveries may be pending.
     pub max_pending: Option<u64>,
-    /// How many mails it may submit, and in how long a time; as many at once.
+    /// How many mails it may submit in which time; all of them may come at once.
     pub rate: Option<Rate>,
-    /// How many recipients its mails may have on one day, in UTC.
+    /// How many recipients its mails may have in a day (UTC).
     pub max_per_day: Option<u64>,
-    /// The addresses it may send from; none: all.
+    /// The addresses that it may use as sender; all if empty.
     pub from: Vec<SenderPattern>,
-    /// How long after it is submitted a mail may be sent.
+    /// How far in the future the send time of a mail may be.
     pub max_delay: Duration,
-    /// How long after that time a mail may live.
+    /// How long after its send time a mail may expire.
     pub max_lifetime: Duration,
 }
 
@@ -39,7 +39,8 @@ impl Default for Quota {
 }
 
 impl Quota {
-    /// Bounds of those who come with neither a token nor a login: what no clock can be asked for.
+    /// The limits without a token or login: send times and expiries need only be representable
+    /// dates.
     pub(crate) fn of_everybody() -> Self {
         Quota {
             max_delay: days(365_250),
@@ -48,24 +49,24 @@ impl Quota {
         }
     }
 
-    /// Whether it may send from this address.
+    /// Whether this sender address is permitted.
     pub fn admits(&self, address: &Address) -> bool {
         self.from.is_empty() || self.from.iter().any(|pattern| pattern.matches(address))
     }
 }
 
-/// Addresses to send from: `shop@example.com`, `example.com`, or `*.example.com` for every name
-/// below.
+/// A pattern of sender addresses: `shop@example.com`, `example.com`, or `*.example.com` for all its
+/// subdomains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SenderPattern {
     /// This address.
     Address(Address),
-    /// Every address of this domain, or of those below it.
+    /// Every address of this domain, or of its subdomains.
     Domain(String),
 }
 
 impl SenderPattern {
-    /// Whether this address is one of them.
+    /// Whether this address matches.
     pub fn matches(&self, address: &Address) -> bool {
         match self {
             SenderPattern::Address(one) => one.as_str().eq_ignore_ascii_case(address.as_str()),

@@ -1,8 +1,8 @@
-//! Which domains rest at a relay: the breaker once more, with the domain as its key.
+//! Domains that rest at a relay: a circuit breaker for each recipient domain.
 //!
-//! Mail of a domain that rests is held back until its next probe, a little more for each mail, so
-//! that a domain that comes back is not met by all that waited at once. The probe is a mail that
-//! was not itself among the causes, as long as there is one.
+//! Mail to a resting domain is held until its next probe, each mail a little later than the one
+//! before, so that not all of it is sent at once when the domain is up again. The probe is a mail
+//! that did not cause the rest itself, if there is one.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -11,63 +11,63 @@ use super::{Breaker, BreakerState, Streak};
 use crate::delivery::Phase;
 use crate::mail::{MailId, minutes};
 
-/// The most domains of which something is known; more than that, and the relay is at fault.
+/// The most domains that are tracked; if more fail, the relay is at fault.
 const MOST_DOMAINS: usize = 1000;
-/// How many of the mails that failed are remembered for each domain.
+/// How many of the failed mails are remembered for each domain.
 const MOST_CAUSES: usize = 64;
-/// What is held back comes one after the other, so far apart.
+/// The time between two mails that are held.
 const SPACING: Duration = Duration::from_millis(5);
-/// The longest that they are spread over.
+/// The longest time over which held mails are spread.
 const LONGEST_SPREAD: Duration = minutes(10);
-/// When a probe that was not heard of any more is made up for.
+/// When a probe without a result counts as lost, and another is permitted.
 const PROBE_TIMEOUT: Duration = minutes(10);
 
-/// Whether a mail may go to its domain now.
+/// Whether a mail may be sent to its domain now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DomainAdmission {
-    /// It may.
+    /// It may be sent.
     Go,
-    /// Not before then, in monotonic time.
+    /// It is held until this monotonic time.
     HoldUntil(Duration),
 }
 
-/// The domains that rest at one relay, or may come to.
+/// The resting domains of one relay, and those with recent failures.
 #[derive(Clone, Debug, Default)]
 pub struct Rests {
     domains: HashMap<String, DomainRest>,
 }
 
-/// What is known of one domain.
+/// The state of one domain.
 #[derive(Clone, Debug, Default)]
 struct DomainRest {
     breaker: Breaker,
     streak: Streak,
     causes: VecDeque<MailId>,
-    /// How many other mails were held back since it was last probed.
+    /// How many other mails were held since the last probe.
     held: u32,
     probing_since: Option<Duration>,
     since: Duration,
     reason: String,
 }
 
-/// A domain that rests.
+/// A resting domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestingDomain {
     /// The domain.
     pub domain: String,
-    /// Since when, in monotonic time.
+    /// Since when it rests, in monotonic time.
     pub since: Duration,
-    /// What was said, or happened.
+    /// The reply or error of the last failure.
     pub reason: String,
 }
 
 impl Rests {
-    /// Whether anything is known of any domain.
+    /// Whether no domain is tracked.
     pub fn is_empty(&self) -> bool {
         self.domains.is_empty()
     }
 
-    /// Whether `mail` may go to `domain` now.
+    /// Whether `mail` may be sent to `domain` now.
     pub fn admits(&mut self, domain: &str, mail: MailId, now: Duration) -> DomainAdmission {
         let Some(rest) = self.domains.get_mut(&domain.to_ascii_lowercase()) else {
             return DomainAdmission::Go;
@@ -85,7 +85,7 @@ impl Rests {
                     return rest.hold(mail, now + super::breaker::FIRST_REST);
                 }
                 if rest.causes.contains(&mail) && others_wait {
-                    // Should none of the others come, it is its turn the next time.
+                    // If no other mail comes, this one is the next probe.
                     rest.held = 0;
                     return DomainAdmission::HoldUntil(now + super::breaker::FIRST_REST);
                 }
@@ -96,7 +96,7 @@ impl Rests {
         }
     }
 
-    /// The domain was reached. Returns whether it had rested.
+    /// Records that the domain was reached. Returns whether it was resting.
     pub fn answered(&mut self, domain: &str) -> bool {
         if self.domains.is_empty() {
             return false;
@@ -105,16 +105,16 @@ impl Rests {
         known.is_some_and(|rest| rest.breaker.probe_at().is_some())
     }
 
-    /// A mail to the domain was refused in a way that may be the domain's. Returns whether enough
-    /// others were before, or whether the domain rests already.
+    /// Records a refusal that the recipient's domain may have caused. Returns whether the domain
+    /// rests already, or enough other mails were refused before.
     pub fn is_repeated(&mut self, domain: &str, mail: MailId) -> bool {
         self.of(domain).is_some_and(|rest| {
             rest.streak.add(Phase::RcptTo, mail) || rest.breaker.probe_at().is_some()
         })
     }
 
-    /// The domain could not be reached with `mail`; `again` if others in a row have shown that
-    /// already. Returns whether it rests from now on.
+    /// Records that the domain could not be reached with `mail`; `again` if other mails have shown
+    /// that before, so that it rests at once. Returns whether it rests from now on.
     pub fn failed(
         &mut self,
         domain: &str,
@@ -145,7 +145,7 @@ impl Rests {
         opened
     }
 
-    /// The domains that rest now.
+    /// The domains that rest now, sorted by name.
     pub fn resting(&self) -> Vec<RestingDomain> {
         let mut resting: Vec<RestingDomain> = self
             .domains

@@ -4,28 +4,29 @@ use std::time::Duration;
 
 use crate::mail::{days, seconds};
 
-/// Whether chance shortens the delays, so that what failed together is not tried together.
+/// Whether delays are shortened at random, so that mails that failed together are not retried
+/// together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Jitter {
-    /// Each delay is drawn evenly between half the schedule's and the whole: never so early that a
-    /// server that asks for time_limit is asked again at once.
+    /// Each delay is drawn evenly between half the scheduled delay and all of it: a server that
+    /// asked for time is never asked again at once.
     #[default]
     Full,
-    /// Each delay is exactly the schedule's.
+    /// Each delay is exactly the scheduled one.
     None,
 }
 
 /// When a deferred delivery is tried again, and when it is given up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// The delays before the second, third … try; the last one repeats.
+    /// The delays before the second, third … attempt; the last one repeats.
     pub schedule: Vec<Duration>,
-    /// How many tries count before it is dead as `exhausted`; without a number, only its expiry
-    /// ends it. Tries in which the relay, not the mail, failed do not count.
+    /// How many attempts are made before a delivery is dead as `exhausted`; `None` to try until it
+    /// expires. Attempts that failed because of the relay, not the mail, do not count.
     pub max_attempts: Option<u32>,
-    /// How long after accept a mail expires that names no time of its own.
+    /// How long after acceptance a mail expires that has no expiry of its own.
     pub expire_after: Duration,
-    /// Whether the delays are spread.
+    /// Whether the delays are randomized.
     pub jitter: Jitter,
 }
 
@@ -41,8 +42,8 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// How long to wait after `tries` tries, of which `counted` count; `None` when no more are
-    /// allowed. `chance` is drawn evenly from 0 to 1.
+    /// How long to wait after `tries` attempts, of which `counted` count; `None` if no more are
+    /// allowed. `chance` is a random number from 0 to 1.
     pub fn delay(&self, tries: u32, counted: u32, chance: f64) -> Option<Duration> {
         if self.max_attempts.is_some_and(|most| counted >= most) {
             return None;

@@ -1,14 +1,14 @@
-//! Which relays a delivery may take.
+//! Chooses the relays of a delivery.
 
 use crate::delivery::Route;
 use crate::mail::{Address, Priority};
 
-/// Which mails take a route. An empty list admits every mail; all conditions must hold.
+/// The conditions of a route: all must be true. An empty list matches every mail.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Match {
-    /// The recipient's domain, without regard to case; `*.example.org` matches every name below.
+    /// The recipient's domain, in upper or lower case; `*.example.org` matches every subdomain.
     pub recipient_domain: Vec<String>,
-    /// The return path's domain, likewise.
+    /// The return path's domain, with the same rules.
     pub sender_domain: Vec<String>,
     /// One of the mail's tags.
     pub tag: Vec<String>,
@@ -16,23 +16,23 @@ pub struct Match {
     pub priority: Vec<Priority>,
 }
 
-/// A rule, and the relays it leads to, the first one first.
+/// A rule, and the relays of its route in order of preference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteRule {
-    /// What it asks.
+    /// The conditions.
     pub matching: Match,
-    /// The names of its relays.
+    /// The names of the relays.
     pub relays: Vec<String>,
 }
 
-/// All rules, in order: the first that matches is taken.
+/// All rules in order; the first that matches is used.
 #[derive(Clone, Debug, Default)]
 pub struct Routes {
     rules: Vec<(Match, Route)>,
 }
 
 impl Routes {
-    /// Routes by these rules.
+    /// Makes routes from these rules.
     pub fn new(rules: impl IntoIterator<Item = RouteRule>) -> Self {
         let rules = rules.into_iter().map(|rule| {
             (
@@ -45,7 +45,7 @@ impl Routes {
         }
     }
 
-    /// The route of one delivery; `None` where no rule matches.
+    /// The route of one delivery; `None` if no rule matches.
     pub fn resolve(
         &self,
         return_path: Option<&Address>,
@@ -66,8 +66,8 @@ impl Routes {
     }
 }
 
-/// Whether an address is in one of these domains, or below one of those that begin with `*.`; any
-/// is where there are none.
+/// Whether an address belongs to one of these domains, or to a subdomain for a pattern that begins
+/// with `*.`. Without patterns every address does.
 pub(super) fn domain_matches(patterns: &[String], address: Option<&Address>) -> bool {
     if patterns.is_empty() {
         return true;

@@ -1,15 +1,15 @@
-//! Whose turn it is: weighted priorities without starvation.
+//! Shares the turns among the priorities by their weights, so that none starves.
 
 use crate::mail::Priority;
 
-/// How many of each ten turns or so a priority gets while all have mail waiting.
+/// How many turns each priority gets, relative to the others, while all have mail waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Weights {
-    /// Of [`Priority::Critical`].
+    /// Turns of [`Priority::Critical`].
     pub critical: u32,
-    /// Of [`Priority::Default`].
+    /// Turns of [`Priority::Default`].
     pub default: u32,
-    /// Of [`Priority::Bulk`].
+    /// Turns of [`Priority::Bulk`].
     pub bulk: u32,
 }
 
@@ -34,8 +34,8 @@ impl Weights {
     }
 }
 
-/// Gives turns by smooth weighted round robin: over any stretch each priority has its share,
-/// and the turns of one are spread among those of the others.
+/// Chooses the next priority by smooth weighted round robin: over any period each priority has its
+/// share, and its turns are spread evenly.
 #[derive(Clone, Debug)]
 pub struct Shares {
     weights: Weights,
@@ -43,7 +43,7 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// Deals by these weights; a weight of zero counts as one, because zero would starve.
+    /// Uses these weights; a weight of zero counts as one, because zero would starve.
     pub fn new(weights: Weights) -> Self {
         Shares {
             weights,

@@ -1,31 +1,31 @@
-//! The engine's own time: it goes as monotonic time does, and toward the wall clock. The clock of
-//! the dispatcher asks it.
+//! The engine's clock: it runs with monotonic time, and is slewed toward the wall clock. Used by
+//! the dispatcher's clock.
 //!
-//! *Invariants:* it never goes back; while the process lives nothing that waits is late, nor
-//! expires, because the wall clock was set.
+//! *Invariants:* it never goes backwards. Setting the wall clock neither delays nor expires mail
+//! while the process runs, except after a jump of at least [`JUMP_THRESHOLD`].
 
 use std::time::Duration;
 
 use crate::mail::{Timestamp, minutes};
 
-/// A wall clock that is so far ahead was not set right by a little: the machine slept, or had no
-/// time when it started. What fell due or expired meanwhile did.
+/// A wall clock that is ahead by this much was not merely corrected: the machine was suspended, or
+/// had no time when it started. The time has really passed, so the clock follows at once.
 const JUMP_THRESHOLD: Duration = minutes(5);
 
-/// By this part of the time that passes it comes nearer to the wall clock.
+/// It approaches the wall clock by at most this fraction of the time that passes.
 const SLEW_DIVISOR: i128 = 10;
 
-/// Where the engine's time is.
+/// The state of the clock.
 #[derive(Clone, Debug)]
 pub struct SlewedClock {
-    /// In nanoseconds since the Unix epoch.
+    /// Nanoseconds since the Unix epoch.
     at: i128,
-    /// The monotonic time then.
+    /// The monotonic time at which `at` was computed.
     monotonic: Duration,
 }
 
 impl SlewedClock {
-    /// A course that begins at this time of the wall clock.
+    /// A clock that starts at this wall-clock time.
     pub fn new(wall: Timestamp, monotonic: Duration) -> Self {
         SlewedClock {
             at: nanoseconds(wall),
@@ -33,7 +33,7 @@ impl SlewedClock {
         }
     }
 
-    /// The time now.
+    /// The current time.
     pub fn now(&mut self, wall: Timestamp, monotonic: Duration) -> Timestamp {
         let elapsed = monotonic.saturating_sub(self.monotonic).as_nanos() as i128;
         let steady = self.at + elapsed;
@@ -62,7 +62,7 @@ mod tests {
 
     const START: i64 = 1_700_000_000_000;
 
-    /// What the time is after this long, with the wall clock set so many seconds off.
+    /// The time after `passed`, with the wall clock off by so many seconds.
     fn after(clock: &mut SlewedClock, passed: Duration, off: i64) -> i64 {
         let passed_ms = i64::try_from(passed.as_millis()).expect("short");
         let wall = Timestamp::from_millis(START + passed_ms + off * 1000);
@@ -88,7 +88,7 @@ mod tests {
         let back = -86_400;
         assert_eq!(after(&mut clock, seconds(10), back), 10_000);
         assert_eq!(after(&mut clock, seconds(70), back), 64_000);
-        // It arrives, and goes as the wall clock does then.
+        // It reaches the wall clock, and then runs with it.
         let later = days(20);
         for day in 1..=20 {
             after(&mut clock, days(day), back);

@@ -1,14 +1,15 @@
-//! Whether different mails are refused in a row, and none fares better: then it is not theirs.
+//! Counts different mails that are refused in a row while none is accepted: then the mails are not
+//! the cause.
 
 use crate::delivery::Phase;
 use crate::mail::MailId;
 
-/// So many different mails in a row make it somebody else's fault.
+/// How many different mails in a row make it likely that the mails are not the cause.
 const STREAK_LENGTH: usize = 3;
-/// So many leave no doubt.
+/// How many make it certain.
 const CERTAIN_LENGTH: usize = 20;
 
-/// The mails that were refused at the same step in a row.
+/// The mails that were refused in a row at the same step.
 #[derive(Clone, Debug, Default)]
 pub struct Streak {
     step: Option<Phase>,
@@ -16,7 +17,8 @@ pub struct Streak {
 }
 
 impl Streak {
-    /// This mail was refused at this step. Returns whether enough others were before it.
+    /// Records a refusal of this mail at this step. Returns whether enough different mails were
+    /// refused.
     pub fn add(&mut self, step: Phase, mail: MailId) -> bool {
         if self.step != Some(step) {
             self.step = Some(step);
@@ -31,17 +33,17 @@ impl Streak {
         self.mails.len() >= STREAK_LENGTH
     }
 
-    /// Whether so many were refused that it can be nobody's but the relay's.
+    /// Whether so many were refused that only the relay can be the cause.
     pub fn is_long(&self) -> bool {
         self.mails.len() >= CERTAIN_LENGTH
     }
 
-    /// A mail has fared better: it was taken.
+    /// Ends the streak, because a mail was accepted.
     pub fn end(&mut self) {
         self.mails.clear();
     }
 
-    /// A mail came as far as this step, and was refused there for itself.
+    /// Records that a mail reached this step and was refused for a cause of its own.
     pub fn reached(&mut self, step: Phase) {
         if self.step.is_some_and(|known| known <= step) {
             self.end();
