@@ -67,7 +67,7 @@ async fn take_into(
         SpoolLocation::Directory(path) => {
             let taken = tokio::task::spawn_blocking(move || {
                 let mut copied = CopyReport::default();
-                directory::take(&path, &mut || {
+                directory::import(&path, &mut || {
                     let part = from.blocking_recv().ok_or_else(broken_off)??;
                     if let Some(part) = &part {
                         copied.count(part);

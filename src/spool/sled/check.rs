@@ -1,10 +1,10 @@
-//! Reads a whole log before sled does, and says whether all of it is there that was once on disk.
+//! Checks a whole log before sled opens it: everything that was once on disk must still be there.
 //!
-//! Four things may rightly be torn after a power cut: what was written behind the last sync, at the
-//! end of the log; the segments that would have come next; a place in the file that was being
-//! written again for one of them, in which nothing stood any more that is needed; and such a place
-//! that sled was filling with zeros, which it does while it opens the files. Everything else was
-//! synced, and is damaged if it is not whole.
+//! After a power cut four things may be torn: what was written after the last sync, at the end of
+//! the log; the segments that would have come next; a segment of the file that was being
+//! overwritten by one of them, and contained nothing that was still needed; and such a segment that
+//! sled was filling with zeros, which it does while it opens the files. Everything else was synced,
+//! so it is damaged if it is not whole.
 
 use std::fs::File;
 use std::io;
@@ -16,24 +16,24 @@ use super::log::{self, Kind, SEGMENT_HEAD, SegmentHeader};
 use super::open::SEGMENT;
 use super::outcomes;
 use super::pages;
-use super::watermark::{self, SpoolPhase, TornPlace, WatermarkRecord};
+use super::watermark::{self, SpoolPhase, TornSegment, WatermarkRecord};
 
-/// How near the end of a segment the log must end, for the next one to have been begun where
-/// nothing in it tells; and how much of that may have been written.
-const BEGUN: usize = SEGMENT / 4;
-/// How many segments may have been begun.
-const MOST_BEGUN: usize = 2;
-/// What a disk writes as a whole, in bytes.
+/// How near to the end of its segment the log must end for the next segment to have been started
+/// without a trace of it, and how much of that segment may have been written.
+const STARTED_BYTES: usize = SEGMENT / 4;
+/// How many segments may have been started.
+const MOST_STARTED: usize = 2;
+/// The unit in which a disk writes, in bytes.
 const DISK_PAGE: usize = 4096;
 
-/// Why a spool is not opened.
+/// Why a spool cannot be opened.
 #[derive(Debug)]
 pub(super) enum CheckFailure {
-    /// Something of it is not as it was on disk.
+    /// A file differs from what was on disk.
     Damaged { file: PathBuf, reason: String },
     /// A file cannot be read.
     Unread(io::Error),
-    /// The log is gone, and with it all that was in it.
+    /// The log does not exist, and all mail was in it.
     Lost,
 }
 
@@ -43,23 +43,23 @@ impl From<io::Error> for CheckFailure {
     }
 }
 
-/// What is known of a log that is whole.
+/// The result of checking a log that is whole.
 #[derive(Debug, Default)]
 pub(super) struct LogCheck {
     pub mark: Option<WatermarkRecord>,
-    /// Places that were being written again when the power was cut; nothing is in them.
-    pub torn: Vec<TornPlace>,
-    /// Damaged snapshots, which are not needed.
-    pub worthless: Vec<PathBuf>,
+    /// Segments that were being overwritten when the power was cut; nothing in them is needed.
+    pub torn: Vec<TornSegment>,
+    /// Damaged snapshots; they are not needed.
+    pub broken_snapshots: Vec<PathBuf>,
 }
 
-/// sled's snapshots. One only saves reading again what lies before it in the log, as long as that
-/// is there.
+/// sled's snapshots. A snapshot only saves reading the log before it, so it is not needed while
+/// that part of the log exists.
 #[derive(Default)]
 struct Snapshots {
-    /// The place in the log of the newest that is whole.
+    /// The position in the log of the newest whole snapshot.
     lsn: u64,
-    worthless: Vec<PathBuf>,
+    broken: Vec<PathBuf>,
 }
 
 impl Snapshots {
@@ -73,7 +73,7 @@ impl Snapshots {
             };
             match u64::from_str_radix(lsn, 16) {
                 Ok(lsn) if is_snapshot_whole(&path)? => snapshots.lsn = snapshots.lsn.max(lsn),
-                _ => snapshots.worthless.push(path),
+                _ => snapshots.broken.push(path),
             }
         }
 
@@ -81,24 +81,24 @@ impl Snapshots {
     }
 }
 
-/// What was read of a place in the file.
+/// A segment of the file, as far as it could be read.
 struct ReadSegment {
     at: u64,
     header: Option<SegmentHeader>,
-    /// Where its whole messages end, and whether that is as it should be.
+    /// Where its whole messages end, and whether that is the end of the segment.
     end: usize,
     is_full: bool,
     /// The newest commit in its messages.
     commit: u64,
-    /// The first batch that goes on behind them.
+    /// The first batch that continues in the next segment.
     unfinished: Option<LogBatch>,
     is_empty: bool,
 }
 
-/// Messages that count together or not at all.
+/// Messages that count only if all of them are whole.
 #[derive(Clone, Copy)]
 struct LogBatch {
-    /// Where it begins in the log, and its last message.
+    /// Where it begins in the log, and where its last message does.
     from: u64,
     upto: u64,
     /// The newest commit before it.
@@ -110,22 +110,22 @@ impl ReadSegment {
         self.header.map_or(0, |header| header.lsn)
     }
 
-    fn torn(&self) -> TornPlace {
-        TornPlace {
+    fn torn(&self) -> TornSegment {
+        TornSegment {
             at: self.at,
             lsn: self.lsn(),
         }
     }
 }
 
-/// Checks the files of a spool that nobody has open.
+/// Checks the files of a spool that is not open.
 pub(super) fn check(dir: &Path) -> Result<LogCheck, CheckFailure> {
     let damaged = |name: &str, reason: String| CheckFailure::Damaged {
         file: dir.join(name),
         reason,
     };
 
-    // What a file's error says does not name it.
+    // For a directory, the error of the file system would not name it.
     for name in ["db", "conf", watermark::FILE, outcomes::FILE] {
         if dir.join(name).is_dir() {
             return Err(damaged(name, "is a directory, and must be a file".into()));
@@ -153,7 +153,7 @@ pub(super) fn check(dir: &Path) -> Result<LogCheck, CheckFailure> {
     if reached > 0 {
         match is_conf_whole(dir) {
             Ok(true) => {}
-            Ok(false) => return Err(damaged("conf", "is not what was written".into())),
+            Ok(false) => return Err(damaged("conf", "does not match its checksum".into())),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 return Err(damaged("conf", "is missing".into()));
             }
@@ -161,25 +161,25 @@ pub(super) fn check(dir: &Path) -> Result<LogCheck, CheckFailure> {
         }
     }
 
-    let places = read_places(&file)?;
+    let segments = read_segments(&file)?;
     let snapshots = Snapshots::read(dir)?;
-    let tail = LogTail::of(&places, snapshots.lsn);
+    let tail = LogTail::of(&segments, snapshots.lsn);
     if tail.commit < reached {
-        let reason = "ends before what is known to have been on disk";
-        return Err(match snapshots.worthless.into_iter().next() {
-            // Without it not all of the log can be read again.
+        let reason = "ends before the last commit that is known to be on disk";
+        return Err(match snapshots.broken.into_iter().next() {
+            // Without this snapshot, part of the log cannot be read again.
             Some(file) => CheckFailure::Damaged {
                 file,
-                reason: "is not what was written".into(),
+                reason: "does not match its checksum".into(),
             },
             None => damaged("db", reason.into()),
         });
     }
 
-    let stage = mark.map_or(SpoolPhase::Open, |mark| mark.stage);
+    let phase = mark.map_or(SpoolPhase::Open, |mark| mark.phase);
     let known = watermark::torn(dir)?;
     let mut torn = Vec::new();
-    let mut begun = 0;
+    let mut started = 0;
     let mut needed = None;
     let mut is_needed = |at| -> io::Result<bool> {
         let needed = match &mut needed {
@@ -189,84 +189,84 @@ pub(super) fn check(dir: &Path) -> Result<LogCheck, CheckFailure> {
         Ok(needed.contains(&at))
     };
 
-    for place in &places {
-        let is_whole = match place.header {
-            Some(header) if header.lsn > tail.lsn => stage != SpoolPhase::Closed,
-            Some(header) => header.lsn == tail.lsn || place.is_full,
-            None => place.is_empty,
+    for segment in &segments {
+        let is_whole = match segment.header {
+            Some(header) if header.lsn > tail.lsn => phase != SpoolPhase::Closed,
+            Some(header) => header.lsn == tail.lsn || segment.is_full,
+            None => segment.is_empty,
         };
         if is_whole {
             continue;
         }
-        if known.contains(&place.torn()) {
-            torn.push(place.torn());
+        if known.contains(&segment.torn()) {
+            torn.push(segment.torn());
             continue;
         }
 
-        let mut segment = vec![0; SEGMENT];
-        let length = read_segment(&file, place.at, &mut segment)?;
-        let segment = &segment[..length];
-        let may_be_torn = match stage {
+        let mut content = vec![0; SEGMENT];
+        let length = read_bytes(&file, segment.at, &mut content)?;
+        let content = &content[..length];
+        let may_be_torn = match phase {
             SpoolPhase::Closed => false,
-            SpoolPhase::Opening if has_empty_page(segment) => true,
+            SpoolPhase::Opening if has_empty_page(content) => true,
             SpoolPhase::Opening | SpoolPhase::Open => {
-                begun += 1;
-                let may_be_next = tail.is_near_boundary && place.end <= BEGUN;
-                begun <= MOST_BEGUN && (may_be_next || tail.is_before(segment))
+                started += 1;
+                let may_be_next = tail.is_near_boundary && segment.end <= STARTED_BYTES;
+                started <= MOST_STARTED && (may_be_next || tail.is_before(content))
             }
         };
 
-        if !may_be_torn || is_needed(place.at)? {
-            let at = place.at + place.end as u64;
+        if !may_be_torn || is_needed(segment.at)? {
+            let at = segment.at + segment.end as u64;
             return Err(damaged("db", format!("is damaged at byte {at}")));
         }
-        torn.push(place.torn());
+        torn.push(segment.torn());
     }
 
     Ok(LogCheck {
         mark,
         torn,
-        worthless: snapshots.worthless,
+        broken_snapshots: snapshots.broken,
     })
 }
 
-/// Where the log ends.
+/// The end of the log.
 struct LogTail {
-    /// Where its last segment begins in the log.
+    /// Where the last segment begins in the log.
     lsn: u64,
-    /// The number of the segment that comes next.
+    /// The number of the next segment.
     next: u64,
-    /// Up to where in the log it counts.
+    /// The position in the log at which the valid part ends.
     end: u64,
-    /// The newest commit that is whole.
+    /// The newest whole commit.
     commit: u64,
-    /// Whether the next segment may have been begun.
+    /// Whether the next segment may have been started.
     is_near_boundary: bool,
 }
 
 impl LogTail {
-    /// As sled finds it: from the segment up to which all was known to be written, as long as one
-    /// follows the other and each is whole.
-    fn of(places: &[ReadSegment], snapshot: u64) -> Self {
-        let mut found: Vec<&ReadSegment> = places
+    /// Finds the end as sled does: it starts with the segment up to which everything is known to be
+    /// written, and goes on as long as each segment is whole and the next one exists.
+    fn of(segments: &[ReadSegment], snapshot: u64) -> Self {
+        let mut found: Vec<&ReadSegment> = segments
             .iter()
-            .filter(|place| place.header.is_some())
+            .filter(|segment| segment.header.is_some())
             .collect();
 
-        found.sort_by_key(|place| place.lsn());
+        found.sort_by_key(|segment| segment.lsn());
         let stable = found
             .iter()
-            .filter_map(|place| place.header)
+            .filter_map(|segment| segment.header)
             .map(|header| header.stable)
             .max();
         let size = SEGMENT as u64;
         let mut next = stable.unwrap_or(0).max(snapshot) / size * size;
 
         let mut last: Option<&ReadSegment> = None;
-        for place in &found {
-            if place.lsn() == next {
-                last = Some(place);
-                if !place.is_full {
+        for segment in &found {
+            if segment.lsn() == next {
+                last = Some(segment);
+                if !segment.is_full {
                     break;
                 }
                 next += size;
@@ -285,14 +285,14 @@ impl LogTail {
 
         let mut end = last.lsn() + last.end as u64;
         let mut commit = 0;
-        for place in found.iter().filter(|place| place.lsn() <= last.lsn()) {
-            match place.unfinished {
+        for segment in found.iter().filter(|segment| segment.lsn() <= last.lsn()) {
+            match segment.unfinished {
                 Some(batch) if batch.upto >= end => {
                     commit = commit.max(batch.commit);
                     end = batch.from;
                     break;
                 }
-                _ => commit = commit.max(place.commit),
+                _ => commit = commit.max(segment.commit),
             }
         }
 
@@ -301,50 +301,51 @@ impl LogTail {
             next: last.lsn() / size + 1,
             end,
             commit,
-            is_near_boundary: last.is_full || last.end + BEGUN >= SEGMENT,
+            is_near_boundary: last.is_full || last.end + STARTED_BYTES >= SEGMENT,
         }
     }
 
-    /// Whether this place holds something of the segments that come next: then sled had no use any
-    /// more for what stood there, for it writes nowhere else.
+    /// Whether this segment of the file contains messages of one of the next segments of the log:
+    /// then its former content was no longer needed, because sled overwrites nothing else.
     fn is_before(&self, segment: &[u8]) -> bool {
-        let mut numbers = self.next..self.next + MOST_BEGUN as u64;
+        let mut numbers = self.next..self.next + MOST_STARTED as u64;
         numbers.any(|number| {
             (SEGMENT_HEAD..segment.len()).any(|at| log::message(segment, at, number).is_some())
         })
     }
 }
 
-/// Whether a part of this place was filled with zeros.
+/// Whether a page of this segment is filled with zeros.
 fn has_empty_page(segment: &[u8]) -> bool {
     segment
         .chunks_exact(DISK_PAGE)
         .any(|page| page.iter().all(|byte| *byte == 0))
 }
 
-fn read_places(file: &File) -> io::Result<Vec<ReadSegment>> {
+fn read_segments(file: &File) -> io::Result<Vec<ReadSegment>> {
     let length = file.metadata()?.len();
     let scanner = Scanner::new();
     let mut buffer = vec![0; SEGMENT];
-    let mut places = Vec::new();
+    let mut segments = Vec::new();
     let mut at = 0;
     while at < length {
-        let here = read_segment(file, at, &mut buffer)?;
-        places.push(read_place(&scanner, &buffer[..here], at));
+        let here = read_bytes(file, at, &mut buffer)?;
+        segments.push(parse_segment(&scanner, &buffer[..here], at));
         at += SEGMENT as u64;
     }
-    Ok(places)
+    Ok(segments)
 }
 
-/// Reads what there is of the segment that begins here, and says how much.
-fn read_segment(file: &File, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
+/// Reads the segment at this position of the file, and returns its length; the last one may be
+/// short.
+fn read_bytes(file: &File, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
     let rest = file.metadata()?.len().saturating_sub(at);
     let here = usize::try_from(rest).unwrap_or(SEGMENT).min(SEGMENT);
     file.read_exact_at(&mut buffer[..here], at)?;
     Ok(here)
 }
 
-fn read_place(scanner: &Scanner, segment: &[u8], at: u64) -> ReadSegment {
+fn parse_segment(scanner: &Scanner, segment: &[u8], at: u64) -> ReadSegment {
     let Some(header) = SegmentHeader::read(segment) else {
         return ReadSegment {
             at,
@@ -362,7 +363,7 @@ fn read_place(scanner: &Scanner, segment: &[u8], at: u64) -> ReadSegment {
     let number = header.lsn / SEGMENT as u64;
     let (end, is_full) = log::messages(segment, number, SEGMENT, &mut |message| {
         if let Kind::Batch(upto) = message.kind {
-            // Those before it that are finished need not be kept.
+            // Batches that are complete need not be remembered.
             let from = header.lsn + message.at as u64;
             batches.retain(|batch| batch.upto >= from);
             batches.push(LogBatch { from, upto, commit });
@@ -386,8 +387,7 @@ fn read_place(scanner: &Scanner, segment: &[u8], at: u64) -> ReadSegment {
     }
 }
 
-/// Whether sled's settings are as they were written: they end with a checksum that sled itself does
-/// not mind.
+/// Whether sled's settings are undamaged. They end with a checksum, which sled itself ignores.
 fn is_conf_whole(dir: &Path) -> io::Result<bool> {
     let bytes = std::fs::read(dir.join("conf"))?;
     Ok(ends_with_checksum(&bytes))
@@ -401,7 +401,7 @@ fn ends_with_checksum(bytes: &[u8]) -> bool {
         })
 }
 
-/// Whether a snapshot of sled's is as it was written.
+/// Whether a snapshot is undamaged.
 fn is_snapshot_whole(path: &Path) -> io::Result<bool> {
     let bytes = std::fs::read(path)?;
     let Some((rest, checksum)) = bytes.split_last_chunk::<4>() else {

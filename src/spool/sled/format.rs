@@ -1,6 +1,6 @@
-//! How values lie in the database: the format has a key of its own, which is looked at whenever a
-//! spool is opened. Format 1 had neither that key nor frames; it is brought up to date in steps,
-//! each whole or not at all.
+//! The format of the values in the database. It has a key of its own, which is read whenever a
+//! spool is opened. Format 1 had neither that key nor frames; it is upgraded in steps, each in one
+//! commit.
 
 use std::path::Path;
 
@@ -9,20 +9,20 @@ use super::{OpenFiles, frame, guarded};
 use crate::spool::SpoolError;
 use crate::spool::keyed::TOTALS;
 
-/// The format that is written.
+/// The format that this version writes.
 const FORMAT: u8 = 2;
-/// Keys of the store's own. None of the keyed spool's begins that way.
+/// The first byte of the store's own keys. No key of the keyed spool begins with it.
 const STORE_PREFIX: u8 = 0;
 pub(super) const FORMAT_KEY: &[u8] = b"\0f";
-/// Written by a commit that does not write the totals, so that each commit leaves its number.
+/// Written in commits that do not write the totals, so that every commit leaves its number.
 pub(super) const COMMIT_KEY: &[u8] = b"\0c";
-/// How far the values have frames, while they are given them.
+/// The last key that has a frame, while an upgrade adds them.
 const FRAMED_KEY: &[u8] = b"\0m";
-/// The bytes that are given frames in one step.
+/// How many bytes are upgraded in one step.
 const STEP_BYTES: usize = 256 * 1024;
 
-/// The number of the first commit after an opening. It leaves room for those that were written
-/// before and did not count, so that no number is given twice.
+/// The number of the first commit after opening. It leaves a gap, so that the numbers of commits
+/// that were written but did not reach the disk are not used again.
 pub(super) fn next_life(last_commit: u64) -> u64 {
     ((last_commit >> 32) + 1) << 32
 }
@@ -38,7 +38,7 @@ pub(super) fn last_commit(db: &sled::Db) -> Result<u64, sled::Error> {
     Ok(last)
 }
 
-/// Brings a database to the format that is written.
+/// Upgrades a database to the current format.
 pub(super) fn adopt(opened: &OpenFiles, path: &Path) -> Result<(), SpoolError> {
     let unopenable = |error: sled::Error| unopenable(path, error);
     let db = &opened.db;
@@ -64,7 +64,7 @@ pub(super) fn adopt(opened: &OpenFiles, path: &Path) -> Result<(), SpoolError> {
     let commit = next_life(last_commit(db).map_err(unopenable)?);
     let is_new = guarded(|| db.first()).map_err(unopenable)?.is_none();
     if !is_new {
-        tracing::info!(spool = %path.display(), "bringing the spool to format {FORMAT}");
+        tracing::info!(spool = %path.display(), "upgrading the spool to format {FORMAT}");
         frame_all(opened, commit).map_err(unopenable)?;
     }
 
@@ -102,7 +102,7 @@ fn frame_all(opened: &OpenFiles, commit: u64) -> Result<(), sled::Error> {
     }
 }
 
-/// Writes a batch and puts it on disk.
+/// Writes a batch and syncs it.
 fn step(opened: &OpenFiles, batch: sled::Batch) -> Result<(), sled::Error> {
     guarded(|| opened.db.apply_batch(batch))?;
     guarded(|| opened.db.flush())?;
@@ -114,7 +114,7 @@ mod tests {
     use super::super::open::{Purpose, open_files};
     use super::*;
 
-    /// Opens a spool whose format key holds this.
+    /// Opens a spool whose format key has this value.
     fn opens_with(value: &[u8]) -> Result<(), SpoolError> {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("spool");

@@ -1,6 +1,6 @@
-//! What a value looks like in sled's files. It lies in a frame that names its key and the commit
-//! that wrote it, under a checksum of its own, so that it is recognised wherever it lies, without
-//! sled, and so that a value which is not what was written is never taken for it.
+//! The encoding of a value in sled's files: a frame with its key, the number of the commit that
+//! wrote it, and a checksum. So it can be found anywhere in the files without sled, and a damaged
+//! value is never mistaken for a whole one.
 //!
 //! | bytes | |
 //! |---|---|
@@ -13,15 +13,15 @@
 use memchr::memmem::Finder;
 use twox_hash::XxHash3_64;
 
-/// How every frame begins. No record begins with its first byte, so that what lies in a damaged
-/// frame is never understood.
+/// The start of every frame. No record begins with this first byte, so a damaged frame never
+/// decodes as a record.
 pub(super) const MAGIC: [u8; 4] = [0xF7, 0xB3, b'p', 0xD1];
 const HEAD: usize = 4 + 8 + 2 + 4;
 const TAIL: usize = 8;
-/// The longest value that is looked for among bytes that may be anything.
+/// The longest value that is accepted when searching for frames in arbitrary bytes.
 const LONGEST_VALUE: usize = 8 * 1024 * 1024;
 
-/// A value that is as it was written.
+/// A value that is undamaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ValueFrame<'a> {
     pub commit: u64,
@@ -29,7 +29,7 @@ pub(super) struct ValueFrame<'a> {
     pub value: &'a [u8],
 }
 
-/// The value of a key in its frame.
+/// Puts the value of a key into a frame.
 pub(super) fn wrap(commit: u64, key: &[u8], value: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEAD + key.len() + value.len() + TAIL);
     bytes.extend_from_slice(&MAGIC);
@@ -42,7 +42,7 @@ pub(super) fn wrap(commit: u64, key: &[u8], value: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The whole frame at the beginning of some bytes, and its length.
+/// The whole frame at the start of some bytes, and its length.
 fn read(bytes: &[u8]) -> Option<(ValueFrame<'_>, usize)> {
     let rest = bytes.strip_prefix(&MAGIC)?;
     let (commit, rest) = rest.split_first_chunk::<8>()?;
@@ -69,14 +69,14 @@ fn read(bytes: &[u8]) -> Option<(ValueFrame<'_>, usize)> {
         .then_some((frame, end + TAIL))
 }
 
-/// The frame that these bytes are.
+/// The frame, if these bytes are exactly one whole frame.
 pub(super) fn whole(bytes: &[u8]) -> Option<ValueFrame<'_>> {
     read(bytes)
         .filter(|(_, length)| *length == bytes.len())
         .map(|(frame, _)| frame)
 }
 
-/// The value of this key. What is damaged is handed on as it lies, and no record begins that way.
+/// The value of this key. Returns a damaged frame unchanged; it does not decode as a record.
 pub(super) fn unwrap<'a>(key: &[u8], bytes: &'a [u8]) -> &'a [u8] {
     match whole(bytes) {
         Some(frame) if frame.key == key => frame.value,
@@ -84,14 +84,14 @@ pub(super) fn unwrap<'a>(key: &[u8], bytes: &'a [u8]) -> &'a [u8] {
     }
 }
 
-/// The commit that wrote the value of this key.
+/// The commit that wrote the value of this key; `None` if the frame is damaged.
 pub(super) fn commit_of(key: &[u8], bytes: &[u8]) -> Option<u64> {
     whole(bytes)
         .filter(|frame| frame.key == key)
         .map(|frame| frame.commit)
 }
 
-/// Finds frames among bytes that may be anything.
+/// Finds frames in arbitrary bytes.
 pub(super) struct Scanner(Finder<'static>);
 
 impl Scanner {
@@ -99,7 +99,7 @@ impl Scanner {
         Scanner(Finder::new(&MAGIC).into_owned())
     }
 
-    /// Shows every whole frame, with where it begins.
+    /// Calls `show` with each whole frame and its position.
     pub(super) fn scan<'a>(&self, bytes: &'a [u8], show: &mut dyn FnMut(usize, ValueFrame<'a>)) {
         let mut at = 0;
         while let Some(found) = self.0.find(&bytes[at..]) {

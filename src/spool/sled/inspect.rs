@@ -1,4 +1,4 @@
-//! Verifies a spool that no service has open, or exports its mail.
+//! Verifies a spool that is not in use, or exports its mail.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,35 +14,35 @@ use crate::spool::SpoolError;
 use crate::spool::keyed::inspect::{self, WholeMail};
 use crate::spool::store::Store;
 
-/// What was found in a spool.
+/// What a spool contains, and what is wrong with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct VerifyReport {
     /// Mails that are whole.
     pub mails: u64,
     /// Deliveries that are not finished.
     pub pending: u64,
-    /// Deliveries that a relay took.
+    /// Deliveries that a relay accepted.
     pub delivered: u64,
     /// Deliveries that failed for good.
     pub dead: u64,
-    /// Deliveries that a user withdrew.
+    /// Deliveries that were cancelled.
     pub cancelled: u64,
-    /// Records that were set aside earlier, because they could not be read.
+    /// Records that were set aside earlier because they could not be read.
     pub quarantined: u64,
     /// Events in the journal.
     pub events: u64,
-    /// What is wrong, one sentence each; empty for a sound spool.
+    /// What is wrong, one sentence each; empty if nothing is.
     pub problems: Vec<String>,
 }
 
-/// Reads every record and checks that they agree with each other. Changes nothing.
+/// Reads every record and checks that the records are consistent. Does not change the spool.
 ///
 /// # Errors
-/// As [`open`](super::open): a spool that is in use or cannot be opened. What is wrong inside is in
-/// the result.
+/// The same as [`open`](super::open). Problems inside the spool are no error; they are part of the
+/// result.
 pub fn verify(path: &Path) -> Result<VerifyReport, SpoolError> {
     require(path)?;
-    let store = open_store(path, Purpose::Look)?;
+    let store = open_store(path, Purpose::Inspect)?;
     let mut verified = VerifyReport::default();
     let problems = inspect::walk(&store, &mut |seen: WholeMail<'_>| {
         verified.mails += 1;
@@ -65,7 +65,7 @@ pub fn verify(path: &Path) -> Result<VerifyReport, SpoolError> {
 
     let damaged = store.damaged_values()?;
     if damaged > 0 {
-        let problem = format!("values that are not as they were written: {damaged}");
+        let problem = format!("damaged values: {damaged}");
         verified.problems.push(problem);
     }
 
@@ -76,20 +76,20 @@ pub fn verify(path: &Path) -> Result<VerifyReport, SpoolError> {
 /// What an export wrote.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ExportReport {
-    /// Mails that were written.
+    /// Mails that were exported.
     pub mails: u64,
-    /// What could not be, one sentence each.
+    /// What could not be exported, one sentence each.
     pub problems: Vec<String>,
 }
 
-/// Writes every mail to `to`: `ID.eml` with the message, where that is still kept, and `ID.json`
-/// with its envelope and the state of each delivery.
+/// Writes two files for each mail to the directory `to`: `ID.eml` with the message, if it is still
+/// kept, and `ID.json` with the envelope and the state of each delivery.
 ///
 /// # Errors
-/// As [`verify`], and where a file cannot be written.
+/// The same as [`verify`]; also if a file cannot be written.
 pub fn export(path: &Path, to: &Path) -> Result<ExportReport, SpoolError> {
     require(path)?;
-    let store = open_store(path, Purpose::Look)?;
+    let store = open_store(path, Purpose::Inspect)?;
 
     let cannot = |e: std::io::Error| {
         SpoolError::Unreadable(format!("cannot write to {}: {e}", to.display()))
@@ -134,8 +134,8 @@ pub(super) fn require(path: &Path) -> Result<(), SpoolError> {
     })
 }
 
-/// The envelope as JSON. Written by hand because the engine alone has no JSON library; every value
-/// is one that needs no escaping beyond that of its debug form.
+/// The envelope as JSON. Written by hand because the library has no JSON dependency without the
+/// feature `server`; no value needs other escapes.
 pub(in crate::spool) fn describe(seen: &WholeMail<'_>) -> String {
     let quote = |text: &str| {
         let mut quoted = String::from('"');

@@ -1,24 +1,25 @@
-//! sled's log as it lies in `db`, read without sled: segments of one size, each with a header and
-//! messages one behind the other, all under checksums. sled itself takes whatever is damaged for
-//! the torn end of the log, drops what is behind it without a word and fills the place with zeros;
-//! so the log is read here before sled may touch it.
+//! Reads sled's log, the file `db`, without sled: segments of one size, each with a header and
+//! consecutive messages, all with checksums. sled takes any damage for the torn end of the log,
+//! silently drops everything after it and fills it with zeros; so Postrider reads the log before
+//! sled opens it.
 
 use crc32fast::Hasher;
 
 /// The bytes of a segment's header.
 pub(super) const SEGMENT_HEAD: usize = 20;
-/// A message begins only where a header of the greatest length would fit.
+/// A message begins only where the longest possible header would fit.
 const MESSAGE_HEAD: usize = 32;
-/// Both are how sled hides them: so that zeros are not valid.
-const HIDDEN_NUMBER: u64 = 0x7FFF_FFFF_FFFF_FFFF;
-const HIDDEN_CHECKSUM: u32 = u32::MAX;
+/// sled XORs numbers and checksums with these, so that zeros are not valid.
+const NUMBER_MASK: u64 = 0x7FFF_FFFF_FFFF_FFFF;
+const CHECKSUM_MASK: u32 = u32::MAX;
 
-/// What stands at the beginning of a segment.
+/// The header of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SegmentHeader {
-    /// The place of its first byte in the log, which is written round and round the file.
+    /// The position of its first byte in the log. The log reuses the segments of the file, so this
+    /// is no position in the file.
     pub lsn: u64,
-    /// How far the log was known to be written then.
+    /// How far the log was known to be written at that time.
     pub stable: u64,
 }
 
@@ -28,33 +29,33 @@ impl SegmentHeader {
         let checksum = u32::from_le_bytes(*head.first_chunk::<4>()?);
         let number = |at: usize| {
             let bytes = head[at..].first_chunk::<8>()?;
-            Some(u64::from_le_bytes(*bytes) ^ HIDDEN_NUMBER)
+            Some(u64::from_le_bytes(*bytes) ^ NUMBER_MASK)
         };
         let header = SegmentHeader {
             lsn: number(4)?,
-            // Nothing was, in the first segment: then it is below zero.
+            // Negative in the first segment, when nothing was.
             stable: u64::try_from(number(12)?.cast_signed()).unwrap_or(0),
         };
-        (crc32fast::hash(&head[4..]) == checksum ^ HIDDEN_CHECKSUM).then_some(header)
+        (crc32fast::hash(&head[4..]) == checksum ^ CHECKSUM_MASK).then_some(header)
     }
 }
 
-/// What a message is.
+/// The kind of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Nothing: its write was given up.
+    /// Nothing: the write was abandoned.
     Cancelled,
-    /// Nothing more comes in this segment.
+    /// The end of this segment.
     Cap,
-    /// Those up to this place in the log count together or not at all.
+    /// The messages up to this position of the log count only if all of them are whole.
     Batch(u64),
-    /// A page is free.
+    /// A page was freed.
     Free,
-    /// A page as a whole.
+    /// A whole page.
     Page,
     /// A change of a page.
     Change,
-    /// sled's own, or in a file of its own.
+    /// Anything else; also values that have a file of their own.
     Other,
 }
 
@@ -69,19 +70,19 @@ pub(super) struct LogMessage<'a> {
     pub end: usize,
 }
 
-/// The whole message that begins here. `number` is the segment's place in the log, counted in
-/// segments.
+/// The whole message at this position, if there is one. `number` is the segment's position in the
+/// log, counted in segments.
 pub(super) fn message(segment: &[u8], at: usize, number: u64) -> Option<LogMessage<'_>> {
     let (message, segment_number) = any_message(segment, at, Some(number))?;
     (segment_number == number).then_some(message)
 }
 
-/// What a whole message that begins here says of its segment's place in the log.
+/// The number of the segment, from a whole message at this position.
 pub(super) fn number_of_message(segment: &[u8], at: usize) -> Option<u64> {
     any_message(segment, at, None).map(|(_, number)| number)
 }
 
-fn any_message(segment: &[u8], at: usize, wanted: Option<u64>) -> Option<(LogMessage<'_>, u64)> {
+fn any_message(segment: &[u8], at: usize, expected: Option<u64>) -> Option<(LogMessage<'_>, u64)> {
     let bytes = segment.get(at..)?;
     let (checksum, rest) = bytes.split_first_chunk::<4>()?;
     let (kind, mut rest) = rest.split_first()?;
@@ -91,7 +92,7 @@ fn any_message(segment: &[u8], at: usize, wanted: Option<u64>) -> Option<(LogMes
 
     let length = usize::try_from(varint(&mut rest)?).ok()?;
     let number = varint(&mut rest)?;
-    if wanted.is_some_and(|wanted| wanted != number) {
+    if expected.is_some_and(|expected| expected != number) {
         return None;
     }
 
@@ -102,7 +103,7 @@ fn any_message(segment: &[u8], at: usize, wanted: Option<u64>) -> Option<(LogMes
     let mut hasher = Hasher::new();
     hasher.update(body);
     hasher.update(&bytes[4..head]);
-    if hasher.finalize() ^ HIDDEN_CHECKSUM != u32::from_le_bytes(*checksum) {
+    if hasher.finalize() ^ CHECKSUM_MASK != u32::from_le_bytes(*checksum) {
         return None;
     }
 
@@ -132,8 +133,8 @@ pub(super) fn has_place(at: usize, size: usize) -> bool {
     at + MESSAGE_HEAD <= size
 }
 
-/// Where the messages of a segment end, and whether that is its own end: nothing more was ever to
-/// come.
+/// Calls `show` with each whole message. Returns where they end, and whether that is the end of the
+/// segment.
 pub(super) fn messages<'a>(
     segment: &'a [u8],
     number: u64,
@@ -154,7 +155,7 @@ pub(super) fn messages<'a>(
     (at, true)
 }
 
-/// A number as sled writes it, which is taken off.
+/// Takes a number in sled's variable-length encoding off the front of the bytes.
 pub(super) fn varint(bytes: &mut &[u8]) -> Option<u64> {
     let (first, rest) = bytes.split_first()?;
     let first = *first;

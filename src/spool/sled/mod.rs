@@ -1,12 +1,12 @@
 //! The spool on disk, in a sled database.
 //!
-//! What makes an answered write survive a power cut is the order of syncs, and it is kept here and
-//! nowhere else: after opening, `conf`, `db` and the directory are synced; then, for each group,
-//! `apply_batch`, `flush`, and `fdatasync` of `db`, before anybody is answered. sled's `flush`
-//! alone reaches the page cache, not the disk.
+//! *Invariant:* what was acknowledged survives a power cut. The order of syncs that ensures it is
+//! in this file only: after opening, `conf`, `db` and the directory are synced; then, for each
+//! group, `apply_batch`, `flush`, and `fdatasync` of `db`, before any caller is answered. sled's
+//! own `flush` reaches the page cache only, not the disk.
 //!
-//! What makes damage seen: each value lies in a `frame`, each commit has a number, a
-//! `watermark` beside the log says which commit is on disk, and `check` reads the whole `log`
+//! Damage is noticed: each value is in a `frame` with a checksum, each commit has a number, a
+//! `watermark` beside the log records which commit is on disk, and `check` reads the whole `log`
 //! before sled does.
 
 mod check;
@@ -48,10 +48,11 @@ use super::SpoolError;
 use super::keyed::{IRREPLACEABLE, TOTALS, is_delivery, last_event};
 use super::store::{Batch, Direction, Store, Visitor};
 
-/// Free bytes below which no new mail is taken, so that what is under way can still be recorded.
+/// If less disk space is free, in bytes, no new mail is accepted, so that outcomes can still be
+/// recorded.
 const RESERVED_BYTES: u64 = 64 * 1024 * 1024;
 
-/// How many keys' old pages one call frees, or more.
+/// The old pages of at least this many keys are freed by one call.
 const FREE_STEP: usize = 64;
 
 /// How long closing waits until the files can be opened again.
@@ -59,39 +60,39 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
 struct SledStore {
     path: PathBuf,
-    /// Gone once it is closed.
+    /// `None` after closing.
     opened: RwLock<Option<OpenFiles>>,
     /// The number of the last commit that was written.
     written: AtomicU64,
-    /// The number of the next one.
+    /// The number of the next commit.
     next: AtomicU64,
-    /// The number of the last event that the journal tells.
+    /// The number of the journal's last event.
     journal: AtomicU64,
-    /// Whether sled has failed, and does nothing more until it is opened again.
+    /// Whether sled has failed; it must be opened again before it does anything.
     is_broken: AtomicBool,
     /// Whether a sync has failed: then what can be read may be in memory only, until it is written
     /// again.
     is_doubtful: AtomicBool,
 }
 
-/// The files of a spool.
+/// The open files of a spool.
 struct OpenFiles {
     db: sled::Db,
-    /// The file that everything is written to, for syncing.
+    /// The log, to sync it.
     log: File,
     room: LogRoom,
     watermark: Watermark,
     outcomes: Outcomes,
 }
 
-/// Asks sled. Where a page is damaged it may panic; what else is kept has nothing to do with that.
+/// Calls sled, which may panic on a damaged page; other records are not affected by that.
 fn guarded<T>(ask: impl FnOnce() -> sled::Result<T>) -> sled::Result<T> {
     catch_unwind(AssertUnwindSafe(ask)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
         Err(sled::Error::ReportableBug(format!(
             "its files are damaged ({})",
-            text.unwrap_or("no more is known")
+            text.unwrap_or("without a message")
         )))
     })
 }
@@ -109,14 +110,14 @@ impl SledStore {
         }
     }
 
-    /// The files. Asked for again by those who look something up in the middle of a walk, so that
-    /// one who waits to close them must not come between.
+    /// The files. The lock is recursive because a visitor of a walk may read another key, which
+    /// must not wait for a writer that is waiting to close the files.
     fn opened(&self) -> Result<MappedRwLockReadGuard<'_, OpenFiles>, SpoolError> {
         RwLockReadGuard::try_map(self.opened.read_recursive(), Option::as_ref)
             .map_err(|_| SpoolError::Closed)
     }
 
-    /// Keeps a second copy of what can be derived from nothing else.
+    /// Writes a second copy of the records that cannot be derived from others.
     fn keep_spare(&self) -> Result<(), SpoolError> {
         let opened = self.opened()?;
         let mut frames = Vec::new();
@@ -125,12 +126,12 @@ impl SledStore {
             frames.extend(value.iter().flat_map(|value| value.iter().copied()));
         }
         if let Err(error) = spare::keep(&self.path, &frames) {
-            tracing::warn!(%error, "there is no second copy of the spool's secret");
+            tracing::warn!(%error, "cannot write `spare`, the copy of the spool's secret");
         }
         Ok(())
     }
 
-    /// How many values are not as they were written.
+    /// How many values are damaged.
     fn damaged_values(&self) -> Result<u64, SpoolError> {
         let opened = self.opened()?;
         let is_framed = guarded(|| opened.db.contains_key(format::FORMAT_KEY));
@@ -146,8 +147,8 @@ impl SledStore {
         Ok(damaged)
     }
 
-    /// Waits until the files can be opened again: what sled still had to do in threads of its own
-    /// may hold the lock for a moment.
+    /// Waits until the files can be opened again: sled's background threads may hold the lock a
+    /// moment longer.
     fn await_lock(&self) {
         let time_limit = Instant::now() + RELEASE_TIMEOUT;
         while matches!(open::lock(&self.path), Err(SpoolError::Locked(_)))
@@ -174,12 +175,12 @@ impl SledStore {
     }
 }
 
-/// What the log takes in any case: two segments that are being written, and two whose room is taken
-/// ahead.
+/// The bytes that the log needs in any case: two segments that are being written, and two that are
+/// allocated ahead.
 const FIXED_BYTES: u64 = 4 * open::SEGMENT as u64;
 
-/// The bytes on disk of all files in this directory. sled knows of its log alone, and of that what
-/// it has written and not what it takes up.
+/// The size on disk of all files in this directory, in bytes. sled reports only its log, and of
+/// that only what is written, not what is allocated.
 fn bytes_below(directory: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(directory) else {
         return 0;
@@ -192,14 +193,14 @@ fn bytes_below(directory: &Path) -> u64 {
     entries.flatten().map(of_one).sum()
 }
 
-/// The bytes that a file takes on disk.
+/// The size of a file on disk, in bytes.
 fn on_disk(file: &std::fs::Metadata) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    // What stat(2) counts in, whatever the blocks of the file system are.
+    // The unit of stat(2), whatever the block size of the file system is.
     file.blocks() * 512
 }
 
-/// What sled says, without its request to tell its authors.
+/// The text of sled's error, without its request to report it to sled's authors.
 fn reason(error: &sled::Error) -> String {
     match error {
         sled::Error::ReportableBug(text) => text.clone(),
@@ -274,8 +275,8 @@ impl Store for SledStore {
         }
 
         guarded(|| opened.db.apply_batch(group)).map_err(|e| self.broken(&e))?;
-        // Each key that is written leaves an old page behind, and sled frees those of many keys
-        // only when somebody has it do so: a few with each call.
+        // Each written key leaves an old page behind, which sled frees only when asked: a few at
+        // each call, so that memory does not grow.
         for _ in 0..=keys / FREE_STEP {
             crossbeam_epoch::pin().flush();
         }
@@ -301,18 +302,18 @@ impl Store for SledStore {
             return Err(self.unwritable(error));
         }
 
-        // One that is older than the log is only less of a help.
+        // The watermark may be older than the log; then it only detects less.
         let journal = self.journal.load(Ordering::Relaxed);
         let reached = opened.watermark.reach(written, journal);
         if let Err(error) = reached.and_then(|()| opened.outcomes.reach(written)) {
-            tracing::warn!(%error, "how far the spool is on disk cannot be noted");
+            tracing::warn!(%error, "cannot record in the file `synced` how much is on disk");
         }
 
         Ok(())
     }
 
     fn has_room(&self) -> Result<(), SpoolError> {
-        // A file system that cannot say how full it is does not stop the mail.
+        // If the free space is unknown, mail is accepted.
         match fs4::available_space(&self.path) {
             Ok(free) if free < RESERVED_BYTES => Err(open::disk_full(&self.path, free)),
             _ => Ok(()),
@@ -341,13 +342,13 @@ impl Store for SledStore {
     fn reopen(&self) -> Result<(), SpoolError> {
         let is_doubtful = self.is_doubtful.load(Ordering::Relaxed);
         if let Ok(opened) = self.opened() {
-            // As long as it is not known that it will work, what can be read stays so.
+            // Until it is known that reopening can work, the spool stays readable.
             opened.room.provide().map_err(|e| self.unwritable(e))?;
             if is_doubtful {
                 opened.watermark.sync().map_err(|e| self.unwritable(e))?;
             }
             if !is_doubtful && !self.is_broken.load(Ordering::Relaxed) {
-                // sled has not been asked for what there was no room for.
+                // There was no space, so nothing was passed to sled, which is still usable.
                 return Ok(());
             }
         }
@@ -356,7 +357,7 @@ impl Store for SledStore {
 
         let mut opened = self.opened.write();
         let before = opened.take();
-        // sled panics where it cannot sync.
+        // sled panics if it cannot sync.
         let _ = guarded(|| {
             drop(before);
             Ok(())
@@ -387,10 +388,10 @@ impl Store for SledStore {
             db, log, watermark, ..
         } = opened;
 
-        // What sled writes when it ends is on disk before anybody may rely on it.
+        // sled writes when it is dropped; that must be on disk before the spool counts as closed.
         drop(db);
         if is_synced && log.sync_data().is_ok() && watermark.close().is_err() {
-            tracing::debug!("that the spool was closed cannot be noted");
+            tracing::debug!("cannot record in the file `synced` that it was closed");
         }
         drop((log, watermark));
 

@@ -1,7 +1,8 @@
-//! Opens the database, and says clearly why it cannot be opened.
+//! Opens the database, with a clear error if that is not possible.
 //!
-//! sled drops what is behind a damage without a word. So everything is read before it may touch
-//! anything ([`check`](super::check)); and what it made of that is compared with what was on disk.
+//! sled silently drops everything after a damaged place. So the files are checked before sled opens
+//! them ([`check`](super::check)), and its last commit is compared afterwards with the one that is
+//! known to have been on disk.
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -17,36 +18,36 @@ use crate::private;
 use crate::spool::keyed::KeyedSpool;
 use crate::spool::{Spool, SpoolError, SpoolOptions};
 
-/// How much of the log sled may keep in memory, in bytes.
+/// The size of sled's cache, in bytes.
 const CACHE: u64 = 64 * 1024 * 1024;
-/// How often sled writes by itself and collects garbage, in milliseconds. It collects for up to
+/// How often sled flushes and collects garbage by itself, in milliseconds. It collects for up to
 /// half of that before it syncs what it moved.
 const FLUSH_EVERY: u64 = 100;
-/// The bytes of one segment of sled's log, the most that sled takes. What is written between two
-/// syncs must stay well below it: sled takes what it wrote for synced, and a power cut that loses
-/// the first of three segments while it keeps the third leaves a log that is read as whole, or
-/// whose old places were already used again.
+/// The size of one segment of sled's log in bytes, the largest that sled supports. The bytes
+/// written between two syncs must stay well below it: sled treats written segments as synced, and a
+/// power cut that loses the first of three segments but keeps the third would leave a log that
+/// seems whole, or whose old segments were already reused.
 pub(super) const SEGMENT: usize = 16 * 1024 * 1024;
 
-/// Said where nothing is left that a salvage could read.
+/// The error if nothing is left that a salvage could read.
 pub(super) const LOST: &str = "its file `db` is gone, and all mail was in it: put the directory \
     back from a copy, or move it away to begin with an empty spool";
 
-/// What a spool is opened for.
+/// Why a spool is opened.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// To keep mail in it.
+    /// To store mail in it.
     Serve,
-    /// To look at what is in it.
-    Look,
+    /// To read what is in it.
+    Inspect,
 }
 
-/// Opens the spool in this directory, which is made if need be.
+/// Opens the spool in this directory, which is created if it does not exist.
 ///
 /// # Errors
-/// [`SpoolError::Locked`] while another process has it open; [`SpoolError::Damaged`] where not all
-/// of it is there that was on disk; [`SpoolError::Unopenable`] where it cannot be made, read or
-/// understood. Nothing is changed then.
+/// [`SpoolError::Locked`] while another process has it open; [`SpoolError::Damaged`] if something
+/// is missing that was on disk; [`SpoolError::Unopenable`] if it cannot be created, read or
+/// decoded. Nothing is changed in these cases.
 pub fn open(path: &Path, options: SpoolOptions) -> Result<Arc<dyn Spool>, SpoolError> {
     let store = open_store(path, Purpose::Serve)?;
     store.keep_spare()?;
@@ -61,10 +62,10 @@ pub(super) fn open_store(path: &Path, purpose: Purpose) -> Result<SledStore, Spo
     Ok(SledStore::new(path, opened, last_commit))
 }
 
-/// Opens the files, and says which commit was the last.
+/// Opens the files; returns them with the number of the last commit.
 pub(super) fn open_files(path: &Path, purpose: Purpose) -> Result<(OpenFiles, u64), SpoolError> {
     let io = |error: std::io::Error| match error.kind() {
-        // Whoever starts the service tries again later.
+        // A full disk is a temporary failure: the caller tries again later.
         std::io::ErrorKind::StorageFull => disk_full(path, fs4::available_space(path).unwrap_or(0)),
         _ => unopenable(path, error),
     };
@@ -72,11 +73,11 @@ pub(super) fn open_files(path: &Path, purpose: Purpose) -> Result<(OpenFiles, u6
     let LogCheck {
         mark,
         torn,
-        worthless,
+        broken_snapshots,
     } = check_files(path)?;
 
-    remove_snapshots(&worthless).map_err(io)?;
-    // On disk before sled writes anything: a spool is never taken for a closed one that is not.
+    remove_snapshots(&broken_snapshots).map_err(io)?;
+    // Synced before sled writes anything, so that an open spool never counts as a closed one.
     let watermark = Watermark::open(path, mark, &torn).map_err(io)?;
     File::open(path)
         .and_then(|dir| dir.sync_all())
@@ -105,7 +106,7 @@ pub(super) fn open_files(path: &Path, purpose: Purpose) -> Result<(OpenFiles, u6
         return Err(SpoolError::Damaged {
             path: path.to_owned(),
             file: path.join("db"),
-            reason: "ends before what is known to have been on disk".into(),
+            reason: "ends before the last commit that is known to be on disk".into(),
         });
     }
 
@@ -125,7 +126,7 @@ pub(super) fn open_files(path: &Path, purpose: Purpose) -> Result<(OpenFiles, u6
     Ok((opened, last_commit))
 }
 
-/// Reads all of the files, while nobody else has them open.
+/// Checks all files, under the lock.
 fn check_files(path: &Path) -> Result<LogCheck, SpoolError> {
     let _alone = lock(path)?;
     check::check(path).map_err(|refusal| match refusal {
@@ -139,7 +140,7 @@ fn check_files(path: &Path) -> Result<LogCheck, SpoolError> {
     })
 }
 
-/// Takes sled's own lock, where there is something to be locked.
+/// Takes sled's own lock, if the log exists.
 pub(super) fn lock(path: &Path) -> Result<Option<File>, SpoolError> {
     let file = match File::open(path.join("db")) {
         Ok(file) => file,
@@ -160,7 +161,7 @@ pub(super) fn unopenable(path: &Path, reason: impl std::fmt::Display) -> SpoolEr
     }
 }
 
-/// The disk of this spool has only so many bytes left.
+/// The error when the disk of this spool has only `free` bytes left.
 pub(super) fn disk_full(path: &Path, free: u64) -> SpoolError {
     SpoolError::DiskFull {
         path: path.to_owned(),
@@ -173,14 +174,14 @@ fn is_lock(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::WouldBlock || error.to_string().contains("lock")
 }
 
-/// Removes snapshots that are not whole. One that was being written when the process was killed
-/// makes every later opening fail, and so does one that is damaged.
-fn remove_snapshots(worthless: &[PathBuf]) -> std::io::Result<()> {
-    for path in worthless {
+/// Removes damaged snapshots, and those that were being written when the process was killed: sled
+/// cannot open a spool with either.
+fn remove_snapshots(broken_snapshots: &[PathBuf]) -> std::io::Result<()> {
+    for path in broken_snapshots {
         if path.extension().is_none_or(|end| end != "generating") {
             tracing::warn!(
                 file = %path.display(),
-                "a snapshot is damaged; all that it says is in the log, which is read instead"
+                "a snapshot of the log is damaged; the log itself is read instead"
             );
         }
         fs::remove_file(path)?;
@@ -188,7 +189,7 @@ fn remove_snapshots(worthless: &[PathBuf]) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Puts what opening wrote on disk, and returns the file that everything is written to from now on.
+/// Syncs what opening wrote, and returns the log.
 fn sync_files(path: &Path) -> std::io::Result<File> {
     File::open(path.join("conf"))?.sync_all()?;
     let log = File::open(path.join("db"))?;

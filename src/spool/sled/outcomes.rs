@@ -1,7 +1,8 @@
-//! Which deliveries were written lately, and by which commit: the file `outcomes` beside the log.
-//! An outcome and the place in the queue that it ends lie side by side in the log, and one damage
-//! may hit both; a salvage learns here that there was one. Written after each sync and never synced
-//! itself, as `synced` is. Only a salvage reads it.
+//! Records which deliveries were written recently, and by which commit, in the file `outcomes`
+//! beside the log. The outcome of a delivery and its removed position in the queue are close to
+//! each other in the log, so one damage may destroy both; this file then tells a salvage that there
+//! was an outcome. It is written after each sync and, like `synced`, never synced itself. Only a
+//! salvage reads it.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -18,7 +19,7 @@ use crate::private;
 pub(super) const FILE: &str = "outcomes";
 /// The bytes of one entry: the hash of a delivery's key, and the commit.
 const ENTRY_BYTES: usize = 16;
-/// How many are remembered.
+/// How many entries are kept.
 const MOST_ENTRIES: u64 = 1 << 20;
 
 pub(super) struct Outcomes {
@@ -27,9 +28,9 @@ pub(super) struct Outcomes {
 }
 
 struct OutcomeState {
-    /// How many were written.
+    /// How many entries were written.
     count: u64,
-    /// What is not known to be on disk, with its commit.
+    /// Entries that are not known to be on disk, with their commits.
     waiting: Vec<(u64, u64)>,
 }
 
@@ -45,19 +46,20 @@ impl Outcomes {
             .create(true)
             .truncate(false)
             .open(dir.join(FILE))?;
-        // Where the newest is in a full file is not known: it begins again at the front.
+        // The position of the newest entry in a full file is unknown, so writing starts at the
+        // front.
         let count = file.metadata()?.len() / ENTRY_BYTES as u64 % MOST_ENTRIES;
         let waiting = Vec::new();
         let state = Mutex::new(OutcomeState { count, waiting });
         Ok(Outcomes { file, state })
     }
 
-    /// Notes that a commit writes this delivery.
+    /// Remembers that a commit writes this delivery.
     pub(super) fn note(&self, key: &[u8], commit: u64) {
         self.state.lock().waiting.push((hash(key), commit));
     }
 
-    /// Writes what was noted of this commit and those before it, which are on disk now.
+    /// Writes the entries of this commit and earlier ones, which are on disk now.
     pub(super) fn reach(&self, commit: u64) -> io::Result<()> {
         let mut state = self.state.lock();
         let reached = state.waiting.partition_point(|(_, of)| *of <= commit);

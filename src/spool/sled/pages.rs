@@ -1,9 +1,8 @@
-//! Reads sled's pages from a log that may be damaged, without sled. Each message that is whole
-//! counts; the bytes between them are searched for frames.
+//! Reads sled's pages from a log that may be damaged, without sled. Whole messages are replayed;
+//! the bytes between them are searched for frames.
 //!
-//! A page consists of its last whole image and the changes after it. If an image is damaged, the
-//! one before it and the changes after that one give the same page, unless their place was used
-//! again.
+//! A page is its last whole image and the changes after it. If an image is damaged, the image
+//! before it and all changes since give the same page, unless their segment was reused.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
@@ -17,23 +16,23 @@ use super::open::SEGMENT;
 
 /// A value that was found.
 pub(super) struct SalvagedValue {
-    /// The commit that wrote it; 0 for one without a frame.
+    /// The commit that wrote it; 0 if it has no frame.
     pub commit: u64,
     pub value: Vec<u8>,
 }
 
-/// All that was found.
+/// The result.
 #[derive(Default)]
 pub(super) struct Salvage {
-    /// The newest value of each key that is not known to be removed.
+    /// The newest value of each key that is not known to have been removed.
     pub values: BTreeMap<Vec<u8>, SalvagedValue>,
-    /// How many stretches of the files are not as they were written.
+    /// The number of damaged ranges in the files.
     pub damaged: u64,
-    /// The newest commit of which something is whole.
+    /// The newest commit of which a value was found.
     pub newest: u64,
 }
 
-/// A message, by its place in the file.
+/// Where a message is.
 #[derive(Clone, Copy)]
 struct LogSpan {
     lsn: u64,
@@ -47,28 +46,29 @@ struct LoggedPage {
     changes: Vec<LogSpan>,
 }
 
-/// A page that holds values.
+/// A page that contains values.
 struct Leaf {
     lo: Vec<u8>,
     hi: Vec<u8>,
-    /// The place in the log of its image.
+    /// The position of its image in the log.
     lsn: u64,
     removed: HashMap<Vec<u8>, u64>,
 }
 
-/// A stretch between whole messages.
+/// The range between two whole messages.
 struct Gap {
     at: u64,
     length: usize,
-    /// Its place in the log, where that is known.
+    /// Its position in the log, if it is known.
     lsn: u64,
-    /// Only what is newer than this was lost in it; the rest is what lay there before.
+    /// Only values newer than this commit were lost here; anything else is older content of this
+    /// range.
     after: u64,
 }
 
-/// Where in the file the segments begin that still say something: which hold the last image of a
-/// page, or a change behind it. Only other places are ever written again. What stands in the log
-/// from `end` on does not count.
+/// The positions in the file of the segments that are still needed: those with the last image of a
+/// page, or a change after it. sled reuses only other segments. The log is read up to the position
+/// `end`.
 pub(super) fn needed_segments(file: &File, end: u64) -> io::Result<HashSet<u64>> {
     let mut reader = PageReader::of(file);
     reader.end = end;
@@ -81,7 +81,7 @@ pub(super) fn needed_segments(file: &File, end: u64) -> io::Result<HashSet<u64>>
     Ok(spots.map(|spot| spot.at / size * size).collect())
 }
 
-/// Reads the log in `db` and the files beside it.
+/// Reads the log `db` and the other files in the directory.
 pub(super) fn salvage(dir: &Path) -> io::Result<Salvage> {
     let file = File::open(dir.join("db"))?;
     let mut reader = PageReader::of(&file);
@@ -94,7 +94,7 @@ struct PageReader<'a> {
     scanner: Scanner,
     pages: HashMap<u64, LoggedPage>,
     gaps: Vec<Gap>,
-    /// Messages from here on in the log do not count.
+    /// The position in the log from which on messages are ignored.
     end: u64,
     /// The newest commit that was seen.
     newest: u64,
@@ -175,7 +175,7 @@ impl PageReader<'_> {
             });
             let end = next.unwrap_or(segment.len());
             let is_end = next.is_none() && is_last;
-            // Behind the end of the log lies what was there before, or nothing.
+            // After the end of the log there is older content of the segment, or nothing.
             if !is_end || segment[at..end].iter().any(|byte| *byte != 0) {
                 self.gaps.push(Gap {
                     at: base + at as u64,
@@ -283,7 +283,7 @@ impl PageReader<'_> {
         for change in &page.changes {
             let body = self.body(*change)?;
             match Change::read(&body) {
-                // Where the image is lost, the frame knows the key.
+                // If the image is lost, its key prefix is too; the frame has the whole key.
                 Some(Change::Set(key, value)) => {
                     let key = match whole(value) {
                         Some(frame) => frame.key.to_vec(),
@@ -335,7 +335,7 @@ impl Salvage {
     }
 }
 
-/// Whether a key that was written at this place of the log is known to have been removed since.
+/// Whether a key that was written at this position of the log is known to have been removed later.
 fn is_removed(leaves: &[Leaf], key: &[u8], lsn: u64) -> bool {
     let from = leaves.partition_point(|leaf| leaf.lo.as_slice() <= key);
     let covering = leaves[..from]
@@ -347,7 +347,8 @@ fn is_removed(leaves: &[Leaf], key: &[u8], lsn: u64) -> bool {
     })
 }
 
-/// The place of a segment in the log, and whether its header is whole. Its messages say it too.
+/// The number of a segment, from its header or else from a message, and whether the header is
+/// whole.
 fn number_of(segment: &[u8]) -> Option<(u64, bool)> {
     if let Some(header) = SegmentHeader::read(segment) {
         return Some((header.lsn / SEGMENT as u64, true));
@@ -358,7 +359,7 @@ fn number_of(segment: &[u8]) -> Option<(u64, bool)> {
         .map(|number| (number, false))
 }
 
-/// A page's image.
+/// The image of a page.
 struct PageImage<'a> {
     prefix: usize,
     lo: &'a [u8],
@@ -367,7 +368,7 @@ struct PageImage<'a> {
 }
 
 impl<'a> PageImage<'a> {
-    /// `None` for a page that holds no values.
+    /// `None` for a page without values.
     fn read(mut bytes: &'a [u8]) -> Option<Self> {
         let bytes = &mut bytes;
         log::varint(bytes)?;
@@ -403,7 +404,7 @@ impl<'a> PageImage<'a> {
         })
     }
 
-    /// What all its keys begin with.
+    /// The common prefix of its keys.
     fn prefix(&self) -> &'a [u8] {
         &self.lo[..self.prefix]
     }
@@ -425,7 +426,7 @@ impl<'a> Change<'a> {
     }
 }
 
-/// Bytes behind their length.
+/// Takes a byte string that follows its length off the front of the bytes.
 fn sized<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     let length = usize::try_from(log::varint(bytes)?).ok()?;
     let (taken, rest) = bytes.split_at_checked(length)?;

@@ -1,5 +1,5 @@
-//! Writes the end of the log again after a sync that failed: the system may consider those pages
-//! written although they are in memory only, and no later sync would write them.
+//! Rewrites the end of the log after a failed sync: the system may consider those pages written
+//! although they are in memory only, and then no later sync would write them.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -9,10 +9,10 @@ use std::path::Path;
 use super::log::{SEGMENT_HEAD, SegmentHeader};
 use super::open::SEGMENT;
 
-/// How many segments are written again: more than are written between two syncs.
+/// How many segments are rewritten: more than are ever written between two syncs.
 const LAST_SEGMENTS: usize = 3;
 
-/// Writes the last segments of the log as they are read, and syncs them.
+/// Rewrites the last segments of the log with what can be read of them, and syncs them.
 pub(super) fn write_end_again(dir: &Path) -> io::Result<()> {
     let file = OpenOptions::new()
         .read(true)

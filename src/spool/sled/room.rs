@@ -1,9 +1,9 @@
 //! Allocates disk space for the log before it is needed. sled cannot continue after a write that
-//! found no space, not even to read, because its reads write too. So it never meets that: the
-//! blocks at the end of the log are allocated already, and nothing is passed to sled once they run
-//! out.
+//! found no space, not even to read, because its reads write too. So the blocks at the end of the
+//! log are allocated in advance, and nothing is passed to sled once they run out.
 //!
-//! Where the file system cannot do this, sled fails, and is opened again once there is room.
+//! If the file system does not support this, sled fails on a full disk, and is reopened once there
+//! is space.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -13,12 +13,12 @@ use parking_lot::Mutex;
 
 use super::open::SEGMENT;
 
-/// How far ahead room is taken, from the beginning of the log's last segment on.
+/// How far the allocation reaches, from the start of the log's last segment.
 const BYTES_AHEAD: u64 = 2 * SEGMENT as u64;
-/// How much of it is left for what sled writes by itself.
+/// How much of it is reserved for what sled writes by itself.
 const MARGIN_BYTES: u64 = SEGMENT as u64 / 2;
 
-/// The room that was taken for a log.
+/// The space that is allocated for a log.
 pub(super) struct LogRoom {
     file: File,
     state: Mutex<State>,
@@ -26,10 +26,10 @@ pub(super) struct LogRoom {
 
 #[derive(Default)]
 struct State {
-    /// How long the file was when it was looked at last.
+    /// The length of the file when it was last read.
     length: u64,
-    /// Up to where it has blocks.
-    taken: u64,
+    /// Up to which byte blocks are allocated.
+    allocated: u64,
 }
 
 impl LogRoom {
@@ -42,43 +42,43 @@ impl LogRoom {
         Ok(LogRoom { file, state })
     }
 
-    /// Whether what is written next has room.
+    /// Ensures that there is space for the next write.
     ///
     /// # Errors
-    /// Where it has none, and none can be had.
+    /// There is no space for it.
     pub(super) fn provide(&self) -> io::Result<()> {
         let length = self.file.metadata()?.len();
         let mut state = self.state.lock();
         if length < state.length {
-            // What was taken behind its end went with the end.
-            state.taken = length;
+            // Shrinking the file also released the blocks after its end.
+            state.allocated = length;
         }
 
         state.length = length;
-        let wanted = wanted(length);
-        if state.taken >= wanted {
+        let target = target(length);
+        if state.allocated >= target {
             return Ok(());
         }
 
-        match take(&self.file, length, wanted) {
+        match allocate(&self.file, length, target) {
             Ok(()) => {
-                state.taken = wanted;
+                state.allocated = target;
                 Ok(())
             }
-            Err(_) if state.taken >= length + MARGIN_BYTES => Ok(()),
+            Err(_) if state.allocated >= length + MARGIN_BYTES => Ok(()),
             Err(error) => Err(error),
         }
     }
 }
 
-/// Up to where a log of this length is to have blocks.
-fn wanted(length: u64) -> u64 {
+/// Up to which byte a log of this length is to have blocks.
+fn target(length: u64) -> u64 {
     length / SEGMENT as u64 * SEGMENT as u64 + BYTES_AHEAD
 }
 
-/// Takes blocks for this part of a file, whose length stays as it is.
+/// Allocates blocks for this range of a file, without changing its length.
 #[cfg(target_os = "linux")]
-fn take(file: &File, from: u64, to: u64) -> io::Result<()> {
+fn allocate(file: &File, from: u64, to: u64) -> io::Result<()> {
     use rustix::fs::{FallocateFlags, fallocate};
     use rustix::io::Errno;
 
@@ -89,7 +89,7 @@ fn take(file: &File, from: u64, to: u64) -> io::Result<()> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn take(_: &File, _: u64, _: u64) -> io::Result<()> {
+fn allocate(_: &File, _: u64, _: u64) -> io::Result<()> {
     Ok(())
 }
 

@@ -1,5 +1,5 @@
-//! `postrider spool salvage`: writes what is whole in a damaged spool into a new one. The damaged
-//! one is only read.
+//! `postrider spool salvage`: writes what is whole in a damaged spool to a new one. The damaged
+//! spool is only read.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -17,26 +17,26 @@ use crate::spool::keyed::salvage::{JournalEnd, LastCommit, is_saved, put_in_orde
 use crate::spool::keyed::{TOTALS, is_delivery};
 use crate::spool::store::{Batch, Store};
 
-/// The bytes that are written in one step.
+/// How many bytes are written in one step.
 const STEP_BYTES: usize = 256 * 1024;
 
-/// What a salvage found.
+/// The result of a salvage.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SalvageResult {
     /// Mails that are whole.
     pub mails: u64,
-    /// Stretches of the files that are not as they were written.
+    /// The number of damaged ranges in the files.
     pub damaged: u64,
     /// What is missing, one sentence each.
     pub missing: Vec<String>,
 }
 
-/// Writes every record that is whole in the spool `from` to a new spool `to`, and says what is
-/// missing. What may have been sent, so that it must not be sent again, is a dead letter there.
+/// Writes every whole record of the spool `from` to a new spool `to`, and returns what is missing.
+/// A delivery that may have been sent and must not be sent twice is a dead letter in the new spool.
 ///
 /// # Errors
-/// [`SpoolError::Locked`] while `from` is in use; where `to` is not new, and where something cannot
-/// be read or written.
+/// [`SpoolError::Locked`] while `from` is in use; also if `to` is not empty, or a file cannot be
+/// read or written.
 pub fn salvage(from: &Path, to: &Path) -> Result<SalvageResult, SpoolError> {
     require(from)?;
     let is_new = match std::fs::read_dir(to) {
@@ -50,7 +50,7 @@ pub fn salvage(from: &Path, to: &Path) -> Result<SalvageResult, SpoolError> {
     let alone = lock(from)?;
     let unread = |error| unopenable(from, error);
     let mut found = pages::salvage(from).map_err(unread)?;
-    // Without it a salvage knows less, and saves as much.
+    // Without this file the salvage can tell less, but saves as much.
     let known = NewestCommits::read(from);
     let unknown = known.as_ref().err().map(ToString::to_string);
     let known = known.unwrap_or_default();
@@ -60,7 +60,7 @@ pub fn salvage(from: &Path, to: &Path) -> Result<SalvageResult, SpoolError> {
     })
     .map_err(unread)?;
 
-    // One that cannot be read says nothing.
+    // A damaged watermark is ignored.
     let mark = watermark::read(from).ok().flatten();
     drop(alone);
 
@@ -72,7 +72,7 @@ pub fn salvage(from: &Path, to: &Path) -> Result<SalvageResult, SpoolError> {
             .map(|totals| totals.value),
         journal: Some(JournalEnd {
             last: mark.map_or(0, |mark| mark.journal),
-            may_be_more: mark.is_none_or(|mark| mark.stage != SpoolPhase::Closed),
+            may_be_more: mark.is_none_or(|mark| mark.phase != SpoolPhase::Closed),
         }),
         ..LastCommit::default()
     };
@@ -113,7 +113,8 @@ pub fn salvage(from: &Path, to: &Path) -> Result<SalvageResult, SpoolError> {
     let mut missing = ordered.missing;
     missing.extend(unknown.map(|why| {
         format!(
-            "what was sent last, if its record was hit: the file `outcomes` cannot be read: {why}"
+            "the latest outcomes, if their records were damaged: the file `outcomes` cannot be \
+             read: {why}"
         )
     }));
     Ok(SalvageResult {

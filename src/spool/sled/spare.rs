@@ -1,5 +1,5 @@
-//! A second copy of what is written once in a spool's life and cannot be derived from anything
-//! else: the file `spare` beside the log. Only a salvage reads it.
+//! A second copy of records that are written once and cannot be derived from others: the file
+//! `spare` beside the log. Only a salvage reads it.
 
 use std::io;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::private;
 /// The file's name.
 const FILE: &str = "spare";
 
-/// Shows every value that is whole.
+/// Calls `show` with every whole value.
 pub(super) fn read(dir: &Path, show: &mut dyn FnMut(ValueFrame<'_>)) -> io::Result<()> {
     let bytes = match std::fs::read(dir.join(FILE)) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -20,7 +20,7 @@ pub(super) fn read(dir: &Path, show: &mut dyn FnMut(ValueFrame<'_>)) -> io::Resu
     Ok(())
 }
 
-/// Writes the values as they lie in the database, unless they stand there already.
+/// Writes these frames to the file, unless it already contains them.
 pub(super) fn keep(dir: &Path, frames: &[u8]) -> io::Result<()> {
     let path = dir.join(FILE);
     if frames.is_empty() || std::fs::read(&path).is_ok_and(|bytes| bytes == frames) {

@@ -1,5 +1,5 @@
-//! Reads a spool on disk that no service has open, to copy it into a spool of another kind, and
-//! stores such a copy in a new directory.
+//! Copies a spool on disk that is not in use into a spool of another kind, or creates one in a new
+//! directory from such a copy.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,21 +13,21 @@ use crate::spool::keyed::transfer::{self, StoreImport};
 use crate::spool::store::Store;
 use crate::spool::transfer::SpoolPart;
 
-/// Tells all that the spool in this directory keeps.
+/// Passes every record of the spool in this directory to `each`.
 pub(in crate::spool) fn export(
     path: &Path,
     each: &mut dyn FnMut(SpoolPart) -> Result<(), SpoolError>,
 ) -> Result<(), SpoolError> {
     require(path)?;
-    let store = open_store(path, Purpose::Look)?;
+    let store = open_store(path, Purpose::Inspect)?;
     let exported = transfer::export(&store, each);
     store.close();
     exported
 }
 
-/// Makes a new spool in this directory of what `next` gives, until it gives nothing more. It stands
-/// beside its name until it is whole.
-pub(in crate::spool) fn take(
+/// Creates a spool in this directory from the parts that `next` returns, until it returns `None`.
+/// The spool has a temporary name until it is complete.
+pub(in crate::spool) fn import(
     path: &Path,
     next: &mut dyn FnMut() -> Result<Option<SpoolPart>, SpoolError>,
 ) -> Result<(), SpoolError> {
@@ -48,15 +48,15 @@ pub(in crate::spool) fn take(
     private::make_directory(&beside).map_err(io)?;
 
     let store = open_store(&beside, Purpose::Serve)?;
-    let taken = take_all(&store, next);
+    let imported = import_all(&store, next);
     store.close();
-    if let Err(error) = taken {
+    if let Err(error) = imported {
         let _ = fs::remove_dir_all(&beside);
         return Err(error);
     }
     drop(store);
 
-    // An empty directory stands where the new one is to be.
+    // The directory may exist, but it is empty.
     let _ = fs::remove_dir(path);
     fs::rename(&beside, path).map_err(io)?;
 
@@ -73,14 +73,14 @@ fn beside(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-fn take_all<S: Store>(
+fn import_all<S: Store>(
     store: &S,
     next: &mut dyn FnMut() -> Result<Option<SpoolPart>, SpoolError>,
 ) -> Result<(), SpoolError> {
-    let mut taking = StoreImport::into(store)?;
+    let mut import = StoreImport::into(store)?;
     while let Some(part) = next()? {
-        taking.take(part)?;
+        import.take(part)?;
     }
-    taking.finish(Timestamp::now())?;
+    import.finish(Timestamp::now())?;
     store.sync()
 }
