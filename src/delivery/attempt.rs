@@ -1,4 +1,4 @@
-//! One attempt: the reply, in which phase it came, and the outcome that follows from it.
+//! The outcome of one attempt: the server's reply and the phase in which it came.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use crate::mail::{Timestamp, is_harmless};
 /// The most characters of a server's text that are kept.
 const MAX_TEXT: usize = 512;
 
-/// How far an attempt got: the step that the outcome belongs to.
+/// How far an attempt got: the step in which its outcome was decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
@@ -34,7 +34,7 @@ pub enum Phase {
     Body,
     /// The answer to the final dot.
     FinalDot,
-    /// Not sent: judged here, by what the server said it can take.
+    /// Nothing was sent: decided here, from the limits that the server announces.
     Local,
 }
 
@@ -63,20 +63,21 @@ impl fmt::Display for Phase {
     }
 }
 
-/// What a server answered (RFC 5321 §4.2), made safe to print.
+/// A server's reply (RFC 5321 §4.2), made safe to print.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply {
     /// The three digits.
     pub code: u16,
     /// The enhanced status code (RFC 3463), such as `5.1.1`.
     pub enhanced: Option<String>,
-    /// The text without both codes; lines are joined by a space, and control characters replaced.
+    /// The text without both codes; lines are joined by a space, and control characters are
+    /// replaced.
     pub text: String,
 }
 
 impl Reply {
-    /// A reply from its code and its text, in which an enhanced status code may lead each line, or
-    /// end the last one as qmail's do.
+    /// Makes a reply of a code and a text. An enhanced status code may be at the start of each
+    /// line, or at the end of the last one, as qmail writes it.
     pub fn new(code: u16, text: &str) -> Self {
         let mut enhanced = None;
         let mut lines = Vec::new();
@@ -101,8 +102,9 @@ impl Reply {
         }
     }
 
-    /// The reply with which a connection ended, where the reason begins with one: after its code,
-    /// or after our own words before it. What stands further on, in whosever words, is none.
+    /// The server's reply in the reason for which a connection ended, if the reason begins with
+    /// one: with its code, or with [`REFUSED`](super::REFUSED) before the code. Codes further on
+    /// are ignored: a server may quote them.
     pub(crate) fn in_reason(reason: &str) -> Option<Self> {
         let said = reason.strip_prefix(super::REFUSED).unwrap_or(reason);
         let (digits, rest) = said.split_at_checked(3)?;
@@ -127,8 +129,8 @@ impl fmt::Display for Reply {
     }
 }
 
-/// `5.1.1 No such user` → (`5.1.1`, ` No such user`), where the class agrees with the code (RFC
-/// 2034 §4). Some servers put a `#` before it.
+/// `5.1.1 No such user` → (`5.1.1`, ` No such user`), if its class matches the code (RFC 2034 §4).
+/// Some servers put a `#` before it.
 fn split_enhanced(line: &str, code: u16) -> Option<(&str, &str)> {
     let end = line.find(' ').unwrap_or(line.len());
     let (status, rest) = line.split_at(end);
@@ -152,8 +154,8 @@ fn is_enhanced(status: &str, code: u16) -> bool {
     class.parse() == Ok(code / 100) && digits(subject) && digits(detail)
 }
 
-/// Text from outside, bounded and without control characters, so that it does no harm in a log, a
-/// header or a terminal.
+/// Makes text from outside safe for logs, header fields and terminals: limits its length, and
+/// replaces control characters.
 pub(crate) fn printable(text: &str) -> String {
     text.chars()
         .take(MAX_TEXT)
@@ -166,27 +168,27 @@ pub(crate) fn printable(text: &str) -> String {
 pub enum Outcome {
     /// 2yz to the final dot.
     Delivered(Reply),
-    /// The server spoke about this mail: 4yz, or an answer that makes no sense at this step. It is
-    /// tried again.
+    /// The server answered about this mail with 4yz, or with a reply that makes no sense at this
+    /// step. The mail is tried again.
     Deferred(Phase, Reply),
-    /// The server spoke about this mail: 5yz.
+    /// The server answered about this mail with 5yz.
     Rejected(Phase, Reply),
-    /// The relay could not be reached or would not talk, before this mail was in question. Says
-    /// nothing about the mail.
+    /// The relay could not be reached, or refused to talk, before it was asked about this mail.
+    /// Says nothing about the mail.
     Unavailable(Phase, String),
-    /// The connection broke, or 421 came, while this mail was in question but before its final dot.
-    /// At [`Phase::MailFrom`] it broke over another of the mail's recipients.
+    /// The connection was lost, or 421 came, after the mail's envelope was begun and before its
+    /// final dot. At [`Phase::MailFrom`], the cause was another recipient of the mail.
     Lost(Phase, String),
-    /// The final dot was sent, and no answer came that settles it.
+    /// The final dot was sent, but its answer did not come or is not conclusive.
     InDoubt(String),
-    /// We broke off before the final dot: a user wants the mail back, or it expired meanwhile.
+    /// The transaction was aborted before the final dot, because the mail was cancelled or expired.
     Withdrawn,
-    /// The sender ended while it was sending this mail.
+    /// The sender crashed while it was sending this mail.
     Crashed,
 }
 
 impl Outcome {
-    /// The outcome that a reply to `phase` means where success was hoped for and did not come.
+    /// The outcome for a reply other than success in `phase`.
     pub fn refusal(phase: Phase, reply: Reply) -> Self {
         match reply.code / 100 {
             5 => Outcome::Rejected(phase, reply),
@@ -194,7 +196,7 @@ impl Outcome {
         }
     }
 
-    /// Whether the relay, rather than the mail, is at fault.
+    /// Whether the cause is the relay rather than the mail.
     pub fn blames_relay(&self) -> bool {
         matches!(
             self,
@@ -202,12 +204,12 @@ impl Outcome {
         )
     }
 
-    /// Whether the connection ended over another recipient of the same mail.
-    pub(crate) fn is_bystanders(&self) -> bool {
+    /// Whether the connection ended because of another recipient of the same mail.
+    pub(crate) fn is_of_another_recipient(&self) -> bool {
         matches!(self, Outcome::Lost(Phase::MailFrom, _))
     }
 
-    /// The step at which the server refused, if it did.
+    /// The step at which the server refused, if it refused.
     pub(crate) fn refused_at(&self) -> Option<Phase> {
         match self {
             Outcome::Deferred(phase, _) | Outcome::Rejected(phase, _) => Some(*phase),
@@ -215,7 +217,7 @@ impl Outcome {
         }
     }
 
-    /// The class under which attempts are counted in metrics.
+    /// The class under which the attempt is counted in metrics.
     pub fn class(&self) -> AttemptClass {
         match self {
             Outcome::Delivered(_) => AttemptClass::Delivered,
@@ -230,7 +232,7 @@ impl Outcome {
     }
 }
 
-/// The classes of attempts that metrics count.
+/// The classes of attempts in metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AttemptClass {
     /// 2yz.
@@ -239,15 +241,15 @@ pub enum AttemptClass {
     Transient,
     /// 5yz.
     Permanent,
-    /// No talk.
+    /// The relay could not be used.
     Unavailable,
-    /// Broken off before the final dot.
+    /// The connection was lost before the final dot.
     Lost,
-    /// Broken off after the final dot.
+    /// The connection was lost after the final dot.
     InDoubt,
-    /// Broken off by us, before the final dot.
+    /// Aborted before the final dot.
     Withdrawn,
-    /// The sender died.
+    /// The sender crashed.
     Crashed,
 }
 
@@ -273,7 +275,7 @@ impl AttemptClass {
 pub struct TlsUse {
     /// The version of the protocol, such as `TLSv1.3`.
     pub version: String,
-    /// The cipher suite by its registered name, such as `TLS_AES_256_GCM_SHA384`.
+    /// The registered name of the cipher suite, such as `TLS_AES_256_GCM_SHA384`.
     pub cipher: String,
 }
 
@@ -283,23 +285,23 @@ pub struct TlsUse {
 pub struct Attempt {
     /// When it ended.
     pub at: Timestamp,
-    /// The relay it went to.
+    /// The relay that was used.
     pub relay: String,
     /// How far it got.
     pub phase: Phase,
-    /// The server's code; `None` where it did not answer.
+    /// The server's code; `None` if it did not answer.
     pub code: Option<u16>,
     /// The server's enhanced status code.
     pub enhanced: Option<String>,
     /// The server's text, or what happened instead.
     pub text: String,
-    /// How the connection was secured; `None` where it was not, or where that is not known.
+    /// How the connection was secured; `None` if it was not, or if that is unknown.
     pub tls: Option<TlsUse>,
 }
 
 impl Attempt {
-    /// What was said: code, enhanced code and text.
-    pub(crate) fn said(&self) -> String {
+    /// The reply: code, enhanced code and text.
+    pub(crate) fn reply_text(&self) -> String {
         let code = self.code.map(|code| code.to_string());
         let words = [
             code.as_deref(),
@@ -327,12 +329,12 @@ impl Attempt {
             Outcome::Withdrawn => (
                 Phase::Body,
                 None,
-                "broken off before the final dot, because it is no longer wanted",
+                "aborted before the final dot: the mail was cancelled or expired",
             ),
             Outcome::Crashed => (
                 Phase::Local,
                 None,
-                "the sender died while it held this mail",
+                "the sender crashed while it was sending this mail",
             ),
         };
 
@@ -377,7 +379,7 @@ mod tests {
         assert_eq!(code("421 4.3.2 closing"), Some(421));
         assert_eq!(code("the server refused: 554 no"), Some(554));
         assert_eq!(code("250"), Some(250));
-        // What a server quotes is not what it says.
+        // A code that the server quotes is not its own reply.
         let quoted = "421 4.4.1 the next one said: the server refused: 550 5.1.1 no such user";
         assert_eq!(code(quoted), Some(421));
 

@@ -1,27 +1,26 @@
-//! What happened to a mail, a delivery, a relay or the service, and which person or program did it,
-//! if one did. The spool's journal stores it in the commit of the change itself.
+//! Events: what happened to a mail, a delivery, a relay or the service, and who did it if a person
+//! or program did. The spool's journal stores an event in the commit of the change itself.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Attempt, DeadReason};
 use crate::mail::{Address, MailId, Submitter, Timestamp};
 
-/// Something that happened, with all that a reader needs to know of it.
+/// Something that happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Event {
-    /// Its number in the journal: it grows with each event, holds over restarts, and is never given
-    /// twice.
+    /// Its number in the journal. Numbers increase, survive restarts, and are never reused.
     pub seq: u64,
-    /// When.
+    /// When it happened.
     pub at: Timestamp,
-    /// The mail it is about.
+    /// The mail that it is about.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub mail: Option<MailId>,
-    /// The recipient it is about.
+    /// The recipient that it is about.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub recipient: Option<Address>,
-    /// The relay it is about.
+    /// The relay that it is about.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub relay: Option<String>,
     /// The mail's Message-ID, with its angle brackets.
@@ -30,31 +29,31 @@ pub struct Event {
     /// The mail's tags.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub tags: Vec<String>,
-    /// The mail's idempotency key, as it was given.
+    /// The mail's idempotency key.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub key: Option<String>,
-    /// When the mail was accepted, where the event is about one of its deliveries.
+    /// When the mail was accepted, if the event is about one of its deliveries.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub accepted_at: Option<Timestamp>,
-    /// Who did it, where a person or a program did; else whose mail it is about. As text: `local`,
+    /// Who did it, if a person or program did; else who submitted the mail. As text: `local`,
     /// `token:NAME` or `user:NAME`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     #[cfg_attr(feature = "server", schema(value_type = Option<String>, example = "token:app"))]
     pub who: Option<Submitter>,
-    /// From which address.
+    /// The network address from which it was done.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub from: Option<String>,
     /// Who submitted the mail.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     #[cfg_attr(feature = "server", schema(value_type = Option<String>, example = "token:app"))]
     pub submitter: Option<Submitter>,
-    /// What.
+    /// What happened.
     #[serde(flatten)]
     pub kind: EventKind,
 }
 
 impl Event {
-    /// Something that has no number yet.
+    /// An event without a number.
     pub fn new(at: Timestamp, kind: EventKind) -> Self {
         Event {
             seq: 0,
@@ -73,7 +72,7 @@ impl Event {
         }
     }
 
-    /// The same, about this relay.
+    /// The same event, about this relay.
     pub fn of_relay(self, relay: &str) -> Self {
         Event {
             relay: Some(relay.to_owned()),
@@ -81,7 +80,7 @@ impl Event {
         }
     }
 
-    /// The same, done by this one.
+    /// The same event, done by this requester.
     pub fn by(self, by: &Requester) -> Self {
         Event {
             who: by.who.clone(),
@@ -96,106 +95,106 @@ impl Event {
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case", tag = "event")]
 pub enum EventKind {
-    /// A mail was made durable.
+    /// A mail was stored durably.
     Accepted,
-    /// A delivery was tried.
+    /// A delivery was attempted.
     Attempted {
-        /// How it went.
+        /// The attempt.
         attempt: Attempt,
     },
-    /// A delivery will be tried again.
+    /// A delivery will be attempted again.
     Deferred {
-        /// When.
+        /// The time of the next attempt.
         next_attempt_at: Timestamp,
     },
-    /// A relay took it.
+    /// A relay accepted the mail.
     Delivered,
     /// A delivery failed for good.
     Dead {
-        /// Why.
+        /// The reason.
         reason: DeadReason,
     },
-    /// A user withdrew it.
+    /// A user cancelled a delivery.
     Cancelled,
-    /// A user had a delivery tried again.
+    /// A user had a delivery retried.
     Retried,
-    /// A user had a mail deleted that had ended.
+    /// A user deleted a finished mail.
     Purged,
-    /// A relay that was down answered again.
+    /// A relay that was down is up again.
     RelayUp,
-    /// A relay does not answer; mail waits or takes the route's next one.
+    /// A relay is down; mail waits or takes the route's next relay.
     RelayDown {
-        /// What it did last.
+        /// The last error or reply.
         reason: String,
     },
-    /// A user stopped sending over a relay.
+    /// A user paused a relay.
     RelayPaused {
-        /// Why, where that was said.
+        /// The reason, if one was given.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         reason: Option<String>,
     },
-    /// A user had sending over a relay go on.
+    /// A user resumed a relay.
     RelayResumed,
-    /// The configuration was read anew.
+    /// The configuration was reloaded.
     Reloaded {
-        /// Why it could not be used, where it could not: all is as it was.
+        /// Why the new configuration was not used, if it was not; nothing has changed then.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         error: Option<String>,
     },
-    /// The service has started.
+    /// The service started.
     Started {
         /// Its version.
         version: String,
     },
-    /// The service stops.
+    /// The service stopped.
     Stopped,
-    /// Nothing more is sent to a webhook, until somebody has messages sent to it again.
+    /// A webhook was turned off; nothing is sent to it until a user redelivers messages to it.
     WebhookOff {
         /// Its name.
         webhook: String,
         /// Why.
         reason: String,
     },
-    /// Somebody who wanted to log in was refused.
+    /// A login was refused.
     LoginRefused {
-        /// How many times, since the one before this was told.
+        /// How many logins were refused since the last such event.
         count: u64,
     },
-    /// It came back after a relay had taken it.
+    /// The mail bounced after a relay had accepted it.
     Bounced {
-        /// The enhanced status code, such as `5.1.1`, where it said one.
+        /// The enhanced status code, such as `5.1.1`, if the report has one.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         status: Option<String>,
-        /// What was said.
+        /// The explanation in the report.
         text: String,
-        /// Who said it: `report`, or a provider's name.
+        /// The source: `report`, or a provider's name.
         by: String,
-        /// Whether it failed for good.
+        /// Whether the failure is permanent.
         permanent: bool,
     },
-    /// Its recipient told a mailbox provider that it was unwanted.
+    /// The recipient marked the mail as unwanted at a mailbox provider.
     Complained {
-        /// What kind of complaint, such as `abuse`, where it said one.
+        /// The type of complaint, such as `abuse`, if the report has one.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         status: Option<String>,
-        /// What was said.
+        /// The explanation in the report.
         text: String,
-        /// Who said it: `report`, or a provider's name.
+        /// The source: `report`, or a provider's name.
         by: String,
     },
-    /// Its recipient wants no more mail of this list.
+    /// The recipient unsubscribed from a list.
     Unsubscribed {
-        /// The list; all mail where it is absent.
+        /// The list; all mail if absent.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         list: Option<String>,
     },
-    /// A user did something to mails: it is told of each as well.
+    /// A user changed many mails at once; there is an event for each of them, too.
     Act {
-        /// What: `cancel`, `retry`, `purge`, `suppress`, `unsuppress`.
+        /// The action: `cancel`, `retry`, `purge`, `suppress`, `unsuppress`.
         act: String,
-        /// To how many mails, or addresses.
+        /// The number of mails or addresses.
         count: u64,
-        /// Which were meant, where they were not named.
+        /// The filter that selected them, if they were not named.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         filter: Option<String>,
     },
@@ -229,8 +228,7 @@ impl EventKind {
         }
     }
 
-    /// What somebody did, where that is what it tells: it belongs to the audit trail then, and not
-    /// to what came of mail.
+    /// The action of an event that belongs to the audit trail; `None` for events about mail.
     pub fn act(&self) -> Option<&str> {
         match self {
             EventKind::RelayPaused { .. } => Some("pause"),
@@ -245,13 +243,13 @@ impl EventKind {
     }
 }
 
-/// Who does something, and from where.
+/// Who requests an action, and from where.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Requester {
-    /// Who; `None` for the program itself.
+    /// The submitter; `None` for the program itself.
     pub who: Option<Submitter>,
-    /// The address it came from.
+    /// The network address of the request.
     pub from: Option<String>,
-    /// Whether it is part of a larger act, which is told by itself.
+    /// Whether the action is part of a larger one, which has its own event.
     pub is_part: bool,
 }

@@ -1,6 +1,6 @@
-//! Decides whether the mail, the relay or something else caused an outcome.
+//! Decides whether the mail, the relay or something else caused an outcome. The
 //! [`Outcome`](super::Outcome) is what the server answered; the cause is derived from it here, by
-//! pure functions. `dispatch/sender.rs` calls them for each recipient of each transaction.
+//! pure functions, which `dispatch/sender.rs` calls for each recipient of each transaction.
 //!
 //! *Invariant:* a refusal counts against a mail only if another mail would not have been refused in
 //! the same way. The rules are [`ROWS`]; the first that matches decides. docs/FAULTS.md is printed
@@ -182,26 +182,26 @@ enum StatusPattern {
 /// One rule of the table.
 struct FaultRule {
     steps: &'static [Phase],
-    heard: AnswerPattern,
+    answer: AnswerPattern,
     status: StatusPattern,
-    /// Asks for a connection that has carried mail.
+    /// Only on a connection that has carried mail before.
     used: bool,
-    /// Asks for recipients that were accepted before.
+    /// Only after other recipients of the transaction were accepted.
     accepted: bool,
     fault: Fault,
-    /// Whose it is once other mails have met the same in a row.
+    /// The cause if other mails had the same outcome in a row.
     repeated: Option<Fault>,
 }
 
 const fn row(
     steps: &'static [Phase],
-    heard: AnswerPattern,
+    answer: AnswerPattern,
     status: StatusPattern,
     fault: Fault,
 ) -> FaultRule {
     FaultRule {
         steps,
-        heard,
+        answer,
         status,
         used: false,
         accepted: false,
@@ -232,23 +232,23 @@ use Fault as F;
 use Phase::{Auth, Body, Connect, Data, Ehlo, FinalDot, Greeting, Local, MailFrom, RcptTo, Tls};
 use StatusPattern as S;
 
-/// Before a mail is in question.
+/// Before the server is asked about a mail.
 const OPENING: &[Phase] = &[Connect, Greeting, Ehlo, Tls, Auth];
 /// The commands of a transaction.
 const COMMANDS: &[Phase] = &[MailFrom, RcptTo, Data];
-/// The commands that name the envelope.
+/// The commands with the addresses of the envelope.
 const ENVELOPE: &[Phase] = &[MailFrom, RcptTo];
-/// The commands, and the verdict.
+/// The commands, and the answer to the message.
 const VERDICTS: &[Phase] = &[MailFrom, RcptTo, Data, FinalDot];
-/// Wherever a server may say something of a mail.
+/// All steps at which a server may answer about a mail.
 const ALL: &[Phase] = &[MailFrom, RcptTo, Data, Body, FinalDot];
-/// The message and its verdict.
+/// The message and the answer to it.
 const MESSAGE: &[Phase] = &[Data, Body, FinalDot];
-/// From the recipients on.
+/// Everything after MAIL.
 const AFTER_MAIL_FROM: &[Phase] = &[RcptTo, Data, Body, FinalDot];
 /// A login or TLS is missing, refused or out of order (RFC 4954 §6, RFC 3207 §4, RFC 5321 §4.2).
 const LOGIN_CODES: &[u16] = &[432, 454, 525, 530, 534, 535, 538];
-/// The server knows no such command, or not here (RFC 5321 §4.2.4).
+/// The command is unknown, or not allowed now (RFC 5321 §4.2.4).
 const SEQUENCE_CODES: &[u16] = &[500, 502, 503];
 /// "Too many recipients" (RFC 5321 §4.5.3.1.10): 452, and 552 from older servers.
 const STORAGE_CODES: &[u16] = &[452, 552];
@@ -258,8 +258,8 @@ const MAIL_CODES: &[&str] = &[
     "x.1.x", "x.2.x", "x.3.3", "x.3.4", "x.5.2", "x.5.4", "x.6.x", "x.7.20", "x.7.21", "x.7.22",
     "x.7.23", "x.7.24", "x.7.26", "x.7.27", "x.7.60",
 ];
-/// About our address, our login or our account (RFC 4954 §6, RFC 7372 §3, and what Microsoft 365
-/// says of a tenant and its addresses).
+/// About our address, our login or our account (RFC 4954 §6, RFC 7372 §3, and Microsoft 365's codes
+/// for a tenant and its addresses).
 const OUR_CODES: &[&str] = &[
     "x.7.8", "x.7.11", "x.7.25", "x.7.29", "x.7.57", "x.7.500", "x.7.501", "x.7.508", "x.7.511",
     "x.7.705", "x.7.708", "x.7.750",
@@ -276,7 +276,7 @@ const ROWS: &[FaultRule] = &[
     row(&[Local], H::Transient, S::Like(&["x.5.3"]), F::Transaction),
     row(&[Local], H::Anything, S::Any, F::Mail),
     row(&[FinalDot], H::NoVerdict, S::Any, F::InDoubt),
-    // A server that says no more at this session says nothing about the mail.
+    // A server that refuses more mail in this session says nothing about this mail.
     row(
         VERDICTS,
         H::Refusal,
@@ -284,7 +284,7 @@ const ROWS: &[FaultRule] = &[
         F::Session,
     )
     .used(),
-    // Too much for one transaction; some servers count only when they have all of it.
+    // Too many recipients for one transaction. Some servers only refuse once they have all of them.
     row(
         &[RcptTo, Data, FinalDot],
         H::Refusal,
@@ -313,11 +313,11 @@ const ROWS: &[FaultRule] = &[
         F::Transaction,
     )
     .accepted(),
-    // Nor does one that leaves it.
+    // A server that closes a used session says nothing about the mail, either.
     row(COMMANDS, H::HangUp, S::Any, F::Session).used(),
     row(COMMANDS, H::Code(421), S::Any, F::Session).used(),
-    // A connection that ends before a mail is in question, unless it is said to end over its
-    // sender.
+    // The connection ends before the server was asked about a mail, unless the reply names the
+    // sender as the cause.
     row(
         &[MailFrom],
         H::Code(421),
@@ -328,8 +328,8 @@ const ROWS: &[FaultRule] = &[
     row(&[MailFrom], H::Code(421), S::Any, F::Relay),
     row(&[MailFrom], H::HangUp, S::Any, F::Relay),
     row(&[MailFrom], H::Silence, S::Any, F::Relay),
-    // Said in plain words, it is about us or about the system, at whatever step. A server that lets
-    // one domain's mail wait with 421 speaks of our rate there, and not of us elsewhere.
+    // Clear words about us or the system decide at any step. A server that answers RCPT with 421
+    // limits our rate for the recipient's domain, not for other mail.
     row(&[RcptTo], H::Code(421), S::Words(Words::System), F::Relay),
     row(&[RcptTo], H::Code(421), S::Like(SYSTEM_CODES), F::Relay),
     row(&[RcptTo], H::Code(421), S::Any, F::Destination),
@@ -337,12 +337,13 @@ const ROWS: &[FaultRule] = &[
     row(ALL, H::Refusal, S::Plain(Words::Account), F::Relay),
     row(ALL, H::Refusal, S::Words(Words::Client), F::Relay),
     row(ALL, H::Permanent, S::Words(Words::System), F::Relay),
-    // Relaying is refused to us, or to one domain.
+    // Relaying is refused to us, or for one domain.
     row(ALL, H::Refusal, S::Plain(Words::Relaying), F::Unclear).repeated(F::Relay),
-    // What came out of order, however it is put.
+    // Commands out of order, whatever the text.
     row(COMMANDS, H::Code(503), S::Like(&["x.5.x"]), F::Session).used(),
     row(ALL, H::Code(503), S::Like(&["x.5.x"]), F::Relay),
-    // A host that takes no mail (RFC 7504), as some say to whom they have blocked.
+    // A host that accepts no mail (RFC 7504); some servers also answer this to clients that they
+    // block.
     row(&[MailFrom], H::Code(521), S::Any, F::Relay),
     row(&[RcptTo], H::Code(521), S::Absent, F::Unclear).repeated(F::Relay),
     row(
@@ -352,7 +353,7 @@ const ROWS: &[FaultRule] = &[
         F::Unclear,
     )
     .repeated(F::Relay),
-    // About this mail, whatever the connection has done before.
+    // About this mail, whatever mail the connection has carried.
     row(&[RcptTo], H::Transient, S::Like(&["x.1.2"]), F::Destination),
     row(MESSAGE, H::Code(421), S::Like(&["x.2.x"]), F::Mail).repeated(F::Relay),
     row(ALL, H::Refusal, S::Like(MAIL_CODES), F::Mail),
@@ -372,7 +373,7 @@ const ROWS: &[FaultRule] = &[
         S::Words(Words::Greylisting),
         F::Mail,
     ),
-    // What a fresh connection may be spared: what it says as well is not the session's.
+    // Replies that a new connection may not get: only the session is at fault.
     row(&[MailFrom, Data], H::Transient, S::Any, F::Session).used(),
     row(
         &[MailFrom, RcptTo, Data],
@@ -424,9 +425,9 @@ const ROWS: &[FaultRule] = &[
     row(&[MailFrom], H::Refusal, S::Words(Words::Doubt), F::Unclear).repeated(F::Relay),
     row(&[MailFrom], H::Transient, S::Absent, F::Unclear).repeated(F::Relay),
     row(&[MailFrom], H::Refusal, S::Any, F::Mail).repeated(F::Relay),
-    // About the sender, of whom some servers speak only here.
+    // About the sender; some servers check it only here.
     row(&[RcptTo], H::Transient, S::Words(Words::Sender), F::Mail),
-    // About the domain: what lies behind the relay.
+    // About the recipient's domain, to which the relay passes the mail on.
     row(&[RcptTo], H::HangUp, S::Any, F::Destination),
     row(&[RcptTo], H::Silence, S::Any, F::Destination),
     row(
@@ -456,7 +457,8 @@ const ROWS: &[FaultRule] = &[
     row(&[RcptTo], H::Permanent, S::Words(Words::Doubt), F::Unclear).repeated(F::Relay),
     row(&[RcptTo], H::Permanent, S::Any, F::Mail).repeated(F::Relay),
     row(&[RcptTo], H::Refusal, S::Any, F::Mail),
-    // The message is in question: what is said of it is its own until others meet the same.
+    // About the message. A refusal counts against the mail until other mails are refused in the
+    // same way.
     row(MESSAGE, H::Code(421), S::Any, F::Relay),
     row(MESSAGE, H::HangUp, S::Any, F::Relay),
     row(MESSAGE, H::Silence, S::Any, F::Relay),
@@ -473,7 +475,7 @@ const ROWS: &[FaultRule] = &[
     )
     .repeated(F::Relay),
     row(MESSAGE, H::Refusal, S::Words(Words::Doubt), F::Unclear).repeated(F::Relay),
-    // Before the message was seen, a mail whose envelope was taken has given no reason.
+    // The envelope was accepted and the message not yet sent, so the mail has given no cause.
     row(&[Data], H::Permanent, S::Absent, F::Unclear).repeated(F::Relay),
     row(
         &[Data, FinalDot],
@@ -494,12 +496,12 @@ const ROWS: &[FaultRule] = &[
     row(&[Data], H::Transient, S::Any, F::Mail).repeated(F::Unclear),
     row(&[Data, FinalDot], H::Permanent, S::Any, F::Mail).repeated(F::Relay),
     row(MESSAGE, H::Refusal, S::Any, F::Mail),
-    // An answer that makes no sense where it came: nothing was learned about anybody else.
+    // A reply that makes no sense at this step says nothing about anything but this mail.
     row(VERDICTS, H::Anything, S::Any, F::Mail),
     row(&[Body], H::Anything, S::Any, F::Mail),
 ];
 
-/// What was heard at a step.
+/// The answer at a step.
 enum StepAnswer {
     Reply(Reply, OnceCell<Text>),
     HangUp,
@@ -513,7 +515,8 @@ impl From<&Reply> for StepAnswer {
 }
 
 impl StepAnswer {
-    /// Where a connection ended, only the reason is kept as text: a reply, if there was one.
+    /// Parses the reason for which a connection ended, which is kept as text and may contain a
+    /// reply.
     fn read(reason: &str) -> StepAnswer {
         match Reply::in_reason(reason) {
             Some(reply) => StepAnswer::from(&reply),
@@ -522,10 +525,10 @@ impl StepAnswer {
         }
     }
 
-    fn is(&self, heard: AnswerPattern) -> bool {
-        match (self, heard) {
+    fn is(&self, answer: AnswerPattern) -> bool {
+        match (self, answer) {
             (_, AnswerPattern::Anything) => true,
-            (StepAnswer::Reply(reply, _), heard) => match heard {
+            (StepAnswer::Reply(reply, _), answer) => match answer {
                 AnswerPattern::Taken => reply.code / 100 == 2,
                 AnswerPattern::Code(code) => reply.code == code,
                 AnswerPattern::Codes(codes) => codes.contains(&reply.code),
@@ -535,11 +538,11 @@ impl StepAnswer {
                 AnswerPattern::NoVerdict => !matches!(reply.code / 100, 2 | 4 | 5),
                 _ => false,
             },
-            (StepAnswer::HangUp, heard) => {
-                matches!(heard, AnswerPattern::HangUp | AnswerPattern::NoVerdict)
+            (StepAnswer::HangUp, answer) => {
+                matches!(answer, AnswerPattern::HangUp | AnswerPattern::NoVerdict)
             }
-            (StepAnswer::Silence, heard) => {
-                matches!(heard, AnswerPattern::Silence | AnswerPattern::NoVerdict)
+            (StepAnswer::Silence, answer) => {
+                matches!(answer, AnswerPattern::Silence | AnswerPattern::NoVerdict)
             }
         }
     }
@@ -569,7 +572,7 @@ impl StepAnswer {
     }
 }
 
-/// Whether `status` is as `pattern` says, part by part; `x` stands for any.
+/// Whether `status` matches `pattern`, part by part; `x` matches any part.
 fn like(status: &str, pattern: &str) -> bool {
     let mut parts = status.split('.');
     pattern.split('.').all(|wanted| {
@@ -578,24 +581,25 @@ fn like(status: &str, pattern: &str) -> bool {
     })
 }
 
-/// A judgement: whose fault it was, and whether others in a row would make it somebody else's.
+/// The cause of an outcome, and what it would be if it was repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Judgement {
-    /// Whose fault it was.
+    /// The cause.
     pub fault: Fault,
-    /// Whose it is once different mails meet the same in a row: [`Circumstances::is_repeated`].
+    /// The cause if different mails have the same outcome in a row: [`Circumstances::is_repeated`].
     pub repeated: Option<Fault>,
-    /// Nothing was said that tells: the connection ended.
+    /// The connection ended without an explanation.
     pub is_vague: bool,
 }
 
 impl Outcome {
-    /// Whose fault this was, under these circumstances.
+    /// Determines the cause of this outcome under these circumstances.
     pub fn judge(&self, circumstances: Circumstances) -> Judgement {
         let (phase, said) = match self {
             Outcome::Delivered(_) => return Fault::Nobody.into(),
-            // A provider's answer over HTTP: its own file has told mail and account apart. Where it
-            // refuses a mail its status is never one of 500 and more (`transport/api/`).
+            // A provider's answer over HTTP: its module has already separated refusals of the mail
+            // from those of the account. When it refuses a mail, its status is below 500
+            // (`transport/api/`).
             Outcome::Rejected(_, reply) if reply.code / 100 != 5 => return Fault::Mail.into(),
             Outcome::Deferred(phase, reply) | Outcome::Rejected(phase, reply) => {
                 (*phase, StepAnswer::from(reply))
@@ -611,7 +615,7 @@ impl Outcome {
 
         let found = ROWS.iter().find(|row| {
             row.steps.contains(&phase)
-                && said.is(row.heard)
+                && said.is(row.answer)
                 && said.has(row.status)
                 && (!row.used || circumstances.has_carried_mail)
                 && (!row.accepted || circumstances.has_accepted)
@@ -626,7 +630,7 @@ impl Outcome {
             _ => row.fault,
         };
 
-        let is_end = matches!(row.heard, H::HangUp | H::Silence | H::Code(421));
+        let is_end = matches!(row.answer, H::HangUp | H::Silence | H::Code(421));
         Judgement {
             fault,
             repeated: row.repeated,

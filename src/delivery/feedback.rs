@@ -1,5 +1,5 @@
-//! What is reported after a relay has accepted a mail: that it bounced after all, that its
-//! recipient complained, that it arrived.
+//! Feedback: what is reported after a relay has accepted a mail, such as a bounce, a complaint or
+//! its arrival.
 
 use std::fmt;
 
@@ -7,21 +7,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::mail::Timestamp;
 
-/// The most of it that one delivery keeps; what comes beyond changes nothing.
+/// The most reports that are kept for a delivery; further ones are ignored.
 pub const KEPT_FEEDBACK: usize = 20;
 
-/// What came back.
+/// The kind of feedback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum FeedbackKind {
-    /// A server behind the relay could not deliver it.
+    /// A server behind the relay could not deliver the mail.
     Bounced,
-    /// Its recipient told a mailbox provider that it was unwanted.
+    /// The recipient marked the mail as unwanted at a mailbox provider.
     Complained,
-    /// It is in the mailbox, as far as anybody can say that.
+    /// The mail is in the mailbox, according to the report.
     Delivered,
-    /// Its recipient told a provider that no more is wanted.
+    /// The recipient unsubscribed at the provider.
     Unsubscribed,
 }
 
@@ -43,27 +43,27 @@ impl fmt::Display for FeedbackKind {
     }
 }
 
-/// One thing that came back for a delivery.
+/// One report about a delivery.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Feedback {
-    /// When it came.
+    /// When it was received.
     pub at: Timestamp,
-    /// What it says.
+    /// Its kind.
     pub kind: FeedbackKind,
-    /// The enhanced status code (RFC 3463), such as `5.1.1`; of a complaint its type, such as
+    /// The enhanced status code (RFC 3463), such as `5.1.1`; for a complaint its type, such as
     /// `abuse`.
     #[serde(default)]
     pub status: Option<String>,
-    /// What was said besides.
+    /// The explanation in the report.
     pub text: String,
-    /// Who said it: `report`, or the provider's name.
+    /// The source: `report`, or the provider's name.
     pub by: String,
 }
 
-/// Whether an address cannot receive mail any more, because of this status: there is nobody of
-/// that name, or nobody who reads it (RFC 3463 §3.2, §3.3; RFC 7505). A full mailbox may be
-/// emptied, and a refusal by policy is about the mail or its sender.
+/// Whether a bounce with this status means that the address can receive no mail any more: it does
+/// not exist, or nobody reads it (RFC 3463 §3.2, §3.3; RFC 7505). A full mailbox may be emptied,
+/// and a refusal by policy is about the mail or its sender.
 pub fn ends_an_address(status: &str) -> bool {
     matches!(status, "5.1.1" | "5.1.3" | "5.1.6" | "5.1.10" | "5.2.1")
 }

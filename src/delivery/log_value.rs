@@ -1,11 +1,11 @@
-//! Text from outside as the value of a field in the log.
+//! Escapes text from outside for use as the value of a log field.
 
 use std::fmt;
 
 use crate::mail::is_harmless;
 
-/// As it is where it is one plain word, and else quoted and escaped, so that it can neither end a
-/// line nor pass for a field of its own.
+/// Displays the text unchanged if it is one plain word, else quoted and escaped, so that it can
+/// neither end the line nor look like a field of its own.
 pub(crate) struct LogValue<'a>(pub &'a str);
 
 impl fmt::Display for LogValue<'_> {
@@ -22,12 +22,12 @@ impl fmt::Display for LogValue<'_> {
     }
 }
 
-/// Writes text so that it can stand between quotes.
+/// Writes text escaped, to be put between quotes.
 pub(crate) fn escape(text: &str, f: &mut impl fmt::Write) -> fmt::Result {
     for (at, c) in text.char_indices() {
         match c {
             '"' | '\\' => write!(f, "\\{c}")?,
-            // Within quotes as well, a simple search would take it for a field.
+            // A search in the log could mistake it for a field, even within quotes.
             '=' if names_a_field(text, at + 1) => f.write_str("\\u{3d}")?,
             c if is_harmless(c) => f.write_char(c)?,
             c => write!(f, "{}", c.escape_unicode())?,
@@ -36,7 +36,7 @@ pub(crate) fn escape(text: &str, f: &mut impl fmt::Write) -> fmt::Result {
     Ok(())
 }
 
-/// The same text with no sign of a field in it, for a value that is quoted already.
+/// Escapes whatever looks like a field, in a value that is quoted already.
 #[cfg(feature = "server")]
 pub(crate) fn without_fields(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
@@ -49,8 +49,8 @@ pub(crate) fn without_fields(text: &str) -> String {
     shown
 }
 
-/// Whether what ends there looks like a field's name and the sign behind it: one word of letters,
-/// digits, dots and underscores.
+/// Whether the text up to `end` ends with what looks like the name of a field and `=`: a word of
+/// letters, digits, dots and underscores.
 fn names_a_field(text: &str, end: usize) -> bool {
     let Some(before) = text.as_bytes()[..end].strip_suffix(b"=") else {
         return false;

@@ -1,5 +1,5 @@
-//! HOW FAR a mail is. One [`Delivery`] is one recipient's progress; [`Delivery::settle`] is the
-//! state machine. Pure: time and chance come in as arguments.
+//! The progress of mail. A [`Delivery`] is one recipient's progress; [`Delivery::settle`] is the
+//! state machine. Pure functions; time and random numbers are arguments.
 //!
 //! ```text
 //! scheduled ─▶ queued ─▶ sending ─▶ delivered
@@ -9,9 +9,9 @@
 //! cancelled: from every state that is not final, until the final dot
 //! ```
 //!
-//! Only three of these are stored as such, because the rest follow: a pending delivery is
-//! `scheduled` or `deferred` before it is due and `queued` after; it is `sending` while a sender
-//! holds its lease.
+//! Not all of these are stored, because some follow from others: a pending delivery is `scheduled`
+//! or `deferred` before it is due and `queued` after; it is `sending` while a sender holds its
+//! lease.
 
 mod attempt;
 mod event;
@@ -40,36 +40,36 @@ use serde::{Deserialize, Serialize};
 
 use crate::mail::Address;
 
-/// How the reason of an outcome begins where nothing was heard in time.
+/// How the reason of an outcome begins if the server did not answer in time.
 pub(crate) const SILENCE: &str = "the server was silent";
 
-/// How it begins where the server's reply follows.
+/// How it begins if the server's reply follows.
 pub(crate) const REFUSED: &str = "the server refused: ";
 
-/// The most attempts that a delivery remembers; the oldest are forgotten first, never the count.
+/// The most attempts that are kept with a delivery. The oldest are dropped, but remain counted.
 pub const REMEMBERED_ATTEMPTS: usize = 20;
 
-/// The relays that a delivery may take, in order, as their names joined by commas:
-/// `primary,backup`. What is left of a route behind its first relays names the first that is left:
-/// `primary,backup>backup`.
+/// The relays that a delivery may use, in order of preference: their names joined by commas, as in
+/// `primary,backup`. The remainder of a route, without its first relays, adds the first that is
+/// left: `primary,backup>backup`.
 ///
-/// It is also the name of the queue the delivery waits in, so that the queue's meaning does not
-/// depend on a configuration that may have changed since.
+/// It is also the name of the queue in which the delivery waits, so that the meaning of a queue
+/// does not depend on the current configuration.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub struct Route(Arc<str>);
 
 impl Route {
-    /// The most relays of a route that is configured. It names a queue for each of them, and its
-    /// name is kept with each delivery.
+    /// The most relays of a configured route. Each of them has a queue with the route in its name,
+    /// and each delivery stores that name.
     pub const MOST_RELAYS: usize = 100;
 
-    /// A route over these relays, the first one first.
+    /// A route over these relays, in order of preference.
     pub fn over<'a>(relays: impl IntoIterator<Item = &'a str>) -> Self {
         Route(relays.into_iter().collect::<Vec<_>>().join(",").into())
     }
 
-    /// The relays' names, in order.
+    /// The names of its relays, in order.
     pub fn relays(&self) -> impl Iterator<Item = &str> + Clone {
         let (whole, first) = self.0.split_once('>').unwrap_or((&self.0, ""));
         whole
@@ -83,7 +83,7 @@ impl Route {
         self.relays().any(|name| name == relay)
     }
 
-    /// The route that this one is, or is what is left of.
+    /// The whole route of which this one may be a remainder.
     pub fn whole(&self) -> Route {
         match self.0.split_once('>') {
             Some((whole, _)) => Route(whole.into()),
@@ -91,7 +91,7 @@ impl Route {
         }
     }
 
-    /// What is left of it from this relay on, which must be one of its relays.
+    /// The remainder of the route from this relay on, which must be one of its relays.
     pub fn from_relay(&self, relay: &str) -> Route {
         let whole = self.whole();
         if whole.relays().next() == Some(relay) {
@@ -101,18 +101,18 @@ impl Route {
         }
     }
 
-    /// What is left of it behind this relay; `None` where it is the last.
+    /// The remainder of the route after this relay; `None` if it is the last.
     pub fn behind(&self, relay: &str) -> Option<Route> {
         let next = self.relays().skip_while(|name| *name != relay).nth(1)?;
         Some(self.from_relay(next))
     }
 
-    /// The route, and what is left of it behind each of its relays.
+    /// The route and all its remainders.
     pub fn with_remainders(&self) -> impl Iterator<Item = Route> {
         self.relays().map(|relay| self.from_relay(relay))
     }
 
-    /// The names joined by commas, and the first that is left.
+    /// The name of the route.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -139,25 +139,25 @@ impl fmt::Debug for Route {
 /// One recipient's progress.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivery {
-    /// Who gets it.
+    /// The recipient.
     pub recipient: Address,
-    /// The relays it may take.
+    /// The relays that it may use.
     pub route: Route,
-    /// Where it is.
+    /// Its state, as it is stored.
     pub stage: Stage,
-    /// How often it was tried. Decides which delay of the schedule comes next.
+    /// How many attempts were made; it decides which delay of the schedule is next.
     pub tries: u32,
-    /// How many of the tries count against `max_attempts`: those in which a server spoke about this
-    /// mail.
+    /// How many of the attempts count against `max_attempts`: those in which a server answered
+    /// about this mail.
     pub counted: u32,
-    /// How often it took its sender down with it.
+    /// How often its sender crashed while sending it.
     pub crashes: u32,
-    /// The last tries, the oldest first; at most [`REMEMBERED_ATTEMPTS`].
+    /// The last attempts, the oldest first; at most [`REMEMBERED_ATTEMPTS`].
     pub attempts: Vec<Attempt>,
 }
 
 impl Delivery {
-    /// A delivery that was not tried yet.
+    /// A delivery without attempts.
     pub fn new(recipient: Address, route: Route, due: crate::mail::Timestamp) -> Self {
         let stage = Stage::Pending { due };
         Delivery {

@@ -9,8 +9,8 @@ use crate::mail::{Guarantee, Timestamp};
 
 /// After this many crashes of a sender over one mail, the delivery is dead as `poisoned`.
 const MAX_CRASHES: u32 = 2;
-/// How long a relay that recognizes repetitions of a mail is trusted to do so: somewhat less than
-/// the day that providers promise.
+/// How long a relay that detects repeated mail is trusted to do so: somewhat less than the day that
+/// providers promise.
 const RECOGNIZED_FOR: Duration = Duration::from_secs(20 * 60 * 60);
 
 /// What the next state depends on, besides the delivery and the outcome.
@@ -44,20 +44,20 @@ pub enum Settlement {
 pub enum SendPermission {
     /// Yes.
     Yes,
-    /// Only to another relay, which may have it already.
+    /// Only to another relay, the one that may already have it.
     Elsewhere,
-    /// To none: some relay may have it, and would not recognize a repetition any more.
+    /// To none: some relay may have it, and would not detect the repetition any more.
     Never,
 }
 
 impl Delivery {
-    /// The next state of this delivery after `outcome`, for which `fault` says whose fault it was.
+    /// The next state of this delivery after `outcome`; `fault` is its cause.
     pub fn settle(&self, outcome: &Outcome, fault: Fault, rules: &SettleRules<'_>) -> Settlement {
         if says_nothing(outcome, fault) {
             return match self.stage {
                 // The relay was asked and refused. This mail may be the cause, and would be tried
                 // first forever: it goes behind the others that wait.
-                Stage::Pending { due } | Stage::Committing { due } if was_put(outcome) => {
+                Stage::Pending { due } | Stage::Committing { due } if was_asked(outcome) => {
                     Settlement::Changed(Delivery {
                         stage: Stage::Pending {
                             due: due.max(rules.now),
@@ -81,9 +81,9 @@ impl Delivery {
         Settlement::Changed(next)
     }
 
-    /// Whether at-most-once mail may go to this relay. If a relay that recognizes repetitions may
-    /// have taken it, only that one may be asked again, and only for a while.
-    pub fn may_go_once(&self, relay: &str, now: Timestamp) -> SendPermission {
+    /// Whether at-most-once mail may be sent to this relay. If a relay that detects repetitions may
+    /// have accepted it, only that relay may be tried again, and only for a limited time.
+    pub fn may_send_once(&self, relay: &str, now: Timestamp) -> SendPermission {
         let mut since_queued = self.attempts.iter().rev().take(self.tries as usize);
         let is_doubtful =
             |attempt: &&Attempt| attempt.phase == Phase::FinalDot && attempt.code.is_none();
@@ -142,8 +142,8 @@ impl Delivery {
                 self.counted = self.counted.saturating_add(1);
                 self.try_again(rules)
             }
-            // Not the mail's fault: it waits like any other failure, but no attempt is used up. A
-            // mail that makes a server hang up every time is ended by its expiry.
+            // The mail is not the cause, so no attempt is counted, but it waits like after any
+            // failure. A mail that makes a server hang up every time is ended by its expiry.
             _ => self.try_again(rules),
         }
     }
@@ -196,9 +196,9 @@ impl Delivery {
         }
     }
 
-    /// This delivery while its domain rests at `relay`: it takes the route's next relay at once, or
-    /// waits until then.
-    pub fn held(&self, relay: &str, until: Timestamp) -> Delivery {
+    /// The delivery while its domain rests at `relay`: it uses the route's next relay at once, or
+    /// waits until the end of the rest.
+    pub fn while_domain_rests(&self, relay: &str, until: Timestamp) -> Delivery {
         let mut held = self.clone();
         let due = match held.stage {
             Stage::Pending { due } | Stage::Committing { due } => due,
@@ -213,7 +213,7 @@ impl Delivery {
             None => {
                 held.route = held.route.whole();
                 held.stage = Stage::Pending { due: until };
-                // It is deferred, and not scheduled by a user.
+                // So that it counts as deferred, not as scheduled by a user.
                 held.tries = held.tries.max(1);
             }
         }
@@ -246,7 +246,7 @@ impl Delivery {
 }
 
 /// Whether the relay was asked about the mail.
-fn was_put(outcome: &Outcome) -> bool {
+fn was_asked(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Unavailable(phase, _)
         | Outcome::Deferred(phase, _)
@@ -483,7 +483,7 @@ mod tests {
         for fault in [Fault::Relay, Fault::Session, Fault::Transaction] {
             let rules = rules(&|_, _| None);
             let back = changed(delivery().settle(&never, fault, &rules));
-            // It gives way to whatever else waits.
+            // It is queued behind other mail.
             let waits = Delivery {
                 stage: Stage::Pending { due: now() },
                 ..delivery()
@@ -538,7 +538,7 @@ mod tests {
     #[test]
     fn a_mail_whose_domain_rests_takes_the_next_relay_or_waits() {
         let until = now() + Duration::from_secs(1);
-        let waits = delivery().held("primary", until);
+        let waits = delivery().while_domain_rests("primary", until);
         assert_eq!(
             (waits.stage, waits.tries),
             (Stage::Pending { due: until }, 1)
@@ -549,11 +549,11 @@ mod tests {
             ..delivery()
         };
 
-        let diverted = two.held("primary", until);
+        let diverted = two.while_domain_rests("primary", until);
         assert_eq!(diverted.route.relays().collect::<Vec<_>>(), ["backup"]);
         assert_eq!(diverted.stage, two.stage);
 
-        let waits = diverted.held("backup", until);
+        let waits = diverted.while_domain_rests("backup", until);
         assert_eq!(waits.route, two.route);
         assert_eq!(waits.stage, Stage::Pending { due: until });
     }
@@ -563,24 +563,24 @@ mod tests {
         let doubt = Outcome::Lost(Phase::FinalDot, "no answer".into());
         let first = changed(settle(&delivery(), &doubt, Guarantee::AtMostOnce));
         assert!(matches!(first.stage, Stage::Pending { .. }));
-        assert_eq!(first.may_go_once("primary", now()), SendPermission::Yes);
+        assert_eq!(first.may_send_once("primary", now()), SendPermission::Yes);
         assert_eq!(
-            first.may_go_once("backup", now()),
+            first.may_send_once("backup", now()),
             SendPermission::Elsewhere
         );
 
         let later = now() + RECOGNIZED_FOR;
-        assert_eq!(first.may_go_once("primary", later), SendPermission::Never);
+        assert_eq!(first.may_send_once("primary", later), SendPermission::Never);
 
-        // A user who wants it sent again takes that upon himself.
+        // A user who retries it accepts the risk.
         let again = Delivery {
             tries: 0,
             ..first.clone()
         };
-        assert_eq!(again.may_go_once("backup", later), SendPermission::Yes);
+        assert_eq!(again.may_send_once("backup", later), SendPermission::Yes);
 
         let refused = Outcome::Deferred(Phase::FinalDot, Reply::new(451, "not now"));
         let free = changed(settle(&delivery(), &refused, Guarantee::AtMostOnce));
-        assert_eq!(free.may_go_once("backup", now()), SendPermission::Yes);
+        assert_eq!(free.may_send_once("backup", now()), SendPermission::Yes);
     }
 }

@@ -1,5 +1,5 @@
-//! The states of a delivery: as stored ([`Stage`]), as seen ([`State`]), and summed up over a mail
-//! ([`MailState`]).
+//! The states of a delivery: as it is stored ([`Stage`]), as users see it ([`State`]), and for a
+//! whole mail ([`MailState`]).
 
 use std::fmt;
 
@@ -7,21 +7,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::mail::{Timestamp, UnknownName};
 
-/// Where a delivery is, as it is stored.
+/// The state of a delivery, as it is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stage {
-    /// Waits for `due`, or for a free sender afterwards.
+    /// It waits until `due`, or after that for a free sender.
     Pending {
-        /// Not to be tried before.
+        /// The earliest time of the next attempt.
         due: Timestamp,
     },
-    /// An at-most-once delivery whose final dot may have been sent. Found after a crash, it is dead
-    /// as `in_doubt`.
+    /// An at-most-once delivery whose final dot may have been sent. After a crash it is dead as
+    /// `in_doubt`.
     Committing {
         /// When it was due.
         due: Timestamp,
     },
-    /// The relay took it.
+    /// The relay accepted it.
     Delivered {
         /// When.
         at: Timestamp,
@@ -33,7 +33,7 @@ pub enum Stage {
         /// Why.
         reason: DeadReason,
     },
-    /// A user withdrew it.
+    /// A user cancelled it.
     Cancelled {
         /// When.
         at: Timestamp,
@@ -41,7 +41,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// When it ended; `None` while it has not.
+    /// When it was finished; `None` if it is not.
     pub fn finished_at(&self) -> Option<Timestamp> {
         match *self {
             Stage::Pending { .. } | Stage::Committing { .. } => None,
@@ -49,7 +49,7 @@ impl Stage {
         }
     }
 
-    /// When it is due; `None` once it has ended.
+    /// When it is due; `None` if it is finished.
     pub fn due(&self) -> Option<Timestamp> {
         match *self {
             Stage::Pending { due } | Stage::Committing { due } => Some(due),
@@ -63,19 +63,20 @@ impl Stage {
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum DeadReason {
-    /// A server said 5yz: it will never take it.
+    /// A server refused it for good (5yz).
     Rejected,
-    /// Tried as often as the policy allows.
+    /// It was attempted as often as the policy allows.
     Exhausted,
-    /// Not delivered in time.
+    /// It was not delivered in time.
     Expired,
-    /// An at-most-once mail of which it cannot be known whether it was taken.
+    /// At-most-once mail that may or may not have been accepted.
     InDoubt,
-    /// It took its sender down, twice.
+    /// Its sender crashed twice while sending it.
     Poisoned,
     /// Its stored record could not be read.
     Quarantined,
-    /// Its recipient is not to get mail: it bounced, complained, unsubscribed, or somebody said so.
+    /// The recipient is on the suppression list: it bounced, complained, unsubscribed, or was added
+    /// by a user.
     Suppressed,
 }
 
@@ -105,24 +106,24 @@ impl fmt::Display for DeadReason {
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Not tried yet, and not to be before its time.
+    /// Not attempted yet, and not due.
     Scheduled,
     /// Due, and waiting for a sender.
     Queued,
-    /// In a sender's hands.
+    /// Held by a sender.
     Sending,
-    /// The relay took it.
+    /// A relay accepted it.
     Delivered,
-    /// Tried, and to be tried again later.
+    /// Attempted, and to be attempted again later.
     Deferred,
     /// Failed for good.
     Dead,
-    /// Withdrawn.
+    /// Cancelled by a user.
     Cancelled,
 }
 
 impl State {
-    /// Every state.
+    /// All states.
     pub const ALL: [State; 7] = [
         State::Scheduled,
         State::Queued,
@@ -146,7 +147,7 @@ impl State {
         }
     }
 
-    /// Whether nothing follows it by itself.
+    /// Whether it is finished; only a user can change that.
     pub fn is_final(self) -> bool {
         matches!(self, State::Delivered | State::Dead | State::Cancelled)
     }
@@ -173,31 +174,32 @@ impl std::str::FromStr for State {
     }
 }
 
-/// The state of a whole mail, summed up from its deliveries.
+/// The state of a whole mail, derived from its deliveries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum MailState {
-    /// No delivery is due yet, and none was tried.
+    /// No delivery is due yet, and none was attempted.
     Scheduled,
-    /// At least one waits for a sender, and none is being sent.
+    /// At least one delivery is queued, and none is being sent.
     Queued,
-    /// At least one is in a sender's hands.
+    /// At least one delivery is being sent.
     Sending,
-    /// Every one was taken.
+    /// All were delivered.
     Delivered,
-    /// At least one is to be tried again later; none is queued.
+    /// At least one is deferred, and none is queued.
     Deferred,
-    /// None was taken.
+    /// All are dead.
     Dead,
-    /// Every one was withdrawn.
+    /// All were cancelled.
     Cancelled,
-    /// All have ended, not all alike.
+    /// All are finished, with different results.
     Partial,
 }
 
 impl MailState {
-    /// Sums up. A mail is as far as the delivery that is least far.
+    /// The state of a mail with deliveries in these states: that of the least advanced one, or
+    /// `Partial`.
     pub fn of(states: impl IntoIterator<Item = State>) -> MailState {
         let states: Vec<State> = states.into_iter().collect();
         let any = |wanted: State| states.contains(&wanted);
@@ -236,7 +238,7 @@ impl MailState {
         }
     }
 
-    /// Whether nothing follows it by itself.
+    /// Whether it is finished; only a user can change that.
     pub fn is_final(self) -> bool {
         matches!(
             self,

@@ -1,10 +1,10 @@
-//! The outcomes of one transaction, seen together: what a server says of one recipient means more
-//! beside what it said of the others.
+//! The circumstances of the outcomes of one transaction: what a server answers about one recipient
+//! depends on what it answered about the others.
 
 use super::{Circumstances, Outcome, Phase};
 
-/// Under which circumstances each of these outcomes of one transaction came about. `carried`: how
-/// many mails the connection had carried before; `accepted`: how many recipients the server
+/// The circumstances of each of these outcomes of one transaction. `carried`: the number of mails
+/// that the connection had carried before; `accepted`: the number of recipients that the server
 /// accepted.
 pub(crate) fn circumstances(
     outcomes: &[Outcome],
@@ -33,19 +33,18 @@ pub(crate) fn accepted(outcomes: &[Outcome]) -> usize {
 }
 
 impl Outcome {
-    /// Whether the connection ended at this recipient.
+    /// Whether the connection ended at this recipient's RCPT.
     pub(crate) fn is_cause_of_hang_up(&self) -> bool {
         matches!(self, Outcome::Lost(Phase::RcptTo, _))
     }
 
-    /// Whether this answer concerns all recipients that the server had accepted; it may have ended
-    /// the connection with it.
+    /// Whether this outcome is the same for all recipients that were accepted: it came after them.
     pub(crate) fn is_of_all(&self) -> bool {
         self.ended_at()
             .is_some_and(|at| (Phase::Data..=Phase::FinalDot).contains(&at))
     }
 
-    /// The step at which the server refused, or the connection was lost.
+    /// The step at which the server refused, or at which the connection was lost.
     pub(crate) fn ended_at(&self) -> Option<Phase> {
         match self {
             Outcome::Lost(phase, _) => Some(*phase),
@@ -53,7 +52,7 @@ impl Outcome {
         }
     }
 
-    /// Whether the server accepted this recipient, whatever became of the message afterwards.
+    /// Whether the server accepted this recipient, whatever the outcome of the message.
     fn was_accepted(&self) -> bool {
         matches!(self, Outcome::Delivered(_) | Outcome::InDoubt(_)) || self.is_of_all()
     }

@@ -81,11 +81,11 @@ impl State {
             // round.
             let mut accepted = transaction::accepted(&outcomes);
             let mut is_limit = false;
-            if outcomes.iter().any(Outcome::is_bystanders) {
+            if outcomes.iter().any(Outcome::is_of_another_recipient) {
                 accepted = accepted_before_hang_up(&outcomes);
                 is_limit =
                     hang_up_places.add(accepted) >= HANG_UPS_AT_LIMIT && accepted >= LEAST_LIMIT;
-                let has_no_cause = outcomes.iter().all(Outcome::is_bystanders);
+                let has_no_cause = outcomes.iter().all(Outcome::is_of_another_recipient);
                 if has_no_cause || hang_ups == MAX_HANG_UPS {
                     blame_all(&mut outcomes);
                 } else {
@@ -248,7 +248,7 @@ fn for_part(mail: &Transaction, part: &[usize]) -> Transaction {
 fn leave_out_bystanders(part: &mut Vec<usize>, outcomes: &mut Vec<Outcome>) {
     let pairs = part.drain(..).zip(outcomes.drain(..));
     let kept: Vec<_> = pairs
-        .filter(|(_, outcome)| !outcome.is_bystanders())
+        .filter(|(_, outcome)| !outcome.is_of_another_recipient())
         .collect();
     (*part, *outcomes) = kept.into_iter().unzip();
 }
@@ -298,9 +298,9 @@ impl RepeatCount {
 
 /// How many recipients had been accepted when the connection ended at another.
 fn accepted_before_hang_up(outcomes: &[Outcome]) -> usize {
-    let over = outcomes.iter().rposition(|one| !one.is_bystanders());
+    let over = outcomes.iter().rposition(|one| !one.is_of_another_recipient());
     let before = outcomes.iter().take(over.unwrap_or(0));
-    before.filter(|one| one.is_bystanders()).count()
+    before.filter(|one| one.is_of_another_recipient()).count()
 }
 
 /// How many recipients a transaction may have, if these outcomes show it: as many as were accepted,

@@ -56,7 +56,7 @@ impl State {
     /// recognize a repetition.
     async fn without_doubtful(&mut self, mut claim: Claim) -> Option<Claim> {
         let now = self.engine.clock.now();
-        let may_go = |delivery: &Delivery| delivery.may_go_once(&self.relay, now);
+        let may_go = |delivery: &Delivery| delivery.may_send_once(&self.relay, now);
         let is_free = |(_, delivery): &(_, Delivery)| may_go(delivery) == SendPermission::Yes;
         if claim.manifest.guarantee != Guarantee::AtMostOnce || claim.deliveries.iter().all(is_free)
         {
@@ -65,7 +65,7 @@ impl State {
 
         let (mut admitted, mut others) = (Vec::new(), Vec::new());
         for (lease, mut delivery) in std::mem::take(&mut claim.deliveries) {
-            delivery.stage = match delivery.may_go_once(&self.relay, now) {
+            delivery.stage = match delivery.may_send_once(&self.relay, now) {
                 SendPermission::Yes => {
                     admitted.push((lease, delivery));
                     continue;
@@ -147,7 +147,7 @@ impl State {
                 DomainAdmission::Go => admitted.push((lease, delivery)),
                 DomainAdmission::HoldUntil(until) => {
                     let until = now + until.saturating_sub(mono);
-                    held.push((lease, delivery.held(&self.relay, until)));
+                    held.push((lease, delivery.while_domain_rests(&self.relay, until)));
                 }
             }
         }

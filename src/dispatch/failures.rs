@@ -200,7 +200,7 @@ impl GroupCounter {
 /// What was last said of a delivery, or why it is dead where nothing was.
 pub(super) fn error_of(delivery: &Delivery) -> String {
     match (delivery.attempts.last(), &delivery.stage) {
-        (Some(attempt), _) => attempt.said(),
+        (Some(attempt), _) => attempt.reply_text(),
         (None, Stage::Dead { reason, .. }) => reason.to_string(),
         (None, _) => String::new(),
     }

@@ -177,7 +177,7 @@ pub(super) fn why(
     if state == State::Deferred {
         let last = delivery.attempts.last();
         return Some(Waits {
-            text: last.map(|attempt| attempt.said()),
+            text: last.map(|attempt| attempt.reply_text()),
             since: last.map(|attempt| attempt.at),
             ..at(taken, WaitReason::Retry)
         });

@@ -194,7 +194,7 @@ pub fn said(attempt: &Attempt) -> String {
     if attempt.code != Some(250) {
         text = format!("{}: ", attempt.phase.as_str().replace('_', " "));
     }
-    text + &attempt.said()
+    text + &attempt.reply_text()
 }
 
 /// Its recipients in a few words: `ada@example.org and 2 more`.

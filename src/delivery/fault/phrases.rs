@@ -1,8 +1,8 @@
-//! The phrases by which `words.rs` tells what a server's text speaks of: those of Postfix, Exim,
-//! Sendmail, Exchange, OpenSMTPD, Haraka and Stalwart, and of the large providers.
+//! The phrases by which `words.rs` recognizes what a server's text is about: those of Postfix,
+//! Exim, Sendmail, Exchange, OpenSMTPD, Haraka and Stalwart, and of the large providers.
 
-/// A list of phrases. Words stand in this order with nothing between them; `*` stands for any
-/// words, `~` at the end of a word for any ending, `#` for an IP address.
+/// A list of phrases. The words of a phrase must follow each other; `*` matches any words in
+/// between, `~` at the end of a word any ending, `#` an IP address.
 pub(super) type Phrases = &'static [&'static str];
 
 pub(super) const ACCOUNT: Phrases = &[
@@ -102,7 +102,7 @@ pub(super) const ACCOUNT: Phrases = &[
     "subscription*past due",
 ];
 
-/// Said of nobody but us, whatever else the text speaks of.
+/// Phrases that are always about our account, whatever else the text mentions.
 pub(super) const ACCOUNT_ALONE: Phrases = &[
     "bad outbound sender",
     "quota exceeded for sender",
@@ -444,10 +444,10 @@ pub(super) const SENDER: Phrases = &[
     "dmarc",
 ];
 
-/// A sender's signature and policy: what fails there is not our login (RFC 7601).
+/// About the authentication of the sender's domain, not our login (RFC 7601).
 pub(super) const SENDERS_PROOF: Phrases = &["spf", "dkim", "dmarc", "sender authentication"];
 
-/// A recipient who takes mail from some senders alone (Exchange).
+/// A recipient who accepts mail only from certain senders (Exchange).
 pub(super) const RESTRICTED: Phrases = &[
     "resolver",
     "transport rules",
@@ -507,7 +507,7 @@ pub(super) const RECIPIENT: Phrases = &[
     "distribution",
 ];
 
-/// A recipient's room: its quota is not ours.
+/// About the recipient's mailbox, whose quota is not ours.
 pub(super) const RECIPIENTS_ROOM: Phrases = &[
     "mailbox is",
     "mailbox full",
@@ -578,7 +578,7 @@ pub(super) const CONTENT: Phrases = &[
     "dmarc",
 ];
 
-/// Said to recipients that would be taken in a transaction of their own.
+/// Recipients that would be accepted in a transaction of their own.
 pub(super) const BY_ITSELF: Phrases = &[
     "per transaction",
     "one transaction",

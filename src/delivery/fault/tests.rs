@@ -1,4 +1,4 @@
-//! The table, case by case, and the docs that are printed from it.
+//! Tests of the table, and that docs/FAULTS.md matches it.
 
 use std::fmt::Write as _;
 
@@ -205,11 +205,11 @@ fn what_others_met_in_a_row_is_not_the_mails() {
     );
 }
 
-/// What is said of us or of the system is nobody else's fault, at whatever step it is said.
+/// A reply about us or the system has the relay as its cause, at every step.
 #[test]
 fn what_is_said_of_us_or_of_the_system_is_the_relays_at_every_step() {
     for line in [
-        // Our address.
+        // Our IP address.
         "550 5.7.708 Service unavailable. Access denied, traffic not accepted from this IP",
         "550 5.7.1 Service unavailable; client host [192.0.2.1] blocked using Spamhaus",
         "554 5.7.1 <mail.example[192.0.2.1]>: Client host rejected: Access denied",
@@ -267,7 +267,8 @@ fn what_is_said_of_us_or_of_the_system_is_the_relays_at_every_step() {
     }
 }
 
-/// What is said of one sender, recipient or message is that mail's, however many meet it.
+/// A reply about one sender, recipient or message has that mail as its cause, however often it is
+/// repeated.
 #[test]
 fn what_is_said_of_one_mail_is_that_mails_however_often() {
     for (phase, line) in [
@@ -400,7 +401,7 @@ fn what_may_be_either_is_decided_by_what_others_met() {
     }
 }
 
-/// Whatever the number would mean in SMTP.
+/// Whatever the status would mean as an SMTP code.
 #[test]
 fn a_provider_that_refuses_a_mail_over_http_speaks_of_that_mail() {
     for status in [400, 404, 409, 421, 422, 450, 452, 454] {
@@ -419,7 +420,7 @@ fn a_provider_that_refuses_a_mail_over_http_speaks_of_that_mail() {
     }
 }
 
-/// A code that a server quotes, or that stands in our own words, is not its reply.
+/// A code that a server quotes, or that is in our own words, is not its reply.
 #[test]
 fn a_code_inside_a_reason_is_not_what_was_said() {
     let quoted = "421 4.4.2 upstream: the server refused: 550 5.1.1 no such user";
@@ -453,7 +454,7 @@ fn every_row_can_be_reached_and_every_step_has_one() {
     }
 }
 
-/// The table in Markdown, as docs/FAULTS.md has it.
+/// The table in Markdown, as in docs/FAULTS.md.
 fn printed() -> String {
     let mut out = String::from(
         "| step | answer | enhanced code or text | connection | cause | cause if repeated |\n\
@@ -480,7 +481,7 @@ fn printed() -> String {
             out,
             "| {} | {} | {} | {} | {} | {} |",
             steps.join(", "),
-            row.heard.name(),
+            row.answer.name(),
             status,
             state.join(", "),
             row.fault.as_str(),

@@ -1,43 +1,44 @@
-//! What a server's text says where its codes do not. `fault.rs` asks; the phrases stand in
-//! `phrases.rs`.
+//! Recognizes what a server's text is about, where its codes do not say so. Used by `fault.rs`; the
+//! phrases are in `phrases.rs`.
 //!
-//! *Invariant:* a text that speaks of one recipient, one sender or one message is never taken to
-//! speak of us or of the system, unless it says so in plain words.
+//! *Invariant:* a text about one recipient, one sender or one message never counts as one about us
+//! or the system, unless it clearly says so.
 
 use std::net::IpAddr;
 
 use super::phrases::*;
 
-/// What a text speaks of.
+/// What a text is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Words {
-    /// So many mails in one session.
+    /// The number of mails in one session.
     SessionLimit,
-    /// So many recipients in one transaction.
+    /// The number of recipients in one transaction.
     TooManyRecipients,
-    /// A place where each new sender has to wait once.
+    /// Greylisting: a new sender has to wait once.
     Greylisting,
-    /// Who we are, not what we send: our address, our login, our account and its quota.
+    /// Us rather than the mail: our address, our login, our account and its quota.
     Client,
-    /// Our account may not send, in words that can mean nothing else.
+    /// Our account may not send; the words can mean nothing else.
     Account,
-    /// An account is shut: ours or the recipient's.
+    /// An account is disabled: ours or the recipient's.
     ShutAccount,
     /// The system's disk, load, connections or configuration.
     System,
-    /// An IP address that is blocked or on a list: ours, as far as one can tell.
+    /// An IP address that is blocked or listed, probably ours.
     Blocked,
-    /// A block list, and nobody who would be on it.
+    /// A block list, without saying who is on it.
     Listed,
-    /// Nothing is passed on from us, or not to there.
+    /// Relaying is refused, to us or for this domain.
     Relaying,
-    /// Access or permission is denied, or something failed inside: to us, or to this mail.
+    /// Access or permission is denied, or there is an internal error: because of us, or of this
+    /// mail.
     Doubt,
     /// The mail's sender.
     Sender,
     /// The mail's recipient.
     Recipient,
-    /// The message and what is in it.
+    /// The message or its content.
     Content,
 }
 
@@ -64,7 +65,7 @@ impl Words {
 
     pub(super) fn are_in(self, text: &Text) -> bool {
         let any = |phrases: Phrases| text.has_any(phrases);
-        let is_anothers = || any(GREYLISTING) || any(RECIPIENT) || any(SENDER);
+        let is_about_the_mail = || any(GREYLISTING) || any(RECIPIENT) || any(SENDER);
 
         match self {
             Words::SessionLimit => text.is_about_the_session(),
@@ -76,12 +77,12 @@ impl Words {
             Words::Greylisting => any(GREYLISTING),
             Words::Client => {
                 let is_ours = any(ACCOUNT) || any(LOGIN) || any(ADDRESS);
-                let is_anothers = any(GREYLISTING)
+                let is_about_the_mail = any(GREYLISTING)
                     || any(SENDERS_PROOF)
                     || any(RECIPIENTS_ROOM)
                     || any(RESTRICTED)
                     || any(SIZE);
-                is_ours && !is_anothers
+                is_ours && !is_about_the_mail
             }
             Words::Account => any(ACCOUNT_ALONE),
             Words::ShutAccount => any(SHUT_ACCOUNT),
@@ -90,9 +91,9 @@ impl Words {
             }
             Words::Blocked => {
                 let is_blocked = any(BLOCK_LISTS) || any(REFUSALS);
-                any(&["#", "ip"]) && is_blocked && !is_anothers()
+                any(&["#", "ip"]) && is_blocked && !is_about_the_mail()
             }
-            Words::Listed => any(BLOCK_LISTS) && !any(&["@", "sender"]) && !is_anothers(),
+            Words::Listed => any(BLOCK_LISTS) && !any(&["@", "sender"]) && !is_about_the_mail(),
             Words::Relaying => any(RELAYING),
             Words::Doubt => any(DOUBT) && !any(GREYLISTING) && !any(SENDER) && !any(RECIPIENT),
             Words::Sender => any(SENDER),
@@ -102,7 +103,7 @@ impl Words {
     }
 }
 
-/// A server's text as words: lower case, one space before, between and behind them, `#` for an IP
+/// A server's text as words: lower case, one space before, between and after them, `#` for an IP
 /// address and `@` for a mail address.
 pub(super) struct Text(String);
 
@@ -146,7 +147,7 @@ impl Text {
             };
             let found = rest.find(&wanted);
             if let Some(at) = found {
-                // The space behind it is the one before the next.
+                // The space after this word is also the one before the next.
                 rest = &rest[at + wanted.len() - 1..];
             }
             found.is_some()
@@ -167,7 +168,7 @@ impl Text {
             ]);
 
         let is_size = any(&["size"]) && !any(&["session size"]);
-        // So many recipients are too many in one transaction, unless it is said otherwise.
+        // A limit of recipients is one of the transaction, unless the text names the session.
         let is_other = any(&[
             "idle",
             "timeout",

@@ -76,7 +76,7 @@ impl EnvelopeCommand {
 
 /// The outcome of recipients without a verdict when the connection ends at one recipient's RCPT. If
 /// some recipient has a verdict, that one is the cause. The others got no further than MAIL, and
-/// are tried again without it ([`Outcome::is_bystanders`]).
+/// are tried again without it ([`Outcome::is_of_another_recipient`]).
 fn ended(step: EnvelopeCommand, reason: String, verdicts: &Verdicts) -> Outcome {
     match step {
         EnvelopeCommand::Rcpt(_) if verdicts.iter().any(Option::is_some) => {

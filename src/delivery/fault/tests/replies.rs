@@ -1,5 +1,5 @@
-//! Replies of real servers, word for word but for names and addresses, each with the one whose
-//! fault it truly was: `replies.txt`. Where the table is wrong about one, its rule is.
+//! Replies of real servers, verbatim except for names and addresses, each with its true cause:
+//! `replies.txt`. If the table gets one wrong, its rules are to be fixed.
 
 use super::*;
 
@@ -30,7 +30,8 @@ fn whose_fault_a_real_servers_reply_is() {
             .try_into()
             .unwrap_or_else(|_| panic!("a part is missing: {case}"));
         let (phase, line) = (step(at), said.replace("\\n", "\n"));
-        // A mail's own fault stays its own, however many meet it, on whatever connection.
+        // A refusal of the mail has the mail as its cause, however often it is repeated and on any
+        // connection.
         let tried = match expected {
             "mail" => vec![FRESH, USED, AFTER_OTHERS, REPEATED],
             _ => vec![connection(state)],
