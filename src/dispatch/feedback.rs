@@ -553,7 +553,7 @@ fn id_in(message_id: &str) -> Option<MailId> {
 
 /// When a Message-ID was made, if it says so.
 fn made_at(message_id: &str) -> Option<Timestamp> {
-    let id = id_in(message_id).filter(MailId::tells_time)?;
+    let id = id_in(message_id).filter(MailId::has_creation_time)?;
     Some(id.made_at())
 }
 

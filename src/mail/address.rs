@@ -1,4 +1,4 @@
-//! A mailbox's address, as it stands in an envelope (RFC 5321 §4.1.2, RFC 6531 §3.3).
+//! An email address as it is used in an envelope (RFC 5321 §4.1.2, RFC 6531 §3.3).
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -13,12 +13,12 @@ use super::mailbox::Mailbox;
 
 /// A valid address without a display name: `ada@example.org`.
 ///
-/// Never holds white space outside a quoted local part, a control character or an angle bracket:
-/// written into a path (`MAIL FROM:<…>`) or a header, it cannot end what it stands in.
+/// It contains no white space outside a quoted local part, no control character and no angle
+/// bracket, so it cannot break out of a path (`MAIL FROM:<…>`) or a header field.
 ///
-/// Two of them are equal where they name one mailbox: a domain may be written in any case (RFC 5321
-/// §2.4), and is kept as it was written; what stands before the `@` is nobody's business but the
-/// domain's.
+/// Two addresses are equal if they name the same mailbox: the case of the domain does not matter
+/// (RFC 5321 §2.4), though it is kept; the case of the local part does, since only the domain can
+/// know what it means.
 #[derive(Clone, Serialize)]
 #[cfg_attr(
     feature = "server",
@@ -29,11 +29,11 @@ use super::mailbox::Mailbox;
 pub struct Address(Box<str>);
 
 impl Address {
-    /// Reads an address. A domain beyond ASCII is kept in its ASCII form (RFC 5891 §4.4), so that
-    /// only an address whose local part is beyond ASCII needs a server with SMTPUTF8.
+    /// Parses an address. A domain with non-ASCII characters is converted to its ASCII form (RFC
+    /// 5891 §4.4), so that only a non-ASCII local part needs a server with SMTPUTF8.
     ///
     /// # Errors
-    /// Says what is wrong: no `@`, an invalid local part or domain, or more bytes than RFC 5321
+    /// There is no `@`, the local part or the domain is invalid, or it is longer than RFC 5321
     /// §4.5.3.1 allows.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
         let fail = |reason| AddressError {
@@ -54,20 +54,20 @@ impl Address {
         Ok(Address(format!("{local}@{domain}").into()))
     }
 
-    /// Reads an address as people write it, with the name and the angle brackets that it may have
-    /// (RFC 5322 §3.4): `Ada <ada@example.org>`, `ada@example.org (Ada)`.
+    /// Parses an address that may have a name and angle brackets (RFC 5322 §3.4): `Ada
+    /// <ada@example.org>`, `ada@example.org (Ada)`.
     ///
     /// # Errors
-    /// Says what is wrong: it holds no address, or more than one.
+    /// The reason: there is no valid address, or more than one.
     pub fn read(text: &str) -> Result<Self, String> {
         Mailbox::parse(text).map(|mailbox| mailbox.address)
     }
 
-    /// Reads what stands between the angle brackets of a path in SMTP, without a source route (RFC
+    /// Parses the content of the angle brackets of an SMTP path; a source route is ignored (RFC
     /// 5321 §4.1.2).
     ///
     /// # Errors
-    /// Says what is wrong with it.
+    /// The reason why it is not valid.
     pub fn of_path(text: &str) -> Result<Self, String> {
         address_list::path(text)
     }
@@ -77,7 +77,7 @@ impl Address {
         &self.0
     }
 
-    /// What stands after the last `@`.
+    /// The part after the last `@`.
     pub fn domain(&self) -> &str {
         self.0.rsplit_once('@').map_or("", |(_, domain)| domain)
     }
@@ -146,9 +146,9 @@ impl FromStr for Address {
     }
 }
 
-/// Text in a file or a request is read as strictly as [`Address::parse`] does. A record of our own
-/// is believed, but for what could break out of an SMTP command, since this runs for each mail that
-/// is claimed.
+/// Addresses in text formats are validated as by [`Address::parse`]. Postrider's own records are
+/// decoded for each mail that is claimed, so only characters that could break out of an SMTP
+/// command are checked there.
 impl<'de> Deserialize<'de> for Address {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let is_text = from.is_human_readable();
@@ -159,7 +159,7 @@ impl<'de> Deserialize<'de> for Address {
         let breaks_out = |byte: u8| byte < b' ' || matches!(byte, b'<' | b'>' | 0x7f);
         if address.bytes().any(breaks_out) || !address.contains('@') {
             return Err(serde::de::Error::custom(
-                "the record holds an address that is not valid",
+                "the record contains an invalid address",
             ));
         }
         Ok(Address(address.into()))
@@ -168,8 +168,8 @@ impl<'de> Deserialize<'de> for Address {
 
 /// A dot-string or a quoted string (RFC 5321 §4.1.2), also beyond ASCII (RFC 6531 §3.3).
 ///
-/// Stricter than the RFC where a careless server could see the end of the path: no angle brackets,
-/// even in quotes.
+/// Stricter than the RFC where a careless server could mistake a character for the end of the path:
+/// no angle brackets, not even in quotes.
 fn check_local(local: &str) -> Result<(), &'static str> {
     if local.is_empty() {
         return Err("has nothing before the @");
@@ -187,8 +187,7 @@ fn check_local(local: &str) -> Result<(), &'static str> {
 
     let Some(quoted) = local.strip_prefix('"') else {
         let is_atom = |atom: &str| !atom.is_empty() && atom.chars().all(is_atext);
-        let reason =
-            "has a character before the @ that must not stand there, or dots that separate nothing";
+        let reason = "has a character before the @ that is not allowed there, or a dot too many";
         return if local.split('.').all(is_atom) {
             Ok(())
         } else {
@@ -229,8 +228,8 @@ fn is_atext(c: char) -> bool {
         || (!c.is_ascii() && !c.is_whitespace())
 }
 
-/// A domain or an address literal (RFC 5321 §4.1.2 and §4.1.3), in ASCII. Underscores are taken,
-/// which names within a company often have.
+/// A domain or an address literal (RFC 5321 §4.1.2 and §4.1.3), in ASCII. Underscores are accepted,
+/// because internal host names often have them.
 fn check_domain(domain: &str) -> Result<(), &'static str> {
     if let Some(literal) = domain
         .strip_prefix('[')

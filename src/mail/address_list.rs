@@ -1,33 +1,34 @@
-//! Reads addresses as people and programs write them (RFC 5322 §3.4): lists, groups, names in every
-//! form, comments, folds, and the obsolete forms that must still be read (§4.4), such as routes.
+//! Parses addresses as people and programs write them (RFC 5322 §3.4): lists, groups, names in
+//! every form, comments, folded lines, and the obsolete forms that must still be accepted (§4.4),
+//! such as routes.
 //!
-//! All that takes an address ends here: a door's JSON, the header of a message, a command line.
-//! *Invariant:* encoded words (RFC 2047) are decoded after an address is found, and only in names,
-//! so that nobody becomes a recipient by what an encoded word holds. Each byte is looked at once,
-//! and nothing here calls itself: the work grows as the text does, however deep its comments are.
+//! Used by everything that accepts addresses: JSON, header fields, command lines. *Invariant:*
+//! encoded words (RFC 2047) are decoded only in names, after the address was found, so that the
+//! content of an encoded word never becomes a recipient. Each byte is read once and there is no
+//! recursion, so the work is linear, however deeply comments are nested.
 
 use std::ops::Range;
 
 use super::{Address, subject};
 
-/// The most words of one name: enough for any, and a bound for what is held of one.
+/// The most words of one name, more than any real name has, to limit memory.
 const MAX_WORDS: usize = 500;
 
-/// A mailbox as it was found in a text.
+/// A mailbox that was found in a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct FoundMailbox {
-    /// The name that readers see, decoded.
+    /// The display name, decoded.
     pub name: Option<String>,
-    /// What stands before the `@`, with quotes where it needs them.
+    /// The local part, quoted if necessary.
     pub local: String,
-    /// `None` where a local user stands alone: `root`.
+    /// `None` for a local user without a domain: `root`.
     pub domain: Option<String>,
-    /// Where the address stands in the text, without its angle brackets.
+    /// The position of the address in the text, without angle brackets.
     pub place: Range<usize>,
 }
 
 impl FoundMailbox {
-    /// The address, in `domain` where it has none of its own.
+    /// The address; `domain` is used if it has none.
     pub fn address(&self, domain: Option<&str>) -> Result<Address, String> {
         let Some(domain) = self.domain.as_deref().or(domain) else {
             let shown = shown(&self.local);
@@ -49,23 +50,23 @@ pub(super) enum ListEntry {
     Group(String, Vec<FoundMailbox>),
 }
 
-/// Reads a list of mailboxes and groups.
+/// Parses a list of mailboxes and groups.
 ///
 /// # Errors
-/// Says what is wrong, with as much of the text as helps to find it.
+/// The reason, with enough of the text to find the place.
 pub(super) fn read(text: &str) -> Result<Vec<ListEntry>, String> {
     let mut reader = ListReader::new(text);
     reader.read().map(|()| reader.entries)
 }
 
-/// As [`read`], and whether others may read it differently: a name without the quotes that it needs
-/// (`[Shop] <shop@example.com>`), or semicolons in place of commas.
+/// Parses a list as [`read`] does. Also returns whether other programs may parse it differently: a
+/// name lacks quotes that it needs (`[Shop] <shop@example.com>`), or semicolons replace commas.
 pub(super) fn read_loosely(text: &str) -> Result<(Vec<ListEntry>, bool), String> {
     let mut reader = ListReader::new(text);
     reader.read().map(|()| (reader.entries, reader.is_loose))
 }
 
-/// All mailboxes of a list, those in its groups included.
+/// All mailboxes of a list, including those in groups.
 pub(super) fn mailboxes(entries: Vec<ListEntry>) -> impl Iterator<Item = FoundMailbox> {
     entries.into_iter().flat_map(|entry| match entry {
         ListEntry::One(found) => vec![found],
@@ -73,9 +74,9 @@ pub(super) fn mailboxes(entries: Vec<ListEntry>) -> impl Iterator<Item = FoundMa
     })
 }
 
-/// Reads what stands between the angle brackets of a path in SMTP, without a source route (RFC 5321
-/// §4.1.1.3). An address is taken as it stands; quotes around a part of its local part (RFC 5322
-/// §4.4) are put around all of it.
+/// Parses the content of the angle brackets of an SMTP path; a source route is ignored (RFC 5321
+/// §4.1.1.3). If only a part of the local part is quoted (RFC 5322 §4.4), the quotes are put around
+/// all of it.
 pub(super) fn path(text: &str) -> Result<Address, String> {
     let strict = Address::parse(text).map_err(|error| error.reason().to_owned());
     if strict.is_ok() || !text.contains('"') {
@@ -87,7 +88,7 @@ pub(super) fn path(text: &str) -> Result<Address, String> {
     }
 }
 
-/// What the text is made of.
+/// The kind of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Atom,
@@ -102,7 +103,7 @@ enum Kind {
 struct ListToken {
     kind: Kind,
     place: Range<usize>,
-    /// Whether white space or a comment stands before it.
+    /// Whether white space or a comment precedes it.
     is_apart: bool,
 }
 
@@ -117,12 +118,12 @@ struct ListReader<'a> {
     at: usize,
     entries: Vec<ListEntry>,
     group: Option<(String, Vec<FoundMailbox>)>,
-    /// The words since the last mailbox ended.
+    /// The words since the end of the last mailbox.
     words: Vec<ListToken>,
     comment: Option<Range<usize>>,
-    /// What stands in angle brackets after them.
+    /// The address in angle brackets after these words.
     angle: Option<FoundMailbox>,
-    /// Whether something stood there that is not in the grammar, not even in the obsolete one.
+    /// Whether something is outside the grammar, including its obsolete forms.
     is_loose: bool,
 }
 
@@ -172,7 +173,7 @@ impl<'a> ListReader<'a> {
         }
 
         self.end_mailbox()?;
-        // A group that nothing closes ends with the text.
+        // A group that is not closed ends with the text.
         self.end_group();
         Ok(())
     }
@@ -194,7 +195,7 @@ impl<'a> ListReader<'a> {
         }
     }
 
-    /// What came since the last comma is one mailbox, or nothing (RFC 5322 §4.4).
+    /// Ends a mailbox. There may be nothing since the last comma (RFC 5322 §4.4).
     fn end_mailbox(&mut self) -> Result<(), String> {
         let words = std::mem::take(&mut self.words);
         let comment = self.comment.take();
@@ -219,7 +220,7 @@ impl<'a> ListReader<'a> {
         Ok(())
     }
 
-    /// Reads up to the closing angle bracket. A route before the address is dropped (RFC 5322
+    /// Parses up to the closing angle bracket. A route before the address is ignored (RFC 5322
     /// §4.4).
     fn in_brackets(&mut self) -> Result<FoundMailbox, String> {
         let mut words: Vec<ListToken> = Vec::new();
@@ -247,7 +248,7 @@ impl<'a> ListReader<'a> {
         Err("has `<` without `>` after it".to_owned())
     }
 
-    /// An address of these words (`addr-spec`), or a local user's name.
+    /// The address (`addr-spec`) or local user that these words are.
     fn address(&self, words: &[ListToken]) -> Result<FoundMailbox, String> {
         let (Some(first), Some(last)) = (words.first(), words.last()) else {
             return Err("has no address".to_owned());
@@ -269,8 +270,7 @@ impl<'a> ListReader<'a> {
                 (None, _) => "has no @",
                 (Some(_), true) => "has nothing before the @",
                 (Some(_), false) => {
-                    "has a character before the @ that must not stand there, or dots that separate \
-                     nothing"
+                    "has a character before the @ that is not allowed there, or a dot too many"
                 }
             };
             return Err(format!("`{}` {why}", whole()));
@@ -310,8 +310,8 @@ impl<'a> ListReader<'a> {
         })
     }
 
-    /// The local part: as it stands, but for quotes around only a part of it, which RFC 5321 does
-    /// not know, for escapes that escape nothing, and for folds.
+    /// The local part. Quotes around only a part of it, which RFC 5321 does not allow, are put
+    /// around all of it; needless escapes and folds are removed.
     fn local(&self, words: &[ListToken]) -> String {
         let quoted = words.iter().any(|word| word.kind == Kind::Quoted);
         let plain: String = words.iter().map(|word| self.plain(word)).collect();
@@ -342,8 +342,8 @@ impl<'a> ListReader<'a> {
         unescaped(&text[1..text.len() - 1])
     }
 
-    /// A name: its words with single spaces where they stand apart. Encoded words are decoded where
-    /// they may stand, which is outside quotes (RFC 2047 §5).
+    /// A name: its words, separated by single spaces where they were separated. Encoded words are
+    /// decoded where they are allowed, which is outside quotes (RFC 2047 §5).
     fn phrase(&self, words: &[ListToken]) -> String {
         let mut name = String::new();
         let mut run = String::new();
@@ -363,7 +363,7 @@ impl<'a> ListReader<'a> {
         name.trim().to_owned()
     }
 
-    /// What a comment says, where it stands for a name: `ada@example.org (Ada Lovelace)`.
+    /// The text of a comment that serves as a name: `ada@example.org (Ada Lovelace)`.
     fn comment_text(&self, place: Range<usize>) -> Option<String> {
         let inner = &self.text[place.start + 1..place.end - 1];
         let text = decoded(unescaped(inner).trim());
@@ -387,12 +387,12 @@ impl<'a> ListReader<'a> {
 
         let kind = match first {
             b'(' => self.comment()?,
-            b'"' => self.until(b'"', Kind::Quoted, "a double quote that nothing closes")?,
+            b'"' => self.until(b'"', Kind::Quoted, "a double quote that is never closed")?,
             b'[' => self.until(b']', Kind::Literal, "`[` without `]` after it")?,
             b')' => return Err("has `)` without `(` before it".to_owned()),
             b']' | b'\\' => {
                 let shown = char::from(*first);
-                return Err(format!("has `{shown}` where it must not stand"));
+                return Err(format!("has `{shown}` where it is not allowed"));
             }
             special @ (b',' | b';' | b':' | b'<' | b'>' | b'@' | b'.') => {
                 self.at += 1;
@@ -418,7 +418,7 @@ impl<'a> ListReader<'a> {
         }))
     }
 
-    /// Reads over a comment and those in it.
+    /// Skips a comment, with nested ones.
     fn comment(&mut self) -> Result<Kind, String> {
         let bytes = self.text.as_bytes();
         let mut depth = 0_usize;
@@ -433,7 +433,7 @@ impl<'a> ListReader<'a> {
             }
         }
 
-        Err("has a comment that nothing closes".to_owned())
+        Err("has a comment that is never closed".to_owned())
     }
 
     fn until(&mut self, end: u8, kind: Kind, unclosed: &str) -> Result<Kind, String> {
@@ -451,7 +451,7 @@ impl<'a> ListReader<'a> {
     }
 }
 
-/// Whether these are words with a dot between each two.
+/// Whether these are words separated by dots.
 fn is_dotted(words: &[ListToken]) -> bool {
     words.len() % 2 == 1
         && words.iter().enumerate().all(|(i, word)| match i % 2 {
@@ -466,7 +466,7 @@ fn is_atom(text: &str) -> bool {
     !text.is_empty() && text.chars().all(is_atext)
 }
 
-/// Text without the escapes and the folds that it may have in quotes.
+/// A quoted text without escapes and folds.
 pub(super) fn unescaped(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut chars = text.chars();
@@ -484,8 +484,7 @@ fn unfolded_literal(text: &str) -> String {
     text.chars().filter(|c| !c.is_ascii_whitespace()).collect()
 }
 
-/// The text with its encoded words decoded, unless that brings a character that could leave its
-/// field.
+/// The text with its encoded words decoded, unless they contain control characters.
 pub(super) fn decoded(text: &str) -> String {
     if !text.contains("=?") {
         return text.to_owned();
@@ -496,7 +495,7 @@ pub(super) fn decoded(text: &str) -> String {
     }
 }
 
-/// As much of a text as helps to find it.
+/// The start of a text, for an error.
 fn shown(text: &str) -> String {
     let start: String = text.chars().take(80).collect();
     start.escape_debug().to_string()

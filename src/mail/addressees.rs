@@ -1,32 +1,30 @@
-//! Whom a written message is from and for, as its own header section says (RFC 5322 §3.6), where
-//! nobody gives an envelope: `sendmail -t` and its kin.
+//! Finds the sender and the recipients of a written message in its header section (RFC 5322 §3.6),
+//! for programs that provide no envelope, such as `sendmail -t`.
 
 use super::address_list;
 use super::mending::Scan;
 use super::{Address, MailError};
 
-/// The fields that name recipients, in the order in which these are taken.
+/// The fields with recipients, in the order in which they are read.
 const RECIPIENTS: [&str; 3] = ["To", "Cc", "Bcc"];
 const RESENT: [&str; 3] = ["Resent-To", "Resent-Cc", "Resent-Bcc"];
 
-/// Whom a message names.
+/// The sender and the recipients that a message names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Addressees {
-    /// The first address in From, or in Sender where there is one.
+    /// The first address in From, or in Sender if From has none.
     pub sender: Option<Address>,
-    /// The addresses in To, Cc and Bcc, in that order and as often as they stand there. A message
-    /// that was sent on has its newest recipients in the Resent fields, which then alone count (RFC
-    /// 5322 §3.6.6).
+    /// The addresses in To, Cc and Bcc, in that order, including repeated ones. For a message that
+    /// was resent, only the newest block of Resent fields counts (RFC 5322 §3.6.6).
     pub recipients: Vec<Address>,
 }
 
 impl Addressees {
-    /// Reads the header section of a message. A local user's name, `root`, is an address in
-    /// `domain`.
+    /// Reads the header section of a message. Local users without a domain get `domain`.
     ///
     /// # Errors
-    /// Names the field (`headers.To`) that holds something that is no address: nobody is left out
-    /// silently, and nobody is written to who does not stand there.
+    /// A field contains something that is not an address; the error names the field (`headers.To`).
+    /// So no recipient is left out silently, and none is added.
     pub fn of(message: &[u8], domain: &str) -> Result<Self, MailError> {
         let scan = Scan::of(message);
         let mut recipients = Vec::new();
@@ -43,7 +41,7 @@ impl Addressees {
         };
 
         for (name, value) in fields {
-            recipients.extend(in_field(name, value, domain)?);
+            recipients.extend(addresses_in(name, value, domain)?);
         }
         Ok(Addressees {
             sender: sender(&scan, domain)?,
@@ -51,33 +49,33 @@ impl Addressees {
         })
     }
 
-    /// The sender alone, where others say who the recipients are.
+    /// Reads only the sender, for callers that know the recipients.
     ///
     /// # Errors
-    /// From or Sender holds something that is no address.
+    /// From or Sender contains something that is not an address.
     pub fn sender_of(message: &[u8], domain: &str) -> Result<Option<Address>, MailError> {
         sender(&Scan::of(message), domain)
     }
 
-    /// Everybody whom a message names as its author or its sender.
+    /// All addresses in From and Sender.
     ///
     /// # Errors
-    /// From or Sender holds something that is no address.
+    /// From or Sender contains something that is not an address.
     pub fn authors_of(message: &[u8], domain: &str) -> Result<Vec<Address>, MailError> {
         let scan = Scan::of(message);
         let fields = scan.fields.iter().filter_map(|field| {
             let name = ["From", "Sender"].into_iter().find(|name| field.is(name))?;
-            Some(in_field(name, field.value(), domain))
+            Some(addresses_in(name, field.value(), domain))
         });
         Ok(fields.collect::<Result<Vec<_>, _>>()?.concat())
     }
 
-    /// Reads a list as it stands behind `To:`, such as `Ada <ada@example.org>, root`.
+    /// Parses a list of addresses as in a To field, such as `Ada <ada@example.org>, root`.
     ///
     /// # Errors
-    /// Something in it is no address, or it holds none.
+    /// Something in it is not an address, or it is empty.
     pub fn in_list(list: &str, domain: &str) -> Result<Vec<Address>, MailError> {
-        match in_field("To", list.as_bytes(), domain) {
+        match addresses_in("To", list.as_bytes(), domain) {
             Ok(found) if found.is_empty() => Err(MailError::new("to", "has no address")),
             found => found.map_err(|error| MailError::new("to", error.reason())),
         }
@@ -89,7 +87,7 @@ fn sender(scan: &Scan<'_>, domain: &str) -> Result<Option<Address>, MailError> {
         let Some(field) = scan.find(name) else {
             continue;
         };
-        let found = first_in_field(name, field.value(), domain)?;
+        let found = first_address_in(name, field.value(), domain)?;
         if found.is_some() {
             return Ok(found);
         }
@@ -97,8 +95,8 @@ fn sender(scan: &Scan<'_>, domain: &str) -> Result<Option<Address>, MailError> {
     Ok(None)
 }
 
-/// The recipient fields of the block of Resent fields that was put there last, which stands on top.
-/// A block ends where one of its fields stands there again.
+/// The recipients in the newest block of Resent fields, which is the topmost one. A block ends
+/// before a field name that it already contains.
 fn newest_resent<'a>(scan: &Scan<'a>) -> Vec<(&'static str, &'a [u8])> {
     let mut seen: Vec<&str> = Vec::new();
     let mut fields = Vec::new();
@@ -125,9 +123,9 @@ fn newest_resent<'a>(scan: &Scan<'a>) -> Vec<(&'static str, &'a [u8])> {
         .collect()
 }
 
-/// The first address of a field: one with a domain before a local user, who is often only half of a
-/// name that lacks its quotes.
-fn first_in_field(name: &str, value: &[u8], domain: &str) -> Result<Option<Address>, MailError> {
+/// The first address of a field. One with a domain is preferred to a local user, which is often
+/// half of a name without its quotes.
+fn first_address_in(name: &str, value: &[u8], domain: &str) -> Result<Option<Address>, MailError> {
     let text = String::from_utf8_lossy(value);
     let first = address_list::read(&text).and_then(|entries| {
         let found: Vec<_> = address_list::mailboxes(entries).collect();
@@ -140,7 +138,7 @@ fn first_in_field(name: &str, value: &[u8], domain: &str) -> Result<Option<Addre
     first.map_err(|reason| MailError::new(format!("headers.{name}"), reason))
 }
 
-fn in_field(name: &str, value: &[u8], domain: &str) -> Result<Vec<Address>, MailError> {
+fn addresses_in(name: &str, value: &[u8], domain: &str) -> Result<Vec<Address>, MailError> {
     let text = String::from_utf8_lossy(value);
     let found = address_list::read(&text).and_then(|entries| {
         let found = address_list::mailboxes(entries);

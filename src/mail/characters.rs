@@ -1,9 +1,8 @@
-//! Which characters of a text from outside can be shown: one rule for logs, terminals, subjects and
-//! the names of files.
+//! Which characters of a text from outside may be shown: one rule for logs, terminals, subjects and
+//! file names.
 
-/// Whether the character shows what it is: it is no control character, starts no new line, and
-/// neither turns the direction of the writing around (Unicode's `Bidi_Control`) nor is a byte order
-/// mark.
+/// Whether showing the character is safe: it is not a control character, starts no new line, does
+/// not change the direction of writing (Unicode's `Bidi_Control`), and is not a byte order mark.
 pub(crate) fn is_harmless(c: char) -> bool {
     let is_bidi_control = matches!(c,
         '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
@@ -13,8 +12,8 @@ pub(crate) fn is_harmless(c: char) -> bool {
     !(c.is_control() || is_bidi_control || is_separator || is_byte_order_mark)
 }
 
-/// Whether the character takes no room, so that two names which differ in it look alike. Text may
-/// need some of these: they join and part letters, and the parts of an emoji.
+/// Whether the character has no width, so that two names that differ only in it look the same. Some
+/// texts need such characters: they join or separate letters, and the parts of an emoji.
 pub(crate) fn is_invisible(c: char) -> bool {
     matches!(c, '\u{ad}' | '\u{180e}' | '\u{200b}'..='\u{200d}' | '\u{2060}'..='\u{2065}'
         | '\u{206a}'..='\u{206f}' | '\u{e0000}'..='\u{e007f}')

@@ -1,4 +1,4 @@
-//! Composes a mail from its parts: the builder, and the way in for lettre's own messages.
+//! Composes a mail from its parts ([`MailBuilder`]), or takes one that was composed with lettre.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::{
 };
 use super::{field, freeze, structured};
 
-/// The most tags that one mail can have, and the most characters of each.
+/// The most tags of a mail, and the most characters of each.
 const MAX_TAGS: usize = 20;
 const MAX_TAG: usize = 64;
 /// The most characters of an idempotency key.
@@ -23,7 +23,7 @@ const MAX_LIST: usize = 100;
 /// The most bytes of a field's name.
 const MAX_NAME: usize = 76;
 
-/// The fields that are made from what the builder is given, or that say where a mail has been.
+/// The fields that are made from the builder's own settings, or that trace a mail's path.
 const RESERVED_FIELDS: [&str; 17] = [
     "From",
     "To",
@@ -44,29 +44,29 @@ const RESERVED_FIELDS: [&str; 17] = [
     "Content-Length",
 ];
 
-/// A file that goes with a mail.
+/// A file that is attached to a mail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment {
-    /// The name that the reader sees.
+    /// The name of the file, as the recipient sees it.
     pub filename: String,
     /// Its media type, such as `application/pdf`.
     pub content_type: String,
-    /// Its bytes.
+    /// The content.
     pub content: Bytes,
     /// For an image inside the HTML: the id that `<img src="cid:…">` names.
     pub inline_id: Option<String>,
 }
 
-/// The same content in another form, such as an invitation that calendars read.
+/// The same content in another form, such as an invitation for calendars.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alternative {
     /// Its media type, such as `text/calendar; method=REQUEST`.
     pub content_type: String,
-    /// Its bytes; text in UTF-8.
+    /// The content; text in UTF-8.
     pub content: Bytes,
 }
 
-/// Composes a [`Mail`]. Every error is reported by [`build`](MailBuilder::build).
+/// Composes a [`Mail`]. All errors are returned by [`build`](MailBuilder::build).
 #[derive(Clone, Debug, Default)]
 pub struct MailBuilder {
     from: Option<String>,
@@ -82,12 +82,12 @@ pub struct MailBuilder {
     alternatives: Vec<Alternative>,
     attachments: Vec<Attachment>,
     options: Options,
-    /// The template that subject, text and HTML are from, and what was asked of it.
+    /// The template that made subject, text and HTML, and the fingerprint of the request.
     template: Option<(TemplateUse, u128)>,
 }
 
 impl MailBuilder {
-    /// Who it is from: `shop@example.com` or `Shop <shop@example.com>`.
+    /// Sets the sender: `shop@example.com` or `Shop <shop@example.com>`.
     pub fn from(mut self, mailbox: impl Into<String>) -> Self {
         self.from = Some(mailbox.into());
         self
@@ -105,43 +105,46 @@ impl MailBuilder {
         self
     }
 
-    /// Adds a recipient whom the others do not see.
+    /// Adds a recipient whom the other recipients do not see.
     pub fn bcc(mut self, mailbox: impl Into<String>) -> Self {
         self.bcc.push(mailbox.into());
         self
     }
 
-    /// Adds an address for answers.
+    /// Adds an address for replies.
     pub fn reply_to(mut self, mailbox: impl Into<String>) -> Self {
         self.reply_to.push(mailbox.into());
         self
     }
 
-    /// Where bounces go, if not to `from`. `<>` is for mail that must not bounce (RFC 5321 §4.5.5).
+    /// Sets the address for bounces, if it is not `from`; `<>` for mail that must not bounce (RFC
+    /// 5321 §4.5.5).
     pub fn return_path(mut self, address: impl Into<String>) -> Self {
         self.return_path = Some(address.into());
         self
     }
 
-    /// The subject.
+    /// Sets the subject.
     pub fn subject(mut self, subject: impl Into<String>) -> Self {
         self.subject = Some(subject.into());
         self
     }
 
-    /// The body as plain text. With [`html`](Self::html) too, the reader's program chooses.
+    /// Sets the body as plain text. If there is [`html`](Self::html) as well, the recipient's
+    /// program chooses.
     pub fn text(mut self, text: impl Into<String>) -> Self {
         self.text = Some(text.into());
         self
     }
 
-    /// The body as HTML.
+    /// Sets the body as HTML.
     pub fn html(mut self, html: impl Into<String>) -> Self {
         self.html = Some(html.into());
         self
     }
 
-    /// What a template made: its subject, HTML and text. A subject that is given after it wins.
+    /// Sets subject, HTML and text from a rendered template. A subject that is set afterwards
+    /// replaces the template's.
     pub fn content(mut self, content: Content) -> Self {
         let Content {
             subject,
@@ -157,76 +160,76 @@ impl MailBuilder {
         self
     }
 
-    /// Adds a header field of your own. A `Date` or a `Message-ID` takes the place of the one that
-    /// would be made.
+    /// Adds a header field. A `Date` or a `Message-ID` replaces the generated one.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
         self
     }
 
-    /// Adds the same content in another form, after text and HTML: whoever reads it takes the last
-    /// that they understand (RFC 2046 §5.1.4).
+    /// Adds the same content in another form, after text and HTML: a reader shows the last form
+    /// that it supports (RFC 2046 §5.1.4).
     pub fn alternative(mut self, alternative: Alternative) -> Self {
         self.alternatives.push(alternative);
         self
     }
 
-    /// Adds a file, or an inline image where it has an `inline_id`.
+    /// Adds a file, or an inline image if it has an `inline_id`.
     pub fn attachment(mut self, attachment: Attachment) -> Self {
         self.attachments.push(attachment);
         self
     }
 
-    /// How urgent it is.
+    /// Sets the priority.
     pub fn priority(mut self, priority: Priority) -> Self {
         self.options.priority = priority;
         self
     }
 
-    /// Not to be sent before this time.
+    /// Sets the earliest time at which it is sent.
     pub fn send_at(mut self, at: Timestamp) -> Self {
         self.options.send = Some(When::At(at));
         self
     }
 
-    /// Not to be sent before this long after accept.
+    /// Delays sending until this long after acceptance.
     pub fn delay(mut self, span: Duration) -> Self {
         self.options.send = Some(When::In(span));
         self
     }
 
-    /// Expires this long after accept: what is not delivered by then becomes dead as `expired`.
+    /// Sets how long after acceptance it expires: deliveries that are not finished by then are dead
+    /// as `expired`.
     pub fn expires_in(mut self, span: Duration) -> Self {
         self.options.expires = Some(When::In(span));
         self
     }
 
-    /// Expires at this time.
+    /// Sets the time at which it expires.
     pub fn expires_at(mut self, at: Timestamp) -> Self {
         self.options.expires = Some(When::At(at));
         self
     }
 
-    /// Two mails with one key are one mail, across restarts.
+    /// Sets the idempotency key: two mails with the same key are one mail, even across restarts.
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
         self.options.idempotency_key = Some(key.into());
         self
     }
 
-    /// Adds a word to find it by, and for routes to match.
+    /// Adds a tag, for searching and for routes.
     pub fn tag(mut self, tag: impl Into<String>) -> Self {
         self.options.tags.push(tag.into());
         self
     }
 
-    /// The list that it is mail of, such as `news`: its recipients can leave that list, and get
-    /// other mail still.
+    /// Sets the mailing list that it belongs to, such as `news`: its recipients can unsubscribe
+    /// from that list and still get other mail.
     pub fn list(mut self, list: impl Into<String>) -> Self {
         self.options.list = Some(list.into());
         self
     }
 
-    /// What to do when it cannot be known whether a server took it.
+    /// Sets what to do if it is unknown whether a server accepted it.
     pub fn guarantee(mut self, guarantee: Guarantee) -> Self {
         self.options.guarantee = guarantee;
         self
@@ -235,8 +238,8 @@ impl MailBuilder {
     /// Composes and freezes the mail, with a Message-ID and a Date.
     ///
     /// # Errors
-    /// Names the field that is wrong: an address (`to[1]`), a header with CR or LF
-    /// (`headers.X-Id`), no recipient, neither text nor html nor a file, a media type
+    /// The error names the wrong field: an address (`to[1]`), a header with CR or LF
+    /// (`headers.X-Id`), no recipient, neither text nor HTML nor a file, a media type
     /// (`attachments[0].content_type`), a tag …
     pub fn build(self) -> Result<Mail, MailError> {
         check_options(&self.options)?;
@@ -323,8 +326,8 @@ impl MailBuilder {
             .format()?,
         );
 
-        let message =
-            freeze::freeze(message.into(), envelope.return_path(), id).map_err(as_given)?;
+        let message = freeze::freeze(message.into(), envelope.return_path(), id)
+            .map_err(with_builder_name)?;
         Ok(Mail {
             id,
             envelope,
@@ -336,7 +339,8 @@ impl MailBuilder {
         })
     }
 
-    /// Of what was given, so that it stays the same when another version composes otherwise.
+    /// The fingerprint of the builder's settings, so that it does not change when another version
+    /// composes the message differently.
     fn fingerprint(&self, envelope: &Envelope) -> u128 {
         let mut print = PartHasher::new();
         print.envelope(envelope);
@@ -347,7 +351,7 @@ impl MailBuilder {
             .add_addresses(&self.reply_to);
 
         match &self.template {
-            // What a template makes may change while a request is repeated.
+            // The template may change before a request is repeated, so its output does not count.
             Some((template, request)) => print.add(&template.name).add(request.to_le_bytes()),
             None => print
                 .add_all(self.subject.iter())
@@ -384,9 +388,10 @@ impl MailBuilder {
 
 pub(super) fn from_lettre(message: &lettre::Message) -> Result<Mail, MailError> {
     let envelope = Envelope::from_lettre(message.envelope())?;
-    // What was composed is not mended: a line that is no field was meant to be one.
+    // lettre's message is not mended: a line in it that is no field was meant to be one, and is an
+    // error.
     let message = message.formatted().into();
-    Mail::of_mended(envelope, message, Vec::new(), Intake::default())
+    Mail::from_mended(envelope, message, Vec::new(), Intake::default())
 }
 
 pub(super) fn check_options(options: &Options) -> Result<(), MailError> {
@@ -432,7 +437,7 @@ pub(super) fn check_options(options: &Options) -> Result<(), MailError> {
     Ok(())
 }
 
-/// Whether a list can be called so: the name stands in a header field and in addresses of the web.
+/// Whether this is a valid name of a list: it is used in a header field and in URLs.
 pub(crate) fn is_list_name(name: &str) -> bool {
     (1..=MAX_LIST).contains(&name.len())
         && !name.starts_with('.')
@@ -450,7 +455,7 @@ fn check_word(word: &str, max: usize) -> Result<(), String> {
         return Err("has a control character".to_owned());
     }
     match word.chars().count() {
-        count if count > max => Err(format!("has {count} characters, and {max} are the most")),
+        count if count > max => Err(format!("has {count} characters; at most {max} are allowed")),
         _ => Ok(()),
     }
 }
@@ -495,18 +500,18 @@ fn check_header(name: &str, value: &str) -> Result<(), MailError> {
     {
         return Err(MailError::new(
             field,
-            "is made from the mail's own fields: set those",
+            "is made by Postrider: set the mail's own field instead",
         ));
     }
 
     if starts("X-Postrider-") {
         return Err(MailError::new(
             field,
-            "would not be read here: set the mail's own field",
+            "would have no effect here: set the mail's own field instead",
         ));
     }
 
-    // Without a value these would be made anew, which nobody has asked for.
+    // An empty one would be replaced by a generated one, which is not what was asked for.
     let is_needed = ["Message-ID", "Date"]
         .iter()
         .any(|needed| name.eq_ignore_ascii_case(needed));
@@ -517,8 +522,8 @@ fn check_header(name: &str, value: &str) -> Result<(), MailError> {
     Ok(())
 }
 
-/// Names a field as the builder does, where composing it showed that it cannot be sent.
-fn as_given(error: MailError) -> MailError {
+/// Names a field as the builder does, for an error that was found while composing.
+fn with_builder_name(error: MailError) -> MailError {
     let given = match error.field() {
         "headers.From" => "from",
         "headers.To" => "to",

@@ -1,41 +1,41 @@
-//! What a template made, on its way into a mail.
+//! A rendered template, to be put into a mail.
 
 use serde::{Deserialize, Serialize};
 
 use super::fingerprint::PartHasher;
 
-/// The template that a mail was made from, as its record keeps it.
+/// The template that a mail was made from, as it is stored with the mail.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct TemplateUse {
     /// The template's name.
     pub name: String,
-    /// The language that was taken, which may be another one than was asked for.
+    /// The locale that was used, which may differ from the requested one.
     #[serde(default)]
     pub locale: Option<String>,
-    /// Equal as long as the template's files, and those that it includes, are the same.
+    /// A hash of the template's files, including those that it includes.
     pub hash: String,
 }
 
-/// A rendered template: what a mail says, and what it was made from.
+/// A rendered template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Content {
-    /// The subject, where the template has one.
+    /// The subject, if the template has one.
     pub subject: Option<String>,
-    /// The body as HTML, where the template has one.
+    /// The body as HTML, if the template has one.
     pub html: Option<String>,
     /// The body as plain text.
     pub text: Option<String>,
-    /// What it was made from.
+    /// The template.
     pub template: TemplateUse,
-    /// Equal where the same was asked for: name, data and locale. An idempotency key compares this,
-    /// and not what a template, which may have changed meanwhile, made of it.
+    /// A fingerprint of the request: name, data and locale. It is what an idempotency key compares,
+    /// rather than the output of a template that may have changed.
     pub request: u128,
 }
 
 impl Content {
-    /// What [`Content::request`] is for these: the name, the locale that is asked for, and the data
-    /// in a form that does not depend on the order of its keys.
+    /// The [`Content::request`] of these: the template's name, the requested locale, and the data
+    /// in a form that does not depend on the order of keys.
     pub fn request_of(name: &str, locale: Option<&str>, data: &str) -> u128 {
         let mut print = PartHasher::new();
         print.add(name).add_all(locale.iter()).add(data).finish()

@@ -1,6 +1,6 @@
-//! What a program that can only write a message asks for in its header section:
-//! `X-Postrider-Priority`, `-Key`, `-Send-At`, `-Expires-In`, `-List` and `-Tag` say what JSON's
-//! fields say, and do not travel on.
+//! Options in the header section, for programs that can only write a message: the fields
+//! `X-Postrider-Priority`, `-Key`, `-Send-At`, `-Expires-In`, `-List` and `-Tag` mean the same as
+//! the fields of the JSON API. They are removed before the mail is sent.
 
 use bytes::Bytes;
 
@@ -10,16 +10,16 @@ use super::{MailError, Options, When, compose};
 
 const PREFIX: &str = "X-Postrider-";
 
-/// Takes the directives out of a message.
+/// Removes these fields from a message.
 ///
-/// Returns the message without them, which is the same `Bytes` where there are none, and what they
-/// ask for. `-Send-At` is a time in RFC 3339; `-Expires-In` a span such as `5m`, or seconds; `-Tag`
-/// may stand there several times and hold several tags with commas between them.
+/// Returns the message without them, which is the same `Bytes` if there are none, and the options.
+/// `-Send-At` is a time in RFC 3339; `-Expires-In` a span such as `5m`, or seconds; `-Tag` may
+/// occur several times and contain several tags separated by commas.
 ///
 /// # Errors
-/// Names the field (`headers.X-Postrider-Priority`) whose value cannot be read, that stands there
-/// twice, or that is no directive; and whatever makes the header section invalid, as
-/// [`Mail::from_rfc5322`](super::Mail::from_rfc5322) does.
+/// The error names the field (`headers.X-Postrider-Priority`): its value is invalid, it occurs
+/// twice, or it is not one of these. The header section must be valid as for
+/// [`Mail::from_rfc5322`](super::Mail::from_rfc5322).
 ///
 /// ```
 /// # fn main() -> Result<(), postrider::MailError> {
@@ -52,7 +52,7 @@ pub fn take_directives(message: Bytes) -> Result<(Bytes, Options), MailError> {
                 .iter()
                 .any(|earlier| earlier.eq_ignore_ascii_case(what))
         {
-            return Err(refuse(field.name, "stands there twice"));
+            return Err(refuse(field.name, "occurs twice"));
         }
         seen.push(what);
         read(field, what, &mut options)?;
@@ -96,8 +96,8 @@ fn read(field: &Field<'_>, what: &str, options: &mut Options) -> Result<(), Mail
         }
         _ => {
             return Err(fail(format!(
-                "is not a directive: {PREFIX}Priority, -Key, -Send-At, -Expires-In, -List and -Tag \
-                 are"
+                "is unknown; there are {PREFIX}Priority, -Key, -Send-At, -Expires-In, -List and \
+                 -Tag"
             )));
         }
     }

@@ -1,8 +1,8 @@
-//! Who a mail is from and for, as the servers see it (RFC 5321 §2.3.1).
+//! The envelope of a mail: return path and recipients (RFC 5321 §2.3.1).
 
 use super::{Address, MailError};
 
-/// The most recipients that one mail can have.
+/// The most recipients of a mail.
 pub const MAX_RECIPIENTS: usize = 10_000;
 
 /// A return path and at least one recipient.
@@ -13,8 +13,8 @@ pub struct Envelope {
 }
 
 impl Envelope {
-    /// An envelope. `return_path` is `None` for the null reverse-path `<>` (RFC 5321 §4.5.5). An
-    /// address that is given twice is kept once, where it stood first.
+    /// Makes an envelope. `return_path` is `None` for the null reverse-path `<>` (RFC 5321 §4.5.5).
+    /// Repeated recipients are removed; the first occurrence is kept.
     ///
     /// # Errors
     /// No recipient, or more than [`MAX_RECIPIENTS`].
@@ -24,7 +24,7 @@ impl Envelope {
         }
         if recipients.len() > MAX_RECIPIENTS {
             let reason = format!(
-                "the mail has {} recipients, and {MAX_RECIPIENTS} are the most",
+                "the mail has {} recipients; at most {MAX_RECIPIENTS} are allowed",
                 recipients.len()
             );
             return Err(MailError::new("to", reason));
@@ -52,8 +52,8 @@ impl Envelope {
     /// The envelope that lettre derived.
     ///
     /// # Errors
-    /// As [`Envelope::new`]; and an address that cannot stand in an envelope, named `return_path`
-    /// or `to[…]`.
+    /// The same as [`Envelope::new`]; also an address that is not valid in an envelope, named
+    /// `return_path` or `to[…]`.
     pub fn from_lettre(envelope: &lettre::address::Envelope) -> Result<Self, MailError> {
         let read = |field: String, address: &lettre::Address| {
             Address::parse(address.as_ref()).map_err(|error| MailError::new(field, error.reason()))
@@ -69,12 +69,12 @@ impl Envelope {
         Envelope::new(return_path, recipients?)
     }
 
-    /// Where a bounce goes; `None` for the null reverse-path.
+    /// The address for bounces; `None` for the null reverse-path.
     pub fn return_path(&self) -> Option<&Address> {
         self.return_path.as_ref()
     }
 
-    /// Everybody who gets the mail; never empty.
+    /// All recipients; never empty.
     pub fn recipients(&self) -> &[Address] {
         &self.recipients
     }

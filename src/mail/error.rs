@@ -1,8 +1,8 @@
-//! Why something is not a mail.
+//! The error for input that is not a valid mail.
 
 use std::fmt::Display;
 
-/// Input that is refused before anything is stored. Says which field is wrong and why.
+/// Input that is refused before anything is stored. It names the field that is wrong, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {reason}")]
 pub struct MailError {
@@ -12,7 +12,7 @@ pub struct MailError {
 }
 
 impl MailError {
-    /// An error about one field, named as the caller named it (`to[1]`, `headers.X-Id`,
+    /// An error about one field, named as in the input (`to[1]`, `headers.X-Id`,
     /// `attachments[0].filename`).
     pub fn new(field: impl Into<String>, reason: impl Display) -> Self {
         MailError {
@@ -26,7 +26,7 @@ impl MailError {
     pub fn too_large(size: usize, max: usize) -> Self {
         MailError {
             field: "message".into(),
-            reason: format!("has {size} bytes, and {max} are the most that is taken"),
+            reason: format!("has {size} bytes; at most {max} are accepted"),
             too_large: true,
         }
     }
@@ -41,7 +41,7 @@ impl MailError {
         &self.reason
     }
 
-    /// Whether the message's size is what is wrong.
+    /// Whether the message is too large.
     pub fn is_too_large(&self) -> bool {
         self.too_large
     }

@@ -1,5 +1,4 @@
-//! Writes header fields: what a sender gave becomes one field, encoded (RFC 2047) and folded, and
-//! never two.
+//! Writes header fields: encoded (RFC 2047) and folded, so that a value always stays one field.
 
 use std::fmt::Write;
 
@@ -8,12 +7,11 @@ use email_encoding::headers::writer::EmailWriter;
 
 use super::mailbox::Mailbox;
 
-/// The longest word that stands as it is: a longer one would not fit on a line (RFC 5322 §2.1.1),
-/// and encoded it can be folded.
+/// The longest word that is written unencoded. A longer one would not fit on a line (RFC 5322
+/// §2.1.1); encoded, it can be folded.
 const LONGEST_WORD: usize = 900;
 
-/// Appends a field whose value is free text. The value has no control characters; its caller has
-/// seen to that.
+/// Appends a field with free text. The caller has checked that the value has no control characters.
 pub(super) fn write_text(out: &mut String, name: &str, value: &str) {
     write_with(out, name, |to| {
         let value = value.trim();
@@ -26,7 +24,7 @@ pub(super) fn write_text(out: &mut String, name: &str, value: &str) {
     });
 }
 
-/// Appends a field whose value is a list of mailboxes; nothing where there are none.
+/// Appends a field with a list of mailboxes; nothing if the list is empty.
 pub(super) fn write_mailboxes(out: &mut String, name: &str, mailboxes: &[Mailbox]) {
     if mailboxes.is_empty() {
         return;
@@ -34,7 +32,7 @@ pub(super) fn write_mailboxes(out: &mut String, name: &str, mailboxes: &[Mailbox
     write_with(out, name, |to| list_mailboxes(mailboxes, to));
 }
 
-/// Writes mailboxes with commas between them.
+/// Writes mailboxes, separated by commas.
 pub(super) fn list_mailboxes(mailboxes: &[Mailbox], to: &mut EmailWriter<'_>) -> std::fmt::Result {
     for (i, mailbox) in mailboxes.iter().enumerate() {
         if i > 0 {
@@ -46,7 +44,7 @@ pub(super) fn list_mailboxes(mailboxes: &[Mailbox], to: &mut EmailWriter<'_>) ->
     Ok(())
 }
 
-/// Appends a field of words that are written as they stand, with folds between them.
+/// Appends a field of words, unencoded, which may be folded between them.
 pub(super) fn write_words<W: AsRef<str>>(
     out: &mut String,
     name: &str,
@@ -77,10 +75,10 @@ pub(super) fn write_with(
     out.push_str("\r\n");
 }
 
-/// From the first to the last word that cannot stand as it is: those with characters beyond ASCII,
-/// and those that would be taken for encoded ones. They are encoded together, because white space
-/// between two encoded words is lost (RFC 2047 §6.2), and with the spaces around them but one,
-/// because some readers make one of many there.
+/// The range from the first to the last word that must be encoded: because of non-ASCII characters,
+/// or because it looks like an encoded word. The whole range is encoded, because white space
+/// between two encoded words is lost (RFC 2047 §6.2). It includes surrounding spaces except one,
+/// because some readers collapse several.
 fn span_to_encode(value: &str) -> Option<(usize, usize)> {
     let is_plain = |word: &str| {
         word.is_ascii() && !word.contains("=?") && word.trim_end().len() <= LONGEST_WORD

@@ -1,21 +1,20 @@
-//! What somebody looks for in a mail that a program sent: the code to be typed, the link to be
-//! followed.
+//! Finds codes to be typed and links to be followed in an automatic mail.
 
 use std::collections::BTreeSet;
 
-/// The most codes, and the most links.
+/// The most codes, and the most links, that are returned.
 const MAX_FOUND: usize = 50;
 
-/// The longest link.
+/// The longest link, in bytes.
 const MAX_LINK: usize = 2048;
 
-/// Words that stand near a code.
+/// Words that appear near a code.
 const CODE_WORDS: [&str; 9] = [
     "code", "pin", "otp", "password", "passwort", "token", "tan", "kennwort", "verif",
 ];
 
-/// What looks like codes, those near a word for one first: 4 to 8 digits, also in two groups, or
-/// 5 to 10 capital letters and digits mixed.
+/// What looks like a code, those near one of [`CODE_WORDS`] first: 4 to 8 digits, also in two
+/// groups, or 5 to 10 capital letters and digits mixed.
 pub(super) fn codes(subject: &str, text: &str) -> Vec<String> {
     let (mut sure, mut likely) = (Vec::new(), Vec::new());
     let mut was_near = false;
@@ -26,7 +25,7 @@ pub(super) fn codes(subject: &str, text: &str) -> Vec<String> {
             true => &mut sure,
             false => &mut likely,
         };
-        // A code often stands alone on the line after the word.
+        // A code is often alone on the line after such a word.
         was_near = is_near || (was_near && line.trim().is_empty());
         let words: Vec<&str> = line
             .split(|c: char| c.is_whitespace() || "()[]<>\"'*_|;,".contains(c))
@@ -71,14 +70,14 @@ fn is_code(word: &str, is_near: bool) -> bool {
     is_near && is_mixed && (5..=10).contains(&plain.len())
 }
 
-/// The addresses of the web in a text and in the attributes of HTML, each once.
+/// The URLs in a text and in the attributes of HTML, without duplicates.
 pub(super) fn links(text: &str, html: &str) -> Vec<String> {
     let ends = |c: char| c.is_whitespace() || c.is_control() || "<>\"'`|\\^{}".contains(c);
     let closing = ['.', ',', ';', ':', '!', '?', ')', ']', '*'];
     let mut found = Vec::new();
     for (source, is_html) in [(text, false), (html, true)] {
         for scheme in ["https://", "http://"] {
-            // Links within a link end where it does: the end is looked for once.
+            // A URL within another ends with it, so its end is not searched for again.
             let mut end = 0;
             for (at, _) in source.match_indices(scheme) {
                 if at >= end {
@@ -104,7 +103,7 @@ pub(super) fn links(text: &str, html: &str) -> Vec<String> {
     distinct(found)
 }
 
-/// Each once, in the order in which they come.
+/// Without duplicates, in order.
 fn distinct(found: Vec<String>) -> Vec<String> {
     let mut known = BTreeSet::new();
     let fresh = |one: &String| known.insert(one.clone());

@@ -1,8 +1,9 @@
-//! Two mails that ask for the same thing have one fingerprint, so that an idempotency key which is
-//! used again with other content is noticed (`KeyReused`), and a repeated request is not.
+//! The fingerprint of a mail: equal for two requests with the same content. It distinguishes a
+//! repeated request with an idempotency key from one that reuses the key for other content
+//! (`KeyReused`).
 //!
-//! What a program makes anew each time does not count: Date, Message-ID, trace fields, signatures,
-//! MIME boundaries, and points in time that a caller computes from its clock.
+//! What programs generate anew each time does not count: Date, Message-ID, trace fields,
+//! signatures, MIME boundaries, and points in time that a caller computes from its clock.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -13,10 +14,10 @@ use twox_hash::xxhash3_128::Hasher;
 use super::header::{Field, Section};
 use super::{Address, Envelope, Options, When};
 
-/// The fields that are made anew each time that a message is written or handed on.
+/// Fields that are generated anew each time a message is written or passed on.
 const VOLATILE_FIELDS: [&str; 4] = ["Date", "Message-ID", "Received", "DKIM-Signature"];
 
-/// The fields in which addresses stand.
+/// Fields that contain addresses.
 const ADDRESS_FIELDS: [&str; 7] = [
     "From",
     "Sender",
@@ -27,22 +28,22 @@ const ADDRESS_FIELDS: [&str; 7] = [
     "Return-Path",
 ];
 
-/// The most boundaries that are looked for in one message; more than these count as content.
+/// The most boundaries of one message that are ignored; further ones count as content.
 const MAX_BOUNDARIES: usize = 32;
 
-/// The most bytes of a boundary that is looked for. RFC 2046 §5.1.1 allows 70.
+/// The longest boundary that is ignored, in bytes. RFC 2046 §5.1.1 allows 70.
 const MAX_BOUNDARY: usize = 200;
 
-/// Whether a program makes this field anew each time, so that it does not count.
+/// Whether this field is generated anew each time, so that it does not count.
 pub(super) fn is_made_anew(name: &str) -> bool {
     VOLATILE_FIELDS
         .iter()
         .any(|anew| anew.eq_ignore_ascii_case(name))
 }
 
-/// A text in which addresses stand, with their domains in lower case: in another case they are the
-/// same (RFC 5321 §2.4).
-fn alike(text: &[u8]) -> Cow<'_, [u8]> {
+/// A text with addresses, their domains in lower case: the case of a domain has no meaning (RFC
+/// 5321 §2.4).
+fn with_lower_domains(text: &[u8]) -> Cow<'_, [u8]> {
     if !text.iter().any(u8::is_ascii_uppercase) {
         return Cow::Borrowed(text);
     }
@@ -63,7 +64,7 @@ fn alike(text: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(folded)
 }
 
-/// Hashes parts of different lengths, so that `ab`, `c` and `a`, `bc` differ.
+/// Hashes parts together with their lengths, so that `ab`, `c` and `a`, `bc` differ.
 pub(super) struct PartHasher(Hasher);
 
 impl PartHasher {
@@ -88,14 +89,14 @@ impl PartHasher {
 
     pub fn envelope(&mut self, envelope: &Envelope) -> &mut Self {
         let return_path = envelope.return_path().map_or("", Address::as_str);
-        self.add(alike(return_path.as_bytes()));
+        self.add(with_lower_domains(return_path.as_bytes()));
         let recipients = envelope.recipients().iter();
-        self.add_all(recipients.map(|address| alike(address.as_str().as_bytes())))
+        self.add_all(recipients.map(|address| with_lower_domains(address.as_str().as_bytes())))
     }
 
     /// Adds lists of addresses as people write them.
     pub fn add_addresses(&mut self, lists: &[String]) -> &mut Self {
-        self.add_all(lists.iter().map(|list| alike(list.as_bytes())))
+        self.add_all(lists.iter().map(|list| with_lower_domains(list.as_bytes())))
     }
 
     pub fn finish(&self) -> u128 {
@@ -103,8 +104,8 @@ impl PartHasher {
     }
 }
 
-/// The fingerprint of a frozen message under its envelope. The work is proportional to its size,
-/// whatever stands in it: a stranger wrote it.
+/// The fingerprint of a frozen message and its envelope. The work is linear in the size of the
+/// message, which may come from an attacker.
 pub(super) fn of_message(envelope: &Envelope, message: &[u8]) -> u128 {
     let mut print = PartHasher::new();
     print.envelope(envelope);
@@ -126,8 +127,8 @@ pub(super) fn of_message(envelope: &Envelope, message: &[u8]) -> u128 {
     print.finish()
 }
 
-/// The fingerprint of what is asked for, besides `content`. The key itself does not count, nor do
-/// fixed points in time.
+/// The fingerprint of `content` and the options. The key itself does not count, nor do absolute
+/// points in time.
 pub(super) fn with_options(content: u128, options: &Options) -> u128 {
     let Options {
         priority,
@@ -153,7 +154,7 @@ pub(super) fn with_options(content: u128, options: &Options) -> u128 {
         .add(span(expires).to_le_bytes())
         .add_all(tags.iter());
 
-    // Without one it is what it was before there were lists.
+    // Without a list, the fingerprint is the same as in versions without lists.
     if let Some(list) = list {
         print.add(list);
     }
@@ -162,7 +163,9 @@ pub(super) fn with_options(content: u128, options: &Options) -> u128 {
 
 fn add_field<'a>(field: &Field<'a>, boundaries: &mut Vec<&'a [u8]>, print: &mut PartHasher) {
     match boundary_of(field) {
-        None if ADDRESS_FIELDS.iter().any(|name| field.is(name)) => print.add(alike(field.raw)),
+        None if ADDRESS_FIELDS.iter().any(|name| field.is(name)) => {
+            print.add(with_lower_domains(field.raw))
+        }
         None => print.add(field.raw),
         Some(boundary) => {
             boundaries.push(&field.raw[boundary.clone()]);
@@ -173,7 +176,7 @@ fn add_field<'a>(field: &Field<'a>, boundaries: &mut Vec<&'a [u8]>, print: &mut 
     };
 }
 
-/// Where in the field the boundary of a multipart stands (RFC 2046 §5.1.1).
+/// The position of the multipart boundary in the field (RFC 2046 §5.1.1).
 fn boundary_of(field: &Field<'_>) -> Option<Range<usize>> {
     const NAME: &[u8] = b"boundary=";
     if !field.is("Content-Type") {
@@ -203,8 +206,8 @@ fn boundary_of(field: &Field<'_>) -> Option<Range<usize>> {
     is_boundary.then_some(found)
 }
 
-/// Adds a body, piece by piece, with every delimiter line as if its boundary were empty. The header
-/// of each part is looked into for boundaries of its own.
+/// Adds a body piece by piece, with the boundaries in all delimiter lines left out. The header of
+/// each part is searched for further boundaries.
 fn add_body<'a>(body: &'a [u8], mut boundaries: Vec<&'a [u8]>, print: &mut PartHasher) {
     if boundaries.is_empty() {
         print.add(body);
@@ -232,7 +235,7 @@ fn add_body<'a>(body: &'a [u8], mut boundaries: Vec<&'a [u8]>, print: &mut PartH
                     done += field.raw.len();
                 }
                 boundaries.truncate(MAX_BOUNDARIES);
-                // Without the empty line's CRLF, which may begin the next delimiter.
+                // Without the empty line's CRLF, which may be the start of the next delimiter.
                 done -= 2;
             }
         }
@@ -242,12 +245,12 @@ fn add_body<'a>(body: &'a [u8], mut boundaries: Vec<&'a [u8]>, print: &mut PartH
     print.add(&body[done..]);
 }
 
-/// Where the next line that starts with two dashes starts.
+/// The position of the next line that starts with two dashes.
 fn next_dashes(body: &[u8], from: usize) -> Option<usize> {
     memmem::find(&body[from..], b"\r\n--").map(|at| from + at + 2)
 }
 
-/// The boundary whose delimiter begins here, if one does.
+/// The boundary of the delimiter at this position, if there is one.
 fn delimiter<'a>(line: &[u8], boundaries: &[&'a [u8]]) -> Option<&'a [u8]> {
     let name = line.strip_prefix(b"--")?;
     boundaries
@@ -256,11 +259,10 @@ fn delimiter<'a>(line: &[u8], boundaries: &[&'a [u8]]) -> Option<&'a [u8]> {
         .copied()
 }
 
-/// The fields of the header of the part that follows a delimiter; none where there is no such
-/// header.
+/// The header fields of the part after a delimiter; none if it has no header.
 ///
-/// It is read no further than to the next delimiter, even where that looks like a field: so each
-/// byte of a body is read once, however many delimiters there are.
+/// Reading stops at the next delimiter, even if that looks like a field, so that each byte of a
+/// body is read once, however many delimiters there are.
 fn part_header<'a>(part: &'a [u8], boundaries: &[&[u8]]) -> Vec<Field<'a>> {
     let mut fields: Vec<Field<'a>> = Vec::new();
     let Some(header) = part.strip_prefix(b"\r\n") else {
@@ -291,7 +293,7 @@ fn part_header<'a>(part: &'a [u8], boundaries: &[&[u8]]) -> Vec<Field<'a>> {
     Vec::new()
 }
 
-/// The name of the field that begins in this line, if one does.
+/// The name of the field that starts in this line, if there is one.
 fn name_of(line: &[u8]) -> Option<&str> {
     let colon = memchr::memchr(b':', line).filter(|colon| *colon > 0)?;
     let name = std::str::from_utf8(&line[..colon]).ok()?;

@@ -1,7 +1,7 @@
-//! Turns a written message into the bytes that are sent, now and at every retry.
+//! Turns a written message into the bytes that are sent, at every attempt.
 //!
-//! Every way into [`Mail`](super::Mail) ends here. A message that is already as it should be
-//! (nearly all are) is returned without a copy.
+//! Every way to make a [`Mail`](super::Mail) ends here. A message that needs no change, as almost
+//! all, is returned without a copy.
 
 use bytes::Bytes;
 use memchr::{memchr, memchr_iter, memchr2};
@@ -9,8 +9,8 @@ use memchr::{memchr, memchr_iter, memchr2};
 use super::header::{Field, Section, refuse};
 use super::{Address, MailError, MailId, Timestamp, subject};
 
-/// The fields of which RFC 5322 §3.6 allows one. Readers disagree about which of two counts, so two
-/// are refused.
+/// The fields that may occur only once (RFC 5322 §3.6). Readers disagree about which of two counts,
+/// so two are refused.
 pub(super) const SINGLE_FIELDS: [&str; 12] = [
     "From",
     "To",
@@ -22,15 +22,15 @@ pub(super) const SINGLE_FIELDS: [&str; 12] = [
     "Sender",
     "In-Reply-To",
     "References",
-    // RFC 2045 §3: two of them, and readers disagree about what the body is.
+    // RFC 2045 §3: with two of these, readers disagree about the content of the body.
     "Content-Type",
     "Content-Transfer-Encoding",
 ];
 
-/// The fields that say what bytes above 127 in the body mean.
+/// The fields that define the meaning of bytes above 127 in the body.
 const MIME_FIELDS: [&str; 3] = ["MIME-Version", "Content-Type", "Content-Transfer-Encoding"];
 
-/// A message that will not change again.
+/// A message whose bytes do not change any more.
 #[derive(Clone, Debug)]
 pub(super) struct FrozenMessage {
     pub bytes: Bytes,
@@ -38,21 +38,21 @@ pub(super) struct FrozenMessage {
     pub subject: String,
     pub eight_bit: bool,
     pub utf8_header: bool,
-    /// The fields that were missing.
+    /// The fields that were added.
     pub made: Vec<&'static str>,
 }
 
-/// Freezes a message.
+/// Freezes a message:
 ///
-/// - Line ends become CRLF: an LF alone everywhere, a CR alone in the body. In the header section a
-///   CR alone is refused, and lines of white space alone are dropped, since some readers see the
-///   end of the header section in them.
-/// - Bcc is removed. Date and Message-ID are added where they are missing or empty; From likewise,
-///   from the return path, as RFC 6409 §8 allows a submission server to do.
-/// - Long lines in the body stay: to break them would break what is signed, and many servers take
+/// - Line ends become CRLF: a bare LF everywhere, a bare CR in the body. In the header section a
+///   bare CR is refused, and lines of only white space are removed, since some readers treat them
+///   as the end of the header section.
+/// - Bcc is removed. Date and Message-ID are added if they are missing or empty; so is From, from
+///   the return path, as RFC 6409 §8 allows a submission server to do.
+/// - Long lines in the body are kept: breaking them would break signatures, and many servers accept
 ///   them.
 ///
-/// The result freezes to itself.
+/// Freezing the result again does not change it.
 pub(super) fn freeze(
     message: Bytes,
     return_path: Option<&Address>,
@@ -108,8 +108,8 @@ pub(super) fn freeze(
     let utf8_header = !added.is_ascii() || (section.utf8 && section.fields.iter().any(stays_utf8));
     let eight_bit = utf8_header || !body.is_ascii();
 
-    let as_it_came = section.canonical && removed == 0 && added.is_empty() && has_only_crlf(body);
-    let bytes = if as_it_came {
+    let is_unchanged = section.canonical && removed == 0 && added.is_empty() && has_only_crlf(body);
+    let bytes = if is_unchanged {
         None
     } else {
         Some(rewrite(&section, &added, message.len()))
@@ -125,8 +125,8 @@ pub(super) fn freeze(
     })
 }
 
-/// A Message-ID of our own (RFC 5322 §3.6.4), which tells the mail's id to whoever reads a server's
-/// log.
+/// A new Message-ID (RFC 5322 §3.6.4). It contains the mail's id, so that the mail can be found
+/// from a server's log.
 pub(super) fn message_id(id: MailId, domain: Option<&str>) -> String {
     format!(
         "<{id}@{}>",
@@ -136,8 +136,8 @@ pub(super) fn message_id(id: MailId, domain: Option<&str>) -> String {
     )
 }
 
-/// Bcc is for the envelope only (RFC 5322 §3.6.3); the others are there without saying anything,
-/// and are added anew.
+/// Bcc is for the envelope only (RFC 5322 §3.6.3); the others are removed if they are empty, and
+/// added anew.
 fn is_removed(field: &Field<'_>) -> bool {
     ["Bcc", "Resent-Bcc"].iter().any(|name| field.is(name))
         || (field.is_empty()
@@ -155,7 +155,7 @@ fn check_once(section: &Section<'_>) -> Result<(), MailError> {
         if std::mem::replace(&mut seen[which], true) {
             return Err(refuse(
                 SINGLE_FIELDS[which],
-                "stands there twice, and may only once (RFC 5322 §3.6, RFC 2045 §3)",
+                "occurs twice; at most one is allowed (RFC 5322 §3.6, RFC 2045 §3)",
             ));
         }
     }
@@ -167,21 +167,21 @@ fn check_body(section: &Section<'_>, body: &[u8]) -> Result<(), MailError> {
     if memchr(0, body).is_some() {
         return Err(MailError::new(
             "body",
-            "has a NUL byte, which no server takes: encode it as base64",
+            "has a NUL byte, which no server accepts: encode it as base64",
         ));
     }
 
     if !body.is_ascii() && !MIME_FIELDS.iter().any(|name| section.find(name).is_some()) {
         return Err(MailError::new(
             "body",
-            "has bytes above 127, and no MIME-Version field says what they mean",
+            "has bytes above 127, but no MIME-Version field that defines their meaning",
         ));
     }
 
     Ok(())
 }
 
-/// Whether every LF follows a CR, and there are no more CRs than that.
+/// Whether the body has no line ends other than CRLF.
 fn has_only_crlf(body: &[u8]) -> bool {
     let mut lines = 0;
     for lf in memchr_iter(b'\n', body) {
@@ -202,7 +202,7 @@ fn rewrite(section: &Section<'_>, added: &str, size: usize) -> Bytes {
         }
     }
 
-    // Below the others, so that what was traced before stays on top.
+    // Below the existing fields, so that trace fields stay at the top.
     out.extend_from_slice(added.as_bytes());
     if let Some(body) = section.body {
         out.extend_from_slice(b"\r\n");
@@ -212,7 +212,7 @@ fn rewrite(section: &Section<'_>, added: &str, size: usize) -> Bytes {
     Bytes::from(out)
 }
 
-/// Appends `text` with every line end, whichever of CRLF, LF and CR it is, as CRLF.
+/// Appends `text` with every line end (CRLF, LF or CR) as CRLF.
 pub(super) fn write_crlf(mut text: &[u8], out: &mut Vec<u8>) {
     while let Some(end) = memchr2(b'\r', b'\n', text) {
         out.extend_from_slice(&text[..end]);
@@ -224,7 +224,7 @@ pub(super) fn write_crlf(mut text: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(text);
 }
 
-/// The domain of the last address in a field, where it can stand in a Message-ID.
+/// The domain of the last address in a field, if it is valid in a Message-ID.
 fn domain_of(mailboxes: &str) -> Option<&str> {
     let (_, domain) = mailboxes.rsplit_once('@')?;
     let end = domain

@@ -1,8 +1,8 @@
-//! Reads the header section of a message (RFC 5322 §2.2), strictly: what is read here is what every
-//! server and every reader will read, so that no field hides inside another.
+//! A strict parser for the header section of a message (RFC 5322 §2.2). It accepts only what every
+//! server and reader parses in the same way, so that no field can be hidden in another.
 //!
-//! Whatever looks into a raw message ([`freeze`](super::freeze), [`directives`](super::directives),
-//! [`fingerprint`](super::fingerprint)) does it through [`Section`].
+//! Used by everything that inspects a raw message: [`freeze`](super::freeze),
+//! [`directives`](super::directives), [`fingerprint`](super::fingerprint).
 
 use std::borrow::Cow;
 
@@ -10,19 +10,19 @@ use memchr::memchr;
 
 use super::MailError;
 
-/// The longest line that RFC 5322 §2.1.1 allows, without its CRLF.
+/// The longest line that RFC 5322 §2.1.1 allows, without CRLF.
 const MAX_LINE: usize = 998;
 
-/// The most bytes that a header section may have: room for thousands of recipients in To, and
-/// little enough to keep a list of its fields.
+/// The largest header section, in bytes: enough for thousands of recipients in To, and little
+/// enough for a list of its fields in memory.
 pub(super) const MAX_SECTION: usize = 1 << 20;
 
-/// One field, as it stands in the message.
+/// A field of a message.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Field<'a> {
-    /// Without the white space that may stand before the colon.
+    /// Without the white space that may precede the colon.
     pub name: &'a str,
-    /// All its lines, with their line ends and with the folded ones.
+    /// All its lines, including folded ones, with line ends.
     pub raw: &'a [u8],
 }
 
@@ -31,13 +31,13 @@ impl<'a> Field<'a> {
         self.name.eq_ignore_ascii_case(name)
     }
 
-    /// What stands after the colon, with its folds.
+    /// The value, as it is folded.
     pub fn folded(&self) -> &'a [u8] {
         let colon = memchr(b':', self.raw).unwrap_or(self.name.len());
         self.raw[colon + 1..].trim_ascii()
     }
 
-    /// What stands after the colon, on one line.
+    /// The value on one line.
     pub fn value(&self) -> Cow<'a, str> {
         let folded = self.folded();
         if memchr(b'\n', folded).is_none() {
@@ -51,7 +51,7 @@ impl<'a> Field<'a> {
         self.folded().is_empty()
     }
 
-    /// Its lines, without line ends and without those that hold only white space.
+    /// Its lines, without line ends; lines of only white space are skipped.
     pub fn lines(&self) -> impl Iterator<Item = &'a [u8]> {
         lines(self.raw)
     }
@@ -64,23 +64,23 @@ fn lines(raw: &[u8]) -> impl Iterator<Item = &[u8]> {
     lines.filter(|line| !line.trim_ascii().is_empty())
 }
 
-/// A header section and what follows it.
+/// A header section and the body.
 #[derive(Clone, Debug)]
 pub(super) struct Section<'a> {
     pub fields: Vec<Field<'a>>,
-    /// `None` where the message ends with its header section, without the empty line.
+    /// `None` if the message ends with its header section, without an empty line.
     pub body: Option<&'a [u8]>,
-    /// Whether every line ends in CRLF and none is blank but for white space.
+    /// Whether every line ends with CRLF and none consists only of white space.
     pub canonical: bool,
-    /// Whether it has characters beyond ASCII; they are valid UTF-8.
+    /// Whether it has non-ASCII characters; they are valid UTF-8.
     pub utf8: bool,
 }
 
 impl<'a> Section<'a> {
-    /// Reads the header section of a message.
+    /// Parses the header section of a message.
     ///
-    /// Lines may end in LF as well as in CRLF. A CR elsewhere is refused and not taken for a line
-    /// end, since servers and readers disagree about it: that is how a field is smuggled in.
+    /// Lines may end with LF or CRLF. A bare CR is refused, since servers and readers disagree
+    /// about whether it ends a line, which would allow fields to be smuggled in.
     pub fn read(message: &'a [u8]) -> Result<Self, MailError> {
         if message.is_empty() {
             return Err(MailError::new("headers", "the message is empty"));
@@ -129,7 +129,7 @@ impl<'a> Section<'a> {
             if at > MAX_SECTION {
                 return Err(MailError::new(
                     "headers",
-                    format!("there are more than {MAX_SECTION} bytes of them"),
+                    format!("the header section has more than {MAX_SECTION} bytes"),
                 ));
             }
         }
@@ -140,7 +140,7 @@ impl<'a> Section<'a> {
         Ok(section)
     }
 
-    /// The first field of that name.
+    /// The first field with this name.
     pub fn find(&self, name: &str) -> Option<&Field<'a>> {
         self.fields.iter().find(|field| field.is(name))
     }
@@ -151,12 +151,12 @@ pub(super) fn refuse(name: &str, reason: impl std::fmt::Display) -> MailError {
     MailError::new(format!("headers.{}", shown(name)), reason)
 }
 
-/// As much of a field's name as helps to find it; it is ASCII.
+/// The start of a field's name, for an error; it is ASCII.
 fn shown(name: &str) -> &str {
     name.get(..76).unwrap_or(name)
 }
 
-/// Reads the field's name at the start of a line.
+/// Parses the name of the field that starts in this line.
 fn name<'a>(line: &'a [u8], before: Option<&Field<'_>>) -> Result<&'a str, MailError> {
     let place = || {
         before.map_or("the first line".to_owned(), |field| {
@@ -172,7 +172,7 @@ fn name<'a>(line: &'a [u8], before: Option<&Field<'_>>) -> Result<&'a str, MailE
         return Err(MailError::new("headers", reason));
     };
 
-    // White space before the colon is obsolete, and must be read (RFC 5322 §4.5).
+    // White space before the colon is obsolete, but must be accepted (RFC 5322 §4.5).
     match std::str::from_utf8(line[..colon].trim_ascii_end()) {
         Ok(name) if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic()) => {
             Ok(name)
@@ -184,17 +184,18 @@ fn name<'a>(line: &'a [u8], before: Option<&Field<'_>>) -> Result<&'a str, MailE
     }
 }
 
-/// Refuses what cannot stand in a line, and says whether it has bytes beyond ASCII.
+/// Refuses a line that is too long or has control characters; returns whether it has non-ASCII
+/// bytes.
 fn check_line(line: &[u8], name: &str) -> Result<bool, MailError> {
     if line.len() > MAX_LINE {
         let reason = format!(
-            "has a line of {} bytes, and {MAX_LINE} are the most: fold it",
+            "has a line of {} bytes; at most {MAX_LINE} are allowed: fold it",
             line.len()
         );
         return Err(refuse(name, reason));
     }
 
-    // One pass without a branch for each byte, which the compiler turns into vector instructions.
+    // One pass without a branch per byte, which the compiler can vectorize.
     let (control, beyond_ascii) = line.iter().fold((false, false), |(control, beyond), byte| {
         (
             control | ((*byte < 0x20) & (*byte != b'\t')) | (*byte == 0x7f),
@@ -204,7 +205,7 @@ fn check_line(line: &[u8], name: &str) -> Result<bool, MailError> {
 
     if control {
         let reason = if line.contains(&b'\r') {
-            "has a CR that ends no line"
+            "has a CR without an LF"
         } else {
             "has a control character"
         };
@@ -274,12 +275,12 @@ mod tests {
         assert!(refused("Tö: a\r\n".as_bytes()).contains("no valid field name"));
         assert_eq!(
             refused(b"Subject: a\rBcc: evil@x\r\n"),
-            "headers.Subject: has a CR that ends no line"
+            "headers.Subject: has a CR without an LF"
         );
 
         assert_eq!(
             refused(b"Subject: a\r\r\n\r\n"),
-            "headers.Subject: has a CR that ends no line"
+            "headers.Subject: has a CR without an LF"
         );
 
         assert_eq!(

@@ -1,4 +1,4 @@
-//! The name of a mail, from its first moment to the log line years later.
+//! The id of a mail.
 
 use std::fmt;
 
@@ -7,8 +7,7 @@ use uuid::Uuid;
 
 use super::Timestamp;
 
-/// Identifies one mail; a UUID of version 7 (RFC 9562 §5.7), so that ids sort by the time they were
-/// made.
+/// Identifies a mail. A UUID of version 7 (RFC 9562 §5.7), so that ids sort by creation time.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(
     feature = "server",
@@ -23,28 +22,28 @@ impl MailId {
         MailId(Uuid::now_v7())
     }
 
-    /// The sixteen bytes of the id, which sort as the id does.
+    /// The sixteen bytes of the id; they sort as the id does.
     pub fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }
 
-    /// Whether the id says when it was made: not every one that others write as theirs does.
-    pub(crate) fn tells_time(&self) -> bool {
+    /// Whether the id contains its creation time. Ids that callers provide may not.
+    pub(crate) fn has_creation_time(&self) -> bool {
         self.0.get_version_num() == 7
     }
 
-    /// When the id was made, by the clock of this machine.
+    /// The creation time, by the clock of the machine that made it.
     pub(crate) fn made_at(&self) -> Timestamp {
         let millis = self.0.as_bytes()[..6].iter();
         Timestamp::from_millis(millis.fold(0, |all, byte| all << 8 | i64::from(*byte)))
     }
 
-    /// The first id that can have been made at this time.
+    /// The first id that may be created at this time.
     pub(crate) fn first_made_at(at: Timestamp) -> Self {
         MailId::made(at, 0)
     }
 
-    /// The last id that can have been made at this time.
+    /// The last id that may be created at this time.
     pub(crate) fn last_made_at(at: Timestamp) -> Self {
         MailId::made(at, u8::MAX)
     }
@@ -56,7 +55,8 @@ impl MailId {
         MailId(Uuid::from_bytes(bytes))
     }
 
-    /// The first and the last id that begin with these digits of base 16; `None` where none does.
+    /// The first and last id that start with these hexadecimal digits; `None` if the text is not
+    /// the start of an id.
     pub(crate) fn range(digits: &str) -> Option<(Self, Self)> {
         if digits.len() > 32 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return None;
@@ -68,7 +68,7 @@ impl MailId {
         filled('0').zip(filled('f'))
     }
 
-    /// The id that has these bytes.
+    /// The id with these bytes.
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         MailId(Uuid::from_bytes(bytes))
     }

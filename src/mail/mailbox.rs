@@ -1,5 +1,5 @@
-//! A mailbox as people write it, `Ada Lovelace <ada@example.org>` (RFC 5322 §3.4), read from what a
-//! sender gave and written into a header.
+//! A mailbox, `Ada Lovelace <ada@example.org>` (RFC 5322 §3.4): parses what a sender wrote, and
+//! writes header fields.
 
 use std::fmt::{self, Write};
 
@@ -9,12 +9,12 @@ use email_encoding::headers::writer::EmailWriter;
 use super::Address;
 use super::address_list::{self, FoundMailbox, ListEntry};
 
-/// The most bytes that a display name may have, so that no line of a header grows too long.
+/// The longest display name in bytes, so that no header line is too long.
 const MAX_NAME: usize = 500;
-/// Lines are folded before they are longer than this (RFC 5322 §2.1.1).
+/// Lines are folded before this width (RFC 5322 §2.1.1).
 const FOLD_WIDTH: usize = 76;
 
-/// An address with the name that readers see, if it has one.
+/// An address with an optional display name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mailbox {
     pub name: Option<String>,
@@ -22,15 +22,14 @@ pub(super) struct Mailbox {
 }
 
 impl Mailbox {
-    /// Reads exactly one mailbox. The name may go without quotes where it cannot be taken for a
-    /// list. Two mailboxes in one text are refused: nobody becomes a recipient by what somebody
-    /// typed as an address.
+    /// Parses exactly one mailbox. The name needs no quotes unless it could be taken for a list. A
+    /// text with two mailboxes is refused, so that nobody becomes a recipient by accident.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
         if text.chars().any(char::is_control) {
             return Err("has a control character".to_owned());
         }
-        if let Some((name, address)) = typed(text) {
+        if let Some((name, address)) = with_unquoted_name(text) {
             return Mailbox::named(Some(name), &address, None);
         }
 
@@ -48,7 +47,7 @@ impl Mailbox {
         }
     }
 
-    /// A mailbox that was found in a list, in `domain` where it has none of its own.
+    /// A mailbox from a list; `domain` is used if it has none.
     pub fn found(found: &FoundMailbox, domain: Option<&str>) -> Result<Self, String> {
         Mailbox::named(found.name.clone(), found, domain)
     }
@@ -61,7 +60,7 @@ impl Mailbox {
         let length = name.as_ref().map_or(0, String::len);
         if length > MAX_NAME {
             return Err(format!(
-                "has a name of {length} bytes, and {MAX_NAME} are the most"
+                "has a name of {length} bytes; at most {MAX_NAME} are allowed"
             ));
         }
         Ok(Mailbox {
@@ -81,9 +80,9 @@ impl Mailbox {
     }
 }
 
-/// A name without quotes and an address in angle brackets, as people type them: the name is kept
-/// as it stands, with what would be a comment or the beginning of a group elsewhere.
-fn typed(text: &str) -> Option<(String, FoundMailbox)> {
+/// An unquoted name and an address in angle brackets, as people type them. The name is kept
+/// unchanged, even if it contains what would start a comment or a group elsewhere.
+fn with_unquoted_name(text: &str) -> Option<(String, FoundMailbox)> {
     let (name, address) = text.split_at(text.find('<')?);
     let name = name.trim();
     if name.is_empty() || name.contains(['"', '>', ',', ';', '\\']) {
@@ -97,7 +96,7 @@ fn typed(text: &str) -> Option<(String, FoundMailbox)> {
     is_alone.then(|| (address_list::decoded(name), found))
 }
 
-/// Writes an address on one line, whatever spaces it has in its quotes.
+/// Writes an address on one line, even if it contains spaces in quotes.
 fn write_whole(address: &str, to: &mut EmailWriter<'_>) -> fmt::Result {
     let is_apart = to.projected_line_len() > to.line_len();
     if is_apart && to.projected_line_len() + address.len() > FOLD_WIDTH {

@@ -1,8 +1,8 @@
-//! The body of a composed mail: text, HTML and files, nested as RFC 2046 and RFC 2387 want them.
+//! The body of a composed mail: text, HTML and files, nested as RFC 2046 and RFC 2387 require.
 //!
-//! From the outside in: `mixed` holds the message and the files; `alternative` the text and the
-//! HTML, the better one last; `related` the HTML and the images that it shows. Each is left out
-//! where it would hold one part alone.
+//! From the outside in: `mixed` contains the message and the files; `alternative` the text and the
+//! HTML, the better one last; `related` the HTML and its images. Each is omitted if it would
+//! contain only one part.
 
 use bytes::Bytes;
 use lettre::message::header::{ContentTransferEncoding, ContentType};
@@ -11,7 +11,7 @@ use lettre::message::{Attachment as Part, Body, MultiPart, SinglePart};
 use super::compose::{Alternative, Attachment};
 use super::{MailError, freeze, mending};
 
-/// What a body is made of.
+/// The parts of a body.
 #[derive(Debug, Default)]
 pub(super) struct Parts {
     pub text: Option<String>,
@@ -26,7 +26,7 @@ enum Node {
 }
 
 impl Parts {
-    /// The MIME fields of the header section, the empty line and the body.
+    /// The MIME fields, the empty line and the body.
     pub fn format(self) -> Result<Vec<u8>, MailError> {
         self.check()?;
         let (mut inline, mut files) = (Vec::new(), Vec::new());
@@ -42,7 +42,7 @@ impl Parts {
         let text = self
             .text
             .map(|text| Node::Single(SinglePart::plain(with_crlf(text))));
-        // An empty one would win over the text in every reader that prefers HTML.
+        // Readers that prefer HTML would show an empty one instead of the text.
         let is_needed = text.is_none() || !inline.is_empty();
         let html = self
             .html
@@ -96,7 +96,7 @@ impl Parts {
             };
             let field = format!("attachments[{i}].inline_id");
             if self.html.is_none() {
-                return Err(MailError::new(field, "there is no html that could show it"));
+                return Err(MailError::new(field, "there is no html to show it in"));
             }
             if !ids.insert(id) {
                 return Err(MailError::new(field, "another attachment has the same id"));
@@ -141,7 +141,7 @@ fn check_attachment(attachment: &Attachment, i: usize) -> Result<(), MailError> 
     Ok(())
 }
 
-/// The media type of something that is no container of parts.
+/// Parses the media type of a part that is not multipart.
 fn media_type(given: &str) -> Result<ContentType, String> {
     let given = given.trim();
     let is_plain = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
@@ -207,7 +207,7 @@ fn part(attachment: Attachment, i: usize) -> Result<SinglePart, MailError> {
     };
 
     let content = match essence {
-        // RFC 6532 §3.7 lets this one be encoded.
+        // RFC 6532 §3.7 allows this type to be encoded.
         kind if kind.starts_with("message/") && !kind.starts_with("message/global") => {
             message(&attachment.content)
                 .map_err(|reason| MailError::new(format!("attachments[{i}].content"), reason))?
@@ -222,8 +222,7 @@ fn part(attachment: Attachment, i: usize) -> Result<SinglePart, MailError> {
     Ok(part.body(content, content_type))
 }
 
-/// A message within a message, which no encoding but that of its own parts may hide (RFC 2046
-/// §5.2.1).
+/// An attached message, of which only the parts may be encoded (RFC 2046 §5.2.1).
 fn message(content: &Bytes) -> Result<Body, String> {
     let mut whole = Vec::with_capacity(content.len() + content.len() / 32);
     freeze::write_crlf(&mending::embedded(content.clone()), &mut whole);
@@ -239,7 +238,7 @@ fn message(content: &Bytes) -> Result<Body, String> {
     Ok(Body::dangerous_pre_encoded(whole, encoding))
 }
 
-/// `first` alone, or within `multi` together with the others.
+/// `first` alone, or in `multi` with the others.
 fn gather(multi: MultiPart, first: Node, others: Vec<SinglePart>) -> Node {
     if others.is_empty() {
         return first;
@@ -258,8 +257,7 @@ fn add(multi: MultiPart, part: Node) -> MultiPart {
     }
 }
 
-/// The text with CRLF line ends. Done here, since lettre moves the rest of the text for each line
-/// end that it mends.
+/// The text with CRLF line ends. lettre would do that in quadratic time.
 fn with_crlf(text: String) -> String {
     if !text.contains(['\r', '\n']) {
         return text;

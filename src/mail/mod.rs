@@ -1,9 +1,10 @@
-//! WHAT is sent. Pure: nothing here does I/O, and nothing here changes after a mail is built.
+//! The mail that is sent: message, envelope, options. Pure: no I/O, and a mail never changes after
+//! it is built.
 //!
-//! Every door makes a [`Mail`] by one of three ways: [`Mail::builder`], [`Mail::from_lettre`],
-//! [`Mail::from_rfc5322`]. All three end in `freeze`, which is where the invariant of this layer is
-//! made: *the bytes are valid RFC 5322 with CRLF line ends, a Message-ID and a Date, and never
-//! change again*; every retry sends the same bytes.
+//! Every listener makes a [`Mail`] in one of three ways: [`Mail::builder`], [`Mail::from_lettre`],
+//! [`Mail::from_rfc5322`]. All three end in `freeze`, which ensures the *invariant* of this layer:
+//! the bytes are valid RFC 5322 with CRLF line ends, a Message-ID and a Date, and never change;
+//! every attempt sends the same bytes.
 
 mod address;
 mod address_list;
@@ -58,21 +59,21 @@ pub use time::{Timestamp, TimestampError, days, hours, minutes, seconds};
 
 use bytes::Bytes;
 
-/// One mail: its envelope, its frozen message and what its sender asks for.
+/// One mail: envelope, frozen message and options.
 ///
-/// A clone is the same mail: whoever does not know whether it was accepted submits it once more,
-/// and it is sent once.
+/// A clone is the same mail: if it is unknown whether a mail was accepted, submitting it again does
+/// not send it twice.
 #[derive(Clone, Debug)]
 pub struct Mail {
     id: MailId,
     envelope: Envelope,
     options: Options,
     message: freeze::FrozenMessage,
-    /// The fingerprint of all but the options. `None` where it is the message's own, which is
-    /// computed only where a key asks for it.
+    /// The fingerprint of everything except the options. `None` to use the message's own, which is
+    /// computed only if there is an idempotency key.
     content: Option<u128>,
     template: Option<TemplateUse>,
-    /// What was done to the message as it was submitted.
+    /// Notes about what was mended in the submitted message.
     mended: Vec<String>,
 }
 
@@ -82,31 +83,30 @@ impl Mail {
         MailBuilder::default()
     }
 
-    /// Takes a message that is already written, with the envelope that it is to be sent under.
+    /// Makes a mail of a finished message and its envelope.
     ///
-    /// Line ends become CRLF; a Date and a Message-ID are added where they are missing, and a From
-    /// where there is none but a return path; Bcc is removed. What other programs write wrong is
-    /// mended, as [`Mail::mended`] tells: characters beyond ASCII in the header section, lines that
-    /// are too long, a header section that no empty line ends, 8-bit text that nothing calls so,
-    /// and more. A message that needs none of this is not even copied, and the header section of a
-    /// signed one is not mended.
+    /// Line ends become CRLF; a missing Date or Message-ID is added, and a missing From if there is
+    /// a return path; Bcc is removed. Mistakes of other programs are mended, as [`Mail::mended`]
+    /// reports: non-ASCII characters in the header section, lines that are too long, a missing
+    /// empty line after the header section, undeclared 8-bit text, and more. A message that needs
+    /// none of this is not even copied, and the header section of a signed message is not mended.
     ///
     /// # Errors
-    /// Names the field (`headers.NAME`, `from`, `body`): a header section that is not valid RFC
-    /// 5322, a field that stands there twice and may not, a header line of more than 998 bytes that
-    /// cannot be folded, a CR within a header line, a control character in it, a NUL that no
-    /// encoding can carry.
+    /// The error names the field (`headers.NAME`, `from`, `body`): a header section that is not
+    /// valid RFC 5322, a field that occurs twice and may not, a header line of more than 998 bytes
+    /// that cannot be folded, a CR or a control character in a header line, a NUL that no encoding
+    /// can carry.
     pub fn from_rfc5322(envelope: Envelope, message: impl Into<Bytes>) -> Result<Self, MailError> {
         let intake = Intake::default();
         let mended = mending::mend(message.into(), &envelope, intake);
-        Mail::of_mended(envelope, mended.message, mended.acts, intake)
+        Mail::from_mended(envelope, mended.message, mended.acts, intake)
     }
 
-    /// Takes a message that another program has written, as a door does: what its `X-Postrider-*`
-    /// fields ask for comes back beside the mail, and is for [`Mail::with_options`].
+    /// Makes a mail of a message that another program has written, as the listeners do. Also
+    /// returns the options from its `X-Postrider-*` fields, to be passed to [`Mail::with_options`].
     ///
     /// # Errors
-    /// As [`Mail::from_rfc5322`] and [`take_directives`].
+    /// The same as [`Mail::from_rfc5322`] and [`take_directives`].
     pub fn handed_in(
         envelope: Envelope,
         message: impl Into<Bytes>,
@@ -114,18 +114,18 @@ impl Mail {
     ) -> Result<(Self, Options), MailError> {
         let mended = mending::mend(message.into(), &envelope, intake);
         let (message, asked) = take_directives(mended.message)?;
-        let mail = Mail::of_mended(envelope, message, mended.acts, intake)?;
+        let mail = Mail::from_mended(envelope, message, mended.acts, intake)?;
         Ok((mail, asked))
     }
 
-    fn of_mended(
+    fn from_mended(
         envelope: Envelope,
         message: Bytes,
         mut mended: Vec<String>,
         intake: Intake<'_>,
     ) -> Result<Self, MailError> {
         let id = MailId::generate();
-        // Who a message without a sender and without a return path is from.
+        // The sender of a message with neither From nor return path.
         let daemon = intake
             .domain
             .or(intake.host)
@@ -137,7 +137,7 @@ impl Mail {
             message
                 .made
                 .iter()
-                .map(|name| format!("{name}: made, as there was none")),
+                .map(|name| format!("{name}: added, because there was none")),
         );
 
         Ok(Mail {
@@ -151,15 +151,15 @@ impl Mail {
         })
     }
 
-    /// Takes a message that was built with lettre, with the envelope that lettre derived.
+    /// Makes a mail of a message that was built with lettre, with lettre's envelope.
     ///
     /// # Errors
-    /// As [`Mail::from_rfc5322`].
+    /// The same as [`Mail::from_rfc5322`].
     pub fn from_lettre(message: &lettre::Message) -> Result<Self, MailError> {
         compose::from_lettre(message)
     }
 
-    /// The same mail under this name, which it was promised under.
+    /// The same mail with this id, which the caller already knows.
     pub(crate) fn named(mut self, id: MailId) -> Self {
         self.id = id;
         self
@@ -173,24 +173,24 @@ impl Mail {
     pub fn with_options(mut self, options: Options) -> Result<Self, MailError> {
         compose::check_options(&options)?;
         self.options = options;
-        // Now, since whoever hands a large message in does this off the workers that serve others.
+        // Computed here, because callers do this for large messages outside the async workers.
         if self.options.idempotency_key.is_some() {
             self.content = Some(self.content());
         }
         Ok(self)
     }
 
-    /// Its name, from now on and for ever.
+    /// Its id; it never changes.
     pub fn id(&self) -> MailId {
         self.id
     }
 
-    /// Who it is from and for.
+    /// Return path and recipients.
     pub fn envelope(&self) -> &Envelope {
         &self.envelope
     }
 
-    /// What its sender asks for.
+    /// The options.
     pub fn options(&self) -> &Options {
         &self.options
     }
@@ -200,12 +200,12 @@ impl Mail {
         self.template.as_ref()
     }
 
-    /// The frozen message: header section and body, CRLF line ends.
+    /// The frozen message: header section and body, with CRLF line ends.
     pub fn message(&self) -> &Bytes {
         &self.message.bytes
     }
 
-    /// Everybody whom its header names in From and Sender.
+    /// All addresses in From and Sender.
     pub(crate) fn authors(&self) -> Result<Vec<Address>, MailError> {
         Addressees::authors_of(&self.message.bytes, "localhost")
     }
@@ -215,18 +215,18 @@ impl Mail {
         &self.message.message_id
     }
 
-    /// The Subject as a person reads it; empty where there is none.
+    /// The decoded Subject; empty if there is none.
     pub fn subject(&self) -> &str {
         &self.message.subject
     }
 
-    /// Whether the message has bytes above 127, and so needs 8BITMIME (RFC 6152).
+    /// Whether the message has bytes above 127, so that it needs 8BITMIME (RFC 6152).
     pub fn is_eight_bit(&self) -> bool {
         self.message.eight_bit
     }
 
-    /// Whether it needs SMTPUTF8 (RFC 6531): an address or the header section has characters beyond
-    /// ASCII.
+    /// Whether it needs SMTPUTF8 (RFC 6531): an address or the header section has non-ASCII
+    /// characters.
     pub fn needs_smtputf8(&self) -> bool {
         self.message.utf8_header
             || !self
@@ -237,14 +237,14 @@ impl Mail {
                 .all(Address::is_ascii)
     }
 
-    /// What was done to the message, so that it is as RFC 5322 wants it; empty for nearly all.
+    /// Notes about what was changed in the message to conform to RFC 5322; usually empty.
     pub fn mended(&self) -> &[String] {
         &self.mended
     }
 
-    /// Equal for two mails that ask for the same thing, whatever Date, Message-ID and MIME
-    /// boundaries they were given. The idempotency key does not count, nor do points in time that a
-    /// caller computes anew.
+    /// Equal for two mails with the same content and options, even if Date, Message-ID and MIME
+    /// boundaries differ. The idempotency key does not count, nor do absolute points in time, which
+    /// a caller may compute anew.
     pub fn fingerprint(&self) -> u128 {
         fingerprint::with_options(self.content(), &self.options)
     }

@@ -1,4 +1,4 @@
-//! What the sender asks for besides the message itself.
+//! The options of a mail: what the sender requests besides the message.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,27 +7,28 @@ use serde::{Deserialize, Serialize};
 
 use super::Timestamp;
 
-/// How urgent a mail is. Each has a weight, so that none starves another.
+/// The priority of a mail. Each priority has a weight, so that none starves.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
-    /// Somebody waits for it: a code, a password reset. One connection a relay is kept for these.
+    /// Somebody is waiting for it: a code, a password reset. One connection of each relay is
+    /// reserved for these.
     Critical,
-    /// Everything that is neither.
+    /// Neither critical nor bulk.
     #[default]
     Default,
-    /// Newsletters and the like: sent when there is room.
+    /// Newsletters and the like.
     Bulk,
 }
 
 impl Priority {
-    /// Every priority, the most urgent first.
+    /// All priorities, the most urgent first.
     pub const ALL: [Priority; 3] = [Priority::Critical, Priority::Default, Priority::Bulk];
 
-    /// Its place in [`Priority::ALL`].
+    /// Its index in [`Priority::ALL`].
     pub fn index(self) -> usize {
         self as usize
     }
@@ -58,15 +59,15 @@ impl std::str::FromStr for Priority {
     }
 }
 
-/// What to do when it cannot be known whether a server took the mail.
+/// What to do if it is unknown whether a server accepted the mail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Guarantee {
-    /// Send again: a mail may arrive twice, and never not at all.
+    /// Send it again: a mail may arrive twice, but is never lost.
     #[default]
     AtLeastOnce,
-    /// Never send again in doubt: the delivery becomes dead as `in_doubt`.
+    /// Do not send it again: the delivery is dead as `in_doubt`.
     AtMostOnce,
 }
 
@@ -81,7 +82,7 @@ impl std::str::FromStr for Guarantee {
     }
 }
 
-/// A word that names none of the choices.
+/// A word that is not one of the choices.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{}` is not one of {known}", .name.escape_debug())]
 pub struct UnknownName {
@@ -98,17 +99,17 @@ impl UnknownName {
     }
 }
 
-/// A point in time that is either fixed, or counted from the moment a mail is accepted.
+/// A point in time: absolute, or relative to the acceptance of a mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
     /// At this time.
     At(Timestamp),
-    /// This long after accept.
+    /// This long after acceptance.
     In(Duration),
 }
 
 impl When {
-    /// The time meant, for a mail that is accepted at `accepted`.
+    /// The point in time, for a mail that is accepted at `accepted`.
     pub fn resolve(self, accepted: Timestamp) -> Timestamp {
         match self {
             When::At(at) => at,
@@ -117,21 +118,22 @@ impl When {
     }
 }
 
-/// What the sender asks for besides the message itself.
+/// The options of a mail.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// How urgent it is.
+    /// The priority.
     pub priority: Priority,
-    /// Not to be sent before; at once when absent.
+    /// The earliest time at which it is sent; at once if absent.
     pub send: Option<When>,
-    /// Expires at this time; the retry policy's `expire_after` when absent.
+    /// When it expires; if absent, the retry policy's `expire_after` decides.
     pub expires: Option<When>,
-    /// Two mails with one key are one mail.
+    /// Two mails with the same key are one mail.
     pub idempotency_key: Option<String>,
-    /// Words to find it by, and for routes to match.
+    /// Tags, for searching and for routes.
     pub tags: Vec<String>,
-    /// What to do in doubt.
+    /// What to do if the outcome is unknown.
     pub guarantee: Guarantee,
-    /// The list that it is mail of, such as `news`: its recipients can leave that list alone.
+    /// The mailing list that it belongs to, such as `news`: its recipients can unsubscribe from
+    /// that list.
     pub list: Option<String>,
 }

@@ -1,8 +1,7 @@
-//! A message taken apart for somebody who looks at it: header fields as they are written and as
-//! they are meant, text, parts, and the codes and links in it.
+//! Parses a message for display: header fields as they are written and decoded, text, parts, and
+//! the codes and links in it.
 //!
-//! *Invariant made here:* what comes out is bounded, whatever the message is like; what was left
-//! out is said.
+//! *Invariant:* the result is bounded for any message, and says whether something was left out.
 
 use mail_parser::{Message, MessageParser, MessagePart, MimeHeaders, PartType};
 use serde::{Deserialize, Serialize};
@@ -10,41 +9,41 @@ use serde::{Deserialize, Serialize};
 use super::characters::{is_harmless, is_invisible};
 use super::{findings, subject};
 
-/// The most bytes of text that are shown.
+/// The most bytes of text that are returned.
 const MAX_TEXT: usize = 512 * 1024;
 
 /// The most bytes of a header field.
 const MAX_FIELD: usize = 16 * 1024;
 
-/// How often a message may name what others stand in.
+/// How many nested messages a message may mention.
 const MAX_NESTED: usize = 200;
-/// The most pieces of a field's parameters.
+/// The most pieces of a field's parameters (RFC 2231 §3).
 const MAX_PIECES: usize = 100;
 /// The most header fields, and the most parts.
 const MAX_ENTRIES: usize = 500;
 
-/// The most characters of a file's name.
+/// The most characters of a file name.
 const MAX_NAME: usize = 200;
 
-/// A message taken apart.
+/// A parsed message.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Reading {
-    /// The subject, decoded.
+    /// The decoded subject.
     pub subject: String,
-    /// The header fields, in their order.
+    /// The header fields in order.
     pub headers: Vec<HeaderField>,
-    /// The text: its own, or what can be read of the HTML.
+    /// The text; if there is none, that of the HTML.
     pub text: String,
     /// Whether there is HTML.
     pub has_html: bool,
-    /// What it is made of, multiparts aside.
+    /// Its parts, without multiparts.
     pub parts: Vec<PartInfo>,
-    /// What looks like codes to be typed somewhere, in the subject and the text.
+    /// What looks like a code to be typed, in the subject and the text.
     pub codes: Vec<String>,
-    /// The addresses of the web in text and HTML.
+    /// The URLs in text and HTML.
     pub links: Vec<String>,
-    /// Whether something was too long to be shown whole; the raw message has it.
+    /// Whether something was too long and was cut; the raw message has all of it.
     pub is_cut: bool,
 }
 
@@ -54,9 +53,9 @@ pub struct Reading {
 pub struct HeaderField {
     /// Its name.
     pub name: String,
-    /// What it means: unfolded, with its encoded words decoded.
+    /// The value, unfolded and decoded.
     pub value: String,
-    /// How it is written.
+    /// The value as it is written.
     pub raw: String,
 }
 
@@ -64,7 +63,7 @@ pub struct HeaderField {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct PartInfo {
-    /// Its number, by which it is asked for.
+    /// Its number, for requests.
     pub n: usize,
     /// Its media type.
     pub content_type: String,
@@ -72,23 +71,23 @@ pub struct PartInfo {
     pub filename: Option<String>,
     /// Its Content-ID, without angle brackets.
     pub content_id: Option<String>,
-    /// How many bytes it has, decoded.
+    /// Its size in bytes, decoded.
     pub size: usize,
-    /// Whether it is an attachment, and not the text or the HTML.
+    /// Whether it is an attachment rather than the text or the HTML.
     pub attachment: bool,
 }
 
-/// One part, decoded.
+/// A parsed part with its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// What it is.
+    /// The part.
     pub info: PartInfo,
-    /// Its content; text is in UTF-8.
+    /// The decoded content; text is in UTF-8.
     pub content: Vec<u8>,
 }
 
 impl Reading {
-    /// Takes a message apart. Nothing is refused: of what is no message there is nothing.
+    /// Parses a message. Never fails: the result for bytes that are no message is empty.
     pub fn of(message: &[u8]) -> Self {
         let Some(parsed) = parse(message) else {
             return Reading::default();
@@ -100,13 +99,13 @@ impl Reading {
             .take(MAX_ENTRIES)
             .map(|(name, raw)| HeaderField {
                 name: cut(name, MAX_FIELD, &mut is_cut),
-                value: cut(&meant(raw), MAX_FIELD, &mut is_cut),
+                value: cut(&decoded_value(raw), MAX_FIELD, &mut is_cut),
                 raw: cut(raw.trim_matches([' ', '\r', '\n']), MAX_FIELD, &mut is_cut),
             })
             .collect();
 
         let html = html_of(&parsed);
-        // The words of HTML that is too long are looked for in what there is room for.
+        // HTML that is too long is cut before it is converted to text.
         let text = match parsed.text_part(0).map(|part| &part.body) {
             Some(PartType::Text(text)) => cut(text, MAX_TEXT, &mut is_cut),
             Some(PartType::Html(html)) => {
@@ -136,7 +135,7 @@ impl Reading {
         }
     }
 
-    /// The value of the first field of this name, as it is meant.
+    /// The decoded value of the first field with this name.
     pub fn header(&self, name: &str) -> Option<&str> {
         let found = |field: &&HeaderField| field.name.eq_ignore_ascii_case(name);
         self.headers
@@ -145,7 +144,7 @@ impl Reading {
             .map(|field| field.value.as_str())
     }
 
-    /// The HTML of a message, with the parts that it may show: those with a Content-ID.
+    /// The HTML of a message, and the parts to which it can refer: those with a Content-ID.
     pub fn html(message: &[u8]) -> Option<(String, Vec<Part>)> {
         let parsed = parse(message)?;
         let html = html_of(&parsed)?.to_owned();
@@ -171,7 +170,7 @@ impl Reading {
     }
 }
 
-/// The parts that hold something of their own, each with its number.
+/// The parts with content of their own, and their numbers.
 fn numbered<'a, 'x>(
     message: &'a Message<'x>,
 ) -> impl Iterator<Item = (usize, &'a MessagePart<'x>)> {
@@ -217,20 +216,21 @@ fn info(message: &Message<'_>, n: usize, part: &MessagePart<'_>) -> PartInfo {
     }
 }
 
-/// A name that is only a name: no path, and nothing that is not seen or turns the writing around.
+/// A file name without a path, invisible characters, and those that change the direction of
+/// writing.
 fn file_name(given: &str) -> String {
     let last = given.rsplit(['/', '\\']).next().unwrap_or_default();
     let name: String = last
         .chars()
         .filter(|c| is_harmless(*c) && !is_invisible(*c))
         .collect();
-    // What begins with a dot is hidden where it is saved.
+    // Files that start with a dot are hidden.
     let name = name.trim_start_matches(['.', ' ']);
     name.chars().take(MAX_NAME).collect()
 }
 
-/// What a field's raw value means: unfolded and decoded.
-fn meant(raw: &str) -> String {
+/// A field's value, unfolded and decoded.
+fn decoded_value(raw: &str) -> String {
     let unfolded = raw.replace("\r\n", "").replace(['\r', '\n'], "");
     let unfolded = unfolded.trim();
     match unfolded.contains("=?") {
@@ -239,7 +239,7 @@ fn meant(raw: &str) -> String {
     }
 }
 
-/// The beginning of a text, of at most so many bytes.
+/// The start of a text, at most `most` bytes.
 fn cut(text: &str, most: usize, is_cut: &mut bool) -> String {
     if text.len() <= most {
         return text.to_owned();
@@ -248,8 +248,8 @@ fn cut(text: &str, most: usize, is_cut: &mut bool) -> String {
     beginning(text, most).to_owned()
 }
 
-/// Takes a message apart, unless messages may stand in one another so deep in it that whoever walks
-/// down to the last one runs out of stack: that ends the whole process.
+/// Parses a message. Messages that mention too many nested messages are refused: the parser
+/// recurses, and a stack overflow ends the process.
 pub(crate) fn parse(message: &[u8]) -> Option<Message<'_>> {
     let nests = [&b"message/"[..], b"digest"];
     let is_there = |at: usize, kind: &[u8]| {
@@ -264,8 +264,8 @@ pub(crate) fn parse(message: &[u8]) -> Option<Message<'_>> {
     MessageParser::default().parse(message)
 }
 
-/// Whether a field has more parameters in pieces (RFC 2231 §3) than any program writes: to put them
-/// together, each is looked for among all of them.
+/// Whether a field has more parameters in pieces (RFC 2231 §3) than any program writes. The parser
+/// takes quadratic time to join them.
 pub(crate) fn has_too_many_pieces(message: &[u8]) -> bool {
     let (mut pieces, mut last) = (0, 0);
     for star in memchr::memchr_iter(b'*', message) {
@@ -275,7 +275,7 @@ pub(crate) fn has_too_many_pieces(message: &[u8]) -> bool {
             continue;
         }
 
-        // A line that is not folded begins another field.
+        // A line that does not start with white space begins another field.
         let between = &message[last..star];
         let begins = |at: usize| !matches!(between.get(at + 1), Some(b' ' | b'\t') | None);
         if memchr::memchr_iter(b'\n', between).any(begins) {
@@ -290,7 +290,7 @@ pub(crate) fn has_too_many_pieces(message: &[u8]) -> bool {
     false
 }
 
-/// At most so many bytes of a text, without a part of a character.
+/// At most `most` bytes of a text, without cutting a character.
 pub(crate) fn beginning(text: &str, most: usize) -> &str {
     let is_whole = |at: &usize| text.is_char_boundary(*at);
     let end = (0..=most.min(text.len())).rev().find(is_whole);

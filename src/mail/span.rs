@@ -1,18 +1,17 @@
-//! Spans of time as people write them: one grammar for the configuration, every door, and the
-//! command line.
+//! Parses spans of time: one grammar for the configuration, every listener, and the command line.
 
 use std::time::Duration;
 
-/// What a span looks like.
+/// The description of a span, for errors.
 pub const EXPECTED: &str = "a span of time such as `90s`, `5m` or `2h 30m`, or a number of seconds";
 
 const EXPECTED_WITH_UNIT: &str = "a span of time such as `90s`, `5m` or `2h 30m`";
 
-/// Reads a span: a number with a unit, or several, such as `500ms`, `90s`, `5m`, `2h 30m`, `7d`,
+/// Parses a span: one or several numbers with units, such as `500ms`, `90s`, `5m`, `2h 30m`, `7d`,
 /// `1w`; or a number of seconds.
 ///
 /// # Errors
-/// Says what a span looks like.
+/// A description of what a span looks like.
 pub fn parse_span(text: &str) -> Result<Duration, String> {
     let text = text.trim();
     let seconds = text.parse::<f64>().ok();
@@ -23,10 +22,10 @@ pub fn parse_span(text: &str) -> Result<Duration, String> {
     span.ok_or_else(|| format!("is not {EXPECTED}"))
 }
 
-/// Reads a span that says its unit, where a lone number could be meant as something else.
+/// Parses a span that must have a unit, where a bare number could be mistaken for something else.
 ///
 /// # Errors
-/// As [`parse_span`].
+/// The same as [`parse_span`].
 pub fn parse_span_with_unit(text: &str) -> Result<Duration, String> {
     match text.trim().parse::<f64>() {
         Ok(_) => Err(format!("is not {EXPECTED_WITH_UNIT}")),

@@ -1,9 +1,8 @@
-//! Which header fields have a form of their own (RFC 5322 §3.6 and the registry of permanent
-//! message header fields, RFC 4021), and how a value that a sender gave for one is written.
+//! Which header fields have a syntax of their own (RFC 5322 §3.6 and the registry of permanent
+//! message header fields, RFC 4021), and how their values are checked and written.
 //!
 //! *Invariant:* only free text and names become encoded words (RFC 2047 §5). An id, a URI or a
-//! token is written as it stands, or refused: encoded, it would mean something else to whoever
-//! reads it.
+//! token is written unencoded or refused: programs would not decode it.
 
 use std::fmt::Write;
 
@@ -16,13 +15,13 @@ use super::mailbox::Mailbox;
 
 /// The longest word that is written on one line (RFC 5322 §2.1.1).
 const LONGEST_WORD: usize = 900;
-/// How long the pieces are that a signature is broken into.
+/// The length of the pieces into which a signature is split.
 const SIGNATURE_PIECE: usize = 72;
 
-/// What the value of a field is.
+/// The syntax of a field's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Anything that a person reads.
+    /// Free text.
     Text,
     /// One mailbox.
     Mailbox,
@@ -30,25 +29,25 @@ pub(super) enum Kind {
     Mailboxes,
     /// `<name@example.org>`
     Id,
-    /// Several of those.
+    /// Several ids.
     Ids,
     /// `<https://example.org/>, <mailto:list@example.org>` (RFC 2369 §2).
     Uris,
     /// A name and `<list.example.org>` (RFC 2919 §3).
     ListId,
-    /// As in Date.
+    /// The same syntax as Date.
     Date,
-    /// Words that programs read, each perhaps with parameters: `auto-replied; owner-email="a@b"`.
+    /// Words for programs, perhaps with parameters: `auto-replied; owner-email="a@b"`.
     Tokens,
     /// `List-Unsubscribe=One-Click` (RFC 8058 §3.1).
     OneClick,
     /// `de, en-GB` (RFC 3282).
     Languages,
-    /// Names with commas between them.
+    /// Phrases, separated by commas.
     Phrases,
-    /// `v=1; a=rsa-sha256; b=…`, in which folds mean nothing (RFC 6376 §3.2).
+    /// `v=1; a=rsa-sha256; b=…`, where folding has no meaning (RFC 6376 §3.2).
     Tags,
-    /// What programs read in a form of its own, always in ASCII.
+    /// Another syntax for programs, always in ASCII.
     Ascii,
 }
 
@@ -107,18 +106,18 @@ const KINDS: [(Kind, &[&str]); 13] = [
     ]),
 ];
 
-/// What the value of this field is.
+/// The syntax of this field's value.
 pub(super) fn kind(name: &str) -> Kind {
     let is_among = |names: &&[&str]| names.iter().any(|known| known.eq_ignore_ascii_case(name));
     let known = KINDS.iter().find(|(_, names)| is_among(names));
     known.map_or(Kind::Text, |(kind, _)| *kind)
 }
 
-/// Appends a field. The value has no control characters; its caller has seen to that. One that is
-/// empty says nothing, and is left out.
+/// Appends a field. The caller has checked that the value has no control characters. An empty one
+/// is left out.
 ///
 /// # Errors
-/// Says why the value is none for this field.
+/// The value is not valid for this field; the error says why.
 pub(super) fn write(out: &mut String, name: &str, value: &str) -> Result<(), String> {
     let value = value.trim();
     let kind = kind(name);
@@ -192,10 +191,10 @@ pub(super) fn write(out: &mut String, name: &str, value: &str) -> Result<(), Str
     Ok(())
 }
 
-/// Appends a field of mailboxes and groups, those without a domain in `domain`.
+/// Appends a field of mailboxes and groups; those without a domain get `domain`.
 ///
 /// # Errors
-/// One of them is no address, or there is none.
+/// One of them is not an address, or there is none.
 pub(super) fn write_addresses(
     out: &mut String,
     name: &str,
@@ -248,7 +247,7 @@ fn ascii(value: &str) -> Result<&str, String> {
     }
 }
 
-/// The words of a value that is written as it stands.
+/// The words of a value that is written unencoded.
 fn words(value: &str) -> Result<std::str::SplitWhitespace<'_>, String> {
     let words = ascii(value)?.split_whitespace();
     match words.clone().any(|word| word.len() > LONGEST_WORD) {
@@ -257,7 +256,7 @@ fn words(value: &str) -> Result<std::str::SplitWhitespace<'_>, String> {
     }
 }
 
-/// A long word in pieces, at which it can be folded.
+/// A long word in pieces, between which it can be folded.
 fn pieces(word: &str) -> impl Iterator<Item = &str> {
     let size = if word.len() > LONGEST_WORD {
         SIGNATURE_PIECE
@@ -299,7 +298,7 @@ fn ids(value: &str) -> Result<Vec<&str>, String> {
     }
 }
 
-/// The URIs, each with its comma where one follows, and comments as they stand.
+/// The URIs, each with the comma that follows it, and comments unchanged.
 fn uris(name: &str, value: &str) -> Result<Vec<String>, String> {
     if name.eq_ignore_ascii_case("List-Post") && value.starts_with("NO") {
         return Ok(words(value)?.map(str::to_owned).collect());
@@ -342,7 +341,7 @@ fn uris(name: &str, value: &str) -> Result<Vec<String>, String> {
     }
 }
 
-/// A URI in ASCII (RFC 3986); one that is written with other characters is put into it.
+/// A URI in ASCII (RFC 3986); other characters are converted.
 fn uri(text: &str) -> Result<String, String> {
     let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme);
     let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -376,7 +375,7 @@ fn uri(text: &str) -> Result<String, String> {
     }
 }
 
-/// Where the comment that `text` begins with ends.
+/// The end of the comment at the start of `text`.
 fn comment_end(text: &str) -> Result<usize, String> {
     let (mut depth, mut escaped) = (0_usize, false);
     for (at, c) in text.char_indices() {
@@ -392,7 +391,7 @@ fn comment_end(text: &str) -> Result<usize, String> {
         }
     }
 
-    Err("has a comment that nothing closes".to_owned())
+    Err("has a comment that is never closed".to_owned())
 }
 
 fn write_list_id(out: &mut String, name: &str, value: &str) -> Result<(), String> {
@@ -428,7 +427,7 @@ fn write_list_id(out: &mut String, name: &str, value: &str) -> Result<(), String
     Ok(())
 }
 
-/// A phrase without its quotes and decoded.
+/// A phrase, decoded and without quotes.
 fn plain_phrase(phrase: &str) -> String {
     let phrase = phrase.trim();
     match phrase
@@ -465,14 +464,14 @@ fn phrases(value: &str) -> Result<Vec<String>, String> {
     }
 
     if quoted {
-        return Err("has a double quote that nothing closes".to_owned());
+        return Err("has a double quote that is never closed".to_owned());
     }
     phrases.push(plain_phrase(&value[start..]));
     phrases.retain(|phrase| !phrase.is_empty());
     Ok(phrases)
 }
 
-/// Whether each word stands alone between commas and semicolons, as programs expect it.
+/// Checks that words are separated by commas or semicolons, as programs expect.
 fn check_tokens(value: &str) -> Result<(), String> {
     let mut rest = ascii(value)?;
     let mut words_here = 0;
@@ -501,7 +500,7 @@ fn check_tokens(value: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Where a word ends that may have a quoted value: `owner-email="a b@example.org"`.
+/// The end of a word, which may have a quoted value: `owner-email="a b@example.org"`.
 fn token_end(text: &str) -> Result<usize, String> {
     let (mut quoted, mut escaped) = (false, false);
     for (at, c) in text.char_indices() {
@@ -515,7 +514,7 @@ fn token_end(text: &str) -> Result<usize, String> {
     }
 
     match quoted {
-        true => Err("has a double quote that nothing closes".to_owned()),
+        true => Err("has a double quote that is never closed".to_owned()),
         false => Ok(text.len()),
     }
 }

@@ -1,12 +1,12 @@
-//! A Subject as a person reads it: decoded (RFC 2047), on one line, without what could confuse a
-//! terminal, and not long.
+//! A subject for display: decoded (RFC 2047), on one line, safe for terminals, and of limited
+//! length.
 
 use mail_parser::HeaderValue;
 use mail_parser::parsers::MessageStream;
 
 use super::characters::is_harmless;
 
-/// The most characters that are kept of a subject.
+/// The most characters of a subject that are kept.
 const MAX_CHARS: usize = 200;
 
 /// Decodes the unfolded value of a Subject field.
@@ -17,10 +17,10 @@ pub(super) fn decode(value: &str) -> String {
     decode_words(value).map_or(String::new(), |text| printable(&text))
 }
 
-/// The text with its encoded words decoded, whatever characters they hold; `None` where there is no
+/// The text with its encoded words decoded, whatever characters they contain; `None` if there is no
 /// text.
 pub(super) fn decode_words(value: &str) -> Option<String> {
-    // The decoder stops at the end of a field, so it needs to see one.
+    // The decoder stops at the end of a field, so the text needs one.
     let field = [value.as_bytes(), b"\r\n"].concat();
     match MessageStream::new(&field).parse_unstructured() {
         HeaderValue::Text(text) => Some(text.into_owned()),
@@ -28,8 +28,7 @@ pub(super) fn decode_words(value: &str) -> Option<String> {
     }
 }
 
-/// The text on one line, cut, with a replacement for each character that is not seen or that turns
-/// the writing around.
+/// The text on one line, cut, with unsafe characters replaced.
 pub(super) fn printable(text: &str) -> String {
     let seen = text
         .trim()

@@ -1,5 +1,5 @@
-//! Who submits a mail. The doors say it and the record keeps it; whose an idempotency key is, what
-//! one may see and what one may use up is decided by it.
+//! Who submitted a mail. Set by the listeners and stored with the mail; it decides who owns an
+//! idempotency key, which mail a client may see, and whose quota counts.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,13 +11,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum Submitter {
-    /// The program that embeds the engine, or a program on this machine where a door asks nobody
-    /// for a token or a login.
+    /// The program that embeds the library, or a program on this machine that uses a listener
+    /// without a token or login.
     #[default]
     Local,
-    /// The holder of this token of the HTTP door.
+    /// The holder of this token of the HTTP API.
     Token(Arc<str>),
-    /// This user of the SMTP door.
+    /// This user of the SMTP listener.
     User(Arc<str>),
 }
 
@@ -27,12 +27,12 @@ impl Submitter {
         Submitter::Token(name.into())
     }
 
-    /// A user who has logged in.
+    /// An authenticated user.
     pub fn user(name: &str) -> Self {
         Submitter::User(name.into())
     }
 
-    /// A short number, under which is counted what it has pending; 0 for who is not counted.
+    /// A short number under which its pending mail is counted; 0 if it is not counted.
     pub(crate) fn account(&self) -> u64 {
         match self {
             Submitter::Local => 0,
@@ -42,8 +42,8 @@ impl Submitter {
         }
     }
 
-    /// An idempotency key of this one as spools kept it before they kept who submitted a mail. No
-    /// key has a NUL in it.
+    /// An idempotency key of this submitter as it was stored before submitters were stored. Keys
+    /// contain no NUL.
     pub(crate) fn old_key(&self, key: &str) -> String {
         match self {
             Submitter::Local => key.to_owned(),
@@ -51,7 +51,7 @@ impl Submitter {
         }
     }
 
-    /// Whose such a key is, where it says so, and the key that was given.
+    /// The submitter of such a key, if it has one, and the key as the client chose it.
     pub(crate) fn of_old_key(old_key: &str) -> (Option<Self>, &str) {
         match old_key.rsplit_once('\0') {
             Some((who, key)) => (who.parse().ok(), key),
@@ -59,7 +59,7 @@ impl Submitter {
         }
     }
 
-    /// The key that was given, of one as the spool keeps it.
+    /// The key as the client chose it, from the stored form.
     pub(crate) fn given_key(kept_key: &str) -> &str {
         Submitter::of_old_key(kept_key).1
     }

@@ -1,7 +1,7 @@
-//! Points in time and spans of it.
+//! Points in time and durations.
 //!
 //! A [`Timestamp`] is wall-clock time in milliseconds, because due times must survive a restart.
-//! Where "now" comes from is decided by a [`Clock`](crate::Clock), never here.
+//! The current time is provided by a [`Clock`](crate::Clock), not by this module.
 
 use std::fmt;
 use std::time::Duration;
@@ -19,22 +19,21 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 )]
 pub struct Timestamp(i64);
 
-/// The milliseconds of a day.
+/// The number of milliseconds in a day.
 const DAY: i64 = 86_400_000;
 
 impl Timestamp {
-    /// The latest time that can be told apart: 9999-12-30, the last day that RFC 3339 can write in
-    /// every time zone.
+    /// The latest time: 9999-12-30, the last day that RFC 3339 can represent in every time zone.
     pub const MAX: Timestamp = Timestamp(253_402_207_200_000);
 
-    /// As a header field has it (RFC 5322 §3.3), in UTC.
+    /// The format of header fields (RFC 5322 §3.3), in UTC.
     pub fn to_rfc5322(self) -> String {
         let at = jiff::Timestamp::from_millisecond(self.as_millis()).unwrap_or_default();
         jiff::fmt::rfc2822::to_string(&at.to_zoned(jiff::tz::TimeZone::UTC))
             .expect("years 1970 to 9999 can be written")
     }
 
-    /// The time this many milliseconds after the Unix epoch, held within 1970 and 9999.
+    /// The time this many milliseconds after the Unix epoch, limited to the years 1970 to 9999.
     pub fn from_millis(millis: i64) -> Self {
         Timestamp(millis.clamp(0, Self::MAX.0))
     }
@@ -44,7 +43,7 @@ impl Timestamp {
         self.0
     }
 
-    /// The system's clock.
+    /// The time of the system's clock.
     pub fn now() -> Self {
         Self::from_millis(jiff::Timestamp::now().as_millisecond())
     }
@@ -54,18 +53,18 @@ impl Timestamp {
         self.0.div_euclid(DAY)
     }
 
-    /// The beginning of such a day.
+    /// The start of a day, counted from 1970-01-01.
     pub fn of_day(day: i64) -> Self {
         Timestamp::from_millis(day.saturating_mul(DAY))
     }
 
-    /// The time so long before this one; the epoch if that is not later.
+    /// The time `span` before this one; not before the epoch.
     pub fn before(self, span: Duration) -> Self {
         let millis = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
         Timestamp::from_millis(self.0.saturating_sub(millis))
     }
 
-    /// The time from `earlier` to this one; zero if it is not earlier.
+    /// The duration from `earlier` to this time; zero if `earlier` is later.
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }

@@ -191,6 +191,6 @@ pub(super) fn late(allowed: Duration) -> Problem {
 pub(super) fn too_large(max: usize) -> Problem {
     Problem::new(
         Kind::TooLarge,
-        format!("the body has more than {max} bytes, which are the most that is taken here"),
+        format!("the body has more than {max} bytes, the maximum here"),
     )
 }

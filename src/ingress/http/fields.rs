@@ -98,7 +98,7 @@ where
 }
 
 fn too_many(most: usize) -> String {
-    format!("has more than {most} entries, and {most} are the most")
+    format!("has more than {most} entries, the maximum")
 }
 
 /// One address, or a list of them.

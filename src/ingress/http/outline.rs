@@ -136,7 +136,7 @@ impl<'de> Visitor<'de> for ValueCheck<'_> {
             ValuePosition::Mails => Err(E::custom("is a text, and a list of mails is wanted")),
             ValuePosition::Long => Ok(()),
             _ if text.len() > MAX_TEXT => Err(E::custom(format_args!(
-                "has {} bytes, and {MAX_TEXT} are the most",
+                "has {} bytes; at most {MAX_TEXT} are allowed",
                 text.len()
             ))),
             _ => Ok(()),
@@ -213,7 +213,7 @@ impl Visitor<'_> for NameCheck {
     fn visit_str<E: Error>(self, name: &str) -> Result<ValuePosition, E> {
         if name.len() > MAX_NAME {
             return Err(E::custom(format_args!(
-                "has a field whose name has {} bytes, and {MAX_NAME} are the most",
+                "has a field whose name has {} bytes; at most {MAX_NAME} are allowed",
                 name.len()
             )));
         }

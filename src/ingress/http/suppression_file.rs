@@ -207,7 +207,7 @@ pub(super) fn check(list: Option<&str>, note: Option<&str>) -> Result<(), (&'sta
     match note.map(|note| note.chars().count()) {
         Some(count) if count > MAX_NOTE => Err((
             "note",
-            format!("has {count} characters, and {MAX_NOTE} are the most"),
+            format!("has {count} characters; at most {MAX_NOTE} are allowed"),
         )),
         _ => Ok(()),
     }

@@ -67,7 +67,7 @@ impl Body {
         self.came = self.came.saturating_add(bytes.len());
         if self.refused.is_none() && self.came > self.limit {
             let text = format!(
-                "the message has more than {} bytes, which are the most that is taken",
+                "the message has more than {} bytes, the maximum",
                 self.limit
             );
             self.refuse(SmtpReply::new(552, "5.3.4", text));

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
 
-/// The addresses of a list, local users in `host`.
+/// The addresses of a list; local users get the domain `host`.
 fn addresses(text: &str) -> Vec<String> {
     let read = read(text).unwrap_or_else(|why| panic!("{text:?} {why}"));
     mailboxes(read)

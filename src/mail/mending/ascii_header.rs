@@ -1,6 +1,5 @@
-//! A message for a server without SMTPUTF8: its header section in ASCII, as RFC 6857 §3 has it. The
-//! SMTP transport asks for it, for recipients whose own addresses are in ASCII, before anything is
-//! signed.
+//! Converts a header section to ASCII for a server without SMTPUTF8 (RFC 6857 §3). The SMTP
+//! transport does that for recipients with ASCII addresses, before the message is signed.
 
 use bytes::Bytes;
 
@@ -9,10 +8,10 @@ use super::scan::{LooseField, Scan};
 use crate::mail::address_list::{FoundMailbox, ListEntry};
 use crate::mail::{field, structured};
 
-/// The same message with nothing but ASCII in its header section; its body keeps every byte. An
-/// address that cannot be said in ASCII becomes an empty group whose name tells it to whoever reads
-/// (§3.1.7), which nobody takes for an address. `None` where that cannot be: the header section is
-/// signed (RFC 6376), or a field that says how to read the body has no ASCII form.
+/// The message with an ASCII header section; its body is unchanged. An address without an ASCII
+/// form becomes an empty group with the address as its name (§3.1.7), which no program takes for an
+/// address. `None` if this is not possible: the header section is signed (RFC 6376), or a field
+/// about the encoding of the body has no ASCII form.
 pub fn ascii_header(message: &Bytes) -> Option<Bytes> {
     let scan = Scan::of(message);
     if !scan.is_whole() || super::is_signed(&scan) {
@@ -40,7 +39,7 @@ fn downgraded(field: &LooseField<'_>) -> Option<String> {
         return written;
     }
 
-    // What stands in a form of its own, such as an id, is kept under a name that has none
+    // A structured value, such as an id, is kept in an unstructured field with another name
     // (§3.1.10).
     let is_mime = ["Content-", "MIME-"].iter().any(|prefix| {
         let start = name.get(..prefix.len());
@@ -78,7 +77,7 @@ fn addresses(name: &str, text: &str) -> Option<String> {
     out.is_ascii().then_some(out)
 }
 
-/// `Jürgen <jürgen@example.org>` as `"Jürgen jürgen@example.org":;`, encoded.
+/// `Jürgen <jürgen@example.org>` becomes `"Jürgen jürgen@example.org":;`, encoded.
 fn in_a_name(found: &FoundMailbox) -> ListEntry {
     let address = match &found.domain {
         Some(domain) => format!("{}@{domain}", found.local),

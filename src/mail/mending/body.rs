@@ -1,6 +1,6 @@
-//! A body, made right: bytes above 127 have their meaning, and what no server takes (a line of more
-//! than 998 bytes, a NUL) is encoded, in the part where it stands (RFC 2045 §6). `seven_bit` has
-//! all encoded that a server without 8BITMIME does not take.
+//! Mends a body: declares the meaning of bytes above 127, and encodes what servers do not accept (a
+//! line of more than 998 bytes, a NUL), in the part that contains it (RFC 2045 §6). `seven_bit`
+//! uses it for servers without 8BITMIME.
 
 use lettre::message::Body;
 use lettre::message::header::ContentTransferEncoding;
@@ -14,27 +14,27 @@ use super::{MendingNotes, has_long_line};
 /// The length of a line of base64 (RFC 2045 §6.8), and the most of one of quoted-printable.
 const ENCODED_LINE: usize = 76;
 
-/// A body that was encoded.
+/// A body after encoding.
 pub(super) struct EncodedBody {
     pub body: Vec<u8>,
-    /// Its new encoding, which the header section says.
+    /// Its new encoding, for the header section.
     pub encoding: Option<&'static str>,
 }
 
-/// What a message or one of its parts says of its content.
+/// What the header fields of a message or a part say about its content.
 pub(super) struct ContentFields {
-    /// `text/plain`, in small letters.
+    /// The media type in lower case, such as `text/plain`.
     pub kind: String,
     pub boundary: Option<String>,
     pub encoding: String,
 }
 
-/// What a body is made right for.
+/// The kind of server that the body is encoded for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BodyCarrier {
     /// Any server: no NUL, no line of more than 998 bytes.
     EightBit,
-    /// One without 8BITMIME (RFC 6152): no byte above 127.
+    /// A server without 8BITMIME (RFC 6152): no byte above 127.
     SevenBit,
 }
 
@@ -47,7 +47,7 @@ impl BodyCarrier {
     }
 }
 
-/// Mends the body of a message; what its header section lacks is appended to `added`.
+/// Mends the body of a message; fields that its header section lacks are appended to `added`.
 pub(super) fn mend(
     scan: &Scan<'_>,
     added: &mut String,
@@ -73,7 +73,7 @@ pub(super) fn mend(
     if let Some(encoded) = &encoded {
         acts.add(match encoded.encoding {
             Some("base64") => "the body: encoded as base64",
-            Some("8bit") => "the body: said to be 8-bit text",
+            Some("8bit") => "the body: declared as 8-bit text",
             Some(_) => "the body: encoded as quoted-printable",
             None => "the body: parts with long lines or a NUL encoded",
         });
@@ -85,7 +85,7 @@ pub(super) fn mend(
     let needs_mime = !is_ascii || encoded.is_some();
     if needs_mime && says_nothing {
         if still_eight_bit {
-            acts.add("the body: said to be 8-bit text");
+            acts.add("the body: declared as 8-bit text");
         }
         added.push_str("MIME-Version: 1.0\r\n");
         if scan.find("Content-Type").is_none() {
@@ -126,7 +126,7 @@ impl ContentFields {
         }
     }
 
-    /// The same body, where it is not in 7 bits although that is said.
+    /// The same body, declared as 8-bit, if it was declared as 7-bit and is not.
     fn as_eight_bit(&self, body: &[u8]) -> Option<EncodedBody> {
         let is_wrong = self.encoding == "7bit" && !body.is_ascii();
         let is_one = !self.kind.starts_with("multipart/") && !self.kind.starts_with("message/");
@@ -136,19 +136,20 @@ impl ContentFields {
         })
     }
 
-    /// Whether this was signed or encrypted as it stands (RFC 1847, RFC 8551).
+    /// Whether it is signed or encrypted, so that it must not change (RFC 1847, RFC 8551).
     pub fn is_sealed(&self) -> bool {
         ["multipart/signed", "multipart/encrypted"].contains(&&*self.kind)
     }
 
-    /// Whether it is a message whose body can be encoded, and not the message itself (RFC 2046
+    /// Whether it is a message whose parts may be encoded, but not the message as a whole (RFC 2046
     /// §5.2.1).
     pub fn is_message(&self) -> bool {
         ["message/rfc822", "message/news"].contains(&&*self.kind)
             && !["base64", "quoted-printable"].contains(&&*self.encoding)
     }
 
-    /// The body as this carrier takes it; `None` where it does, or where nothing can be done.
+    /// The body encoded for this kind of server; `None` if it needs no encoding, or cannot be
+    /// encoded.
     pub fn encode(&self, body: &[u8], carrier: BodyCarrier) -> Option<EncodedBody> {
         if carrier.takes(body) || self.is_sealed() {
             return None;
@@ -196,8 +197,8 @@ impl ContentFields {
         }
     }
 
-    /// Whether a content of this kind may be in base64 or quoted-printable: of messages only what
-    /// RFC 2046 §5.2 does not except.
+    /// Whether content of this type may be encoded as base64 or quoted-printable: for messages, RFC
+    /// 2046 §5.2 forbids it for some types.
     fn may_be_encoded(&self, carrier: BodyCarrier) -> bool {
         match self.kind.strip_prefix("message/") {
             None => true,
@@ -207,8 +208,8 @@ impl ContentFields {
     }
 }
 
-/// What text that does not say it may be in: that which is not UTF-8 could be anything, and has a
-/// name for that (RFC 1428 §3).
+/// The charset of text that does not declare one. If it is not UTF-8 it is unknown, for which there
+/// is a name (RFC 1428 §3).
 pub(super) fn charset_of(text: &[u8]) -> &'static str {
     match std::str::from_utf8(text).is_ok() {
         true => "utf-8",
@@ -222,7 +223,7 @@ fn with_crlf(text: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The same base64 on lines of the length that it should have.
+/// Base64 with line breaks at the required length.
 fn wrapped_base64(text: &[u8]) -> Vec<u8> {
     let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=".contains(byte);
     let letters: Vec<u8> = text.iter().copied().filter(is_base64).collect();
@@ -234,7 +235,7 @@ fn wrapped_base64(text: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The same quoted-printable text with soft line breaks, none within an escape.
+/// Quoted-printable text with soft line breaks, none of them within an escape.
 fn wrapped_quoted_printable(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len() + text.len() / 32);
     let (mut length, mut at) = (0, 0);

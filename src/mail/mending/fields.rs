@@ -1,5 +1,4 @@
-//! A header field, made right: in ASCII, on lines of a length that servers take, with whole
-//! addresses.
+//! Mends a header field: in ASCII, on lines that are not too long, with complete addresses.
 
 use std::borrow::Cow;
 
@@ -10,23 +9,23 @@ use crate::mail::address_list::{self, FoundMailbox, ListEntry};
 use crate::mail::structured::{self, Kind};
 use crate::mail::{Address, Envelope, Timestamp, field};
 
-/// The longest word that can be folded around.
+/// The longest word around which lines can be folded.
 const LONGEST_WORD: usize = 900;
 
-/// What windows-1252 has in 0x80 to 0x9f, where Latin-1 has control characters.
+/// The characters of windows-1252 at 0x80 to 0x9f, where Latin-1 has control characters.
 const WINDOWS_1252: [char; 32] = [
     '€', '\u{fffd}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{fffd}', 'Ž',
     '\u{fffd}', '\u{fffd}', '‘', '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{fffd}',
     'ž', 'Ÿ',
 ];
 
-/// Whether an address of the mail cannot be written in ASCII.
+/// Whether an address of the mail has no ASCII form.
 pub(super) fn needs_utf8(scan: &Scan<'_>, envelope: &Envelope) -> bool {
     let mut envelope = envelope.recipients().iter().chain(envelope.return_path());
     if !envelope.all(Address::is_ascii) {
         return true;
     }
-    // Blind copies do not stay in the mail.
+    // Bcc fields are removed from the message.
     let stays = |field: &&LooseField<'_>| !field.is("Bcc") && !field.is("Resent-Bcc");
     let eight_bit = scan.fields.iter().filter(|field| !field.raw.is_ascii());
 
@@ -39,8 +38,8 @@ pub(super) fn needs_utf8(scan: &Scan<'_>, envelope: &Envelope) -> bool {
     })
 }
 
-/// The field as it should be, with its line end, and what was done; `None` where it is already, or
-/// where nothing is known that would help.
+/// The mended field with its line end, and a note about what was done; `None` if it needs no
+/// mending, or cannot be mended.
 pub(super) fn mend(
     field: &LooseField<'_>,
     context: &Context<'_>,
@@ -53,7 +52,7 @@ pub(super) fn mend(
         .any(|byte| byte.is_ascii_control() && !b"\t\r\n".contains(byte))
         || has_bare_cr(value)
     {
-        // The strict reader refuses it, and names it.
+        // The strict parser refuses it, with an error that names it.
         return None;
     }
 
@@ -94,7 +93,7 @@ pub(super) fn mend(
         return Some((written.into_bytes(), "folded"));
     }
     if let Some(whole) = context.domain.and_then(|domain| qualified(field, domain)) {
-        return Some((whole, "an address got its domain"));
+        return Some((whole, "a domain was added to an address"));
     }
 
     is_spaced.then(|| {
@@ -103,8 +102,8 @@ pub(super) fn mend(
     })
 }
 
-/// What others cannot read, or read differently, written as the grammar has it (RFC 5322 §3); a
-/// local user in it is one of `domain`.
+/// Rewrites a value that other programs cannot parse, or parse differently, according to the
+/// grammar (RFC 5322 §3). Local users get `domain`.
 fn readable(
     field: &LooseField<'_>,
     text: &str,
@@ -117,7 +116,7 @@ fn readable(
 
     if is_addresses(field) {
         let read = match address_list::read_loosely(text) {
-            // Recipients on this machine and one elsewhere look like a name without its quotes.
+            // Local recipients and one elsewhere look like a name without its quotes.
             Ok(read) if !is_author(field) => Some(read),
             _ => loose_entries(text),
         };
@@ -150,7 +149,7 @@ fn readable(
                     let date = Timestamp::from_millis(at.saturating_mul(1000)).to_rfc5322();
                     (line(&date), "written as a date")
                 }
-                None => (Vec::new(), "removed, as it was no date"),
+                None => (Vec::new(), "removed, because it was not a date"),
             },
         );
     }
@@ -163,7 +162,7 @@ fn is_author(field: &LooseField<'_>) -> bool {
     authors.iter().any(|name| field.is(name))
 }
 
-/// Text in UTF-8, or in what is usually meant where it is not.
+/// Text in UTF-8, or otherwise in windows-1252, the most likely charset.
 pub(super) fn text_of(value: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(value) {
         Ok(text) => text.into(),
@@ -188,13 +187,13 @@ pub(super) fn is_addresses(field: &LooseField<'_>) -> bool {
     )
 }
 
-/// The addresses of a field. A name that lacks its quotes is read where one address alone ends the
+/// The addresses of a field. A name without its quotes is accepted if a single address ends the
 /// field: `Müller, GmbH <info@example.org>`.
 pub(super) fn entries(text: &str) -> Option<Vec<ListEntry>> {
     loose_entries(text).map(|(entries, _)| entries)
 }
 
-/// The same, and whether others may read the field differently.
+/// The addresses, and whether other programs may parse the field differently.
 fn loose_entries(text: &str) -> Option<(Vec<ListEntry>, bool)> {
     let read = address_list::read_loosely(text).ok();
     let has_domain = |found: &FoundMailbox| found.domain.is_some();
@@ -260,7 +259,7 @@ fn is_mime(name: &str) -> bool {
         .any(|mime| mime.eq_ignore_ascii_case(name))
 }
 
-/// Encoded words that stand there already are kept in what they say.
+/// Encoded words in the text keep their meaning.
 fn write_text(out: &mut String, name: &str, text: &str) {
     let text = unfolded(text).replace('\t', " ");
     field::write_text(out, name, &address_list::decoded(&text));
@@ -288,7 +287,7 @@ fn folded(field: &LooseField<'_>, text: &str, context: &Context<'_>) -> Option<S
     (written.is_ok() && !out.is_empty()).then_some(out)
 }
 
-/// The field with `domain` behind each local user, and otherwise every byte as it was.
+/// The field with `domain` added to each local user; all other bytes are unchanged.
 fn qualified(field: &LooseField<'_>, domain: &str) -> Option<Vec<u8>> {
     if !is_addresses(field) {
         return None;
@@ -296,7 +295,7 @@ fn qualified(field: &LooseField<'_>, domain: &str) -> Option<Vec<u8>> {
 
     let text = std::str::from_utf8(field.value()).ok()?;
     let is_bare = |found: &FoundMailbox| found.domain.is_none();
-    // A name without its quotes is no local user.
+    // A name without its quotes is not a local user.
     if !address_list::mailboxes(entries(text)?).any(|found| is_bare(&found)) {
         return None;
     }

@@ -1,8 +1,8 @@
-//! The mending room: what other programs write, made right before it is read strictly, in one place
-//! for every way in. What was done is kept with the mail, in words.
+//! Mends what other programs write incorrectly, before it is parsed strictly. All submitted
+//! messages pass through it. A note about each change is kept with the mail.
 //!
-//! *Invariant:* a message that is well formed keeps every byte, and so does the header section of
-//! one that is signed (RFC 6376): what was signed is never mended.
+//! *Invariant:* a well-formed message keeps every byte, and so does the header section of a signed
+//! message (RFC 6376).
 
 mod ascii_header;
 mod body;
@@ -22,22 +22,22 @@ use scan::LooseField;
 pub(super) use scan::Scan;
 pub use seven_bit::seven_bit;
 
-/// The most acts that are acts of one message.
+/// The most notes that are kept for a message.
 const MAX_NOTES: usize = 16;
 
-/// What a way in knows of a message besides its bytes.
+/// What the caller knows about a message.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Intake<'a> {
-    /// The domain of addresses in its header section that have none, such as `root`; else that of
-    /// the return path.
+    /// The domain for addresses in the header section without one, such as `root`; otherwise the
+    /// domain of the return path is used.
     pub domain: Option<&'a str>,
-    /// What this machine is called, where neither is known.
+    /// The name of this machine, if neither is known.
     pub host: Option<&'a str>,
-    /// How many bytes in front the door has put there itself, such as a Received field.
+    /// How many bytes at the start were added by the listener, such as a Received field.
     pub trace: usize,
 }
 
-/// A message that is as it should be, and what was done to it.
+/// A mended message, with notes about what was changed.
 pub(super) struct MendedMessage {
     pub message: Bytes,
     pub acts: Vec<String>,
@@ -46,11 +46,11 @@ pub(super) struct MendedMessage {
 /// What is known while a message is mended.
 struct Context<'a> {
     domain: Option<&'a str>,
-    /// Whether an address needs SMTPUTF8, so that its header may stay in UTF-8 (RFC 6531).
+    /// Whether an address needs SMTPUTF8, so that the header section may stay in UTF-8 (RFC 6531).
     stays_utf8: bool,
 }
 
-/// Mends a message. One that is well formed comes back as it is.
+/// Mends a message. A well-formed one is returned unchanged.
 pub(super) fn mend(message: Bytes, envelope: &Envelope, intake: Intake<'_>) -> MendedMessage {
     let (trace, written) = message.split_at(intake.trace.min(message.len()));
     let scan = Scan::of(written);
@@ -69,7 +69,7 @@ pub(super) fn mend(message: Bytes, envelope: &Envelope, intake: Intake<'_>) -> M
         acts.add("removed a line of an mbox file");
     }
 
-    if !scan.is_parted && scan.body.is_some() {
+    if !scan.has_separator && scan.body.is_some() {
         acts.add(match scan.fields.is_empty() {
             true => "put a header section before a text that had none",
             false => "put an empty line between the header section and the body",
@@ -88,16 +88,16 @@ pub(super) fn mend(message: Bytes, envelope: &Envelope, intake: Intake<'_>) -> M
     if !is_signed(&scan) {
         let said = OnceFields::of(&scan.fields);
         for (field, place) in scan.fields.iter().zip(&mut header) {
-            let (mended, act) = match said.standing(field) {
-                FieldRole::Repeated => (Vec::new(), "removed, as it stood there twice"),
-                FieldRole::Joined => (Vec::new(), "joined with the one above"),
+            let (mended, act) = match said.role_of(field) {
+                FieldRole::Repeated => (Vec::new(), "removed, because it occurred twice"),
+                FieldRole::Joined => (Vec::new(), "joined with the first one"),
                 FieldRole::First(None) => match fields::mend(field, &context) {
                     Some(mended) => mended,
                     None => continue,
                 },
                 FieldRole::First(Some(whole)) => joined(field, &whole, &context),
-                // The strict reader refuses them, and names them.
-                FieldRole::Disputed => continue,
+                // The strict parser refuses these, with an error that names them.
+                FieldRole::Ambiguous => continue,
             };
             acts.add(&format!("{}: {act}", shown(field.name)));
             *place = Some(mended);
@@ -118,24 +118,23 @@ pub(super) fn mend(message: Bytes, envelope: &Envelope, intake: Intake<'_>) -> M
     }
 }
 
-/// The fields that hold a list of addresses, so that several of them say what one would say.
+/// Fields that contain a list of addresses, so that several of them mean the same as one.
 const LIST_FIELDS: [&str; 3] = ["To", "Cc", "Reply-To"];
 
-/// What a field that may stand there once (RFC 5322 §3.6) is to the others of its name.
+/// The role of a field that may occur only once (RFC 5322 §3.6), among those with its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum FieldRole {
-    /// The first, and what all of them say together where it is a list and says less than that.
+    /// The first one. With the joined lists of all of them, if it is a list and they differ.
     First(Option<Vec<u8>>),
-    /// A later one that says the same.
+    /// A later one with the same value.
     Repeated,
-    /// A later one that stands in the first now.
+    /// A later one whose list was added to the first.
     Joined,
-    /// One of several that say different things: nobody knows which is meant.
-    Disputed,
+    /// One of several with different values: it is unknown which one is meant.
+    Ambiguous,
 }
 
-/// What was said first by each field that may stand there once, and whether another says something
-/// else.
+/// The first value of each field that may occur only once, and whether another one differs.
 struct OnceFields<'a> {
     fields: &'a [LooseField<'a>],
     first: [Option<(&'a [u8], bool)>; SINGLE_FIELDS.len()],
@@ -147,31 +146,31 @@ impl<'a> OnceFields<'a> {
         for field in fields {
             if let Some(which) = SINGLE_FIELDS.iter().position(|name| field.is(name)) {
                 let value = field.value();
-                let (said, is_disputed) = first[which].get_or_insert((value, false));
-                *is_disputed |= said.trim_ascii() != value.trim_ascii();
+                let (said, is_ambiguous) = first[which].get_or_insert((value, false));
+                *is_ambiguous |= said.trim_ascii() != value.trim_ascii();
             }
         }
         OnceFields { fields, first }
     }
 
-    fn standing(&self, field: &LooseField<'_>) -> FieldRole {
+    fn role_of(&self, field: &LooseField<'_>) -> FieldRole {
         let which = SINGLE_FIELDS.iter().position(|name| field.is(name));
-        let Some((first, is_disputed)) = which.and_then(|which| self.first[which]) else {
+        let Some((first, is_ambiguous)) = which.and_then(|which| self.first[which]) else {
             return FieldRole::First(None);
         };
 
         let is_first = std::ptr::eq(first, field.value());
         let is_list = LIST_FIELDS.iter().any(|name| field.is(name));
-        match (is_disputed, is_first) {
+        match (is_ambiguous, is_first) {
             (false, true) => FieldRole::First(None),
             (false, false) => FieldRole::Repeated,
-            (true, _) if !is_list => FieldRole::Disputed,
+            (true, _) if !is_list => FieldRole::Ambiguous,
             (true, true) => FieldRole::First(Some(self.list_of(field.name))),
             (true, false) => FieldRole::Joined,
         }
     }
 
-    /// All lists of this name as one, each on a line of its own.
+    /// All lists with this name as one, each on a line of its own.
     fn list_of(&self, name: &str) -> Vec<u8> {
         let lists = self.fields.iter().filter(|field| field.is(name));
         let lists = lists.map(|field| field.value().trim_ascii());
@@ -180,7 +179,7 @@ impl<'a> OnceFields<'a> {
     }
 }
 
-/// The first of several lists that holds what all of them say, made right like any other field.
+/// The first of several lists, with the content of all of them, mended like any other field.
 fn joined(first: &LooseField<'_>, value: &[u8], context: &Context<'_>) -> (Vec<u8>, &'static str) {
     let raw = [first.name.as_bytes(), b":", value].concat();
     let field = LooseField {
@@ -191,18 +190,18 @@ fn joined(first: &LooseField<'_>, value: &[u8], context: &Context<'_>) -> (Vec<u
     let mended = fields::mend(&field, context).map(|(mended, _)| mended);
     (
         mended.unwrap_or(raw),
-        "joined, as it stood there several times",
+        "joined, because it occurred several times",
     )
 }
 
-/// Whether its header section is signed.
+/// Whether the header section is signed.
 fn is_signed(scan: &Scan<'_>) -> bool {
     ["DKIM-Signature", "ARC-Seal", "ARC-Message-Signature"]
         .iter()
         .any(|name| scan.find(name).is_some())
 }
 
-/// A message within a message, its body made right; its header section stays.
+/// Mends the body of an embedded message; its header section is unchanged.
 pub(super) fn embedded(message: Bytes) -> Bytes {
     let scan = Scan::of(&message);
     let (mut added, mut acts) = (String::new(), MendingNotes::default());
@@ -216,7 +215,7 @@ pub(super) fn embedded(message: Bytes) -> Bytes {
     }
 }
 
-/// The message put together from what was mended and what was not.
+/// Assembles the message from mended and unchanged parts.
 fn with(
     trace: &[u8],
     scan: &Scan<'_>,
@@ -258,7 +257,7 @@ fn with(
     out.into()
 }
 
-/// What was done, in words.
+/// Notes about what was changed.
 #[derive(Default)]
 struct MendingNotes {
     acts: Vec<String>,
@@ -274,12 +273,13 @@ impl MendingNotes {
     }
 }
 
-/// As much of a field's name as helps to find it; it is ASCII.
+/// The start of a field's name, for a note; it is ASCII.
 fn shown(name: &str) -> &str {
     name.get(..76).unwrap_or(name)
 }
 
-/// Whether a line is longer than servers need take (RFC 5321 §4.5.3.1.6), without its line end.
+/// Whether a line is longer than servers must accept (RFC 5321 §4.5.3.1.6), not counting its line
+/// end.
 pub(super) fn has_long_line(text: &[u8]) -> bool {
     let mut at = 0;
     while at < text.len() {

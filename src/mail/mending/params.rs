@@ -2,11 +2,10 @@
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-/// What stands as it is in an extended value (RFC 2231 §7).
+/// The characters that need no encoding in an extended value (RFC 2231 §7).
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_');
 
-/// A field's value taken apart: what stands before the first semicolon, and the parameters as they
-/// are written.
+/// A field's value: the part before the first semicolon, and the parameters as they are written.
 pub(super) struct HeaderParams<'a> {
     pub essence: &'a str,
     params: Vec<(&'a str, &'a str)>,
@@ -49,7 +48,7 @@ impl<'a> HeaderParams<'a> {
         found.map(|(_, value)| plain(value))
     }
 
-    /// The parameters as words of a field, those beyond ASCII as extended ones (RFC 2231 §4).
+    /// The parameters as words of a field; non-ASCII values as extended ones (RFC 2231 §4).
     pub fn in_ascii(&self) -> Vec<String> {
         let mut words = vec![self.essence.to_owned()];
         for (name, value) in &self.params {

@@ -1,5 +1,5 @@
-//! Walks over the parts of a body, line by line, and has those encoded that the carrier does not
-//! take. `body` and `seven_bit` call it; each line is looked at once.
+//! Walks through the parts of a body line by line, and encodes those that the server would not
+//! accept. Used by `body` and `seven_bit`; each line is read once.
 
 use memchr::memchr;
 
@@ -7,26 +7,26 @@ use super::body::{BodyCarrier, ContentFields, charset_of};
 use super::scan::{LooseField, Scan};
 use super::{Context, fields};
 
-/// How deep parts may lie in parts, and still be looked into.
+/// The deepest nesting of parts that is walked.
 const DEEPEST_PART: usize = 64;
 
 pub(super) struct PartsWalk {
     carrier: BodyCarrier,
-    /// The boundaries of the part that is read and of those around it.
+    /// The boundaries of the current part and of the parts that contain it.
     boundaries: Vec<String>,
     at: WalkPosition,
     out: Vec<u8>,
     has_encoded: bool,
 }
 
-/// Where the walk is.
+/// The position of the walk.
 #[derive(Clone, Copy)]
 enum WalkPosition {
-    /// Before, between or behind parts.
+    /// Before, between or after parts.
     Outside,
-    /// In a part that stays as it is.
+    /// In a part that is left unchanged.
     Closed,
-    /// In the header section of a part or of a message, which began here.
+    /// In the header section of a part or message, which started at `header`.
     Header { header: usize, is_message: bool },
     /// In its body.
     Body {
@@ -36,14 +36,15 @@ enum WalkPosition {
     },
 }
 
-/// How a body is encoded now; for that of a message, what it is in where it does not say.
+/// The new encoding of a body; for the body of a message also the charset, in case it declares
+/// none.
 struct NewEncoding {
     encoding: &'static str,
     charset: Option<&'static str>,
 }
 
 impl PartsWalk {
-    /// For the parts between these boundaries.
+    /// Walks the parts with this boundary.
     pub fn of(boundary: &str, carrier: BodyCarrier) -> Self {
         PartsWalk {
             carrier,
@@ -54,7 +55,7 @@ impl PartsWalk {
         }
     }
 
-    /// For a whole message.
+    /// Walks a whole message.
     pub fn of_message(carrier: BodyCarrier) -> Self {
         PartsWalk {
             carrier,
@@ -68,13 +69,13 @@ impl PartsWalk {
         }
     }
 
-    /// The text with what needed it encoded; `None` where nothing did.
+    /// The text, with parts encoded where necessary; `None` if none was.
     pub fn mended(mut self, text: &[u8]) -> Option<Vec<u8>> {
         self.walk(text);
         self.has_encoded.then_some(self.out)
     }
 
-    /// The text with all encoded that could be.
+    /// The text, with parts encoded where necessary and possible.
     pub fn encoded(mut self, text: &[u8]) -> Vec<u8> {
         self.walk(text);
         self.out
@@ -105,7 +106,8 @@ impl PartsWalk {
         self.end_part(text, text.len());
     }
 
-    /// Whether this line begins a part (`true`) or ends the last one (`false`).
+    /// Whether this line begins a part (`true`) or ends the last one (`false`); `None` if it is no
+    /// delimiter.
     fn delimiter(&mut self, line: &[u8]) -> Option<bool> {
         let rest = line.strip_prefix(b"--")?.trim_ascii_end();
         for depth in (0..self.boundaries.len()).rev() {
@@ -125,13 +127,13 @@ impl PartsWalk {
         None
     }
 
-    /// A line that is no delimiter, and ends at `end`.
+    /// Handles a line that is not a delimiter and ends at `end`.
     fn line(&mut self, line: &[u8], end: usize, text: &[u8]) {
         match self.at {
             WalkPosition::Header { header, is_message } if matches!(line, b"\n" | b"\r\n") => {
                 self.at = self.begin_body(header, end, is_message, text);
             }
-            // Nobody is shown it (RFC 2046 §5.1.1).
+            // This text is not shown to anybody (RFC 2046 §5.1.1).
             WalkPosition::Outside if self.carrier == BodyCarrier::SevenBit => {
                 let seven_bit = |byte: &u8| if byte.is_ascii() { *byte } else { b'?' };
                 self.out.extend(line.iter().map(seven_bit));
@@ -178,7 +180,7 @@ impl PartsWalk {
         }
     }
 
-    /// Copies a part that ends at `end`, encoded if it must be.
+    /// Copies the part that ends at `end`, encoded if necessary.
     fn end_part(&mut self, text: &[u8], end: usize) {
         let (header, body, is_message) = match self.at {
             WalkPosition::Outside | WalkPosition::Closed => return,
@@ -218,7 +220,7 @@ impl PartsWalk {
         }
     }
 
-    /// A header section with the empty line that ends it, which says how the body is encoded now.
+    /// Writes a header section and its empty line, with the new encoding of the body.
     fn write_header(&mut self, header: &[u8], scan: &Scan<'_>, new: Option<NewEncoding>) {
         if new.is_none() && self.carrier == BodyCarrier::EightBit {
             return self.out.extend_from_slice(header);
@@ -261,7 +263,7 @@ impl PartsWalk {
         self.out.extend_from_slice(empty);
     }
 
-    /// What stands in the place of a field; `None` where it stays.
+    /// The replacement for a field; `None` if it is unchanged.
     fn replaced(&self, field: &LooseField<'_>, is_encoded: bool) -> Option<Vec<u8>> {
         if field.is("Content-Transfer-Encoding") {
             let encoding = field.value().trim_ascii().to_ascii_lowercase();

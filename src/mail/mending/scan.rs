@@ -1,20 +1,20 @@
-//! Finds the header fields of a message that may be written in any way: the strict reader
-//! ([`Section`](crate::mail::header::Section)) refuses what it cannot be sure of, and this one says
-//! where the header section is meant to end.
+//! Finds the header fields of a message that may be malformed. The strict parser
+//! ([`Section`](crate::mail::header::Section)) refuses whatever is ambiguous; this one finds where
+//! the header section is meant to end.
 
 use memchr::memchr;
 
 use crate::mail::header::MAX_SECTION;
 
-/// The byte order mark that some editors put in front of a text.
+/// The byte order mark that some editors write at the start of a text.
 pub(super) const BOM: &[u8] = b"\xef\xbb\xbf";
 
-/// A field as it stands in the message.
+/// A field of a message.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::mail) struct LooseField<'a> {
-    /// Without the white space that may stand before the colon (RFC 5322 §4.5).
+    /// Without the white space that may precede the colon (RFC 5322 §4.5).
     pub name: &'a str,
-    /// All its lines, with their line ends.
+    /// All its lines, with line ends.
     pub raw: &'a [u8],
     /// Where its value begins in `raw`.
     pub value_at: usize,
@@ -25,31 +25,31 @@ impl<'a> LooseField<'a> {
         self.name.eq_ignore_ascii_case(name)
     }
 
-    /// What stands after the colon, with its folds and its last line end.
+    /// The value, folded, with its last line end.
     pub fn value(&self) -> &'a [u8] {
         &self.raw[self.value_at..]
     }
 }
 
-/// Where everything is in a message.
+/// The structure of a message.
 #[derive(Clone, Debug)]
 pub(in crate::mail) struct Scan<'a> {
-    /// What stands before the first field and is none: a byte order mark, the line that programs
-    /// put first which keep mail in mbox files.
+    /// What precedes the first field and is none: a byte order mark, or the first line of a message
+    /// in an mbox file.
     pub lead: &'a [u8],
     pub fields: Vec<LooseField<'a>>,
-    /// What follows the header section: without the empty line, where one is there.
+    /// Everything after the header section and its empty line, if there is one.
     pub body: Option<&'a [u8]>,
-    /// Whether an empty line stands between the two.
-    pub is_parted: bool,
-    /// Whether the header section is longer than any that is taken; then it is not read to its end.
+    /// Whether there is an empty line between the two.
+    pub has_separator: bool,
+    /// Whether the header section is longer than is accepted; then the rest of it was not read.
     pub is_too_long: bool,
 }
 
 impl<'a> Scan<'a> {
-    /// Whether it is a header section and a body, as they are to be.
+    /// Whether it consists of a header section, an empty line and a body.
     pub fn is_whole(&self) -> bool {
-        !self.is_too_long && self.lead.is_empty() && self.is_parted
+        !self.is_too_long && self.lead.is_empty() && self.has_separator
     }
 
     pub fn of(message: &'a [u8]) -> Self {
@@ -58,7 +58,7 @@ impl<'a> Scan<'a> {
             lead: &message[..at],
             fields: Vec::with_capacity(16),
             body: None,
-            is_parted: false,
+            has_separator: false,
             is_too_long: false,
         };
 
@@ -72,7 +72,7 @@ impl<'a> Scan<'a> {
             let line = &message[at..end];
             if matches!(line, b"\n" | b"\r\n") {
                 scan.body = Some(&message[end..]);
-                scan.is_parted = true;
+                scan.has_separator = true;
                 break;
             }
             match (line[0], scan.fields.last_mut()) {
@@ -99,7 +99,7 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// The field that begins on this line: a name of visible ASCII and a colon (RFC 5322 §3.6.8).
+/// The field that starts in this line, with a name of visible ASCII and a colon (RFC 5322 §3.6.8).
 fn field(line: &[u8]) -> Option<LooseField<'_>> {
     let colon = memchr(b':', line)?;
     let name = line[..colon].trim_ascii_end();
@@ -112,7 +112,7 @@ fn field(line: &[u8]) -> Option<LooseField<'_>> {
     })
 }
 
-/// How many bytes stand before the first field that are not part of the message.
+/// The length of what precedes the first field.
 fn lead(message: &[u8]) -> usize {
     let mut at = if message.starts_with(BOM) {
         BOM.len()
@@ -128,8 +128,8 @@ fn lead(message: &[u8]) -> usize {
     }
 }
 
-/// `From sender Mon Jan  1 00:00:00 2026`, and not the first line of a text that begins with this
-/// word, nor a field whose name has a space behind it.
+/// Whether a line is `From sender Mon Jan  1 00:00:00 2026`, and not the start of a text with this
+/// word, nor a field with a space after its name.
 fn is_mbox_line(line: &[u8]) -> bool {
     let line = line.strip_prefix(b">").unwrap_or(line);
     let Some(rest) = line.strip_prefix(b"From ") else {
@@ -168,11 +168,14 @@ mod tests {
         let scan = Scan::of(b"A: 1\r\nB : 2\r\n folded\r\n\r\nC: 3\r\n");
         assert_eq!(scan.fields[1].name, "B");
         assert_eq!(scan.fields[1].value(), b" 2\r\n folded\r\n");
-        assert_eq!((scan.body, scan.is_parted), (Some(&b"C: 3\r\n"[..]), true));
+        assert_eq!(
+            (scan.body, scan.has_separator),
+            (Some(&b"C: 3\r\n"[..]), true)
+        );
 
         let scan = Scan::of(b"A: 1\nhello\nB: 2\n");
         assert_eq!(
-            (scan.body, scan.is_parted),
+            (scan.body, scan.has_separator),
             (Some(&b"hello\nB: 2\n"[..]), false)
         );
 

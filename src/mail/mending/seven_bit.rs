@@ -1,5 +1,5 @@
-//! A message for a server without 8BITMIME: what has bytes above 127 is encoded, in the part where
-//! it stands, as RFC 6152 §3 has it. The SMTP transport asks for it, before anything is signed.
+//! Converts a message for a server without 8BITMIME: parts with bytes above 127 are encoded (RFC
+//! 6152 §3). Used by the SMTP transport, before the message is signed.
 
 use bytes::Bytes;
 
@@ -7,9 +7,9 @@ use super::body::BodyCarrier;
 use super::parts::PartsWalk;
 use super::scan::Scan;
 
-/// The same message in seven bits, in time and space that grow as the message does. `None` where
-/// that cannot be: what is signed or encrypted within it has more (RFC 1847 §2.1), or its own
-/// header section.
+/// The message in seven bits; time and memory are linear in its size. `None` if this is not
+/// possible: a part that is signed or encrypted has bytes above 127 (RFC 1847 §2.1), or the header
+/// section has.
 pub fn seven_bit(message: &Bytes) -> Option<Bytes> {
     if message.is_ascii() {
         return Some(message.clone());
@@ -35,7 +35,7 @@ mod tests {
         Some(String::from_utf8(converted.to_vec()).expect("ASCII"))
     }
 
-    /// What a reader finds in it: each leaf's kind and content, those of messages within it too.
+    /// The kind and decoded content of each leaf, including those of embedded messages.
     fn leaves(message: &[u8]) -> Vec<(String, Vec<u8>)> {
         fn gather(message: &mail_parser::Message<'_>, out: &mut Vec<(String, Vec<u8>)>) {
             for part in &message.parts {
@@ -45,7 +45,7 @@ mod tests {
                 match &part.body {
                     PartType::Message(inner) => gather(inner, out),
                     PartType::Multipart(_) => {}
-                    // The line end of the last part belongs to the delimiter.
+                    // The line end after the last part belongs to the delimiter.
                     _ => out.push((kind, part.contents().trim_ascii_end().to_vec())),
                 }
             }
@@ -94,7 +94,7 @@ mod tests {
         assert_eq!(seven(&message), Some(message));
     }
 
-    /// A message with parts in parts, and messages in parts.
+    /// A message with nested parts, and messages in parts.
     fn nested() -> String {
         format!(
             "{HEAD}Content-Type: multipart/mixed; boundary=\"a b\"\r\n\
@@ -176,9 +176,9 @@ mod tests {
         for message in [
             // Needs SMTPUTF8 in any case.
             "From: a@example.com\r\nSubject: Gruß\r\n\r\nhi\r\n",
-            // No boundary to find its parts by.
+            // Without a boundary its parts cannot be found.
             "From: a@example.com\r\nContent-Type: multipart/mixed\r\n\r\n--a\r\n\r\nGruß\r\n",
-            // RFC 2046 §5.2.2: seven bits alone.
+            // RFC 2046 §5.2.2 allows only seven bits.
             "From: a@example.com\r\nContent-Type: message/partial\r\n\r\nGruß\r\n",
             "From: a@example.com\r\nContent-Transfer-Encoding: x-uuencode\r\n\r\nGruß\r\n",
         ] {

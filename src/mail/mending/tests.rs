@@ -10,7 +10,7 @@ fn envelope(return_path: Option<&str>, to: &str) -> Envelope {
     Envelope::new(return_path.map(address), vec![address(to)]).unwrap()
 }
 
-/// The message mended under `shop@example.com`, and what was done.
+/// The mended message with return path `shop@example.com`, and the notes.
 fn mended(message: impl AsRef<[u8]>) -> (String, Vec<String>) {
     let envelope = envelope(Some("shop@example.com"), "ada@example.org");
     let message = Bytes::copy_from_slice(message.as_ref());
@@ -99,7 +99,7 @@ fn local_users_get_a_domain_and_nothing_else_changes() {
         "From: root (Cron Daemon)\r\nTo: root, \"A\"  <ada@example.org>,\r\n Bob <bob>\r\n\r\n",
         "From: root@example.com (Cron Daemon)\r\nTo: root@example.com, \"A\"  \
          <ada@example.org>,\r\n Bob <bob@example.com>\r\n\r\n",
-        "From: an address got its domain",
+        "From: a domain was added to an address",
     );
 
     let envelope = envelope(Some("shop@example.com"), "ada@example.org");
@@ -358,7 +358,7 @@ fn what_others_would_read_differently_is_written_as_the_grammar_has_it() {
         assert_mends(of(field), &of(expected), act);
     }
 
-    // A local user in them gets a domain at once, and none again.
+    // A local user gets a domain at once, and none the second time.
     for (field, expected) in [
         (
             "From: a-Cron-Env: <SHELL=/bin/sh>",
@@ -387,7 +387,7 @@ fn what_others_would_read_differently_is_written_as_the_grammar_has_it() {
         assert_eq!(mended(&message), (message, Vec::new()), "{field}");
     }
 
-    // Users of this machine are no name, and what is in the grammar stays.
+    // Local users are not a name, and what matches the grammar is unchanged.
     for field in [
         "To: root, Ada <a@b.example>",
         "From: J. R. Smith <a@b.example>",
@@ -411,12 +411,12 @@ fn a_field_that_stands_there_twice_and_says_the_same_is_one() {
     assert_mends(
         "To: a@b.example\r\nSubject: x\r\nto:  a@b.example \r\nSubject: x\r\n\r\nhi\r\n",
         "To: a@b.example\r\nSubject: x\r\n\r\nhi\r\n",
-        "Subject: removed, as it stood there twice",
+        "Subject: removed, because it occurred twice",
     );
     assert_mends(
         "Date: yesterday\r\nSubject: x\r\n\r\nhi\r\n",
         "Subject: x\r\n\r\nhi\r\n",
-        "Date: removed, as it was no date",
+        "Date: removed, because it was not a date",
     );
     let two = "Subject: a\r\nSubject: b\r\nFrom: x@a.example\r\nFrom: y@a.example\r\n\
                Received: x\r\nReceived: x\r\n\r\nhi\r\n";
@@ -430,7 +430,7 @@ fn lists_of_addresses_that_stand_there_several_times_are_one() {
          Cc: \"e, f\" <e@f.example>\r\nTo: a@b.example\r\n\r\nhi\r\n",
         "To: A <a@b.example>,\r\n root@example.com,\r\n c@d.example,\r\n a@b.example\r\n\
          Subject: x\r\nCc: \"e, f\" <e@f.example>\r\n\r\nhi\r\n",
-        "To: joined, as it stood there several times",
+        "To: joined, because it occurred several times",
     );
     assert_mends(
         "Reply-To: Zoë <a@b.example>\r\nReply-To: c@d.example\r\n\r\nhi\r\n",
@@ -446,6 +446,6 @@ fn a_body_that_is_said_to_be_in_7_bits_and_is_not_is_said_to_be_in_8() {
          Content-Type: text/plain; charset=utf-8\r\n\r\nhé\r\n",
         "MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n\
          Content-Transfer-Encoding: 8bit\r\n\r\nhé\r\n",
-        "said to be 8-bit text",
+        "declared as 8-bit text",
     );
 }

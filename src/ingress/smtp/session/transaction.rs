@@ -47,8 +47,7 @@ impl SmtpSession {
         } else if self.transaction.is_some() {
             self.mistake_of(503, "5.5.1", "a mail is begun already; RSET forgets it");
         } else if size > most {
-            let text =
-                format!("the message has {size} bytes, and {most} are the most that is taken");
+            let text = format!("the message has {size} bytes; at most {most} are accepted");
             self.reply(&SmtpReply::new(552, "5.3.4", text));
         } else {
             let recipients = Vec::new();
