@@ -1,5 +1,5 @@
-//! Accepting mail: a mail becomes a manifest and a delivery for each recipient, which the spool
-//! writes in a group commit; then there is a receipt.
+//! Accepts mail: makes a manifest of a mail, and a delivery for each recipient. Returns a receipt
+//! once the spool has written them, in a group commit.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,10 +14,10 @@ use crate::delivery::{DeadReason, Delivery, Stage};
 use crate::mail::{Address, Mail, MailError, MailId, Priority, Submitter, Timestamp, When};
 use crate::spool::{Manifest, NewMail, PutResult};
 
-/// Why a mail is refused whose sending time is too late to be represented.
+/// The reason for refusing a mail whose send time cannot be represented.
 const SEND_TIME_TOO_FAR: &str = "is too far in the future: the last day is 9999-12-29";
 
-/// The limits within which mail is accepted.
+/// The limits for accepting mail.
 pub(super) struct Accept {
     pub max_pending: u64,
     /// How many more deliveries of critical mail may be pending.
@@ -26,8 +26,8 @@ pub(super) struct Accept {
     pub accept_timeout: Duration,
 }
 
-/// Deliveries that are being accepted. They count as pending until this is dropped; by then they
-/// are in the spool, which counts them, or refused.
+/// Deliveries that are being accepted. They count as pending until this is dropped; by then the
+/// spool has stored and counted them, or they were refused.
 struct PendingCount<'a> {
     engine: &'a Engine,
     submitter: &'a Submitter,
@@ -45,7 +45,8 @@ impl Drop for PendingCount<'_> {
 }
 
 impl Accept {
-    /// Checks that there is room in the queue and on disk. Some room is kept for critical mail.
+    /// Checks that there is room in the queue and on disk. Some of it is reserved for critical
+    /// mail.
     fn check_room(&self, engine: &Engine, mail: &Mail) -> Result<(), Error> {
         let more = mail.envelope().recipients().len() as u64;
         self.check_room_for(engine, more, mail.options().priority)?;
@@ -97,7 +98,7 @@ impl Accept {
         Ok(())
     }
 
-    /// Makes mails durable together. Returns a result for each, in order.
+    /// Stores mails in one group. Returns a result for each, in order.
     pub(super) async fn accept(
         &self,
         engine: &Arc<Engine>,
@@ -310,7 +311,7 @@ async fn suppress(engine: &Engine, new_mails: &mut [NewMail], now: Timestamp) ->
         });
     }
 
-    // If the list cannot be read now, a sender asks again before it sends.
+    // If the suppression list cannot be read now, the sender checks it again before it sends.
     let places = engine.suppressed(&addressed).await.unwrap_or_default();
 
     let reason = DeadReason::Suppressed;
@@ -329,7 +330,8 @@ async fn suppress(engine: &Engine, new_mails: &mut [NewMail], now: Timestamp) ->
     suppressed
 }
 
-/// The log line about an accepted mail, of target `postrider::accepted`. Made only if it is logged.
+/// The log line about an accepted mail, with target `postrider::accepted`. `None` if it is not
+/// logged.
 struct AcceptedLine {
     key: Option<String>,
     tags: Vec<String>,

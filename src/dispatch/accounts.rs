@@ -1,8 +1,8 @@
-//! What each token and user has submitted, and how much of it may be: nobody fills the queue for
-//! all, and nobody tries keys quickly.
+//! What each token and user has submitted, and what it may submit: no submitter can fill the queue
+//! for the others, or try out idempotency keys quickly.
 //!
-//! What is pending and what was submitted today is counted by the spool, and holds over restarts;
-//! paces and what is being accepted at this moment are counted here.
+//! Pending deliveries and those accepted today are counted by the spool, so that the counts survive
+//! restarts. Rates, and deliveries that are being accepted right now, are counted here.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -16,15 +16,15 @@ use super::error::QuotaLimit;
 use crate::mail::{Mail, MailError, Submitter, Timestamp, When};
 use crate::policy::{Pace, Quota, Rate};
 
-/// How many times in a minute a key that was used for something else is told without delay.
+/// How many conflicting uses of idempotency keys in a minute are answered without a delay.
 const FREE_CONFLICTS: f64 = 10.0;
-/// By how much each further one slows the answer, and at most.
+/// How much each further one delays the answer, and the longest delay.
 const CONFLICT_DELAY: Duration = Duration::from_millis(50);
 const LONGEST_CONFLICT_DELAY: Duration = Duration::from_secs(5);
-/// When somebody is asked to come back whose mail must be sent first.
+/// When to try again if pending mail must be sent first.
 const QUOTA_RETRY_AFTER: Duration = Duration::from_secs(30);
 
-/// Those who submit mail, besides the programs that need to show nothing.
+/// The submitters, with their quotas and current counts.
 #[derive(Default)]
 pub(super) struct Accounts {
     quotas: RwLock<HashMap<Submitter, Arc<Quota>>>,
@@ -37,12 +37,12 @@ struct State {
     in_flight: u64,
     pace: Option<(Rate, Pace)>,
     conflicts: f64,
-    /// When the conflicts were counted last, in monotonic time.
+    /// When the conflicts were last counted, in monotonic time.
     counted_at: Duration,
 }
 
 impl Accounts {
-    /// Replaces all quotas. Paces whose rate stays go on.
+    /// Replaces all quotas. A rate that does not change keeps its state.
     pub(super) fn replace(&self, quotas: impl IntoIterator<Item = (Submitter, Quota)>) {
         let shared = quotas
             .into_iter()
@@ -50,8 +50,8 @@ impl Accounts {
         *self.quotas.write() = shared.collect();
     }
 
-    /// All who may submit mail, and have, as far as that is known: programs on this machine among
-    /// them.
+    /// All submitters with a quota, all that have submitted mail since the start, and
+    /// [`Submitter::Local`].
     pub(super) fn known(&self) -> Vec<Submitter> {
         let mut known: BTreeSet<Submitter> = self.quotas.read().keys().cloned().collect();
         known.extend(self.states.lock().keys().cloned());
@@ -66,7 +66,7 @@ impl Accounts {
         }
     }
 
-    /// Whether this one may submit this mail now. What it counts for is given back with
+    /// Checks whether this submitter may submit this mail now, and counts its deliveries until
     /// [`Accounts::end`].
     pub(super) fn begin(
         &self,
@@ -128,22 +128,22 @@ impl Accounts {
         Ok(())
     }
 
-    /// So many deliveries of this one are accepted, or are not.
+    /// Ends the count of deliveries that were accepted or refused.
     pub(super) fn end(&self, who: &Submitter, count: u64) {
         if let Some(state) = self.states.lock().get_mut(who) {
             state.in_flight = state.in_flight.saturating_sub(count);
         }
     }
 
-    /// How much one may have pending. Where several submit mail, none of them may fill the queue
-    /// for the others.
+    /// How many deliveries a submitter may have pending. If there are several submitters, none of
+    /// them may fill the queue for the others.
     fn share(&self, quota: &Quota, max_pending: u64) -> Option<u64> {
         let others = self.quotas.read().len() > 1;
         let share = max_pending - max_pending / 5;
         quota.max_pending.or_else(|| others.then_some(share))
     }
 
-    /// So often this one has used a key for something else. Returns how long the answer is to wait.
+    /// Counts conflicting uses of idempotency keys. Returns how long to delay the answer.
     pub(super) fn count_conflicts(
         &self,
         who: &Submitter,
@@ -160,7 +160,7 @@ impl Accounts {
     }
 }
 
-/// Never less than a second, and never sooner than it is so.
+/// Rounded up to whole seconds, at least one.
 fn whole_seconds(span: Duration) -> Duration {
     let seconds = span.as_secs() + u64::from(span.subsec_nanos() > 0);
     Duration::from_secs(seconds.max(1))
@@ -185,22 +185,22 @@ fn check_times(
             Some(When::In(_)) => "delay",
             _ => "send_at",
         };
-        return refuse(field, "ahead, which is the most", quota.max_delay);
+        return refuse(field, "ahead, the maximum", quota.max_delay);
     }
 
     let expires = options.expires.map(meant);
     let expires = expires.unwrap_or(due + engine.retry.expire_after);
-    // A default that is longer than that was chosen by who runs the service.
+    // A longer default was chosen by the operator, so it is allowed.
     if options.expires.is_some() && expires.since(due) > quota.max_lifetime {
         let field = super::accept::expiry_field(options.expires);
-        let what = "after the time at which it is to be sent, which is the most";
+        let what = "after its send time, the maximum";
         return refuse(field, what, quota.max_lifetime);
     }
 
     Ok(())
 }
 
-/// Whether one may send from the addresses that a mail names as its return path and its authors.
+/// Checks that a submitter may use the return path and the authors of a mail.
 fn check_senders(quota: &Quota, who: &Submitter, mail: &Mail) -> Result<(), Error> {
     if quota.from.is_empty() {
         return Ok(());

@@ -1,5 +1,5 @@
-//! Acts of people and programs through a handle: recorded in the journal with who did it and from
-//! where, logged, and counted.
+//! Operations that people and programs request through a handle: each is recorded in the journal
+//! with who requested it and from where, logged, and counted.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use super::Dispatcher;
 use crate::delivery::{Event, EventKind, Requester};
 use crate::mail::{MailId, Submitter};
 
-/// How many refused logins the journal records one by one in a minute. More are recorded as a
-/// number, so that nobody can fill the journal by guessing passwords.
+/// How many refused logins per minute get an entry of their own in the journal. Further ones are
+/// only counted, so that guessing passwords cannot fill the journal.
 const LOGINS_PER_MINUTE: u32 = 30;
 
-/// Refused logins that are recorded together.
+/// Counts refused logins.
 #[derive(Default)]
 pub(super) struct RefusedLogins(Mutex<LogBudget>);
 
@@ -26,7 +26,7 @@ struct LogBudget {
 }
 
 impl RefusedLogins {
-    /// Counts one more; returns how many are to be recorded now.
+    /// Counts a refused login. Returns how many are to be recorded now, in one entry.
     fn take(&self, now: Duration) -> Option<u64> {
         let mut minute = self.0.lock();
         let is_over = |begun| now >= begun + Duration::from_secs(60);
@@ -44,7 +44,7 @@ impl RefusedLogins {
 }
 
 impl Dispatcher {
-    /// The same dispatcher; acts through this handle are recorded as coming from this address.
+    /// The same dispatcher for requests from this network address, which is recorded with them.
     pub fn from_address(&self, address: IpAddr) -> Dispatcher {
         Dispatcher {
             from: Some(address),
@@ -52,7 +52,7 @@ impl Dispatcher {
         }
     }
 
-    /// Who acts through this handle.
+    /// Who makes requests through this handle, and from where.
     pub(super) fn by(&self) -> Requester {
         Requester {
             who: Some(self.submitter.clone()),
@@ -61,7 +61,8 @@ impl Dispatcher {
         }
     }
 
-    /// The same dispatcher; acts through this handle are part of a larger act.
+    /// The same dispatcher for requests that are parts of a larger operation, which is recorded
+    /// itself.
     pub(super) fn in_part(&self) -> Dispatcher {
         Dispatcher {
             is_part: true,
@@ -69,25 +70,25 @@ impl Dispatcher {
         }
     }
 
-    /// Records in the journal that the service has started, in this version.
+    /// Records in the journal that the service started, with its version.
     pub async fn note_start(&self, version: &str) {
         let version = version.to_owned();
         self.note(EventKind::Started { version }, |event| event)
             .await;
     }
 
-    /// Records in the journal that the service stops.
+    /// Records in the journal that the service stopped.
     pub async fn note_stop(&self) {
         self.note(EventKind::Stopped, |event| event).await;
     }
 
-    /// Records in the journal that the configuration was read again, or why it could not be used.
+    /// Records in the journal that the configuration was reloaded, or why it could not be used.
     pub async fn note_reload(&self, error: Option<String>) {
         self.note(EventKind::Reloaded { error }, |event| event)
             .await;
     }
 
-    /// Records that a login under this name was refused. Called by the doors.
+    /// Records a refused login with the name that was claimed. Called by the listeners.
     pub fn note_refused_login(&self, claimed: Option<Submitter>) {
         let engine = &self.inner.engine;
         let Some(count) = engine.refused_logins.take(engine.clock.monotonic()) else {
@@ -103,8 +104,8 @@ impl Dispatcher {
         engine.note(event);
     }
 
-    /// Records in the journal what was done through this handle, to the mail or relay that `more`
-    /// names; logs it, and counts it.
+    /// Records an operation in the journal, on the mail or relay that `more` adds to the event;
+    /// logs and counts it.
     pub(super) async fn note(&self, kind: EventKind, more: impl FnOnce(Event) -> Event) {
         let engine = &self.inner.engine;
         let event = more(Event::new(engine.clock.now(), kind).by(&self.by()));
@@ -112,11 +113,11 @@ impl Dispatcher {
         if let Some(journal) = engine.spool.journal()
             && let Err(error) = journal.note(vec![event]).await
         {
-            tracing::warn!(%error, "what was done could not be noted in the journal");
+            tracing::warn!(%error, "cannot record an operation in the journal");
         }
     }
 
-    /// Records what was done to a mail.
+    /// Records an operation on a mail.
     pub(super) async fn note_done(&self, act: &str, mail: MailId) {
         if self.is_part {
             return;
@@ -128,7 +129,7 @@ impl Dispatcher {
         self.note(done(act), to_it).await;
     }
 
-    /// Logs and counts what was done to a mail; the journal has it already.
+    /// Logs and counts an operation on a mail that is in the journal already.
     pub(super) fn log_done(&self, act: &str, mail: MailId) {
         if self.is_part {
             return;
@@ -140,7 +141,7 @@ impl Dispatcher {
         });
     }
 
-    /// Records what was done to many mails together, and by which search they were found.
+    /// Records an operation on many mails, and the search that selected them.
     pub(super) async fn note_many(&self, act: &str, count: u64, filter: String) {
         let act = act.to_owned();
         let filter = Some(filter);
@@ -163,7 +164,7 @@ impl Dispatcher {
             EventKind::RelayPaused { .. } | EventKind::RelayResumed => {
                 tracing::info!(act, %who, from, relay, "done as asked");
             }
-            // The service and its doors log these themselves.
+            // The service and its listeners log these themselves.
             _ => {}
         }
 

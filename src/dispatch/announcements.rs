@@ -1,5 +1,5 @@
-//! Announces what happened to a mail, once it is on disk: in the log, in the metrics, and to those
-//! who wait for the mail. The spool's journal has published it already.
+//! Reports what happened to a mail, once it is on disk: to the log, the metrics, and callers that
+//! wait for the mail. The journal has published it already.
 
 use super::engine::Engine;
 use crate::delivery::{Attempt, Delivery, EventKind, Stage};
@@ -8,7 +8,7 @@ use crate::observe::{DeliveryResult, log};
 use crate::spool::Manifest;
 
 impl Engine {
-    /// Announces a delivery as it was recorded; `tried` says whether it was attempted.
+    /// Reports a delivery as it was recorded; `tried` says whether it was attempted.
     pub(super) fn announce_recorded(&self, manifest: &Manifest, delivery: &Delivery, tried: bool) {
         let now = self.clock.now();
         let attempt = delivery.attempts.last().filter(|_| tried);
@@ -17,7 +17,7 @@ impl Engine {
             Stage::Delivered { .. } => (EventKind::Delivered, Some(DeliveryResult::Delivered)),
             Stage::Dead { reason, .. } => (EventKind::Dead { reason }, Some(DeliveryResult::Dead)),
             Stage::Cancelled { .. } => (EventKind::Cancelled, None),
-            // It waits as it did before: the attempt has changed nothing.
+            // Its state is the same as before, so there is nothing to report.
             Stage::Pending { .. } | Stage::Committing { .. } if !tried => return,
             Stage::Pending { due } | Stage::Committing { due } => (
                 EventKind::Deferred {
@@ -41,8 +41,8 @@ impl Engine {
         self.announce(mail, &delivery.recipient, attempt, &kind);
     }
 
-    /// Announces a step of one delivery in the log and to those who wait for the mail. `subject` is
-    /// the mail's, where it is known.
+    /// Reports a step of one delivery to the log and to callers that wait for the mail. `mail` is
+    /// its id, and its subject if it is known.
     pub(super) fn announce(
         &self,
         mail: (MailId, &str),

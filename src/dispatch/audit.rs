@@ -1,4 +1,4 @@
-//! The audit trail: who did what, from where, when, and to how many; read from the journal.
+//! The audit trail, read from the journal: who did what, from where, when, and to how many mails.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,70 +9,71 @@ use super::{Dispatcher, Error};
 use crate::delivery::{Event, EventKind};
 use crate::mail::{MailId, Timestamp};
 
-/// How many acts are read at a time, and how many are looked at for one page.
+/// How many operations are read at once, and how many are read for one page.
 const BATCH: usize = 256;
 const MOST_LOOKED_AT: usize = 16 * BATCH;
 
-/// How much later than a clock says something may have happened.
+/// How far the clock may have been set back; later entries may have times that are earlier by this.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A query of the audit trail; the newest acts come first. An absent field filters nothing.
+/// A query of the audit trail; the newest operations come first. An absent field matches
+/// everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuditQuery {
-    /// Who did it: `token:NAME`, `user:NAME`, `local`, or the name alone.
+    /// Who did it: `token:NAME`, `user:NAME`, `local`, or only the name.
     pub who: Option<String>,
-    /// What, such as `cancel`.
+    /// The operation, such as `cancel`.
     pub act: Option<String>,
-    /// What was done to this mail.
+    /// Operations on this mail.
     pub mail: Option<MailId>,
-    /// What was done to this relay.
+    /// Operations on this relay.
     pub relay: Option<String>,
-    /// At this time or later.
+    /// Operations at or after this time.
     pub since: Option<Timestamp>,
-    /// Before this time.
+    /// Operations before this time.
     pub until: Option<Timestamp>,
-    /// Before the act of this number: where the last page ended.
+    /// Operations before the one with this number, to continue after the last page.
     pub before: Option<u64>,
-    /// The most acts in one page; 50 where it is zero, never more than 1000.
+    /// The most operations in one page; 50 if it is zero, at most 1000.
     pub limit: usize,
 }
 
-/// One act.
+/// One operation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct AuditEntry {
     /// Its number in the journal.
     pub seq: u64,
-    /// When.
+    /// When it was done.
     pub at: Timestamp,
-    /// Who: `token:NAME`, `user:NAME`, or `local` for the program or the machine itself. Of a login
-    /// that was refused, who it claimed to be.
+    /// Who did it: `token:NAME`, `user:NAME`, or `local` for the program or the machine itself. For
+    /// a refused login, the claimed name.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub who: Option<String>,
-    /// From which address.
+    /// The network address from which it was done.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub from: Option<String>,
-    /// What: `cancel`, `retry`, `purge`, `pause`, `resume`, `reload`, `start`, `stop`,
+    /// The operation: `cancel`, `retry`, `purge`, `pause`, `resume`, `reload`, `start`, `stop`,
     /// `login_refused`, `suppress`, `unsuppress`.
     pub act: String,
-    /// To how many.
+    /// The number of mails or addresses.
     pub count: u64,
-    /// To which mail, where it was one.
+    /// The mail, if it was only one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub mail: Option<MailId>,
-    /// To which relay.
+    /// The relay.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub relay: Option<String>,
-    /// To which mails, where they were not named.
+    /// The search that selected the mails, if they were not named.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub filter: Option<String>,
-    /// Why, where whoever did it said so.
+    /// The reason, if one was given.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub reason: Option<String>,
-    /// Why it did not succeed, where it did not.
+    /// Why it failed, if it did.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub error: Option<String>,
-    /// The version that started.
+    /// The version that was started.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub version: Option<String>,
 }
@@ -81,10 +82,10 @@ pub struct AuditEntry {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct AuditPage {
-    /// The acts, the newest first. A page may be empty although there is more, if many other
-    /// entries had to be read.
+    /// The operations, the newest first. A page may be empty although there are more, because the
+    /// number of entries that are read for a page is limited.
     pub entries: Vec<AuditEntry>,
-    /// Where the next page starts; absent on the last one.
+    /// Where the next page starts; absent on the last page.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub next: Option<String>,
 }
@@ -146,7 +147,7 @@ impl AuditEntry {
 }
 
 impl Dispatcher {
-    /// Who did what, when, and to how many: a page of the audit trail, the newest first.
+    /// Returns a page of the audit trail, the newest operations first.
     ///
     /// # Errors
     /// [`Error::Spool`].
@@ -158,7 +159,7 @@ impl Dispatcher {
             let acts: Vec<Arc<Event>> = journal.acts(before, BATCH).await?;
             for event in &acts {
                 before = Some(event.seq);
-                // Clocks may have been set back, but not by that much.
+                // The clock may have been set back, so events may be out of order by the tolerance.
                 if query
                     .since
                     .is_some_and(|since| event.at + CLOCK_TOLERANCE < since)

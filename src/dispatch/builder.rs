@@ -1,4 +1,4 @@
-//! What a dispatcher is made from.
+//! Configures and starts a dispatcher.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -20,21 +20,21 @@ use crate::policy::{Match, RetryPolicy, RouteRule, Weights};
 use crate::spool::{self, JournalOptions, Spool, SpoolError, SpoolOptions};
 use crate::transport::Relay;
 
-/// How long a start waits for a spool that is in use. A process or a dispatcher that is just ending
-/// releases it soon: the last handle that is dropped cannot wait for that itself.
+/// How long a start waits for a spool that is in use. A process or dispatcher that is about to end
+/// will release it; dropping the last handle cannot wait for that.
 const SPOOL_RELEASED_WITHIN: Duration = seconds(2);
 
-/// What to do with a new mail while the spool cannot take it.
+/// What to do with new mail while the spool cannot accept any.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnSpoolFailure {
-    /// Refuse it with a clear error.
+    /// Refuse it with an error.
     #[default]
     Reject,
     /// Send it at once, synchronously; the receipt says so.
     Direct,
 }
 
-/// Where mail is kept.
+/// Where mail is stored.
 #[derive(Clone, Default)]
 pub(crate) enum SpoolKind {
     #[default]
@@ -57,7 +57,7 @@ impl fmt::Debug for SpoolKind {
     }
 }
 
-/// Configures a [`Dispatcher`]. Everything but a relay has a default.
+/// Configures a [`Dispatcher`]. Everything except relays has a default.
 #[derive(Clone, Debug)]
 pub struct Builder {
     pub(crate) relays: Vec<Relay>,
@@ -116,14 +116,14 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// Adds a relay. Without a route, mail takes all relays in the order they were added.
+    /// Adds a relay. Without routes, mail uses all relays in the order in which they were added.
     pub fn relay(mut self, relay: Relay) -> Self {
         self.relays.push(relay);
         self
     }
 
-    /// Adds a route: mail like `matching` takes these relays, by name, the first one first. The
-    /// first route that matches is taken.
+    /// Adds a route: mail that matches uses these relays, by name, in order of preference. The
+    /// first route that matches is used.
     pub fn route<S: Into<String>>(
         mut self,
         matching: Match,
@@ -136,108 +136,109 @@ impl Builder {
         self
     }
 
-    /// Keeps mail in a sled spool in this directory, which is made if need be.
+    /// Stores mail in a sled spool in this directory, which is created if necessary.
     pub fn spool(mut self, path: impl Into<PathBuf>) -> Self {
         self.keep = SpoolKind::OnDisk(path.into());
         self
     }
 
-    /// Keeps mail in memory only: for tests. Receipts say so.
+    /// Stores mail in memory only, for tests. Receipts say so.
     pub fn spool_in_memory(mut self) -> Self {
         self.keep = SpoolKind::InMemory;
         self
     }
 
-    /// Keeps mail in a database of PostgreSQL, which any number of dispatchers share.
+    /// Stores mail in a PostgreSQL database, which several dispatchers may share.
     #[cfg(feature = "postgres")]
     pub fn spool_postgres(mut self, database: spool::postgres::PostgresSpool) -> Self {
         self.keep = SpoolKind::Postgres(database);
         self
     }
 
-    /// Keeps mail in a spool of your own, which has options of its own: those given here for
-    /// retention, keys and syncing do not reach it. It is closed when the dispatcher stops.
+    /// Stores mail in a custom spool, which has options of its own: those of this builder for
+    /// retention, idempotency keys and syncing do not apply. It is closed when the dispatcher
+    /// stops.
     pub fn spool_custom(mut self, spool: Arc<dyn Spool>) -> Self {
         self.keep = SpoolKind::Custom(spool);
         self
     }
 
-    /// Syncs the spool every `span` instead of before each receipt. Receipts say so: `Written`, not
-    /// `Synced`.
+    /// Syncs the spool every `span` instead of before each receipt. Receipts then say `Written`,
+    /// not `Synced`.
     pub fn sync_every(mut self, span: Duration) -> Self {
         self.sync_interval = Some(span);
         self
     }
 
-    /// How long finished mail is kept; 7 days unless said.
+    /// How long finished mail is kept; 7 days by default.
     pub fn retention(mut self, span: Duration) -> Self {
         self.retention = span;
         self
     }
 
-    /// How long the message of a mail is kept that a relay took for every recipient, if not as long
-    /// as the mail; 1 day unless said.
+    /// How long the message of a mail is kept that was delivered to every recipient, if that is
+    /// shorter than the retention; 1 day by default.
     pub fn keep_bodies(mut self, span: Duration) -> Self {
         self.keep_bodies = span;
         self
     }
 
-    /// The most bytes of mail that the spool keeps, and about the most that its files take;
-    /// unbounded unless said. What ended first goes before its time, then accepting says
-    /// [`Error::SpoolFull`]. The log holds what was removed until it is cleaned, and some 80 MiB
-    /// beside: the fuller the files are, the less of what has ended is kept, down to a half,
-    /// and to a quarter where they are larger than this.
+    /// The most bytes of mail that the spool stores, and about the most that its files occupy;
+    /// unlimited by default. Above it, the oldest finished mail is deleted early; if none is left,
+    /// new mail is refused with [`Error::SpoolFull`]. The files also contain removed records until
+    /// they are cleaned, and about 80 MiB of overhead: the fuller they are, the less finished mail
+    /// is kept, down to a half, and to a quarter if they are larger than this.
     pub fn max_size(mut self, bytes: u64) -> Self {
         self.max_size = Some(bytes);
         self
     }
 
-    /// How long an idempotency key is remembered; 7 days unless said. Where all keys take more than
-    /// an eighth of [`max_size`](Self::max_size), the oldest of finished mail are forgotten early.
+    /// How long an idempotency key is remembered; 7 days by default. If all keys take more than an
+    /// eighth of [`max_size`](Self::max_size), the oldest keys of finished mail are forgotten early.
     pub fn idempotency_ttl(mut self, span: Duration) -> Self {
         self.idempotency_ttl = span;
         self
     }
 
-    /// How long what happened is kept, and how many bytes of it; 7 days and 1 GiB unless said.
+    /// How long events are kept, and how many bytes of them; 7 days and 1 GiB by default.
     pub fn journal(mut self, keep: Duration, max_size: u64) -> Self {
         self.journal = JournalOptions { keep, max_size };
         self
     }
 
-    /// How many deliveries may be pending; a million unless said.
+    /// How many deliveries may be pending; a million by default.
     pub fn max_pending(mut self, deliveries: u64) -> Self {
         self.max_pending = deliveries;
         self
     }
 
-    /// How many more deliveries of critical mail may be pending; a twentieth of `max_pending`
-    /// unless said.
+    /// How many more deliveries of critical mail may be pending; a twentieth of `max_pending` by
+    /// default.
     pub fn critical_reserve(mut self, deliveries: u64) -> Self {
         self.critical_reserve = Some(deliveries);
         self
     }
 
-    /// The largest message that is accepted, in bytes; 25 MiB unless said.
+    /// The largest message that is accepted, in bytes; 25 MiB by default.
     pub fn max_message_size(mut self, bytes: usize) -> Self {
         self.max_message_size = bytes;
         self
     }
 
-    /// The domain of addresses that stand without one in the header section of a message that is
-    /// submitted through a door, such as `root`; that of the return path when absent.
+    /// The domain for addresses without one, such as `root`, in the header section of a submitted
+    /// message; by default that of the return path.
     pub fn domain(mut self, domain: impl Into<String>) -> Self {
         self.domain = Some(domain.into());
         self
     }
 
-    /// How long `submit` waits for room; 5 s unless said.
+    /// How long `submit` waits for room in the queue; 5 s by default.
     pub fn accept_timeout(mut self, span: Duration) -> Self {
         self.accept_timeout = span;
         self
     }
 
-    /// What to do with a new mail while the spool cannot take it.
+    /// What to do with new mail while the spool cannot accept any.
     pub fn on_spool_failure(mut self, choice: OnSpoolFailure) -> Self {
         self.on_spool_failure = choice;
         self
@@ -249,58 +250,58 @@ impl Builder {
         self
     }
 
-    /// The priorities' weights.
+    /// The weights of the priorities.
     pub fn weights(mut self, weights: Weights) -> Self {
         self.weights = weights;
         self
     }
 
-    /// Where "now" comes from; a fake one in tests.
+    /// The clock; a fake one in tests.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
     }
 
-    /// How long an address that bounced for good gets no mail; 90 days unless said.
+    /// How long an address that bounced permanently is suppressed; 90 days by default.
     pub fn suppress_bounces_for(mut self, span: Duration) -> Self {
         self.suppress_bounces_for = span;
         self
     }
 
-    /// Where mail comes back to: each delivery has a return path of its own there. Without it, mail
-    /// comes back to the return path that it was submitted with, and nothing is heard of it here.
+    /// The domain for bounces, in which each delivery gets its own return path. Without it, bounces
+    /// go to the return path of the mail, and are not noticed.
     pub fn returns(mut self, returns: super::Returns) -> Self {
         self.returns = Some(returns);
         self
     }
 
-    /// Where recipients leave lists. Without it, mail of a list says nothing of that.
+    /// How recipients can unsubscribe from lists. Without it, mail of a list has no link for that.
     pub fn unsubscribing(mut self, unsubscribing: super::Unsubscribing) -> Self {
         self.unsubscribing = Some(unsubscribing);
         self
     }
 
-    /// What mail is made from; see [`Dispatcher::templates`].
+    /// The templates; see [`Dispatcher::templates`].
     #[cfg(feature = "templates")]
     pub fn templates(mut self, templates: crate::content::Templates) -> Self {
         self.templates = templates;
         self
     }
 
-    /// Opens the spool and starts the actors. What the spool still holds is sent.
+    /// Opens the spool and starts the actors. Mail that is already in the spool is sent.
     ///
     /// # Errors
-    /// [`Error::Configuration`] or [`Error::Relay`] for what cannot be used, [`Error::Spool`] where
-    /// it cannot be opened.
+    /// [`Error::Configuration`] or [`Error::Relay`] for an invalid configuration, [`Error::Spool`]
+    /// if the spool cannot be opened.
     pub async fn start(self) -> Result<Dispatcher, Error> {
         self.start_under(None).await
     }
 
-    /// As [`Builder::start`], under the caller's own supervisor, which is told when the dispatcher
-    /// ends.
+    /// Starts as [`Builder::start`] does, linked to the caller's own supervisor, which is notified
+    /// when the dispatcher ends.
     ///
     /// # Errors
-    /// As [`Builder::start`].
+    /// The same as [`Builder::start`].
     pub async fn start_linked(self, supervisor: ActorCell) -> Result<Dispatcher, Error> {
         self.start_under(Some(supervisor)).await
     }
@@ -308,7 +309,7 @@ impl Builder {
     async fn start_under(self, above: Option<ActorCell>) -> Result<Dispatcher, Error> {
         if self.max_pending == 0 {
             return Err(Error::Configuration(
-                "max_pending is 0, so that nothing could be accepted".into(),
+                "max_pending is 0, so no mail could be accepted".into(),
             ));
         }
 
@@ -355,7 +356,7 @@ impl Builder {
             engine,
             accept: Accept {
                 max_pending: self.max_pending,
-                // A twentieth, and never none.
+                // A twentieth, at least one.
                 critical_reserve: self
                     .critical_reserve
                     .unwrap_or(self.max_pending.div_ceil(20)),
@@ -398,7 +399,7 @@ impl Builder {
             return Ok(database.open(options).await?);
         }
 
-        let broken_off = |e| SpoolError::Unreadable(format!("opening was broken off: {e}"));
+        let broken_off = |e| SpoolError::Unreadable(format!("opening was aborted: {e}"));
         let deadline = Instant::now() + SPOOL_RELEASED_WITHIN;
         loop {
             let (keep, options) = (self.keep.clone(), options.clone());
@@ -411,7 +412,7 @@ impl Builder {
             });
             match opened.await.map_err(broken_off)? {
                 Err(SpoolError::Locked(_)) if Instant::now() < deadline => {
-                    // A lock that is released tells nobody.
+                    // The release of a lock cannot be awaited.
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 opened => return Ok(opened?),

@@ -1,5 +1,5 @@
-//! What is done to many mails: to all that a query means, a step at a time, so that neither memory
-//! nor a commit grows with them.
+//! Operations on all mails of a query, in steps, so that the memory and the size of a commit are
+//! limited.
 
 use std::collections::HashSet;
 
@@ -12,19 +12,19 @@ use crate::delivery::State;
 use crate::mail::{MailId, Timestamp};
 use crate::spool::{OperationResult, Query, Record};
 
-/// How many mails are listed, and acted on, together: their changes share a commit.
+/// How many mails one step lists and changes; the changes share a commit.
 pub(super) const STEP_MAILS: usize = 256;
 
-/// What is done to each mail.
+/// The operation on each mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Act {
-    /// It is withdrawn, as [`Dispatcher::cancel`] does.
+    /// It is cancelled, as by [`Dispatcher::cancel`].
     Cancel,
-    /// It is queued again, as [`Dispatcher::retry`] does.
+    /// It is queued again, as by [`Dispatcher::retry`].
     Retry,
-    /// It is deleted, if all its deliveries have ended.
+    /// It is deleted, if all its deliveries are finished.
     Purge,
 }
 
@@ -38,7 +38,7 @@ impl Act {
         }
     }
 
-    /// Whether a mail is in a state that allows it.
+    /// Whether the state of a mail allows the operation.
     fn is_for(self, record: &Record, now: Timestamp) -> bool {
         let mut states = record.states(now);
         match self {
@@ -49,8 +49,8 @@ impl Act {
         }
     }
 
-    /// Does it to all of these at once, so that they share a commit. Says of each, in order,
-    /// whether it was done, or the mail had changed meanwhile.
+    /// Applies the operation to all these mails at once, so that they share a commit. Returns for
+    /// each, in order, whether it was done, or the mail had changed meanwhile.
     pub(super) fn on_all<'a>(
         self,
         postrider: &'a Dispatcher,
@@ -81,8 +81,8 @@ impl Act {
     }
 }
 
-/// The mails that an act means, a step at a time. A mail whose place in the list changes meanwhile
-/// is met once only; each takes 16 bytes of memory for that.
+/// The mails of a query that an operation applies to, step by step. A mail that changes its
+/// position in the list meanwhile is returned only once; remembering that takes 16 bytes per mail.
 pub(super) struct BulkSteps<'a> {
     act: Act,
     pages: Pages<'a>,
@@ -98,7 +98,7 @@ impl<'a> BulkSteps<'a> {
         }
     }
 
-    /// The next step, which may be empty; `None` after the last.
+    /// The next step, which may be empty; `None` after the last one.
     pub(super) async fn next(&mut self) -> Result<Option<Vec<Record>>, Error> {
         let Some((mut records, now)) = self.pages.next().await? else {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! Where "now" comes from.
+//! The engine's clock, and a fake one for tests.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -11,13 +11,13 @@ use tokio::time::Instant;
 use crate::mail::{Timestamp, When};
 use crate::policy::SlewedClock;
 
-/// The longest that a wait goes without looking at the time again, so that a machine that slept
-/// delays nothing by more.
+/// The longest time that a wait sleeps before it looks at the clock again, so that a suspended
+/// machine delays nothing by more.
 const LONGEST_NAP: Duration = Duration::from_secs(5);
-/// What the wall clock may be off without anything being counted from it.
+/// A deviation of the wall clock that is ignored.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
 
-/// Where "now" comes from: the system, or a test that moves it by hand. Clones show the same time.
+/// A clock: the system's, or one that a test moves. Clones are the same clock.
 #[derive(Clone, Debug)]
 pub struct Clock(Kind);
 
@@ -34,10 +34,10 @@ enum Kind {
 }
 
 impl Clock {
-    /// The system's clock: that of the wall where it began, and from then on as monotonic time
-    /// goes. Where the wall clock is set it follows slowly, by a tenth of the time that passes, so
-    /// that nothing waits longer or expires for it; where it is set forward by five minutes or
-    /// more, as after a sleep, at once.
+    /// The system's clock. It starts with the wall clock and runs with monotonic time. If the wall
+    /// clock is set, it follows slowly, by a tenth of the time that passes, so that no mail is
+    /// delayed or expires because of that; if it is set forward by five minutes or more, as after a
+    /// suspend, it follows at once.
     pub fn system() -> Self {
         let clock = SlewedClock::new(Timestamp::now(), Duration::ZERO);
         Clock(Kind::System {
@@ -46,12 +46,12 @@ impl Clock {
         })
     }
 
-    /// A clock that stands still at the present until [`Clock::advance`] moves it.
+    /// A clock that stands still at the current time until [`Clock::advance`] moves it.
     pub fn fake() -> Self {
         Clock::fake_at(Timestamp::now())
     }
 
-    /// A clock that stands still at this moment until [`Clock::advance`] moves it.
+    /// A clock that stands still at this time until [`Clock::advance`] moves it.
     pub fn fake_at(started: Timestamp) -> Self {
         Clock(Kind::Fake {
             started,
@@ -59,7 +59,7 @@ impl Clock {
         })
     }
 
-    /// The present.
+    /// The current time.
     pub fn now(&self) -> Timestamp {
         match &self.0 {
             Kind::System { started, clock } => {
@@ -70,8 +70,8 @@ impl Clock {
         }
     }
 
-    /// The time that is meant, for a mail that is accepted `now`: what the wall clock will be then
-    /// was asked for.
+    /// The engine's time for a point in time that a mail names, which is accepted at `now`: clients
+    /// mean the wall clock, which may differ from the engine's.
     pub(super) fn meant(&self, when: When, now: Timestamp) -> Timestamp {
         let (When::At(at), Kind::System { .. }) = (when, &self.0) else {
             return when.resolve(now);
@@ -84,7 +84,7 @@ impl Clock {
         }
     }
 
-    /// Time that never goes back, since some origin: for paces and breakers.
+    /// Monotonic time since the start, for rates and breakers.
     pub fn monotonic(&self) -> Duration {
         match &self.0 {
             Kind::System { started, .. } => started.elapsed(),
@@ -92,10 +92,10 @@ impl Clock {
         }
     }
 
-    /// Moves a fake clock on. Everything that falls due by then does.
+    /// Moves a fake clock forward. Everything that becomes due by then is done.
     ///
     /// # Panics
-    /// On the system's clock.
+    /// If this is the system's clock.
     pub fn advance(&self, span: Duration) {
         match &self.0 {
             Kind::System { .. } => panic!("the system's clock cannot be moved"),
@@ -103,7 +103,7 @@ impl Clock {
         }
     }
 
-    /// Waits until `at`. May return early: the caller looks again.
+    /// Waits until `at`. May return early: the caller must check the time again.
     pub fn sleep_until(&self, at: Timestamp) -> impl Future<Output = ()> + Send + 'static {
         let clock = self.clone();
         async move {
@@ -121,8 +121,8 @@ impl Clock {
     /// Waits for `span`.
     pub fn sleep(&self, span: Duration) -> impl Future<Output = ()> + Send + 'static {
         let clock = self.clone();
-        // Counted from this call, not from when somebody first waits for it: a fake clock may be
-        // moved in between.
+        // Counted from this call rather than from the first poll: a fake clock may be moved in
+        // between.
         let end = self.now() + span;
         async move {
             match &clock.0 {

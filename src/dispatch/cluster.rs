@@ -1,4 +1,4 @@
-//! The dispatchers that share a spool: who they are, and that each obeys what any of them is told.
+//! The dispatchers that share a spool, and orders that apply to all of them.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -14,13 +14,13 @@ use super::{Dispatcher, Error, Inner};
 use crate::mail::MailId;
 use crate::spool::{NodeStatus, Orders};
 
-/// How long a mail stays recalled here that is wanted back somewhere.
+/// How long a mail that was cancelled at some node is recalled here.
 const RECALLED_FOR: Duration = Duration::from_secs(30);
-/// How often a dispatcher looks what became of a mail that another may have: nothing but the
-/// database tells of that.
+/// How often to poll the state of a mail that another node may be sending: only the database knows
+/// its outcome.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What was obeyed so far.
+/// The orders that were applied.
 #[derive(Default)]
 pub(super) struct AppliedOrders {
     orders: Option<Arc<Orders>>,
@@ -29,7 +29,7 @@ pub(super) struct AppliedOrders {
 }
 
 impl AppliedOrders {
-    /// Obeys what is new.
+    /// Applies new orders.
     pub(super) fn obey(&mut self, engine: &Arc<Engine>, router: &ActorRef<router::Msg>) {
         let Some(cluster) = engine.spool.cluster() else {
             return;
@@ -73,7 +73,8 @@ impl AppliedOrders {
     }
 }
 
-/// Has a dispatcher take its share of the relays whenever nodes join or leave, as long as it lives.
+/// Applies this node's share of the relays whenever nodes join or leave, as long as the dispatcher
+/// exists.
 pub(super) fn follow_share(inner: &Arc<Inner>) {
     let Some(cluster) = inner.engine.spool.cluster() else {
         return;
@@ -105,7 +106,8 @@ pub(super) fn follow_share(inner: &Arc<Inner>) {
 }
 
 impl Dispatcher {
-    /// The dispatchers that share this one's spool, this one included; `None` where it is its own.
+    /// The dispatchers that share this one's spool, including this one; `None` if the spool is not
+    /// shared.
     ///
     /// # Errors
     /// [`Error::Spool`].
@@ -116,8 +118,7 @@ impl Dispatcher {
         }
     }
 
-    /// What is wrong with the spool that dispatchers share and does not stop them, one sentence
-    /// each.
+    /// Problems of a shared spool that do not stop the dispatchers, one sentence each.
     pub fn cluster_warnings(&self) -> Vec<String> {
         let cluster = self.inner.engine.spool.cluster();
         cluster.map_or_else(Vec::new, |cluster| cluster.warnings())

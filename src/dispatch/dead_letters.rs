@@ -1,4 +1,4 @@
-//! Dead letters: what failed for good, kept for inspection, to be tried again or deleted.
+//! Dead letters: deliveries that failed for good, kept for inspection, to be retried or deleted.
 
 use futures::StreamExt;
 
@@ -13,20 +13,20 @@ pub struct DeadLetters<'a> {
     postrider: &'a Dispatcher,
 }
 
-/// How much a purge deleted, or would.
+/// What a purge deleted, or with `dry_run` would delete.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Purged {
-    /// Mails.
+    /// The number of mails.
     pub mails: u64,
-    /// Recipients of these mails who got them, of whom there is no record any more.
+    /// The number of recipients who got these mails; the record of that is deleted too.
     pub delivered: u64,
 }
 
 impl DeadLetters<'_> {
-    /// One page of mails with a dead delivery that `filter` admits; its state is not looked at.
+    /// One page of mails with a dead delivery that match `filter`; the filter's state is ignored.
     ///
     /// # Errors
-    /// As [`Dispatcher::list`].
+    /// The same as [`Dispatcher::list`].
     pub async fn list(&self, filter: Query) -> Result<StatusPage, Error> {
         let query = Query {
             state: Some(State::Dead),
@@ -35,9 +35,9 @@ impl DeadLetters<'_> {
         self.postrider.list(query).await
     }
 
-    /// Retries every mail with a dead delivery that `filter` admits (its state and cursor are not
-    /// looked at). Returns how many; with `dry_run` it only counts. What has begun goes on to its
-    /// end, also where nobody waits for it any more.
+    /// Retries every mail with a dead delivery that matches `filter`, whose state and cursor are
+    /// ignored. Returns how many; with `dry_run` it only counts them. Once started, it runs to the
+    /// end, even if the caller stops waiting.
     ///
     /// # Errors
     /// [`Error::Spool`].
@@ -45,7 +45,7 @@ impl DeadLetters<'_> {
         Ok(self.act(Act::Retry, filter, dry_run).await?.mails)
     }
 
-    /// Deletes every finished mail with a dead delivery that `filter` admits, likewise.
+    /// Deletes every finished mail with a dead delivery that matches `filter`, in the same way.
     ///
     /// # Errors
     /// [`Error::Spool`].
@@ -53,7 +53,7 @@ impl DeadLetters<'_> {
         Ok(self.purge_all(filter, dry_run).await?.mails)
     }
 
-    /// The same, and says also of how many recipients who got their mail the record goes with it.
+    /// The same as [`DeadLetters::purge`], but returns also the number of delivered recipients.
     ///
     /// # Errors
     /// [`Error::Spool`].
@@ -89,7 +89,7 @@ impl DeadLetters<'_> {
     }
 }
 
-/// Does it to all of them, or only counts those.
+/// Applies the operation to all of them, or only counts them.
 async fn walk(
     postrider: &Dispatcher,
     act: Act,
@@ -112,14 +112,14 @@ async fn walk(
     Ok(())
 }
 
-/// How many of its recipients got a mail.
+/// The number of recipients to whom a mail was delivered.
 fn delivered_of(record: &Record) -> u64 {
     let deliveries = record.deliveries.iter();
     let delivered = deliveries.filter(|one| matches!(one.stage, Stage::Delivered { .. }));
     delivered.count() as u64
 }
 
-/// Which dead letters a filter means, in words.
+/// The filter as the text of a search.
 fn words(filter: &Query) -> String {
     let mut words = "state:dead".to_owned();
     if let Some(recipient) = &filter.recipient {
@@ -142,12 +142,12 @@ fn words(filter: &Query) -> String {
 }
 
 impl Dispatcher {
-    /// What failed for good.
+    /// The dead letters.
     pub fn dead_letters(&self) -> DeadLetters<'_> {
         DeadLetters { postrider: self }
     }
 
-    /// As [`DeadLetters::retry`].
+    /// The same as [`DeadLetters::retry`].
     ///
     /// # Errors
     /// [`Error::Spool`].
@@ -155,7 +155,7 @@ impl Dispatcher {
         self.dead_letters().retry(filter, dry_run).await
     }
 
-    /// As [`DeadLetters::purge`].
+    /// The same as [`DeadLetters::purge`].
     ///
     /// # Errors
     /// [`Error::Spool`].

@@ -1,13 +1,13 @@
-//! One mail's transactions over a sender's connection: as many as the relay's limits require, and
-//! again on a new connection where only the old one was used up. The result is, for each recipient,
-//! an outcome and whose fault it was.
+//! Sends one mail over a sender's connection, in as many transactions as the relay's limits
+//! require, and over a new connection if only the old one was the cause of a failure. The result is
+//! an outcome and its cause for each recipient.
 //!
 //! *Invariant:* each further transaction has fewer recipients than the one before, or a new
 //! connection, so that the loop ends.
 //!
 //! If the server ends the connection at one recipient, the others are tried again at once without
-//! that one. If it ends after the same number of recipients again and again, that number is taken
-//! for the server's limit per transaction.
+//! that one. If connections end after the same number of recipients repeatedly, that number counts
+//! as the server's limit per transaction.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -20,16 +20,15 @@ use super::sender::{OpenConnection, Panic, State};
 use crate::delivery::{Fault, Outcome, Phase, transaction};
 use crate::transport::Transaction;
 
-/// How many recipients of one mail may each end a connection. After that the remaining ones are
-/// deferred as well, so that a relay that hangs up at every recipient is not asked a hundred times.
+/// How many recipients of a mail may each end a connection. After that the remaining ones are
+/// deferred too, so that a relay that hangs up at every recipient is not tried a hundred times.
 const MAX_HANG_UPS: u32 = 20;
 
-/// After this many connections in a row that end at the same number of recipients, that number is
-/// taken for the server's limit.
+/// After this many connections in a row that end at the same number of recipients, that number
+/// counts as the server's limit.
 const HANG_UPS_AT_LIMIT: u32 = 3;
 
-/// A smaller number is not taken for a limit: a few bad recipients next to each other look the
-/// same.
+/// A smaller number does not count as a limit: a few bad recipients in a row would look the same.
 const LEAST_LIMIT: usize = 5;
 
 /// The outcome of one recipient's attempt.
@@ -39,8 +38,8 @@ pub(super) struct RecipientResult {
     pub fault: Fault,
 }
 
-/// A session that took no more mail. Whether the session was the cause is known once a new one has
-/// been tried.
+/// A session that accepted no more mail. Whether the session was the cause is known only after a
+/// new one was tried.
 struct SuspectedSession {
     /// How many mails it had carried.
     carried: u32,
@@ -49,22 +48,22 @@ struct SuspectedSession {
 }
 
 impl State {
-    /// Sends one mail to all its recipients. The commands of `next` are pipelined behind it where
-    /// that is safe.
+    /// Sends one mail to all its recipients. The commands of `next` are pipelined after it if that
+    /// is safe.
     pub(super) async fn deliver(
         &mut self,
         mail: &Transaction,
         next: Option<&Transaction>,
     ) -> Result<Vec<RecipientResult>, Panic> {
         let mut results: Vec<Option<RecipientResult>> = vec![None; mail.recipients.len()];
-        // The recipients without a result, by their place in the mail.
+        // The recipients without a result, by index.
         let mut left: Vec<usize> = (0..mail.recipients.len()).collect();
         let mut suspected: Option<SuspectedSession> = None;
         let mut hang_ups = 0;
         let mut hang_up_places = RepeatCount::default();
 
         while !left.is_empty() {
-            // One transaction, with as many of them as the relay takes at once.
+            // One transaction, with as many recipients as the relay accepts.
             let now = self.engine.clock.monotonic();
             let mut part = self.part(mail, &left, now);
             let is_whole = part.len() == mail.recipients.len();
@@ -102,7 +101,7 @@ impl State {
                 causes.for_each(|(_, fault)| *fault = Fault::Transaction);
             }
 
-            // A new session that fares better shows that the old one was the cause.
+            // A new session that does better shows that the old one was the cause.
             if let Some(session) = suspected.take().filter(|_| blames_old_session(&faults)) {
                 self.memory
                     .session_ended(session.carried, session.said_so, now);
@@ -145,8 +144,8 @@ impl State {
             .collect())
     }
 
-    /// The recipients of the next transaction. A mail whose commands were pipelined already keeps
-    /// all of them.
+    /// The recipients of the next transaction. If the mail's commands were pipelined already, all
+    /// of them.
     fn part(&self, mail: &Transaction, left: &[usize], now: Duration) -> Vec<usize> {
         let limit = match self.memory.transaction_limit(now) {
             Some(limit) if self.begun != Some(mail.mail) => limit.max(1),
@@ -155,7 +154,7 @@ impl State {
         left.iter().copied().take(limit).collect()
     }
 
-    /// Whether the next mail's commands may be pipelined behind this one: not if it needs several
+    /// Whether the next mail's commands may be pipelined after this one: not if it needs several
     /// transactions or another connection, or while some domain does not answer.
     fn may_pipeline(&self, next: &Transaction, now: Duration) -> bool {
         let fits = self
@@ -170,7 +169,7 @@ impl State {
         fits && has_room && self.memory.all_domains_answer()
     }
 
-    /// Whose fault each outcome was. `carried`: how many mails the connection had carried before;
+    /// The cause of each outcome. `carried`: how many mails the connection had carried before;
     /// `accepted`: how many recipients the server accepted in this transaction.
     fn judge(
         &self,
@@ -188,9 +187,9 @@ impl State {
             .collect()
     }
 
-    /// One transaction over the open connection or a new one. A reused connection that the relay
-    /// has closed meanwhile is replaced, and that does not count as a failure of the relay. Returns
-    /// also how many mails the connection had carried before.
+    /// One transaction over the open connection or a new one. If the relay has closed a reused
+    /// connection meanwhile, it is replaced, which does not count as a failure of the relay. Also
+    /// returns how many mails the connection had carried before.
     async fn transact(
         &mut self,
         mail: &Transaction,
@@ -214,7 +213,7 @@ impl State {
             let sending = sending.instrument(open.span.clone());
             let mut outcomes = AssertUnwindSafe(sending).catch_unwind().await?;
 
-            // A transport must give an outcome for each recipient. If one is missing, that
+            // A transport must return an outcome for each recipient. If one is missing, that
             // recipient may have got the mail.
             let missing = Outcome::InDoubt("no outcome was given".into());
             outcomes.resize(mail.recipients.len(), missing);
@@ -253,8 +252,8 @@ fn leave_out_bystanders(part: &mut Vec<usize>, outcomes: &mut Vec<Outcome>) {
     (*part, *outcomes) = kept.into_iter().unzip();
 }
 
-/// Whether these results of a new session show that the old one was the cause: they hold nothing
-/// against this session, the relay or a domain.
+/// Whether these results of a new session show that the old one was the cause: none of them has
+/// this session, the relay or a domain as its cause.
 fn blames_old_session(faults: &[Fault]) -> bool {
     use Fault::{Destination, Relay, Session, Unclear};
     faults
@@ -262,7 +261,7 @@ fn blames_old_session(faults: &[Fault]) -> bool {
         .all(|fault| !matches!(fault, Session | Relay | Unclear | Destination))
 }
 
-/// Whether the server itself said that the session takes no more mail.
+/// Whether the server said that the session accepts no more mail.
 fn says_session_is_full(outcomes: &[Outcome], faults: &[Fault]) -> bool {
     outcomes.iter().zip(faults).any(|(outcome, fault)| {
         *fault == Fault::Session && matches!(outcome, Outcome::Deferred(..) | Outcome::Rejected(..))
@@ -278,7 +277,7 @@ fn blame_all(outcomes: &mut [Outcome]) {
     }
 }
 
-/// How often in a row a number was the same.
+/// Counts how often in a row a number was the same.
 #[derive(Default)]
 struct RepeatCount {
     number: usize,
@@ -296,16 +295,18 @@ impl RepeatCount {
     }
 }
 
-/// How many recipients had been accepted when the connection ended at another.
+/// How many recipients had been accepted when the connection ended at another one.
 fn accepted_before_hang_up(outcomes: &[Outcome]) -> usize {
-    let over = outcomes.iter().rposition(|one| !one.is_of_another_recipient());
+    let over = outcomes
+        .iter()
+        .rposition(|one| !one.is_of_another_recipient());
     let before = outcomes.iter().take(over.unwrap_or(0));
     before.filter(|one| one.is_of_another_recipient()).count()
 }
 
 /// How many recipients a transaction may have, if these outcomes show it: as many as were accepted,
-/// or half of them if the server refused them all after it had accepted them. A limit that the
-/// server announces need not be observed.
+/// or half of them if the server refused all after accepting them. A limit that the server
+/// announces need not be learned.
 fn observed_limit(outcomes: &[Outcome], faults: &[Fault], accepted: usize) -> Option<usize> {
     let full = outcomes
         .iter()

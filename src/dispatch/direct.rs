@@ -1,4 +1,4 @@
-//! Past the queue: one synchronous attempt over a connection of its own.
+//! Sends mail without the queue: one synchronous attempt over a connection of its own.
 
 use bytes::Bytes;
 
@@ -11,9 +11,9 @@ use crate::mail::{Address, Guarantee, Mail};
 use crate::spool::Durability;
 use crate::transport::{Connection, Recall, Transaction, Transport};
 
-/// Whether a mail that the spool did not take can be sent at once instead: not where it might go
-/// out twice, or early. A mail with an idempotency key is one that nobody would remember, and one
-/// of which the spool knows may be sent by it.
+/// Whether a mail that the spool could not store can be sent directly instead. It must not be sent
+/// twice or too early. A mail with an idempotency key could not be remembered; a mail that is in
+/// the spool may be sent from there. `was_refusing`: the spool was refusing mail before this one.
 pub(super) async fn may_replace_the_spool(
     engine: &Engine,
     mail: &Mail,
@@ -24,7 +24,8 @@ pub(super) async fn may_replace_the_spool(
     let is_plain = options.idempotency_key.is_none()
         && options.send.is_none_or(|send| send.resolve(now) <= now);
 
-    // What it did not take because it was refusing is not in it; what it failed over may be.
+    // If the spool was already refusing mail, this one is not in it; if it failed during the write,
+    // it may be.
     let may_be_doubled = options.guarantee == Guarantee::AtLeastOnce;
     if !is_plain || !(was_refusing || may_be_doubled) {
         return false;
@@ -56,13 +57,13 @@ impl Direct {
         Direct { on_spool_failure }
     }
 
-    /// Whether mail is sent at once while the spool takes none.
+    /// Whether mail is sent directly while the spool accepts none.
     pub(super) fn is_chosen(&self) -> bool {
         self.on_spool_failure == OnSpoolFailure::Direct
     }
 
-    /// Sends a mail that the spool did not take. A receipt means that every recipient's was taken
-    /// by a relay.
+    /// Sends a mail that the spool could not store. Returns a receipt if a relay accepted it for
+    /// every recipient.
     pub(super) async fn submit(&self, engine: &Engine, mail: Mail) -> Result<Receipt, Error> {
         let sent = self.send(engine, &mail).await?;
         let failed = sent
@@ -92,11 +93,11 @@ impl Direct {
             priority: options.priority,
             recipients: mail.envelope().recipients().to_vec(),
         };
-        // This is also the way out while the spool cannot be asked.
+        // Direct sending must also work while the spool cannot be read.
         let suppressed = match engine.suppressed(&[asked]).await {
             Ok(suppressed) => suppressed.into_iter().next().unwrap_or_default(),
             Err(error) => {
-                tracing::warn!(%error, "sent without asking who is not to get mail");
+                tracing::warn!(%error, "sent without checking the suppression list");
                 Default::default()
             }
         };
@@ -126,9 +127,9 @@ impl Direct {
         let list = unsubscribing.zip(mail.options().list.as_ref());
         for (route, recipients) in groups {
             if let Some((_, list)) = list {
-                // Each with the link that is its own.
+                // Each recipient gets a link of their own.
                 for one in recipients {
-                    // It is not kept: nothing can be looked up by its place.
+                    // The mail is not stored, so its delivery cannot be looked up by an index.
                     let delivery = (mail.id(), 0);
                     let message = engine.with_list(mail.message(), delivery, &one, Some(list));
                     let alone = transaction(mail, vec![one.clone()], message);
@@ -150,9 +151,9 @@ impl Direct {
         })
     }
 
-    /// Tries each relay of the route that is not paused, until one answers about the mail; those of
-    /// the recipients go on of whom it said nothing. A refusal that another mail would have met as
-    /// well is no answer.
+    /// Tries each relay of the route that is not paused, until one has answered about the mail.
+    /// Recipients about whom a relay said nothing are tried at the next one; a refusal that is not
+    /// about the mail does not count as an answer.
     async fn send_over(
         &self,
         engine: &Engine,
@@ -187,8 +188,8 @@ impl Direct {
     }
 }
 
-/// Sends a mail in as many transactions as the relay's limits require, and over a new connection
-/// where only the old one was used up.
+/// Sends a mail in as many transactions as the relay's limits require, and over a new connection if
+/// only the old one was the cause of a failure.
 ///
 /// *Invariant:* each further transaction has fewer recipients than the one before, or a new
 /// connection, so that the loop ends.
@@ -220,7 +221,7 @@ async fn send_to_all(transport: &dyn Transport, mail: &Transaction) -> Vec<Outco
             .map(|(outcome, here)| outcome.judge(here).fault)
             .collect();
 
-        // It was closed meanwhile, before it was asked for anything.
+        // The connection was closed by the server before it was asked.
         let is_stale = carried > 0
             && learned
                 .iter()
@@ -246,8 +247,8 @@ async fn send_to_all(transport: &dyn Transport, mail: &Transaction) -> Vec<Outco
     outcomes
 }
 
-/// Whether another relay of the route may take what this one did not: it refused us and not the
-/// mail, or said beforehand that it cannot take it.
+/// Whether the route's next relay may accept what this one did not: the cause is not the mail, or
+/// this relay cannot accept it by its announced limits.
 fn is_for_the_next_relay(outcome: &Outcome) -> bool {
     let is_local = matches!(outcome, Outcome::Rejected(Phase::Local, _));
     is_local || outcome.judge(Circumstances::default()).fault == Fault::Relay

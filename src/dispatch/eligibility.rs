@@ -1,5 +1,5 @@
-//! Which deliveries of a claim may go to this relay now. The others are ended or deferred, and that
-//! is recorded.
+//! Decides which deliveries of a claim may be sent to this relay now. The others are ended or
+//! deferred, and recorded.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use crate::spool::Claim;
 const OTHER_RELAY_WAIT: Duration = Duration::from_secs(5 * 60);
 
 impl State {
-    /// The deliveries of a claim that are still wanted, not suppressed, may go to this relay, and
-    /// whose domain does not rest. `None` if there are none.
+    /// The deliveries of a claim that are not cancelled, expired or suppressed, may be sent to this
+    /// relay, and whose domain does not rest. `None` if there are none.
     pub(super) async fn eligible(&mut self, claim: Claim) -> Option<Claim> {
         let claim = self.still_wanted(claim).await?;
         let claim = self.without_doubtful(claim).await?;
@@ -27,7 +27,7 @@ impl State {
         }
     }
 
-    /// The claim, unless its mail has expired or was cancelled: then that is recorded instead.
+    /// The claim, unless its mail has expired or was cancelled, which is recorded then.
     async fn still_wanted(&mut self, claim: Claim) -> Option<Claim> {
         let now = self.engine.clock.now();
         let stage = if now >= claim.manifest.expires_at {
@@ -51,9 +51,9 @@ impl State {
         None
     }
 
-    /// The claim's deliveries that may go to this relay. If another relay may have an at-most-once
-    /// mail already, the delivery waits for that relay, and ends once that relay would no longer
-    /// recognize a repetition.
+    /// The claim's deliveries that may be sent to this relay. If another relay may already have an
+    /// at-most-once mail, the delivery waits for that relay; it ends once that relay would no
+    /// longer detect the repetition.
     async fn without_doubtful(&mut self, mut claim: Claim) -> Option<Claim> {
         let now = self.engine.clock.now();
         let may_go = |delivery: &Delivery| delivery.may_send_once(&self.relay, now);
@@ -104,7 +104,7 @@ impl State {
         };
 
         let Ok(mut places) = self.engine.suppressed(&[addressed]).await else {
-            // Without that knowledge nothing is sent: the mail returns to the queue.
+            // The mail may be suppressed, so it is not sent and returns to the queue.
             self.engine.spool_failed();
             self.abandon_pipelined().await;
             return None;
@@ -130,7 +130,7 @@ impl State {
         (!claim.deliveries.is_empty()).then_some(claim)
     }
 
-    /// The claim's deliveries whose domain does not rest at this relay. The others take the route's
+    /// The claim's deliveries whose domain does not rest at this relay. The others use the route's
     /// next relay, or wait until the domain is probed.
     fn without_resting(&mut self, mut claim: Claim) -> Option<Claim> {
         if self.memory.all_domains_answer() {

@@ -1,6 +1,5 @@
-//! What the handle and all actors share: the spool, the clock, the topology, the policies, and
-//! those who wait for something. Each job done with them has a file of its own: `life`,
-//! `recording`, `announcements`, `recalls`, `waiters`.
+//! The state that the handle and all actors share: spool, clock, topology and policies. The work
+//! done with it is in files of its own: `life`, `recording`, `announcements`, `recalls`, `waiters`.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
@@ -34,12 +33,11 @@ use crate::observe::Metrics;
 use crate::policy::RetryPolicy;
 use crate::spool::{Spool, SpoolError};
 
-/// How long to wait after an error before mail of former routes is moved again: at first, and at
-/// most.
+/// How long to wait after an error before rerouting mail is tried again: at first, and at most.
 const FIRST_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(60);
 
-/// Work that a shutdown waits for, until this is dropped.
+/// Work that a shutdown waits for; ends when it is dropped.
 pub(super) type InFlight = TaskTrackerToken;
 
 pub(super) struct Engine {
@@ -47,28 +45,29 @@ pub(super) struct Engine {
     pub clock: Clock,
     pub metrics: Metrics,
     pub retry: RetryPolicy,
-    /// Where recipients leave lists.
+    /// How recipients unsubscribe from lists.
     pub unsubscribing: Option<Unsubscribing>,
-    /// The domain that bounces come back to.
+    /// The domain for bounces.
     pub returns: Option<Returns>,
-    /// How long an address that bounced gets no mail.
+    /// How long an address that bounced is suppressed.
     pub suppress_bounces_for: Duration,
     pub leaving: Leaving,
     pub life: Life,
     pub recalls: Arc<Recalls>,
-    /// What each token and user may submit.
+    /// The quotas of tokens and users.
     pub accounts: Accounts,
     pub waiters: Arc<Waiters>,
     pub recordings: Arc<Recordings>,
     pub spool_backoff: SpoolBackoff,
-    /// Mail that was claimed and that no sender has begun, by relay.
+    /// Mail that was claimed and that no sender has started, by relay.
     pub stocks: Stocks,
-    /// Notified when deliveries were recorded, ended or withdrawn: callers that wait for room in
-    /// the queue, or for a mail to end, look again.
+    /// Notified when deliveries were recorded, ended or cancelled: callers that wait for room in
+    /// the queue, or for a mail to be finished, check again.
     pub progress: Notify,
-    /// Deliveries that are being accepted, so that many at once do not overfill the queue.
+    /// The deliveries that are being accepted; counted so that concurrent submissions do not
+    /// overfill the queue.
     pub accepting: AtomicU64,
-    /// The templates that mail is made from.
+    /// The templates for composing mail.
     #[cfg(feature = "templates")]
     pub templates: crate::content::Templates,
     pub refused_logins: RefusedLogins,
@@ -76,12 +75,12 @@ pub(super) struct Engine {
     topology: RwLock<Arc<Topology>>,
     /// The relays that a user has paused.
     paused: RwLock<HashSet<String>>,
-    /// The relays that are down, and what they last said or did.
+    /// The relays that are down, and their last errors.
     down: RwLock<HashMap<Arc<str>, String>>,
     /// What the senders have learned about each relay.
     memories: Mutex<HashMap<Arc<str>, Arc<RelayMemory>>>,
-    /// Claims that are being made, mail in senders' hands, and outcomes on their way to the disk.
-    /// Counted here and not by an actor, because actors end.
+    /// Claims in progress, mail that senders hold, and outcomes that are being written. Counted
+    /// here rather than in an actor, because actors may crash.
     in_flight: TaskTracker,
     /// The task that moves mail whose routes no longer exist.
     rerouting: Mutex<Option<AbortHandle>>,
@@ -128,14 +127,14 @@ impl Engine {
         }
     }
 
-    /// Adds what happened to a relay to the journal, without waiting for it.
+    /// Adds an event about a relay to the journal, without waiting for it.
     pub(super) fn note(self: &Arc<Self>, event: Event) {
         let engine = Arc::clone(self);
         tokio::spawn(async move {
             if let Some(journal) = engine.spool.journal()
                 && let Err(error) = journal.note(vec![event]).await
             {
-                tracing::warn!(%error, "what happened could not be noted in the journal");
+                tracing::warn!(%error, "cannot record an event in the journal");
             }
         });
     }
@@ -151,14 +150,14 @@ impl Engine {
         self.life.admits()
     }
 
-    /// Whether mail is given to senders: not after a shutdown was requested, nor while nothing can
-    /// be recorded.
+    /// Whether mail is given to senders: not after a shutdown was requested, nor while outcomes
+    /// cannot be recorded.
     pub(super) fn is_sending(&self) -> bool {
         self.life.is_running() && self.can_record()
     }
 
-    /// Whether a sender may begin a mail that it has: also for a while after a shutdown was
-    /// requested, but not while its relay is paused, nor while outcomes cannot be recorded.
+    /// Whether a sender may start a mail that it holds. Also true for some time after a shutdown
+    /// was requested, but not while its relay is paused or outcomes cannot be recorded.
     pub(super) fn may_begin(&self, relay: &str) -> bool {
         self.life.has_time() && !self.is_paused(relay) && self.can_record()
     }
@@ -184,18 +183,18 @@ impl Engine {
         }
     }
 
-    /// The relay is down, for this reason.
+    /// Records that the relay is down, and why.
     pub(super) fn is_down(&self, relay: &Arc<str>, reason: &str) {
         let mut down = self.down.write();
         down.insert(Arc::clone(relay), reason.to_owned());
     }
 
-    /// The relay is up again.
+    /// Records that the relay is up again.
     pub(super) fn is_up(&self, relay: &str) {
         self.down.write().remove(relay);
     }
 
-    /// The relays of each route of which none can be sent over, and why.
+    /// The relays of each route of which no relay can be used, and why.
     pub(super) fn stuck(&self) -> Vec<String> {
         let (down, topology) = (self.down.read(), self.topology());
         if down.is_empty() {
@@ -210,7 +209,9 @@ impl Engine {
             .collect();
         let why = relays.iter().filter_map(|relay| {
             let reason = down.get(relay.as_str())?;
-            Some(format!("nothing goes over the relay {relay}: {reason}"))
+            Some(format!(
+                "no mail can be sent over the relay {relay}: {reason}"
+            ))
         });
 
         why.collect()
@@ -225,7 +226,7 @@ impl Engine {
         *self.topology.write() = topology;
     }
 
-    /// Draws a number evenly from 0 to 1.
+    /// A random number from 0 to 1, evenly distributed.
     pub(super) fn chance(&self) -> f64 {
         rand::random()
     }
@@ -235,7 +236,7 @@ impl Engine {
         self.in_flight.token()
     }
 
-    /// Whether no mail is in a sender's hands or on its way there, and every outcome is on disk.
+    /// Whether no mail is being claimed or sent, and every outcome is on disk.
     pub(super) fn is_at_rest(&self) -> bool {
         self.in_flight.is_empty()
     }
@@ -245,8 +246,8 @@ impl Engine {
         self.in_flight.wait().await;
     }
 
-    /// Moves mail that waits for routes that no longer exist, in small steps beside all other work.
-    /// A task of an earlier configuration is stopped: its routes may be the ones that are gone.
+    /// Moves mail of routes that no longer exist to the default route, in small steps. Stops the
+    /// task of an earlier configuration, whose routes may be gone.
     pub(super) fn reroute(self: &Arc<Self>) {
         let mut rerouting = self.rerouting.lock();
         if let Some(before) = rerouting.take() {
@@ -266,14 +267,14 @@ impl Engine {
                     Ok(moved) => tracing::warn!(
                         moved,
                         to = fallback.as_str(),
-                        "mail waited for relays that do not exist any more"
+                        "moved mail of routes that no longer exist"
                     ),
                     Err(error) => {
                         tracing::error!(
                             %error,
                             ?rest,
-                            "mail that waits for relays that do not exist any more could not be \
-                             moved; tried again"
+                            "cannot move mail of routes that no longer exist; will be \
+                             tried again"
                         );
                         if error == SpoolError::Closed {
                             return;

@@ -1,4 +1,4 @@
-//! Why the dispatcher cannot do what it was asked.
+//! The errors of the dispatcher.
 
 use std::time::Duration;
 
@@ -7,112 +7,110 @@ use crate::policy::Rate;
 use crate::spool::SpoolError;
 use crate::transport::RelayError;
 
-/// Why the dispatcher cannot do what it was asked. Where a mail was submitted, it was not accepted.
+/// Why the dispatcher cannot do what was requested. If a mail was submitted, it was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The mail is not valid, or too large.
     #[error(transparent)]
     Mail(#[from] MailError),
-    /// As many mails are pending as may be.
+    /// As many mails are pending as are allowed.
     #[error(
-        "the queue is full: {pending} deliveries are pending, and {max} may be; try again later"
+        "the queue is full: {pending} deliveries are pending, the maximum is {max}; try again later"
     )]
     Full {
         /// How many deliveries are pending.
         pending: u64,
-        /// How many may be.
+        /// The maximum.
         max: u64,
     },
-    /// The spool holds as much as it may.
+    /// The spool stores as much as is allowed.
     #[error(
-        "the spool is full: it holds {kept} bytes, and {max} may be (`spool.max_size`); try again \
-         later"
+        "the spool is full: it stores {kept} bytes, the maximum is {max} (`spool.max_size`); try \
+         again later"
     )]
     SpoolFull {
-        /// About how many bytes are kept.
+        /// About how many bytes are stored.
         kept: u64,
-        /// How many may be.
+        /// The maximum.
         max: u64,
     },
-    /// Who submits the mail has used up its quota.
+    /// The submitter has used up a quota.
     #[error("{who} {limit}; again in {}", humantime::format_duration(*.again_in))]
     Quota {
-        /// Who.
+        /// The submitter.
         who: Submitter,
-        /// What is used up.
+        /// The quota.
         limit: QuotaLimit,
         /// When to try again, in whole seconds.
         again_in: Duration,
     },
-    /// Who submits the mail may not send from this address.
+    /// The submitter may not send from this address.
     #[error("{who} may not send from {address}")]
     SenderRefused {
-        /// Who.
+        /// The submitter.
         who: Submitter,
-        /// The return path, or what From or Sender says.
+        /// The return path, or the address in From or Sender.
         address: Address,
     },
     /// The idempotency key belongs to a mail with other content.
     #[error("the idempotency key was used before for mail {0}, which has other content")]
     KeyReused(MailId),
-    /// No rule says which relay this recipient's mail may take.
+    /// No route matches this recipient.
     #[error("no route matches the recipient {0}; add a route without `match` as the default")]
     NoRoute(String),
-    /// The spool took nothing, and the one synchronous attempt instead did not succeed for every
-    /// recipient.
+    /// The spool could not store the mail, and sending it directly failed for a recipient.
     #[error("the mail for {recipient} was not sent: {outcome}")]
     NotSent {
-        /// The first recipient whose mail was not taken.
+        /// The first recipient for whom it failed.
         recipient: String,
-        /// What the relay said.
+        /// The relay's answer.
         outcome: String,
     },
-    /// The spool cannot take or tell anything.
+    /// The spool cannot be read or written.
     #[error(transparent)]
     Spool(SpoolError),
     /// There is no such mail.
     #[error("there is no mail {0}")]
     UnknownMail(MailId),
-    /// No mail has this name: neither as the beginning of its id, nor as its key, Message-ID or
-    /// sender.
+    /// No mail has this name: not as the start of its id, nor as its key, Message-ID or sender.
     #[error(
         "no mail has an id that begins with `{}`, or has that key, Message-ID or sender",
         .0.escape_debug()
     )]
     UnknownName(String),
-    /// This name fits several mails.
+    /// Several mails have this name.
     #[error(
         "`{}` fits several mails: {}; name one by more of its id",
         .name.escape_debug(),
         all(mails)
     )]
     Ambiguous {
-        /// What was asked for.
+        /// The name.
         name: String,
         /// Some of them, the newest first.
         mails: Vec<MailId>,
     },
-    /// There is more mail than was looked at for a name: it may fit others.
+    /// Only a part of the mail was searched for a name; more mails may have it.
     #[error("{}", not_all_seen(name, *looked_at, *mail))]
     NotAllSeen {
-        /// What was asked for.
+        /// The name.
         name: String,
-        /// How many mails were looked at.
+        /// How many mails were searched.
         looked_at: u64,
-        /// The one among them that it fits.
+        /// The mail that was found, if one was.
         mail: Option<MailId>,
-        /// Where to go on.
+        /// The cursor with which to continue.
         next: String,
     },
-    /// The message of this mail is not kept any more; what became of it is.
+    /// The message of this mail is no longer kept, but its record is.
     #[error(
-        "the message of mail {0} is not kept any more, as `spool.keep_bodies` says; its record is"
+        "the message of mail {0} was deleted, see `spool.keep_bodies`; its record still exists"
     )]
     Forgotten(MailId),
     /// There is no such relay.
     #[error("there is no relay named `{}`", .0.escape_debug())]
     UnknownRelay(String),
-    /// The mail is not in a state that allows it.
+    /// The state of the mail does not allow the operation.
     #[error("mail {id} is {state}{}", why_not(state))]
     TooLate {
         /// The mail.
@@ -120,24 +118,24 @@ pub enum Error {
         /// Its state.
         state: &'static str,
     },
-    /// As many jobs go on as may.
-    #[error("{0} jobs are running, the most at once; wait for one to end, or stop one")]
+    /// The maximum number of jobs is running.
+    #[error("{0} jobs are running, the maximum; wait until one ends, or stop one")]
     TooManyJobs(usize),
-    /// The list's cursor is not one that was handed out.
+    /// The cursor is not one that a list returned.
     #[error("the cursor is not the `next` of an earlier answer")]
     BadCursor,
-    /// The dispatcher is configured so that it cannot start.
+    /// The configuration is invalid.
     #[error("{0}")]
     Configuration(String),
-    /// A relay is configured so that it cannot be used.
+    /// The configuration of a relay is invalid.
     #[error("relay `{name}`: {error}")]
     Relay {
         /// The relay.
         name: String,
-        /// What is wrong.
+        /// The reason.
         error: RelayError,
     },
-    /// The dispatcher has stopped. What was accepted is safe in the spool.
+    /// The dispatcher has stopped. Accepted mail is safe in the spool.
     #[error("the dispatcher has stopped: {0}")]
     Stopped(String),
 }
@@ -160,9 +158,9 @@ fn all(mails: &[MailId]) -> String {
 }
 
 impl Error {
-    /// Whether the same call may succeed later, with nothing changed but the time: there may be
-    /// room, the quota may be free again, the disk or the database may be back. Of a mail that was
-    /// submitted nothing was kept, so that it may be submitted again.
+    /// Whether the same call may succeed later: once there is room, the quota is free again, or the
+    /// disk or database works again. A mail that was submitted was not stored, so it can be
+    /// submitted again.
     pub fn is_retryable(&self) -> bool {
         match self {
             Error::Full { .. }
@@ -190,26 +188,26 @@ impl Error {
     }
 }
 
-/// Which limit of a quota is used up.
+/// A limit of a quota that is used up.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QuotaLimit {
-    /// Deliveries that may be pending.
-    #[error("has {pending} deliveries pending, and {max} may be (`max_pending`)")]
+    /// The number of pending deliveries.
+    #[error("has {pending} deliveries pending, the maximum is {max} (`max_pending`)")]
     Pending {
         /// How many are pending.
         pending: u64,
-        /// How many may be.
+        /// The maximum.
         max: u64,
     },
-    /// Recipients on one day.
-    #[error("has written to {today} recipients today, and {max} may be (`max_per_day`)")]
+    /// The number of recipients per day.
+    #[error("has written to {today} recipients today, the maximum is {max} (`max_per_day`)")]
     PerDay {
-        /// How many there were today.
+        /// How many recipients there were today.
         today: u64,
-        /// How many there may be.
+        /// The maximum.
         max: u64,
     },
-    /// Mails in a time.
+    /// The number of mails per time.
     #[error("submits mail faster than {0} (`rate`)")]
     Rate(Rate),
 }
@@ -225,14 +223,14 @@ impl QuotaLimit {
     }
 }
 
-/// What a state means for whoever wanted something else of the mail.
+/// The part of the error text that explains a state.
 fn why_not(state: &str) -> &'static str {
     match state {
         "scheduled" => {
-            ", and goes out at its time: only dead, cancelled and deferred mail is retried"
+            " and is sent at its time: only dead, cancelled and deferred mail can be retried"
         }
-        "queued" => ", and goes out next: only dead, cancelled and deferred mail is retried",
-        _ => ", which is too late for that",
+        "queued" => " and is sent next: only dead, cancelled and deferred mail can be retried",
+        _ => ", so it is too late for that",
     }
 }
 

@@ -1,5 +1,5 @@
-//! What happened, as a stream: from now on, or from any number that the journal still has.
-//! Followers share what is in memory; what is older is read page by page.
+//! The events as a stream: new ones, or from any number that is still in the journal. Readers share
+//! the latest events in memory; older ones are read page by page.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -19,21 +19,21 @@ use crate::delivery::Event;
 use crate::mail::MailId;
 use crate::spool::{JournalPage, Spool, SpoolError};
 
-/// How many events are asked for at a time: what a reader that is slow holds.
+/// How many events are read at once, which is the most that a slow reader holds.
 const PAGE_EVENTS: usize = 64;
-/// How long a journal that cannot be read is left alone.
+/// How long to wait after the journal could not be read.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// What a reader of events gets. Lag is an item of its own, never silent.
+/// An item of an event stream. Missed events are an item of their own.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(
     clippy::large_enum_variant,
     reason = "nearly all are events, and readers take them apart at once"
 )]
 pub enum EventItem {
-    /// Something happened.
+    /// An event.
     Event(Event),
-    /// So many events before the next one are gone: the journal did not keep them that long.
+    /// This many events before the next one are no longer in the journal.
     Lagged(u64),
 }
 
@@ -51,18 +51,18 @@ impl Stream for EventStream {
 /// A reader that follows the journal. It does not keep the spool open.
 struct Follower {
     spool: Weak<dyn Spool>,
-    /// Log, metrics and a mail's status tell what happened before an event does.
+    /// Events are published only after log, metrics and status reflect them.
     recordings: Arc<Recordings>,
     last: watch::Receiver<u64>,
     at: u64,
-    /// Only what happens to this mail.
+    /// If set, only events of this mail.
     mail: Option<MailId>,
-    /// Whether what is known of the mail is yet to be asked for.
+    /// Whether the past events of the mail are still to be read.
     asks: bool,
     waiting: VecDeque<PendingItem>,
 }
 
-/// What a reader has yet to take: events are shared with everybody who follows.
+/// An item that the reader has not taken yet; events are shared among all readers.
 enum PendingItem {
     Event(Arc<Event>),
     Lagged(u64),
@@ -95,8 +95,8 @@ impl Follower {
         }
     }
 
-    /// Waits until the log and the metrics tell this, too. What cannot be recorded now is not
-    /// waited for.
+    /// Waits until the log and the metrics reflect this event. Does not wait while outcomes cannot
+    /// be recorded.
     async fn until_recorded(&self, item: &EventItem) {
         if let EventItem::Event(Event {
             mail: Some(mail), ..
@@ -139,7 +139,7 @@ fn follow(engine: &Engine, mail: Option<MailId>, after: Option<u64>) -> EventStr
 
     let last = journal.last();
     let now = *last.borrow();
-    // A number that was never given says nothing: what is known is told.
+    // A number that was never used belongs to another journal: the reader gets everything.
     let at = match after {
         Some(after) if after > now => 0,
         Some(after) => after,
@@ -160,20 +160,20 @@ fn follow(engine: &Engine, mail: Option<MailId>, after: Option<u64>) -> EventStr
 }
 
 impl Dispatcher {
-    /// What happens from now on, as a stream. A reader that is slow reads from the spool what it
-    /// missed; only what the journal does not keep any more is gone, and that is told.
+    /// New events, as a stream. A slow reader gets older events from the spool; events that are no
+    /// longer in the journal are reported as missed.
     pub fn events(&self) -> EventStream {
         follow(&self.inner.engine, None, None)
     }
 
-    /// As [`Dispatcher::events`], beginning after the event of that number as far as the journal
-    /// goes back; 0 is before all of them. Numbers hold over restarts.
+    /// The same as [`Dispatcher::events`], starting after the event with this number, as far back
+    /// as the journal goes; 0 is before all events. Numbers survive restarts.
     pub fn events_after(&self, seq: u64) -> EventStream {
         follow(&self.inner.engine, None, Some(seq))
     }
 
-    /// As [`Dispatcher::events`] and [`Dispatcher::events_after`], of one mail. What happened to it
-    /// is found by its record, however long ago it was.
+    /// The same as [`Dispatcher::events`] or [`Dispatcher::events_after`], for one mail. Past
+    /// events are found from its record, however old it is.
     pub fn events_of(&self, mail: MailId, after: Option<u64>) -> EventStream {
         follow(&self.inner.engine, Some(mail), after)
     }

@@ -1,5 +1,5 @@
-//! What failed, grouped: by what was said, with all that differs from mail to mail taken out, or by
-//! the recipients' domain.
+//! Groups failures: by the error, without the parts that differ from mail to mail, or by the
+//! recipient's domain.
 
 use std::collections::HashMap;
 
@@ -10,27 +10,27 @@ use crate::delivery::{Delivery, Stage, State};
 use crate::mail::{MailId, Timestamp};
 use crate::spool::Query;
 
-/// How many mails are looked at together.
+/// How many mails are read at once.
 const STEP_MAILS: usize = 1000;
 
-/// The most mails that are looked at: what failed before is not grouped.
+/// The most mails that are read; older failures are not grouped.
 const MOST_LOOKED_AT: u64 = 200_000;
 
-/// The most groups that are told apart.
+/// The most groups.
 const MOST_GROUPS: usize = 1000;
 
-/// The longest error that a group is named by, in characters.
+/// The most characters of a group's name.
 const LONGEST_ERROR: usize = 240;
 
-/// The most that is said of one word; a longer one that has digits is taken for an id.
+/// The longest word with digits that is kept; longer ones are probably ids.
 const LONGEST_WORD: usize = 16;
 
-/// By what failures are grouped.
+/// How failures are grouped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum GroupBy {
-    /// By what the relay said, without what differs from mail to mail.
+    /// By the error, without the parts that differ from mail to mail.
     #[default]
     Error,
     /// By the recipients' domain.
@@ -49,42 +49,42 @@ impl std::str::FromStr for GroupBy {
     }
 }
 
-/// Deliveries that failed alike.
+/// Deliveries with the same error or domain.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct FailureGroup {
     /// The error, or the domain.
     pub name: String,
-    /// How many deliveries.
+    /// The number of deliveries.
     pub count: u64,
-    /// Of these, how many are dead.
+    /// How many of them are dead.
     pub dead: u64,
-    /// Of these, how many are tried again.
+    /// How many of them will be tried again.
     pub deferred: u64,
-    /// When one was last tried, or ended.
+    /// When one of them was last attempted or ended.
     pub last_at: Option<Timestamp>,
-    /// One of the mails.
+    /// The id of one of the mails.
     pub example: MailId,
-    /// What the relay said of that mail.
+    /// The relay's answer for that mail.
     pub text: String,
-    /// The search that finds them.
+    /// The search that finds all of them.
     pub q: String,
 }
 
-/// What failed, the largest group first.
+/// The failures, the largest group first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Failures {
-    /// The groups.
+    /// The groups, at most a thousand.
     pub groups: Vec<FailureGroup>,
-    /// Deliveries of groups beyond the thousandth.
+    /// The number of deliveries in further groups.
     pub others: u64,
-    /// Whether all mail that failed was looked at; if not, the newest was.
+    /// Whether all failed mail was read; if not, only the newest was.
     pub complete: bool,
 }
 
 impl Dispatcher {
-    /// What is dead or deferred among the mails of `query`, grouped. Its state is not looked at.
+    /// Groups the dead and deferred deliveries of `query`, whose state is ignored.
     ///
     /// # Errors
     /// [`Error::Spool`].
@@ -107,7 +107,7 @@ impl Dispatcher {
         })
     }
 
-    /// Whether all were looked at.
+    /// Whether all mail was read.
     async fn gather(
         &self,
         state: State,
@@ -197,7 +197,7 @@ impl GroupCounter {
     }
 }
 
-/// What was last said of a delivery, or why it is dead where nothing was.
+/// The last error of a delivery; the reason why it is dead if it was not attempted.
 pub(super) fn error_of(delivery: &Delivery) -> String {
     match (delivery.attempts.last(), &delivery.stage) {
         (Some(attempt), _) => attempt.reply_text(),
@@ -206,7 +206,8 @@ pub(super) fn error_of(delivery: &Delivery) -> String {
     }
 }
 
-/// An error without what differs from mail to mail: addresses, numbers, ids. Codes stay.
+/// An error without the parts that differ from mail to mail: addresses, numbers, ids. Codes are
+/// kept.
 pub(super) fn normalised(error: &str) -> String {
     let mut words = Vec::new();
     for (place, word) in error.split_whitespace().enumerate() {
@@ -225,7 +226,7 @@ fn is_code(word: &str) -> bool {
     word.len() <= 9 && word.bytes().all(|b| b.is_ascii_digit() || b == b'.')
 }
 
-/// Names with a number in them that differs from nothing.
+/// Words with a digit that is the same in every mail.
 const NAMES_WITH_NUMBERS: [&str; 2] = ["SMTPUTF8", "8BITMIME"];
 
 fn of_any_mail(word: &str) -> String {

@@ -1,8 +1,8 @@
-//! What comes back for mail that was sent: reports and providers' events find their delivery here,
-//! are kept with it, and what follows from them is done in the same commit.
+//! Processes bounces, complaints and events of providers: finds the delivery, stores the feedback
+//! with it, and adds suppressions in the same commit.
 //!
-//! *Invariant:* a report reaches the delivery whose token it bears, and no other address: whatever
-//! it says besides changes nothing for anybody else.
+//! *Invariant:* a report affects only the delivery whose token it contains, whatever other
+//! addresses it mentions.
 
 use std::time::Duration;
 
@@ -18,112 +18,112 @@ use crate::feedback::{self, Finding, ReportReading};
 use crate::mail::{Address, MailId, Timestamp};
 use crate::spool::{FeedbackResult, NewFeedback, Query, Record, Suppression, SuppressionReason};
 
-/// Who says what a report says.
+/// The source of feedback that came as a report.
 pub(super) const REPORT_SOURCE: &str = "report";
-/// Reports above this size are read on a thread of their own.
+/// Reports larger than this are parsed on a thread of their own.
 const LARGE_REPORT: usize = 128 * 1024;
-/// How many of an address's last mails are looked at for one that a provider names.
+/// How many of an address's latest mails are searched for one that a provider names.
 const LAST_MAILS: usize = 100;
-/// How many milliseconds before the time in a Message-ID its mail may have come, and how long
-/// after: clocks differ, and whoever wrote it may have had to wait.
+/// How many milliseconds before the time in a Message-ID the mail may have been accepted, and how
+/// long after it: clocks differ, and the client may have had to wait.
 const CLOCKS_DIFFER: i64 = 60_000;
 const ON_ITS_WAY: Duration = Duration::from_secs(3600);
 
-/// What comes back; see [`Dispatcher::feedback`].
+/// Processes feedback; see [`Dispatcher::feedback`].
 #[derive(Clone, Copy)]
 pub struct FeedbackHandle<'a> {
     postrider: &'a Dispatcher,
 }
 
-/// What a provider says of a mail that it took.
+/// A provider's event about a mail that it accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProviderEvent {
-    /// Names the event: the same event twice has the same name.
+    /// The id of the event; a repeated event has the same id.
     pub id: String,
     /// What happened.
     pub kind: FeedbackKind,
-    /// Whether it failed for good, as the provider sees it.
+    /// Whether the failure is permanent, according to the provider.
     pub permanent: bool,
     /// The enhanced status code, or the complaint's type.
     pub status: Option<String>,
-    /// What was said in words.
+    /// The explanation.
     pub text: String,
-    /// To whom the mail went.
+    /// The recipient of the mail.
     pub recipient: String,
-    /// Whether it is this recipient's doing. Where a provider tells of a mail as a whole, it is
-    /// taken only if the mail reached nobody else.
+    /// Whether the event is about this recipient. If the provider reports it about the mail as a
+    /// whole, it is used only if the mail had no other recipient.
     pub names_recipient: bool,
-    /// The mail's Message-ID, as far as the provider knows it.
+    /// The mail's Message-ID, if the provider has it.
     pub message_id: Option<String>,
-    /// The provider's own name for the mail, which its answer told.
+    /// The provider's id of the mail, which was in its answer.
     pub provider_id: Option<String>,
-    /// The event as it came: a token of ours may stand in it.
+    /// The event as it was received; it may contain one of our tokens.
     pub raw: Bytes,
 }
 
-/// What came of one thing that came back.
+/// The effect of one report or event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeedbackReceipt {
     /// The mail.
     pub mail: MailId,
-    /// Its recipient.
+    /// The recipient.
     pub recipient: Address,
-    /// What is said.
+    /// The kind of feedback.
     pub kind: FeedbackKind,
-    /// The status code, or the complaint's type.
+    /// The status code, or the type of complaint.
     pub status: Option<String>,
-    /// Whether it was known already.
+    /// Whether it was reported before.
     pub known: bool,
-    /// Whether the address gets no mail any more because of it.
+    /// Whether the address was added to the suppression list.
     pub suppressed: bool,
 }
 
-/// Why a report is refused.
+/// Why a report was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReportError {
-    /// It is none.
+    /// The message is not a report.
     #[error("the message is neither a delivery report nor a complaint")]
     NoReport,
-    /// It leads to no mail of ours.
-    #[error("the report belongs to no mail that is kept here: it has none of its return paths")]
+    /// The report is not about a mail of ours.
+    #[error("the report has no return path of a mail that is kept here")]
     NotOurs,
-    /// It came to an address by which a list is left, and does not say which.
-    #[error("the subject has no unsubscribe token, and the mail is not kept any more")]
+    /// It was sent to an address for unsubscribing and does not name a list.
+    #[error("the subject has no unsubscribe token, and the mail is no longer kept")]
     NoList,
-    /// It could not be kept.
+    /// It could not be stored.
     #[error(transparent)]
     Engine(#[from] Error),
 }
 
-/// Something that is about to be kept.
+/// A finding with its delivery, to be stored.
 struct MatchedFinding {
     record: Record,
     index: u16,
     id: String,
     finding: Finding,
-    /// Whether the address is bad although the status does not say so.
+    /// Whether the address is bad even if the status does not say so.
     is_hard: bool,
 }
 
 impl Dispatcher {
-    /// What comes back for mail that was sent: reports, complaints, providers' events.
+    /// Processes reports, complaints and events of providers.
     pub fn feedback(&self) -> FeedbackHandle<'_> {
         FeedbackHandle { postrider: self }
     }
 }
 
 impl FeedbackHandle<'_> {
-    /// Where mail comes back to, if that is known.
+    /// The domain for bounces, if it is configured.
     pub fn returns(&self) -> Option<&Returns> {
         self.engine().returns.as_ref()
     }
 
-    /// Takes a report that came to these addresses, as far as they are known. Whose it is says the
-    /// token of its return path. One that `is_trusted`, because of who submits it, may be of a mail
-    /// that it names by its Message-ID.
+    /// Processes a report that was sent to these addresses, if they are known. The token in the
+    /// return path identifies the delivery. If `is_trusted`, because of who submitted it, the
+    /// report may also identify a mail by its Message-ID.
     ///
-    /// Nothing follows from a report of a delay. A message that is no report and came to the
-    /// address in a `List-Unsubscribe` has its recipient leave that list.
+    /// A report of a delay has no effect. A message that is not a report, sent to an address in a
+    /// `List-Unsubscribe` field, unsubscribes its recipient from that list.
     ///
     /// # Errors
     /// [`ReportError`].
@@ -171,8 +171,8 @@ impl FeedbackHandle<'_> {
         Ok(self.keep(REPORT_SOURCE, found).await?)
     }
 
-    /// Takes events of a provider, which has proved that they are its. Those of mail that is not
-    /// kept here are counted, and nothing else.
+    /// Processes events of a provider that has authenticated itself. Events about unknown mail are
+    /// only counted.
     ///
     /// # Errors
     /// [`Error::Spool`].
@@ -211,7 +211,7 @@ impl FeedbackHandle<'_> {
         self.keep(by, found).await
     }
 
-    /// Counts what a provider says that nothing follows from.
+    /// Counts an event of a provider that has no effect.
     pub fn count_unknown(&self, by: &str, what: &'static str) {
         self.engine().metrics.fed_back(by, what);
     }
@@ -224,8 +224,8 @@ impl FeedbackHandle<'_> {
         &self.postrider.inner.engine
     }
 
-    /// What a report says of the delivery whose token it bears: what it says of that recipient,
-    /// else the worst that it says, since mail is passed on to other addresses.
+    /// The finding for the delivery whose token a report contains: the one about its recipient, or
+    /// else the worst, since mail may be forwarded to other addresses.
     async fn of_token(
         &self,
         (mail, index): Returned,
@@ -265,7 +265,7 @@ impl FeedbackHandle<'_> {
         }))
     }
 
-    /// What a report says of the recipients of a mail that it names.
+    /// The findings for the recipients of a mail that a report identifies.
     async fn of_message_id(
         &self,
         id: &str,
@@ -292,7 +292,7 @@ impl FeedbackHandle<'_> {
         Ok(found)
     }
 
-    /// The mail of a Message-ID that was made here.
+    /// The mail with a Message-ID that was generated here.
     async fn of_id(&self, message_id: &str) -> Result<Option<Record>, Error> {
         match id_in(message_id) {
             Some(id) => Ok(self.engine().spool.get(id).await?),
@@ -305,13 +305,13 @@ impl FeedbackHandle<'_> {
         let spool = &self.engine().spool;
         let raw = std::slice::from_ref(&event.raw);
         if let Some((mail, index)) = self.returns().and_then(|returns| returns.find(raw)) {
-            // Where that one is gone, no other is meant.
+            // If that delivery no longer exists, no other one is meant.
             let record = spool.get(mail).await?;
             let record = record.filter(|record| usize::from(index) < record.deliveries.len());
             return Ok(record.map(|record| (record, index)));
         }
 
-        // A name may stand before it.
+        // The address may have a name.
         let Ok(recipient) = Address::read(&event.recipient) else {
             return Ok(None);
         };
@@ -324,9 +324,8 @@ impl FeedbackHandle<'_> {
             return Ok(Some((record, index)));
         }
 
-        // Nothing but its id and its idempotency key leads to a mail at once. A Message-ID of ours,
-        // and that of many a program, says when to look: the mail that is gone lay among others
-        // that are.
+        // Only ids and idempotency keys have an index. A Message-ID often contains the time at
+        // which it was made, ours always do, which limits the search.
         let made = event.message_id.as_deref().and_then(made_at);
         let earlier = |made: Timestamp| Timestamp::from_millis(made.as_millis() - CLOCKS_DIFFER);
         let query = Query {
@@ -350,7 +349,7 @@ impl FeedbackHandle<'_> {
                 continue;
             };
             let attempts = &record.deliveries[usize::from(index)].attempts;
-            // The provider's answer told how it calls the mail.
+            // The provider's answer contained its id of the mail.
             let is_answered = event.provider_id.as_deref().is_some_and(|id| {
                 id.len() >= 8 && attempts.iter().any(|attempt| attempt.text.contains(id))
             });
@@ -362,7 +361,7 @@ impl FeedbackHandle<'_> {
         Ok(None)
     }
 
-    /// Keeps what was found, does what follows, and tells of it.
+    /// Stores the findings, applies their consequences, and publishes events.
     async fn keep(
         &self,
         by: &str,
@@ -445,7 +444,7 @@ impl FeedbackHandle<'_> {
 
         let suppressions = self.postrider.suppressions();
         let note = [finding.status.as_deref().unwrap_or_default(), &finding.text].join(" ");
-        // Who leaves a list leaves that one alone.
+        // Unsubscribing applies to this list only.
         let list = record.manifest.list.clone();
         let list = list.filter(|_| finding.kind == FeedbackKind::Unsubscribed);
         let suppression = reason.map(|reason| Suppression {
@@ -520,7 +519,7 @@ impl FeedbackHandle<'_> {
     ) -> Result<Vec<FeedbackResult>, Error> {
         let spool = &self.engine().spool;
 
-        // A confirmed delivery is no event of the journal.
+        // The journal has no event for confirmed deliveries.
         let entries: Vec<Event> = new
             .iter()
             .zip(events)
@@ -545,20 +544,20 @@ impl FeedbackHandle<'_> {
     }
 }
 
-/// The id that a Message-ID begins with, if it is one.
+/// The mail id at the start of a Message-ID, if there is one.
 fn id_in(message_id: &str) -> Option<MailId> {
     let name = message_id.trim().trim_start_matches('<').split('@').next();
     name?.parse().ok()
 }
 
-/// When a Message-ID was made, if it says so.
+/// When a Message-ID was made, if it contains that.
 fn made_at(message_id: &str) -> Option<Timestamp> {
     let id = id_in(message_id).filter(MailId::has_creation_time)?;
     Some(id.made_at())
 }
 
-/// Whether an event is about this delivery and can be about no other. The provider's name for a
-/// mail stands in the answer to each delivery that it took together.
+/// Whether an event is about this delivery and cannot be about another one. Deliveries that were
+/// sent together have the same provider id in their answers.
 fn is_said_of(event: &ProviderEvent, record: &Record, index: u16) -> bool {
     if event.names_recipient || record.deliveries.len() == 1 {
         return true;
@@ -575,15 +574,15 @@ fn is_said_of(event: &ProviderEvent, record: &Record, index: u16) -> bool {
     reached.next() == Some(usize::from(index)) && reached.next().is_none()
 }
 
-/// The place of the recipient that is meant.
+/// The index of the matching recipient.
 fn place(record: &Record, is_it: impl Fn(&str) -> bool) -> Option<u16> {
     let mut deliveries = record.deliveries.iter();
     let found = deliveries.position(|one| is_it(&one.recipient.as_str().to_lowercase()))?;
     u16::try_from(found).ok()
 }
 
-/// Whether a status is about the mail or its sender, or will pass: what a provider calls hard is
-/// not for ever then.
+/// Whether a status is about the mail or its sender, or temporary: then the address is not
+/// suppressed, even if the provider calls the bounce permanent.
 fn is_about_the_mail(status: Option<&str>) -> bool {
     status.is_some_and(|status| {
         status.starts_with("5.7.")

@@ -1,8 +1,8 @@
-//! Acts on everything that a search finds: each is a job that walks through it in steps, can be
-//! looked at while it goes on, and can be stopped.
+//! Jobs: operations on all mails that a search finds, done in steps. A job can be inspected and
+//! stopped while it runs.
 //!
-//! Jobs live as long as the process. One that a restart ends has done what it has done: to begin it
-//! again is harmless, because each act looks at a mail's state first.
+//! Jobs do not survive the process. A job that was interrupted can be started again, because each
+//! operation checks the state of the mail.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,62 +20,62 @@ use super::{Dispatcher, Error};
 use crate::mail::Timestamp;
 use crate::spool::Query;
 
-/// How many jobs may be under way at once.
+/// How many jobs may run at once.
 const MOST_RUNNING: usize = 16;
 
-/// How many jobs are remembered, the oldest that has ended being forgotten first.
+/// How many jobs are remembered. The oldest finished ones are forgotten first.
 const MOST_KEPT: usize = 200;
 
 /// What a job is to do.
 #[derive(Clone, Debug)]
 pub struct JobRequest {
-    /// What is done to each mail.
+    /// The operation on each mail.
     pub act: Act,
-    /// Which mails; its state and cursor are looked at as a list looks at them.
+    /// The mails; state and cursor have the same meaning as in a list.
     pub query: Query,
-    /// The most mails that something is done to.
+    /// The most mails to change.
     pub limit: Option<u64>,
-    /// The most mails that something is done to in a minute.
+    /// The most mails to change per minute.
     pub per_minute: Option<u32>,
-    /// What was asked for, in words, to recognise the job by.
+    /// The search as it was requested, for display.
     pub search: String,
 }
 
-/// How far a job is.
+/// The state of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
-    /// It goes on.
+    /// It is running.
     Running,
-    /// It has come to its end.
+    /// It has finished.
     Done,
-    /// Somebody stopped it.
+    /// It was stopped by a user.
     Stopped,
-    /// It could not go on; `error` says why.
+    /// It failed; `error` has the reason.
     Failed,
 }
 
-/// A job, now.
+/// A job and its progress.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct JobStatus {
-    /// Its name.
+    /// Its id.
     #[cfg_attr(feature = "server", schema(value_type = String, format = "uuid"))]
     pub id: Uuid,
-    /// What is done to each mail.
+    /// The operation on each mail.
     pub act: Act,
-    /// What was asked for.
+    /// The search as it was requested.
     pub search: String,
-    /// Who asked for it.
+    /// Who requested it.
     pub by: String,
-    /// How far it is.
+    /// Its state.
     pub state: JobState,
-    /// How many mails it means; absent until they are counted.
+    /// How many mails it applies to; absent until they are counted.
     pub total: Option<u64>,
-    /// To how many it was done.
+    /// How many mails were changed.
     pub done: u64,
-    /// How many had changed meanwhile, so that it was too late for them.
+    /// How many mails were left unchanged because their state no longer allowed the operation.
     pub skipped: u64,
     /// When it began.
     pub started_at: Timestamp,
@@ -103,7 +103,7 @@ impl JobTable {
         self.jobs.lock().iter().filter(running).count() >= MOST_RUNNING
     }
 
-    /// Keeps a job in mind, and forgets the oldest that has ended where there are too many.
+    /// Adds a job, and forgets the oldest finished one if there are too many.
     fn add(&self, job: Job) {
         let mut jobs = self.jobs.lock();
         jobs.push_back(job);
@@ -117,14 +117,14 @@ impl JobTable {
     }
 }
 
-/// Acts on everything that a search finds; see [`Dispatcher::jobs`].
+/// Operations on all mails that a search finds; see [`Dispatcher::jobs`].
 #[derive(Clone, Copy)]
 pub struct Jobs<'a> {
     postrider: &'a Dispatcher,
 }
 
 impl Jobs<'_> {
-    /// How many mails of `query` this could be done to. Takes 16 bytes of memory for each.
+    /// How many mails of `query` the operation applies to. Takes 16 bytes of memory for each.
     ///
     /// # Errors
     /// [`Error::Spool`].
@@ -132,7 +132,7 @@ impl Jobs<'_> {
         self.count_to(u64::MAX, act, query).await
     }
 
-    /// As [`Jobs::count`], of no more than `most`: nothing behind them is looked at.
+    /// The same as [`Jobs::count`], but stops counting at `most`.
     async fn count_to(&self, most: u64, act: Act, query: Query) -> Result<u64, Error> {
         let mut count = 0;
         let mut steps = BulkSteps::new(self.postrider, act, query);
@@ -144,7 +144,7 @@ impl Jobs<'_> {
         Ok(count.min(most))
     }
 
-    /// Begins a job, and returns at once.
+    /// Starts a job, and returns at once.
     ///
     /// # Errors
     /// [`Error::TooManyJobs`], or [`Error::Stopped`].
@@ -184,7 +184,7 @@ impl Jobs<'_> {
         Ok(status)
     }
 
-    /// A job, now; `None` where there is none of that name.
+    /// A job; `None` if there is none with this id.
     pub fn get(&self, id: Uuid) -> Option<JobStatus> {
         self.list().into_iter().find(|job| job.id == id)
     }
@@ -198,7 +198,7 @@ impl Jobs<'_> {
             .collect()
     }
 
-    /// Stops a job: what it has done stays done. `None` where there is none of that name.
+    /// Stops a job. What it has done remains. `None` if there is none with this id.
     pub fn stop(&self, id: Uuid) -> Option<JobStatus> {
         let jobs = self.postrider.inner.jobs.jobs.lock();
         let job = jobs.iter().find(|job| job.status.lock().id == id)?;
@@ -210,7 +210,7 @@ impl Jobs<'_> {
             status.state = JobState::Stopped;
             status.finished_at = Some(self.postrider.inner.engine.clock.now());
             tracing::info!(job = %id, done = status.done, "a job was stopped");
-            // Whoever stops it has done nothing to the mails.
+            // The changes were requested by the one who started the job, not the one who stops it.
             let whose = status.by.parse().unwrap_or_default();
             let (postrider, act) = (self.postrider.on_behalf_of(whose), status.act);
             let (done, search) = (status.done, status.search.clone());
@@ -222,14 +222,15 @@ impl Jobs<'_> {
 }
 
 impl Dispatcher {
-    /// Acts on everything that a search finds.
+    /// Operations on all mails that a search finds.
     pub fn jobs(&self) -> Jobs<'_> {
         Jobs { postrider: self }
     }
 }
 
 async fn run(postrider: Dispatcher, request: JobRequest, status: Arc<Mutex<JobStatus>>) {
-    // Told of each mail as whose doing it was, and in the audit trail as one act.
+    // Each mail has an event with who requested it; the audit trail has one entry for the whole
+    // job.
     let ended = walk(&postrider.in_part(), &request, &status).await;
     let done = status.lock().done;
     note(&postrider, request.act, done, request.search).await;
@@ -250,7 +251,7 @@ async fn run(postrider: Dispatcher, request: JobRequest, status: Arc<Mutex<JobSt
     }
 }
 
-/// Notes in the audit trail to how many mails it was done.
+/// Records in the audit trail how many mails were changed.
 async fn note(postrider: &Dispatcher, act: Act, done: u64, search: String) {
     postrider.note_many(act.as_str(), done, search).await;
 }
@@ -298,7 +299,7 @@ async fn walk(
     Ok(())
 }
 
-/// How many mails are taken together: with a pace, what it allows in a second.
+/// How many mails are changed at once: with a limit per minute, those of one second.
 fn portion(per_minute: Option<u32>) -> u64 {
     per_minute.map_or(STEP_MAILS as u64, |pace| {
         u64::from(pace / 60).clamp(1, STEP_MAILS as u64)

@@ -1,5 +1,5 @@
-//! The journal for whoever reads it by name: webhooks, alerts, series. A reader with a name begins
-//! again where it was done, whatever happened in between.
+//! The journal for named readers: webhooks, alerts, time series. A named reader continues where it
+//! left off, whatever happened in between.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -9,9 +9,10 @@ use crate::delivery::Event;
 use crate::mail::Timestamp;
 use crate::spool::{Journal, JournalPage, ReaderChange, ReaderStatus, Spool, SpoolError};
 
-/// How many events a reader gets at a time.
+/// How many events a reader gets at once.
 const BATCH: usize = 1024;
-/// How often a node asks whether it may read what another reads: one that is killed tells nobody.
+/// How often a node checks whether it may become the owner of a reader: a node that was killed does
+/// not announce it.
 const TURN_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The journal; see [`Dispatcher::journal`].
@@ -20,18 +21,18 @@ pub struct JournalHandle {
     spool: Weak<dyn Spool>,
 }
 
-/// A reader with a name. What it has not said that it is done with is read again, after a crash as
-/// well: at least once.
+/// A named reader. Events that it has not confirmed are read again, also after a crash: each is
+/// processed at least once.
 pub struct JournalReader {
     journal: JournalHandle,
     name: String,
-    /// What it is done with.
+    /// The number of the last event that is confirmed.
     done: u64,
-    /// What it was given.
+    /// The number of the last event that was returned.
     at: u64,
-    /// Whether it was found to be read here.
+    /// Whether this node owns the reader.
     is_held: bool,
-    /// Whether another node may have read it since it was asked for.
+    /// Whether another node may have advanced the reader since it was opened.
     is_outdated: bool,
 }
 
@@ -41,7 +42,7 @@ impl JournalHandle {
         Ok(spool.ok_or(SpoolError::Closed)?)
     }
 
-    /// Names this journal, over restarts: its numbers mean nothing in another one.
+    /// The id of this journal. It survives restarts; event numbers are valid only together with it.
     pub fn name(&self) -> String {
         let spool = self.spool.upgrade();
         let id = spool.as_ref().and_then(|spool| spool.journal());
@@ -51,14 +52,14 @@ impl JournalHandle {
     /// The number of the last event.
     ///
     /// # Errors
-    /// [`Error::Spool`] where the spool is closed or keeps no journal.
+    /// [`Error::Spool`] if the spool is closed or has no journal.
     pub fn last(&self) -> Result<u64, Error> {
         let spool = self.spool()?;
         let last = *journal(&spool)?.last().borrow();
         Ok(last)
     }
 
-    /// The number after which everything happened at this time or later.
+    /// The number of the last event before this time.
     ///
     /// # Errors
     /// [`Error::Spool`].
@@ -67,7 +68,7 @@ impl JournalHandle {
         Ok(journal(&spool)?.since(at).await?)
     }
 
-    /// The events after this number, about `most` of them; none where there are none yet.
+    /// About `most` events after this number; none if there are none yet.
     ///
     /// # Errors
     /// [`Error::Spool`].
@@ -76,8 +77,7 @@ impl JournalHandle {
         Ok(journal(&spool)?.after(number, most).await?)
     }
 
-    /// The reader of this name. One that is new begins after `otherwise`, or with what happens from
-    /// now on.
+    /// Opens the reader with this name. A new one starts after `otherwise`, or with the next event.
     ///
     /// # Errors
     /// [`Error::Spool`].
@@ -96,7 +96,8 @@ impl JournalHandle {
         })
     }
 
-    /// What a reader keeps under names from `from` (included) to `to` (excluded), at most so many.
+    /// The records of a reader with keys from `from` (inclusive) to `to` (exclusive), at most
+    /// `most`.
     ///
     /// # Errors
     /// [`Error::Spool`].
@@ -111,7 +112,7 @@ impl JournalHandle {
         Ok(journal(&spool)?.kept(reader, from, to, most).await?)
     }
 
-    /// Changes what a reader keeps, whichever node reads it.
+    /// Changes the records of a reader, even if another node owns it.
     ///
     /// # Errors
     /// [`Error::Spool`].
@@ -125,7 +126,7 @@ impl JournalHandle {
         Ok(journal(&spool)?.leave(reader, changes).await?)
     }
 
-    /// Has a reader be read here, if no other node reads it; returns whether it is.
+    /// Makes this node the owner of a reader, if no other node is; returns whether it is the owner.
     ///
     /// # Errors
     /// [`Error::Spool`].
@@ -135,15 +136,15 @@ impl JournalHandle {
         Ok(journal(&spool)?.hold(name).await?)
     }
 
-    /// Whether a reader is read here, and by no other node that shares the spool.
+    /// Whether this node owns a reader.
     pub(super) fn holds(&self, name: &str) -> bool {
         let spool = self.spool.upgrade();
         let journal = spool.as_ref().and_then(|spool| spool.journal());
         journal.is_some_and(|journal| journal.holds(name))
     }
 
-    /// Whether a reader is read by another node that shares the spool. As long as it is not, it is
-    /// this node's, or will soon be.
+    /// Whether another node that shares the spool owns a reader. If not, this node does, or soon
+    /// will.
     ///
     /// # Errors
     /// [`Error::Spool`].
@@ -152,7 +153,7 @@ impl JournalHandle {
         Ok(journal(&spool)?.is_held_elsewhere(name).await?)
     }
 
-    /// Forgets a reader, and all that it keeps.
+    /// Deletes a reader with all its records.
     ///
     /// # Errors
     /// [`Error::Spool`].
@@ -161,7 +162,7 @@ impl JournalHandle {
         Ok(journal(&spool)?.forget(name).await?)
     }
 
-    /// The readers that have names.
+    /// The named readers.
     ///
     /// # Errors
     /// [`Error::Spool`].
@@ -170,8 +171,8 @@ impl JournalHandle {
         Ok(journal(&spool)?.readers().await?)
     }
 
-    /// What people and programs did, the newest first: at most `most`, before the event of this
-    /// number where one is given.
+    /// Operations of people and programs, the newest first: at most `most`, before the event with
+    /// this number if one is given.
     ///
     /// # Errors
     /// [`Error::Spool`].
@@ -183,9 +184,9 @@ impl JournalHandle {
 }
 
 impl JournalReader {
-    /// Waits until it is read here and by no other node that shares the spool.
+    /// Waits until this node owns the reader.
     async fn hold(&mut self) -> Result<(), Error> {
-        // Kept, since whoever waits may be broken off.
+        // Set before waiting, because the caller may drop this future.
         self.is_outdated |= std::mem::replace(&mut self.is_held, false);
 
         loop {
@@ -193,7 +194,8 @@ impl JournalReader {
             let journal = journal(&spool)?;
             if journal.hold(&self.name).await? {
                 let done = journal.reader(&self.name, self.done).await?;
-                // What it keeps may be another's work: whoever reads begins again with that.
+                // Another node may have changed the records, so the caller must open the reader
+                // again.
                 return match self.is_outdated || done != self.done {
                     true => Err(SpoolError::StaleLease.into()),
                     false => {
@@ -208,12 +210,12 @@ impl JournalReader {
         }
     }
 
-    /// The next events; waits until there are some. Where several nodes share the spool only one of
-    /// them gets any: the others wait until that one is gone.
+    /// The next events; waits until there are some. If several nodes share the spool, only the
+    /// owner of the reader gets events; the others wait until it is gone.
     ///
     /// # Errors
-    /// [`Error::Spool`]; with [`SpoolError::StaleLease`] where another node has read meanwhile: ask
-    /// for the reader anew.
+    /// [`Error::Spool`]; [`SpoolError::StaleLease`] in it if another node has read meanwhile: then
+    /// open the reader again.
     pub async fn next(&mut self) -> Result<JournalPage, Error> {
         if !self.is_held || !self.journal.holds(&self.name) {
             self.hold().await?;
@@ -235,7 +237,7 @@ impl JournalReader {
         }
     }
 
-    /// Notes that it is done with everything up to this number.
+    /// Confirms all events up to this number.
     ///
     /// # Errors
     /// [`Error::Spool`].
@@ -243,7 +245,7 @@ impl JournalReader {
         self.advance_with(to, Vec::new()).await
     }
 
-    /// As [`JournalReader::advance`]; in the same commit it changes what it keeps.
+    /// The same as [`JournalReader::advance`]; changes records of the reader in the same commit.
     ///
     /// # Errors
     /// [`Error::Spool`].
@@ -254,12 +256,13 @@ impl JournalReader {
         Ok(())
     }
 
-    /// What it is done with.
+    /// The number of the last confirmed event.
     pub fn done(&self) -> u64 {
         self.done
     }
 
-    /// What it keeps under names from `from` (included) to `to` (excluded), at most so many.
+    /// The records of this reader with keys from `from` (inclusive) to `to` (exclusive), at most
+    /// `most`.
     ///
     /// # Errors
     /// [`Error::Spool`].
@@ -279,7 +282,7 @@ fn journal(spool: &Arc<dyn Spool>) -> Result<&dyn Journal, Error> {
 }
 
 impl Dispatcher {
-    /// The durable record of what happened.
+    /// The journal of events.
     pub fn journal(&self) -> JournalHandle {
         JournalHandle {
             spool: Arc::downgrade(&self.inner.engine.spool),

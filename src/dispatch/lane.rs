@@ -1,5 +1,6 @@
-//! One relay as the router sees it: its free senders, its rate limit, its breaker, and the turns of
-//! the priorities. Decides how much to claim and which senders to call; does nothing by itself.
+//! One relay as the router sees it: free senders, rate limit, circuit breaker, and the turns of the
+//! priorities. Decides how much to claim and which senders to call; has no side effects of its own
+//! except on the stock and the senders.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -20,12 +21,12 @@ use crate::spool::ClaimRequest;
 
 /// How many mails are claimed for each sender at a time.
 const CLAIM_MAILS: usize = 32;
-/// How many mails a probe has. A relay may fail over the first ones because of these mails, and the
-/// first one that it takes shows that it is up.
+/// How many mails a probe may try. The relay may fail because of the first ones; the first mail
+/// that it accepts shows that it is up.
 const PROBE_MAILS: usize = 8;
-/// How many bytes of messages one claim may hold, except the first.
+/// The most bytes of messages in one claim; the first mail may exceed it.
 const CLAIM_BYTES: usize = 4 * 1024 * 1024;
-/// How many recipients go together in one transaction: what every server must take (RFC 5321
+/// How many recipients are sent in one transaction: what every server must accept (RFC 5321
 /// §4.5.3.1.8).
 const RECIPIENTS: usize = 100;
 
@@ -34,7 +35,7 @@ pub(super) struct Lane {
     pub relay: Arc<str>,
     pub connections: usize,
     pub rate: Option<Rate>,
-    /// The routes from which it may take mail now.
+    /// The routes from which it may claim mail now.
     pub queues: OpenQueues,
     pub breaker: Breaker,
     pub last_failure: Option<String>,
@@ -44,37 +45,37 @@ pub(super) struct Lane {
     free: Vec<(SenderId, ActorRef<sender::Msg>)>,
     /// Senders that were called and have not reported back.
     busy: HashSet<SenderId>,
-    /// Claimed mail that no sender has begun.
+    /// Claimed mail that no sender has started.
     stock: Arc<Stock>,
-    /// Whether a recheck of the reserved mail is scheduled.
+    /// Whether a [`Lane::recheck`] is scheduled.
     recheck_scheduled: bool,
-    /// The sender that finds out whether the relay is up again.
+    /// The sender that is probing the relay.
     probing: Option<SenderId>,
-    /// The claim that is under way.
+    /// The claim in progress.
     claiming: Option<PendingClaim>,
-    /// Whether to plan again once the claim under way has come back.
+    /// Whether to plan again when the claim in progress has ended.
     plan_again: bool,
-    /// When the router is woken for this lane, in monotonic time; one timer is enough.
+    /// When the router's timer for this lane ends, in monotonic time; one timer is enough.
     alarm: Option<Duration>,
 }
 
-/// A claim that is under way.
+/// A claim in progress.
 struct PendingClaim {
-    /// The routes that are asked for.
+    /// The routes that are claimed from.
     routes: Vec<Route>,
     /// How many mails the rate limit allowed for it.
     paced: usize,
-    /// Whether its mail is to probe whether the relay is up again.
+    /// Whether its mail is for probing the relay.
     probe: bool,
 }
 
-/// What a lane is to do next.
+/// What a lane does next.
 pub(super) enum Plan {
-    /// Nothing, until the next message.
+    /// Nothing until the next message.
     Rest,
-    /// Nothing, for this long.
+    /// Nothing for this long.
     RestFor(Duration),
-    /// Claim this.
+    /// This claim.
     Claim(ClaimRequest),
 }
 
@@ -112,7 +113,7 @@ impl Lane {
         self.rule_stock();
     }
 
-    /// Whether the relay is up, as far as is known.
+    /// Whether the relay is up, according to its breaker.
     pub(super) fn is_up(&self, monotonic: Duration) -> bool {
         self.breaker.state(monotonic) == BreakerState::Closed
     }
@@ -121,13 +122,13 @@ impl Lane {
         self.busy.len()
     }
 
-    /// A sender is free.
+    /// Adds a free sender.
     pub(super) fn add_free(&mut self, sender: SenderId, actor: ActorRef<sender::Msg>) {
         self.remove(sender);
         self.free.push((sender, actor));
     }
 
-    /// A sender is gone.
+    /// Removes a sender that has ended.
     pub(super) fn remove(&mut self, sender: SenderId) {
         self.busy.remove(&sender);
         self.free.retain(|(other, _)| *other != sender);
@@ -137,7 +138,7 @@ impl Lane {
         }
     }
 
-    /// Retires all senders. The new ones do not wait for the mail that the old ones still send.
+    /// Retires all senders. New senders do not wait for the mail that the retired ones still send.
     pub(super) fn retire_senders(&mut self, first_sender: SenderId) {
         self.busy.clear();
         self.free.clear();
@@ -145,12 +146,12 @@ impl Lane {
         self.stock.retire_senders(first_sender);
     }
 
-    /// Returns allowance to the rate limit, for mails that the relay was not asked about.
+    /// Returns unused permission to the rate limit, for mails that were not sent.
     pub(super) fn give_back(&mut self, mails: usize) {
         self.pace.give_back(mails);
     }
 
-    /// What to do now. `pending` is the number of pending deliveries of all lanes.
+    /// What to do next. `pending` is the number of pending deliveries of all lanes.
     pub(super) fn plan(&mut self, pending: usize, now: Timestamp, monotonic: Duration) -> Plan {
         let unsent = self.stock.take_unsent();
         self.give_back(unsent);
@@ -169,7 +170,7 @@ impl Lane {
                 let probe_at = self.breaker.probe_at();
                 return probe_at.map_or(Plan::Rest, |at| self.rest_until(at, monotonic));
             }
-            // Busy senders are not waited for: since the relay went down, they may be waiting for
+            // Does not wait for busy senders: since the relay went down, they may be waiting for
             // answers that never come.
             BreakerState::HalfOpen if self.probing.is_none() && !self.free.is_empty() => {
                 (PROBE_MAILS, 0)
@@ -188,7 +189,7 @@ impl Lane {
 
         let routes = self.queues.ask(Instant::now());
         if routes.is_empty() {
-            // All rest after a failure; a timer for the next look was set then.
+            // All routes rest after a failure; a timer is set for them.
             return Plan::Rest;
         }
 
@@ -199,8 +200,8 @@ impl Lane {
             });
         }
 
-        // If the rate limit allows little, the turns of all priorities come first: critical mail
-        // has its weight among them.
+        // If the rate limit allows only few mails, the turns of all priorities come first: they
+        // include critical mail with its weight.
         let turns = self.shares.turns(any.min(allowed.mails));
         let critical_only = allowed.mails - turns.len();
 
@@ -220,11 +221,11 @@ impl Lane {
         })
     }
 
-    /// How many mails of any priority to claim, and how many critical ones besides.
+    /// How many mails of any priority to claim, and how many critical ones in addition.
     ///
-    /// Mail is claimed ahead only as senders use it up, so that it stays queued while they hang.
-    /// With a rate limit nothing is claimed before a sender is free for it: otherwise mail that the
-    /// limit allowed would pile up and be sent in a burst.
+    /// Mail is claimed in advance only as senders use it up, so that it stays in the queue while
+    /// they hang. With a rate limit nothing is claimed before a sender is free: otherwise mail that
+    /// the limit allowed would accumulate and be sent in a burst.
     fn shortage(&self, has_become_low: bool) -> (usize, usize) {
         let level = self.stock.level();
         let free_for_any = self.free.len().min(level.non_critical_room);
@@ -246,13 +247,13 @@ impl Lane {
         (any, kept_for_critical * CLAIM_MAILS)
     }
 
-    /// With this number of mails or fewer, the stock is low.
+    /// The stock is low with this number of mails or fewer.
     fn low(&self) -> usize {
         self.max_non_critical() * CLAIM_MAILS / 2
     }
 
     /// How many senders may send mail that is not critical: with two or more connections, one is
-    /// kept for critical mail.
+    /// reserved for critical mail.
     fn max_non_critical(&self) -> usize {
         let kept = usize::from(self.connections >= 2);
         self.connections - kept
@@ -266,7 +267,7 @@ impl Lane {
         Plan::RestFor(at.saturating_sub(monotonic))
     }
 
-    /// The claim failed. Returns after what times to look again.
+    /// Handles a failed claim. Returns after what times to try again.
     pub(super) fn claim_failed(&mut self) -> Vec<Duration> {
         let Some(claiming) = self.claiming.take() else {
             return Vec::new();
@@ -276,12 +277,12 @@ impl Lane {
         self.queues.failed(claiming.routes, Instant::now())
     }
 
-    /// The lane's timer has fired.
+    /// The lane's timer has ended.
     pub(super) fn alarm_fired(&mut self) {
         self.alarm = None;
     }
 
-    /// The claim came back: its mail is added to the stock. Returns whether to plan again.
+    /// Adds the mail of a finished claim to the stock. Returns whether to plan again.
     pub(super) fn stock_up(
         &mut self,
         claimed: Vec<ClaimedMail>,
@@ -304,7 +305,8 @@ impl Lane {
         }
 
         if !self.is_up(monotonic) {
-            // The relay went down meanwhile: the mail waits, or takes the next relay.
+            // The relay went down meanwhile: the mail returns to the queue, or takes the next
+            // relay.
             self.give_back(claimed.len());
             return true;
         }
@@ -314,7 +316,7 @@ impl Lane {
         true
     }
 
-    /// Has one sender find out whether the relay is up again.
+    /// Lets one sender probe the relay with this mail.
     fn probe(&mut self, claimed: Vec<ClaimedMail>, under_way: &InFlight) {
         let count = claimed.len();
         let Some((sender, actor)) = self.free.pop() else {
@@ -327,7 +329,7 @@ impl Lane {
         self.call(sender, &actor, under_way);
     }
 
-    /// Calls as many free senders as there is mail for.
+    /// Calls free senders, at most as many as there is mail for.
     pub(super) fn call_senders(&mut self, monotonic: Duration, under_way: &InFlight) {
         if self.probing.is_some() {
             return;
@@ -354,7 +356,7 @@ impl Lane {
     }
 
     /// After what time to check again whether a free sender may take reserved mail; `None` if that
-    /// is scheduled already.
+    /// is not needed or already scheduled.
     pub(super) fn recheck_in(&mut self) -> Option<Duration> {
         if self.free.is_empty() || self.recheck_scheduled {
             return None;
@@ -364,19 +366,19 @@ impl Lane {
         Some(span)
     }
 
-    /// The recheck is due.
+    /// The scheduled check is due.
     pub(super) fn recheck(&mut self) {
         self.recheck_scheduled = false;
     }
 
-    /// Returns all mail that no sender has begun: the relay is down or paused.
+    /// Returns all mail that no sender has started to the queue: the relay is down or paused.
     pub(super) fn clear_stock(&mut self) {
         self.stock.clear();
         let unsent = self.stock.take_unsent();
         self.give_back(unsent);
     }
 
-    /// The relay is up again: all senders may send.
+    /// The probe has ended: all senders may send.
     pub(super) fn end_probing(&mut self) {
         self.probing = None;
         self.stock.rule(|rules| rules.probing = None);

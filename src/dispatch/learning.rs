@@ -1,4 +1,4 @@
-//! What a mail's outcomes say about the relay, and about the recipient domains behind it.
+//! Learns from the outcomes of a mail: about the relay, and about the recipients' domains.
 
 use super::delivering::RecipientResult;
 use super::sender::State;
@@ -7,15 +7,15 @@ use crate::mail::{Address, MailId};
 use crate::transport::Transaction;
 
 /// After this many hang-ups over one mail, each on a new connection and before MAIL was answered,
-/// the mail is taken for the cause. That is more than opens a breaker, so that a relay that hangs
-/// up over everything counts as down before any mail is blamed.
+/// the mail counts as the cause. That is more than opens the breaker, so a relay that hangs up on
+/// every mail counts as down before any mail is blamed.
 const HANG_UPS_PER_MAIL: u32 = 5;
-/// For how many mails that is counted.
+/// For how many mails hang-ups are counted.
 const COUNTED_MAILS: usize = 16;
 
 impl State {
-    /// Remembers what the outcomes say about the relay and the domains behind it. Returns the
-    /// results, with the fault corrected where the mail turns out to be the cause.
+    /// Remembers what the outcomes say about the relay and the domains. Returns the results; the
+    /// cause is corrected where the mail turns out to be the cause.
     pub(super) fn learn(
         &mut self,
         mail: &Transaction,
@@ -25,8 +25,9 @@ impl State {
             match one.fault {
                 Fault::Nobody => self.memory.fared_better(to),
                 Fault::Destination => self.rest_domain(mail.mail, one, to, self.engine.chance()),
-                // Whatever is said at a recipient, it may concern that domain only: while it rests,
-                // and no shorter than the relay does, the relay is probed with mail for others.
+                // An error at RCPT may concern only the recipient's domain. The domain rests at
+                // least as long as the relay does, so that the relay is probed with mail for other
+                // domains.
                 Fault::Relay if one.outcome.ended_at() == Some(Phase::RcptTo) => {
                     self.rest_domain(mail.mail, one, to, 1.0);
                 }
@@ -40,8 +41,8 @@ impl State {
         results
     }
 
-    /// Notes that mail did not reach this recipient's domain. `chance`, from 0 to 1, spreads the
-    /// probes: with 1 the domain rests longest.
+    /// Records that the recipient's domain could not be reached. `chance`, from 0 to 1, spreads the
+    /// probes; with 1 the domain rests longest.
     fn rest_domain(&self, mail: MailId, one: &RecipientResult, to: &Address, chance: f64) {
         let now = self.engine.clock.monotonic();
         let reason = describe(&one.outcome);
@@ -51,9 +52,9 @@ impl State {
         }
     }
 
-    /// A relay that hangs up at MAIL says nothing about the mail, until it has done so over this
-    /// mail again and again. Then the mail is deferred: otherwise it would stay first in the queue,
-    /// and no mail behind it would ever be sent.
+    /// A relay that hangs up at MAIL says nothing about the mail, unless it does so for this mail
+    /// repeatedly. Then the mail is deferred: otherwise it would stay first in the queue, and no
+    /// mail after it would be sent.
     fn blame_mail_after_hang_ups(&mut self, mail: MailId, results: &mut [RecipientResult]) {
         let is_at_mail_from = |one: &RecipientResult| match &one.outcome {
             Outcome::Unavailable(phase, _)
@@ -87,7 +88,7 @@ impl State {
     }
 }
 
-/// Whether such a result shows that the relay works: it has answered about a mail.
+/// Whether such a result shows that the relay works: it answered about a mail.
 pub(super) fn speaks_for_the_relay(fault: Fault) -> bool {
     matches!(
         fault,
@@ -95,7 +96,7 @@ pub(super) fn speaks_for_the_relay(fault: Fault) -> bool {
     )
 }
 
-/// An outcome in words, for logs and events.
+/// An outcome as text for logs and events.
 pub(super) fn describe(outcome: &Outcome) -> String {
     let text = match outcome {
         Outcome::Unavailable(phase, reason) | Outcome::Lost(phase, reason) => {
@@ -107,6 +108,6 @@ pub(super) fn describe(outcome: &Outcome) -> String {
         }
         other => format!("{other:?}"),
     };
-    // It is shown in logs and events, and a custom transport may say anything.
+    // A custom transport may return any text.
     printable(&text)
 }

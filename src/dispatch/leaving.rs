@@ -1,6 +1,6 @@
 //! Unsubscribing from a list by mail (RFC 2369 §3.2): the recipient writes to the address in the
-//! message's `List-Unsubscribe`, whose subject has the same token as the link. If a program omits
-//! the subject, the address itself names the mail, as long as that is kept.
+//! message's `List-Unsubscribe` field, with the token of the link as subject. If a mail program
+//! omits the subject, the address itself identifies the mail, while its record is kept.
 //!
 //! *Invariant:* no answer is ever sent, and automatic replies of programs unsubscribe nobody
 //! (RFC 3834 §2).
@@ -62,8 +62,8 @@ impl FeedbackHandle<'_> {
         }])
     }
 
-    /// The delivery to whose unsubscribe address a letter was sent. A letter that came through a
-    /// pipe has no envelope; its header names the address then.
+    /// The delivery to whose unsubscribe address a message was sent. If the message has no
+    /// envelope, because it came through a pipe, its header section has the address.
     fn left_at(&self, to: &[Address], letter: Option<&Letter>) -> Option<Returned> {
         let returns = self.returns()?;
         let named = to.iter().find_map(|to| returns.read_leaving(to));
@@ -72,7 +72,7 @@ impl FeedbackHandle<'_> {
         named.or_else(|| header.find_map(|to| returns.read_leaving(&Address::read(to).ok()?)))
     }
 
-    /// The list of a mail that is kept, and its recipient.
+    /// The list of a mail whose record is kept, and the recipient.
     async fn list_of(&self, (mail, index): Returned) -> Result<Option<Unsubscription>, Error> {
         let record = self.engine().spool.get(mail).await?;
         Ok(record.and_then(|record| {

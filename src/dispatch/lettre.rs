@@ -12,8 +12,8 @@ impl AsyncTransport for Dispatcher {
     type Ok = Receipt;
     type Error = Error;
 
-    /// Accepts the message under the envelope that lettre derived: `Ok` means that it is durable,
-    /// not that it was sent. `X-Postrider-*` fields are obeyed and removed, as at every door.
+    /// Accepts the message with lettre's envelope: `Ok` means that it is stored durably, not that
+    /// it was sent. Options in `X-Postrider-*` fields are applied, and the fields removed.
     async fn send_raw(
         &self,
         envelope: &lettre::address::Envelope,

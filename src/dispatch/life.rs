@@ -1,5 +1,5 @@
-//! Whether the engine is running, and how it ended if it is not. The supervisor sets it; everybody
-//! else reads it.
+//! Whether the engine is running, and if not, how it ended. Set by the supervisor, read by
+//! everything else.
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -9,10 +9,10 @@ use super::Error;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum LifeStage {
     Running,
-    /// A shutdown was requested: no more mail is accepted, and senders begin none after this
-    /// moment, if there is one.
+    /// A shutdown was requested: no mail is accepted, and senders start none after this time, if
+    /// there is one.
     Draining(Option<Instant>),
-    /// It ended because a shutdown was requested.
+    /// It was shut down.
     Stopped,
     /// It ended because of an error.
     Failed(String),
@@ -24,7 +24,7 @@ impl LifeStage {
     }
 }
 
-/// The engine's life, from its start to its one end.
+/// The stage of the engine, from its start to its end.
 pub(super) struct Life(watch::Sender<LifeStage>);
 
 impl Life {
@@ -46,7 +46,7 @@ impl Life {
         *self.0.borrow() == LifeStage::Running
     }
 
-    /// Whether there is still time to begin a mail.
+    /// Whether senders may still start a mail.
     pub(super) fn has_time(&self) -> bool {
         match *self.0.borrow() {
             LifeStage::Running => true,
@@ -55,7 +55,7 @@ impl Life {
         }
     }
 
-    /// Begins a shutdown: senders may begin mail until then.
+    /// Starts a shutdown: senders may start mail until this time.
     pub(super) fn drain(&self, until: Option<Instant>) {
         self.0.send_if_modified(|stage| {
             let running = *stage == LifeStage::Running;
@@ -66,7 +66,7 @@ impl Life {
         });
     }
 
-    /// Ends it; the first end is the one that counts.
+    /// Sets how the engine ended; only the first call has an effect.
     pub(super) fn end(&self, end: LifeStage) {
         self.0.send_if_modified(|stage| {
             let alive = !stage.is_over();
@@ -77,14 +77,14 @@ impl Life {
         });
     }
 
-    /// Waits until mail is no longer accepted: a shutdown was requested, or the engine has ended.
+    /// Waits until no more mail is accepted: a shutdown was requested, or the engine has ended.
     pub(super) async fn closes(&self) {
         let mut life = self.0.subscribe();
-        // The sender lives as long as we do.
+        // This cannot fail, because `self` keeps the sender.
         let _ = life.wait_for(|stage| *stage != LifeStage::Running).await;
     }
 
-    /// Waits until it is over, and says how it ended.
+    /// Waits until the engine has ended; returns an error if it failed.
     pub(super) async fn is_over(&self) -> Result<(), Error> {
         let mut life = self.0.subscribe();
         let end = life.wait_for(LifeStage::is_over).await;

@@ -1,12 +1,12 @@
-//! Mail of lists: each recipient's own way to leave the list alone (RFC 2369, RFC 2919, RFC 8058).
+//! Unsubscribe links for mail of lists, one for each recipient (RFC 2369, RFC 2919, RFC 8058).
 //!
-//! A mail of a list for one recipient has its link from the moment it is accepted. One for several
-//! goes to each in a transaction of its own, with a link of its own: a claim of it is taken apart
-//! before a sender sees it, and the link is written as it is sent.
+//! A mail for one recipient gets its link when it is accepted. A mail for several recipients is
+//! sent to each in a transaction of its own, with a link of their own: its claim is split before a
+//! sender gets it, and the link is added when it is sent.
 //!
-//! *Invariants:* a token leaves one list for one address, and nobody makes one who does not have
-//! the secret; the same mail and recipient have the same token, so that every retry sends the same
-//! bytes.
+//! *Invariants:* a token unsubscribes one address from one list, and cannot be made without the
+//! secret. The same mail and recipient always have the same token, so that every attempt sends the
+//! same bytes.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -19,37 +19,37 @@ use super::token_key::TokenKey;
 use crate::mail::{Address, Mail, MailId};
 use crate::spool::Claim;
 
-/// How many bytes of the signature go with a token.
+/// The bytes of a token's signature.
 const SIGNATURE_BYTES: usize = 16;
-/// What a token's first byte says: how it is made.
+/// The first byte of a token: the version of its format.
 const TOKEN_VERSION: u8 = 1;
-/// The longest token that is looked at.
+/// The longest token that is decoded.
 const LONGEST_TOKEN: usize = 1024;
 
-/// Where recipients leave lists, and what their tokens are signed with.
+/// The URL of unsubscribe links, and the key that signs their tokens.
 #[derive(Clone, Debug)]
 pub struct Unsubscribing {
     base: Url,
     key: TokenKey<SIGNATURE_BYTES>,
 }
 
-/// What a token says: this address leaves this list.
+/// The content of a token: this address unsubscribes from this list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unsubscription {
-    /// The mail whose link it was.
+    /// The mail that contained the link.
     pub mail: MailId,
-    /// Who leaves.
+    /// The recipient.
     pub address: Address,
-    /// Which list.
+    /// The list.
     pub list: String,
 }
 
 impl Unsubscribing {
-    /// Links begin with `base_url`, which leads to the HTTP door's `/u/`; tokens are signed with
-    /// `secret`.
+    /// Links start with `base_url`, which must lead to the HTTP listener's `/u/`; tokens are signed
+    /// with `secret`.
     ///
     /// # Errors
-    /// What is wrong with either.
+    /// The reason why one of them is not valid.
     pub fn new(base_url: &str, secret: &[u8]) -> Result<Self, String> {
         let base = Url::parse(base_url).map_err(|error| format!("is not an address: {error}"))?;
         if !matches!(base.scheme(), "https" | "http") || base.host_str().is_none() {
@@ -65,7 +65,7 @@ impl Unsubscribing {
         })
     }
 
-    /// The token with which this recipient of a mail leaves its list.
+    /// The token with which this recipient of a mail unsubscribes from its list.
     pub fn token(&self, mail: MailId, address: &Address, list: &str) -> String {
         let mut token = vec![TOKEN_VERSION];
         token.extend(mail.as_bytes());
@@ -75,7 +75,7 @@ impl Unsubscribing {
         BASE64_URL_SAFE_NO_PAD.encode(self.key.sign(token))
     }
 
-    /// Who leaves which list with this token; `None` where it was not made here.
+    /// Decodes a token; `None` if it was not made with this secret.
     pub fn read(&self, token: &str) -> Option<Unsubscription> {
         if token.len() > LONGEST_TOKEN {
             return None;
@@ -96,8 +96,8 @@ impl Unsubscribing {
         })
     }
 
-    /// What lets this recipient leave the list of a message, unless its sender wrote that: by the
-    /// link, and by writing to `address` where there is one, for programs that know nothing else.
+    /// The header fields for unsubscribing, unless the sender wrote them: with the link, and with
+    /// `address` if there is one, for mail programs that support only that.
     fn fields(&self, message: &Bytes, said: &Unsubscription, address: Option<String>) -> String {
         let Unsubscription {
             mail,
@@ -109,7 +109,8 @@ impl Unsubscribing {
             let base = self.base.as_str().trim_end_matches('/');
             let token = self.token(*mail, to, list);
             header.push_str(&format!("List-Unsubscribe: <{base}/u/{token}>"));
-            // Folded between the two: neither may be (RFC 3986 §2), and a line has an end.
+            // Folded between the two URIs, which may not be folded themselves (RFC 3986 §2), to
+            // limit the length of the line.
             if let Some(address) = address {
                 header.push_str(&format!(",\r\n <mailto:{address}?subject={token}>"));
             }
@@ -117,7 +118,7 @@ impl Unsubscribing {
         }
 
         if !has_field(message, "List-Id") {
-            // An id is a name below a domain (RFC 2919 §2).
+            // A list id is a name under a domain (RFC 2919 §2).
             let host = self.base.host_str().unwrap_or_default();
             header.push_str(&format!("List-Id: <{list}.{host}>\r\n"));
         }
@@ -127,8 +128,8 @@ impl Unsubscribing {
 }
 
 impl Engine {
-    /// The claims as senders take them. A mail whose recipients each get a message of their own is
-    /// split into one claim per recipient; the stored message is shared until it is sent.
+    /// The claims as senders get them. A mail whose recipients each get their own message is split
+    /// into one claim per recipient; they share the stored message until it is sent.
     pub(super) fn split_list_claim(&self, claim: Claim) -> Vec<Claim> {
         if !self.is_personal(&claim) {
             return vec![claim];
@@ -148,11 +149,11 @@ impl Engine {
         deliveries.into_iter().map(one).collect()
     }
 
-    /// The message as the recipient of this claim gets it.
+    /// The message for the recipient of this claim.
     pub(super) fn personal_message(&self, claim: &Claim) -> Bytes {
         let manifest = &claim.manifest;
         match claim.deliveries.as_slice() {
-            // The message of a mail for one recipient was made personal when it was accepted.
+            // For a mail with one recipient, this was done when it was accepted.
             [(lease, only)] if manifest.recipients > 1 => {
                 let (index, to) = (lease.token().index, &only.recipient);
                 let list = manifest.list.as_deref();
@@ -166,7 +167,7 @@ impl Engine {
         }
     }
 
-    /// The message of a mail for one, as it is kept and sent.
+    /// The message of a mail with one recipient, as it is stored and sent.
     pub(super) fn message_for_one(&self, mail: &Mail, to: &Address) -> Bytes {
         let list = mail.options().list.as_deref();
         let message = self.with_list(mail.message(), (mail.id(), 0), to, list);
@@ -176,7 +177,7 @@ impl Engine {
         }
     }
 
-    /// A message with what lets this recipient leave its list.
+    /// The message with this recipient's fields for unsubscribing.
     pub(super) fn with_list(
         &self,
         message: &Bytes,
@@ -198,7 +199,7 @@ impl Engine {
         with_header(unsubscribing.fields(message, &said, address), message)
     }
 
-    /// Whether each recipient gets a message of their own.
+    /// Whether each recipient gets their own message.
     fn is_personal(&self, claim: &Claim) -> bool {
         let has_links = claim.manifest.list.is_some() && self.unsubscribing.is_some();
         let comes_back = claim.manifest.return_path.is_some() && self.returns.is_some();
@@ -206,7 +207,7 @@ impl Engine {
     }
 }
 
-/// Whether a frozen message has a field of this name: its lines end in CRLF.
+/// Whether a frozen message has a field with this name.
 fn has_field(message: &[u8], name: &str) -> bool {
     let end = memchr::memmem::find(message, b"\r\n\r\n").unwrap_or(message.len());
     let mut lines = message[..end].split(|byte| *byte == b'\n');
@@ -249,7 +250,7 @@ mod tests {
             forged[at] = if forged[at] == b'A' { b'B' } else { b'A' };
             let forged = String::from_utf8(forged).unwrap();
             let read = here.read(&forged);
-            // The last character's spare bits say nothing.
+            // Some bits of the last character are not used.
             assert!(read.is_none() || at + 1 == token.len(), "{at}: {read:?}");
         }
 

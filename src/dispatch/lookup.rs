@@ -1,9 +1,9 @@
-//! Finds the mail that a user names by something other than its whole id: the beginning of the id,
-//! an idempotency key, a Message-ID, or the address of a sender who has submitted only one mail.
+//! Finds a mail by something other than its whole id: the start of its id, an idempotency key, a
+//! Message-ID, or the address of a sender who has submitted only one mail.
 //!
-//! Ids sort, keys have a table, and a Message-ID that was made here contains the mail's id: these
-//! are looked up. Everything else is searched for, the newest mail first, at most one page of the
-//! spool per call; if there is more mail, the caller is told where to continue.
+//! Ids are sorted, keys have an index, and a Message-ID that was generated here contains the id;
+//! these are looked up. For everything else the mail is searched, the newest first, at most one
+//! page of the spool per call; the error says where to continue.
 
 use std::collections::BTreeSet;
 
@@ -12,16 +12,16 @@ use super::{Dispatcher, Error};
 use crate::mail::{MailId, Submitter};
 use crate::spool::{Manifest, Query, RecordFilter, SpoolError};
 
-/// How many characters of an id are a name for it, at least.
+/// The fewest characters of an id that are accepted as its start.
 const SHORTEST_ID_PREFIX: usize = 4;
-/// How many of the mails that a name fits are listed in the error.
+/// How many of the matching mails are listed in the error.
 const MOST_NAMED: usize = 5;
 
 /// A name, prepared for comparison.
 #[derive(Clone)]
 struct MailName {
     given: String,
-    /// If it can be the beginning of an id: the range of ids that begin with it.
+    /// If it may be the start of an id: the range of these ids.
     ids: Option<(MailId, MailId)>,
 }
 
@@ -34,7 +34,7 @@ impl MailName {
         }
     }
 
-    /// Whether it names this mail by something other than its id.
+    /// Whether this is the mail's key, Message-ID or sender.
     fn is_of(&self, mail: &Manifest) -> bool {
         let sender = mail.return_path.as_ref();
         mail.given_key() == Some(self.given.as_str())
@@ -60,7 +60,7 @@ fn bare(message_id: &str) -> &str {
 }
 
 impl Engine {
-    /// The mail with this idempotency key: of this submitter, or one for each known submitter.
+    /// The mails with this idempotency key: of this submitter, or of all known submitters.
     async fn by_key(&self, of: Option<&Submitter>, key: &str) -> Result<Vec<MailId>, SpoolError> {
         let whose = match of {
             Some(whose) => vec![whose.clone()],
@@ -78,7 +78,7 @@ impl Engine {
         Ok(found)
     }
 
-    /// The mail whose id is part of this Message-ID.
+    /// The mail whose id is in this Message-ID.
     async fn by_message_id(
         &self,
         of: Option<&Submitter>,
@@ -98,8 +98,8 @@ impl Engine {
         Ok(is_it.then_some(id))
     }
 
-    /// The query for the spool: names of mails are looked up first, and if they are found, no other
-    /// mail is searched.
+    /// The query with the range of ids that it can match: if it has a Message-ID or key that is
+    /// found, only that mail is searched.
     pub(super) async fn narrowed(&self, query: Query) -> Result<Query, SpoolError> {
         if query.cursor.is_some() {
             return Ok(query);
@@ -113,7 +113,7 @@ impl Engine {
             found.extend(self.by_key(of, key).await?);
         }
 
-        // Between several there may be so many that a page ends.
+        // Between several ids there may be more mails than fit on a page.
         Ok(match found.first() {
             Some(id) if found.len() == 1 => query.within(*id, *id),
             _ => query,
@@ -122,14 +122,13 @@ impl Engine {
 }
 
 impl Dispatcher {
-    /// The mail that `name` means: its id or the first characters of it (at least four), its
-    /// idempotency key, its Message-ID, or its sender. With `of`, among this one's mail alone. A
-    /// whole id is believed.
+    /// The mail that `name` identifies: its id or at least the first four characters of it, its
+    /// idempotency key, its Message-ID, or its sender. With `of`, only mail of this submitter is
+    /// searched. A whole id is returned without checking that the mail exists.
     ///
     /// # Errors
-    /// [`Error::UnknownName`], [`Error::Ambiguous`] where it fits several, [`Error::NotAllSeen`]
-    /// where there is more mail than was looked at and [`Dispatcher::find_from`] goes on, or
-    /// [`Error::Spool`].
+    /// [`Error::UnknownName`]; [`Error::Ambiguous`] if there are several; [`Error::NotAllSeen`] if
+    /// not all mail was searched, to be continued with [`Dispatcher::find_from`]; [`Error::Spool`].
     pub async fn find(&self, name: &str, of: Option<&Submitter>) -> Result<MailId, Error> {
         if let Ok(id) = name.parse() {
             return Ok(id);
@@ -163,11 +162,11 @@ impl Dispatcher {
         }
     }
 
-    /// As [`Dispatcher::find`], by key, Message-ID and sender among the mail behind a place that
-    /// [`Error::NotAllSeen`] named.
+    /// Continues [`Dispatcher::find`], by key, Message-ID and sender, at the cursor of
+    /// [`Error::NotAllSeen`].
     ///
     /// # Errors
-    /// As [`Dispatcher::find`], and [`Error::BadCursor`].
+    /// The same as [`Dispatcher::find`], and [`Error::BadCursor`].
     pub async fn find_from(
         &self,
         place: String,

@@ -1,5 +1,5 @@
-//! What a user does with one mail, or with a page of them: look at its status, wait for it, cancel
-//! it, retry it.
+//! Operations on one mail, or on a page of mails: show its status, wait for it, cancel it, retry
+//! it.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use crate::delivery::{EventKind, State};
 use crate::mail::{MailId, Timestamp};
 use crate::spool::{OperationResult, Query, Record};
 
-/// How long a cancellation waits for a sender that has the mail.
+/// How long a cancellation waits for a sender that holds the mail.
 const CANCEL_WITHIN: Duration = Duration::from_secs(30);
 
 impl Dispatcher {
-    /// All that is known of a mail.
+    /// The status of a mail.
     ///
     /// # Errors
     /// [`Error::UnknownMail`], or [`Error::Spool`].
@@ -25,7 +25,7 @@ impl Dispatcher {
         shown.pop().ok_or(Error::UnknownMail(id))
     }
 
-    /// These records as users see them; mails that wait say why.
+    /// These records as users see them, with the reason why mail waits.
     async fn shown(&self, records: Vec<Record>, now: Timestamp) -> Vec<MailStatus> {
         let has_waiting = |record: &Record| record.states(now).any(waiting::may_wait);
         let relays = match records.iter().any(has_waiting) {
@@ -41,13 +41,13 @@ impl Dispatcher {
             .collect()
     }
 
-    /// A mail's status, without the reason why it waits.
+    /// The status of a mail, without the reason why it waits.
     async fn progress(&self, id: MailId) -> Result<MailStatus, Error> {
         let (record, now) = self.record(id).await?;
         Ok(MailStatus::of(record, now, &[]))
     }
 
-    /// A mail's record as it is now, and the time.
+    /// The current record of a mail, and the current time.
     async fn record(&self, id: MailId) -> Result<(Record, Timestamp), Error> {
         let record = self
             .inner
@@ -57,8 +57,8 @@ impl Dispatcher {
             .await?
             .ok_or(Error::UnknownMail(id))?;
 
-        // The record that was just read may be ahead of its events. Outcomes that cannot be
-        // recorded now are not in it, and are not waited for.
+        // The record may be ahead of its events, so wait for those. If outcomes cannot be recorded
+        // now, they are not in the record, and there is nothing to wait for.
         let engine = &self.inner.engine;
         if engine.spool.failure().is_none() {
             engine.recordings.finished(id).await;
@@ -70,7 +70,8 @@ impl Dispatcher {
     /// A mail's frozen message.
     ///
     /// # Errors
-    /// As [`Dispatcher::status`], and [`Error::Forgotten`] where it is not kept any more.
+    /// The same as [`Dispatcher::status`], and [`Error::Forgotten`] if the message is no longer
+    /// kept.
     pub async fn raw(&self, id: MailId) -> Result<Bytes, Error> {
         self.inner
             .engine
@@ -80,10 +81,10 @@ impl Dispatcher {
             .ok_or(Error::UnknownMail(id))
     }
 
-    /// Waits until every delivery of a mail has ended.
+    /// Waits until all deliveries of a mail are finished.
     ///
     /// # Errors
-    /// As [`Dispatcher::status`]; [`Error::Stopped`] when the dispatcher stops before.
+    /// The same as [`Dispatcher::status`]; [`Error::Stopped`] if the dispatcher stops before.
     pub async fn wait(&self, id: MailId) -> Result<MailStatus, Error> {
         let engine = &self.inner.engine;
         let waiting = engine.waiters.wait_for(id);
@@ -99,7 +100,7 @@ impl Dispatcher {
 
             tokio::select! {
                 () = woken => {}
-                // Another node may be sending it.
+                // Another node may be sending it, which does not notify this one.
                 () = tokio::time::sleep(cluster::POLL_INTERVAL), if is_shared => {}
                 end = &mut over => {
                     end?;
@@ -109,11 +110,11 @@ impl Dispatcher {
         }
     }
 
-    /// As [`Dispatcher::wait`], but for at most this long; returns the status at that time, whether
-    /// the mail has ended or not.
+    /// Waits as [`Dispatcher::wait`] does, but at most this long; returns the status at that time,
+    /// even if the mail is not finished.
     ///
     /// # Errors
-    /// As [`Dispatcher::wait`].
+    /// The same as [`Dispatcher::wait`].
     pub async fn wait_within(&self, id: MailId, span: Duration) -> Result<MailStatus, Error> {
         match tokio::time::timeout(span, self.wait(id)).await {
             Ok(ended) => ended,
@@ -139,11 +140,11 @@ impl Dispatcher {
         })
     }
 
-    /// Cancels the deliveries that have not ended and are not being sent. A mail that a sender
-    /// holds but has not begun is taken back from it.
+    /// Cancels the deliveries that are not finished and not being sent. If a sender holds the mail
+    /// and has not started it, the mail is taken back.
     ///
     /// # Errors
-    /// [`Error::TooLate`], or as [`Dispatcher::status`].
+    /// [`Error::TooLate`], and the same as [`Dispatcher::status`].
     pub async fn cancel(&self, id: MailId) -> Result<MailStatus, Error> {
         let engine = &self.inner.engine;
         let by = self.by();
@@ -171,7 +172,7 @@ impl Dispatcher {
             }
             drop(recording);
 
-            // The cancellation of a mail that a sender held may be on its way to the disk.
+            // The cancellation of a mail that a sender held may still be being recorded.
             if engine.spool.failure().is_none() {
                 engine.recordings.finished(id).await;
             }
@@ -195,8 +196,8 @@ impl Dispatcher {
                 // Its lease was returned in between.
                 continue;
             }
-            // A sender has it, on this node or on another, which is told. It reports when it has
-            // finished.
+            // A sender holds it, on this node or on another one, which is asked for it. The waiter
+            // is notified when the sender has finished.
             let mut until = deadline;
             if let Some(cluster) = engine.spool.cluster() {
                 if !is_wanted_back {
@@ -214,14 +215,16 @@ impl Dispatcher {
     /// scheduled.
     ///
     /// # Errors
-    /// As [`Dispatcher::cancel`], and [`Error::Forgotten`] where its message is not kept any more.
+    /// The same as [`Dispatcher::cancel`], and [`Error::Forgotten`] if the message is no longer
+    /// kept.
     pub async fn retry(&self, id: MailId) -> Result<MailStatus, Error> {
         let engine = &self.inner.engine;
 
         let status = self.progress(id).await?;
         let is = |wanted: fn(State) -> bool| status.deliveries.iter().any(|one| wanted(one.state));
         let can_be_retried = is(|s| matches!(s, State::Dead | State::Cancelled | State::Deferred));
-        // A mail that has not ended is sent anyway; whether an ended one can be, the spool knows.
+        // A mail that is not finished is sent anyway. Whether a finished one can be retried, the
+        // spool decides.
         if !can_be_retried && is(|state| !state.is_final()) {
             let state = status.state.as_str();
             return Err(Error::TooLate { id, state });

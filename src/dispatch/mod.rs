@@ -1,10 +1,9 @@
-//! The engine: [`Dispatcher`] is the handle that applications and doors hold; behind it, a
-//! supervisor actor keeps a router, senders and a scheduler alive.
+//! The engine. Applications and listeners hold the [`Dispatcher`] handle; behind it, a supervisor
+//! actor keeps a router, senders and a scheduler running.
 //!
-//! One mail's way through this module: `accept` makes it durable; the `scheduler` notices that it
-//! is due and wakes the `router`, which claims it for a relay's `lane`; a `sender` takes it from
-//! the lane's `stock`; `recording` writes the outcome to disk, and `announcements` publishes it.
-//! All share one `engine`.
+//! The path of a mail: `accept` stores it; the `scheduler` notices that it is due and wakes the
+//! `router`, which claims it for a relay's `lane`; a `sender` takes it from the lane's `stock`;
+//! `recording` writes the outcome to disk, and `announcements` reports it. All share one `engine`.
 
 mod accept;
 mod accounts;
@@ -104,21 +103,21 @@ use self::engine::Engine;
 use crate::mail::{Intake, Mail, Submitter};
 use crate::policy::Quota;
 
-/// After the last handle was dropped: how long mail in flight may take to finish.
+/// How long mail in flight may take to finish after the last handle was dropped.
 const DRAIN_AFTER_LAST_HANDLE: Duration = Duration::from_secs(10);
 
-/// The mail dispatcher: submit a mail and go on. Cheap to clone. When the last clone is dropped,
-/// the actors stop; accepted mail stays in the spool.
+/// The mail dispatcher: submit a mail, and it is delivered in the background. Cheap to clone. When
+/// the last clone is dropped, the actors stop; accepted mail stays in the spool.
 #[derive(Clone)]
 pub struct Dispatcher {
     inner: Arc<Inner>,
-    /// The door that this handle serves, for metrics.
+    /// The listener that uses this handle, for metrics.
     door: &'static str,
     /// Who submits mail through this handle.
     submitter: Submitter,
-    /// From which network address, where that is known.
+    /// The network address of the client, if it is known.
     from: Option<IpAddr>,
-    /// Whether operations through this handle are part of a larger one that is recorded itself.
+    /// Whether operations through this handle are part of a larger one, which is recorded itself.
     is_part: bool,
 }
 
@@ -134,7 +133,7 @@ struct Inner {
     domain: Option<String>,
     /// The name of this machine.
     host: String,
-    /// One reload at a time: two could each put a part of theirs in force.
+    /// One reload at a time: otherwise each of two might apply only a part.
     reloading: tokio::sync::Mutex<()>,
 }
 
@@ -152,7 +151,7 @@ impl Dispatcher {
         Builder::default()
     }
 
-    /// The same dispatcher; what is submitted through this handle is counted under `door`.
+    /// The same dispatcher; mail submitted through this handle is counted under `door`.
     pub fn for_door(&self, door: &'static str) -> Dispatcher {
         Dispatcher {
             door,
@@ -160,8 +159,8 @@ impl Dispatcher {
         }
     }
 
-    /// Counts a client that this handle's door has refused, for metrics; `reason` is a word such as
-    /// `login`.
+    /// Counts a client that this handle's listener has refused, for metrics; `reason` is a word
+    /// such as `login`.
     pub fn turned_away(&self, reason: &'static str) {
         self.inner.engine.metrics.turned_away(self.door, reason);
     }
@@ -175,7 +174,7 @@ impl Dispatcher {
         }
     }
 
-    /// What a door adds to every message that is submitted through it.
+    /// What a listener passes along with each message that it submits.
     pub fn intake(&self) -> Intake<'_> {
         Intake {
             domain: self.inner.domain.as_deref(),
@@ -199,18 +198,18 @@ impl Dispatcher {
         self.try_submit(mail).await
     }
 
-    /// As [`Dispatcher::submit`], without waiting for room.
+    /// The same as [`Dispatcher::submit`], without waiting for room.
     ///
     /// # Errors
-    /// As [`Dispatcher::submit`].
+    /// The same as [`Dispatcher::submit`].
     pub async fn try_submit(&self, mail: Mail) -> Result<Receipt, Error> {
         let answer = self.try_submit_many(vec![mail]).await.pop();
         answer.unwrap_or_else(|| Err(Error::Stopped("it gave no answer".into())))
     }
 
-    /// Accepts many mails together, with one sync per 512 KiB. Each mail is accepted or refused by
-    /// itself and has its own result, in order. Mails for which the queue is full wait for room,
-    /// for at most `accept_timeout` in all.
+    /// Accepts several mails together, with one sync per 512 KiB. Each mail is accepted or refused
+    /// separately and has its own result, in order. If the queue is full for some of them, they
+    /// wait for room, for at most `accept_timeout` in total.
     pub async fn submit_many(&self, mails: Vec<Mail>) -> Vec<Result<Receipt, Error>> {
         let Inner { engine, accept, .. } = &*self.inner;
         let waited_for = mails.clone();
@@ -239,7 +238,7 @@ impl Dispatcher {
         }
     }
 
-    /// As [`Dispatcher::submit_many`], without waiting for room.
+    /// The same as [`Dispatcher::submit_many`], without waiting for room.
     pub async fn try_submit_many(&self, mails: Vec<Mail>) -> Vec<Result<Receipt, Error>> {
         let Inner {
             engine,
@@ -277,15 +276,15 @@ impl Dispatcher {
         results
     }
 
-    /// The templates: `postrider.templates().mail("welcome", &data, Some("de"))?` returns a mail
-    /// that lacks only its addresses. All handles share them.
+    /// The templates: `postrider.templates().mail("welcome", &data, Some("de"))?` returns a mail to
+    /// which only the addresses must be added. All handles share them.
     #[cfg(feature = "templates")]
     pub fn templates(&self) -> &crate::content::Templates {
         &self.inner.engine.templates
     }
 
-    /// Delays the answer to a submitter that reuses idempotency keys for other content again and
-    /// again: it may be guessing the keys of others.
+    /// Delays the answer to a submitter that repeatedly reuses idempotency keys for other content:
+    /// it may be guessing the keys of others.
     async fn slow_down(&self, results: &[Result<Receipt, Error>]) {
         let reused = |result: &&Result<Receipt, Error>| matches!(result, Err(Error::KeyReused(_)));
         let conflicts = results.iter().filter(reused).count();
@@ -305,15 +304,15 @@ impl Dispatcher {
             tracing::warn!(
                 who = ?who,
                 ?pause,
-                "reuses idempotency keys for other content again and again; its answers are delayed"
+                "reuses idempotency keys for other content repeatedly; its answers are delayed"
             );
             tokio::time::sleep(pause).await;
         }
     }
 
-    /// Sets how much each submitter may submit, from now on. Submitters that are not listed have
+    /// Sets the quotas of submitters from now on. Submitters that are not listed have
     /// [`Quota::default`](crate::policy::Quota::default). If there are several submitters, none may
-    /// have more than four fifths of `max_pending` pending, unless its quota says so.
+    /// have more than four fifths of `max_pending` pending, unless its quota allows it.
     pub fn set_quotas(&self, quotas: impl IntoIterator<Item = (Submitter, Quota)>) {
         self.inner.engine.accounts.replace(quotas);
     }
@@ -325,11 +324,11 @@ impl Dispatcher {
     }
 
     /// Sends without the queue: one synchronous attempt at each relay of the route that is not
-    /// paused, in turn, until one answers. Nothing is stored.
+    /// paused, until one answers. Nothing is stored.
     ///
     /// # Errors
-    /// [`Error::Mail`], [`Error::NoRoute`] or [`Error::Stopped`]. What the relay said is in the
-    /// result, not here.
+    /// [`Error::Mail`], [`Error::NoRoute`] or [`Error::Stopped`]. The relay's answers are in the
+    /// result.
     pub async fn send_now(&self, mail: Mail) -> Result<SentNow, Error> {
         self.inner.engine.admits()?;
         self.inner.accept.check_size(&mail)?;

@@ -1,12 +1,12 @@
-//! What whoever tells the outside needs of the engine: whose turn it is where several nodes share a
-//! spool, and where it is counted and noted what came of it.
+//! What webhooks, alerts and schedules need from the engine: which node does the work if several
+//! share a spool, and metrics and journal entries for the results.
 
 use std::time::Duration;
 
 use super::{Dispatcher, JournalHandle};
 use crate::delivery::EventKind;
 
-/// What came of telling something.
+/// The result of sending a notification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoticeResult {
     Delivered,
@@ -24,18 +24,19 @@ impl NoticeResult {
     }
 }
 
-/// How often a node asks whether it may do what another does: one that is killed tells nobody.
+/// How often a node checks whether it may take over the work of another one: a node that was killed
+/// does not announce it.
 const TURN_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Whether this node is the one that does for all what a named reader of the journal is for.
+/// Whether this node does the work that belongs to a named reader of the journal.
 pub(crate) struct Turn {
-    /// The reader that is held by whoever's turn it is; none where it is everybody's.
+    /// The reader that the node with the turn owns; `None` if every node has the turn.
     reader: Option<(JournalHandle, String)>,
     is_shared: bool,
 }
 
 impl Turn {
-    /// A turn of every node: of what can be done by all of them, because it is done once.
+    /// A turn that every node has, for work that is done only once even if all nodes try.
     pub fn always() -> Self {
         Turn {
             reader: None,
@@ -43,13 +44,13 @@ impl Turn {
         }
     }
 
-    /// Whether it is this node's turn.
+    /// Whether this node has the turn.
     pub fn is_mine(&self) -> bool {
         let reader = self.reader.as_ref();
         reader.is_none_or(|(journal, name)| journal.holds(name))
     }
 
-    /// Waits until that has changed. Takes the turn where nobody has it.
+    /// Waits until that changes. Takes the turn if no other node has it.
     pub async fn changed(&mut self) {
         let Some((journal, name)) = self.reader.as_ref().filter(|_| self.is_shared) else {
             return std::future::pending().await;
@@ -69,7 +70,7 @@ impl Turn {
 }
 
 impl Dispatcher {
-    /// Whose turn it is to do what the reader of this name is for.
+    /// The turn that belongs to the reader with this name.
     pub(crate) fn turn(&self, name: &str) -> Turn {
         Turn {
             reader: Some((self.journal(), name.to_owned())),
@@ -77,23 +78,23 @@ impl Dispatcher {
         }
     }
 
-    /// Whether others share the spool.
+    /// Whether other nodes share the spool.
     pub(crate) fn shares_its_spool(&self) -> bool {
         self.inner.engine.spool.cluster().is_some()
     }
 
-    /// Counts what came of telling a webhook something.
+    /// Counts the result of a webhook's notification.
     pub(crate) fn count_notice(&self, webhook: &str, result: NoticeResult) {
         let metrics = &self.inner.engine.metrics;
         metrics.noticed(webhook, result.as_str());
     }
 
-    /// Shows in the metrics whether a webhook is off.
+    /// Sets the metric that shows whether a webhook is off.
     pub(crate) fn show_webhook(&self, webhook: &str, is_off: bool) {
         self.inner.engine.metrics.webhook_is_off(webhook, is_off);
     }
 
-    /// Notes in the journal that a webhook is switched off.
+    /// Records in the journal that a webhook was switched off.
     pub(crate) async fn note_webhook_off(&self, webhook: &str, reason: &str) {
         let kind = EventKind::WebhookOff {
             webhook: webhook.to_owned(),
@@ -104,11 +105,11 @@ impl Dispatcher {
         if let Some(journal) = engine.spool.journal()
             && let Err(error) = journal.note(vec![event]).await
         {
-            tracing::warn!(%error, "what happened could not be noted in the journal");
+            tracing::warn!(%error, "cannot record an event in the journal");
         }
     }
 
-    /// Notes what somebody did to a webhook.
+    /// Records an operation on a webhook.
     pub(crate) async fn note_webhook_act(&self, act: &str, webhook: &str) {
         let kind = EventKind::Act {
             act: act.to_owned(),

@@ -1,4 +1,4 @@
-//! The engine's numbers, for people and for Prometheus, and whether it can do its work.
+//! Statistics and metrics of the engine, and its health.
 
 use std::sync::atomic::Ordering;
 
@@ -8,7 +8,7 @@ use crate::mail::Priority;
 use crate::observe::{Gauges, RelayGauges};
 
 impl Dispatcher {
-    /// The engine's numbers.
+    /// The statistics of the engine.
     ///
     /// # Errors
     /// [`Error::Spool`], or [`Error::Stopped`].
@@ -47,7 +47,7 @@ impl Dispatcher {
         })
     }
 
-    /// Deliveries that a relay has taken since start.
+    /// The number of deliveries that a relay accepted since the start.
     pub fn delivered(&self) -> u64 {
         self.inner
             .engine
@@ -57,7 +57,7 @@ impl Dispatcher {
             .load(Ordering::Relaxed)
     }
 
-    /// Whether mail is accepted now, and if not, why.
+    /// Whether mail is accepted now, and why not.
     pub fn health(&self) -> Health {
         let engine = &self.inner.engine;
         let reason = engine.admits().err().map(|error| error.to_string());
@@ -83,10 +83,10 @@ impl Dispatcher {
         }
     }
 
-    /// All numbers in Prometheus' text format (OpenMetrics 1.0).
+    /// All metrics in Prometheus' text format (OpenMetrics 1.0).
     ///
     /// # Errors
-    /// As [`Dispatcher::stats`].
+    /// The same as [`Dispatcher::stats`].
     pub async fn metrics(&self) -> Result<String, Error> {
         let engine = &self.inner.engine;
         let now = engine.clock.now();

@@ -1,6 +1,6 @@
-//! The routes from which a lane may take mail now, and how it asks for them where the spool cannot
-//! say what waits on some: one that cannot be read stops no other, and is asked for again after a
-//! while that grows.
+//! The routes from which a lane may claim mail now, and how it claims if the spool cannot read some
+//! of their queues: a queue that cannot be read does not delay the others, and is tried again after
+//! a pause that grows.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -9,25 +9,25 @@ use tokio::time::Instant;
 
 use crate::delivery::Route;
 
-/// How long nothing is asked for after the spool did not answer.
+/// How long nothing is claimed after a claim failed.
 const FAILURE_PAUSE: Duration = Duration::from_millis(200);
-/// How long a route is left alone for which it did not answer: at first, and at most.
+/// How long a route whose queue cannot be read is left out: at first, and at most.
 const FIRST_REST: Duration = Duration::from_millis(500);
 const LONGEST_REST: Duration = Duration::from_secs(30);
 
 #[derive(Default)]
 pub(super) struct OpenQueues {
     routes: Vec<Route>,
-    /// How often was asked: with each time the routes begin at the next one, so that none waits for
-    /// another to be empty.
+    /// The number of claims so far. Each claim starts with the next route, so that no route has to
+    /// wait until another is empty.
     asked: usize,
-    /// What was asked for together and not answered is asked for in halves.
+    /// A claim for several routes that failed is repeated for each half of them.
     halves: VecDeque<Vec<Route>>,
     resting: HashMap<Route, RouteBackoff>,
     rests_until: Option<Instant>,
 }
 
-/// A route that could not be read.
+/// A route whose queue could not be read.
 struct RouteBackoff {
     until: Instant,
     failures: u32,
@@ -42,7 +42,7 @@ impl OpenQueues {
         self.routes.is_empty()
     }
 
-    /// What to ask for now; nothing while it rests.
+    /// The routes to claim from now; none during a pause.
     pub(super) fn ask(&mut self, now: Instant) -> Vec<Route> {
         if self.rests_until.is_some_and(|until| now < until) {
             return Vec::new();
@@ -58,8 +58,8 @@ impl OpenQueues {
 
         let mut routes = self.routes.clone();
         if !self.resting.is_empty() {
-            // One that was not read before is asked for alone, and every other time at most, so
-            // that it stops none of the others again.
+            // A route that failed before is claimed from alone, and in every second claim at most,
+            // so that it does not delay the others again.
             routes.retain(|route| !self.resting.contains_key(route));
             if self.asked.is_multiple_of(2) || routes.is_empty() {
                 let is_due = |route: &&Route| {
@@ -80,7 +80,7 @@ impl OpenQueues {
         routes
     }
 
-    /// The spool has answered. Returns whether there is more to ask for at once.
+    /// Handles a claim that succeeded. Returns whether to claim again at once.
     pub(super) fn answered(&mut self, asked: &[Route]) -> bool {
         for route in asked {
             if self.resting.is_empty() {
@@ -91,7 +91,7 @@ impl OpenQueues {
         !self.halves.is_empty()
     }
 
-    /// The spool has not answered. Returns in what times there is something to ask for again.
+    /// Handles a claim that failed. Returns after what times to claim again.
     pub(super) fn failed(&mut self, mut asked: Vec<Route>, now: Instant) -> Vec<Duration> {
         self.rests_until = Some(now + FAILURE_PAUSE);
         let mut again = vec![FAILURE_PAUSE];
@@ -121,8 +121,8 @@ mod tests {
         names.iter().map(|name| Route::over([*name])).collect()
     }
 
-    /// Asks as a lane does for so long, of a spool that cannot read these; returns how often it
-    /// could, and could not, and which were answered at the end.
+    /// Claims as a lane does for some time, from a spool that cannot read these routes. Returns how
+    /// often claims succeeded and failed, and which routes were answered in the end.
     fn asked(
         queues: &mut OpenQueues,
         broken: &[&str],

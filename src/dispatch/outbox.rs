@@ -1,18 +1,18 @@
-//! The outbox: what applications have enqueued in transactions of their own, on its way to the
-//! queue. The door that composes it asks here.
+//! The outbox: what applications have enqueued in their own database transactions. The HTTP
+//! listener's outbox task composes it to mail and submits it.
 
 use super::{Dispatcher, Error};
 use crate::mail::{Mail, MailId, Submitter};
 use crate::spool::{Handful, OutboxDraft, SpoolError};
 
-/// What a spool's outbox holds, for whoever composes it; see [`Dispatcher::outbox`].
+/// Access to a spool's outbox; see [`Dispatcher::outbox`].
 #[derive(Clone)]
 pub struct OutboxHandle {
     postrider: Dispatcher,
 }
 
 impl Dispatcher {
-    /// The outbox, where the spool has one.
+    /// The outbox; `None` if the spool has none.
     pub fn outbox(&self) -> Option<OutboxHandle> {
         self.inner.engine.spool.outbox()?;
         let mut postrider = self.for_door("outbox");
@@ -27,7 +27,7 @@ impl OutboxHandle {
         Ok(outbox.ok_or(SpoolError::Closed)?)
     }
 
-    /// The oldest drafts that nobody else has in hand, at most so many.
+    /// The oldest drafts that no other node is processing, at most `most`.
     ///
     /// # Errors
     /// [`Error::Spool`].
@@ -35,8 +35,7 @@ impl OutboxHandle {
         Ok(self.outbox()?.take(most).await?)
     }
 
-    /// Waits until there may be drafts that nobody has in hand; those of a node that is gone are
-    /// told of by nobody.
+    /// Waits until there may be new drafts. Drafts of a node that is gone are not announced.
     pub async fn arrived(&self) {
         match self.outbox() {
             Ok(outbox) => outbox.arrived().notified().await,
@@ -44,8 +43,9 @@ impl OutboxHandle {
         }
     }
 
-    /// Submits drafts that were composed, each under its own name: it leaves the outbox in the
-    /// commit in which its mail is kept. None is sent without that: the outbox keeps it already.
+    /// Submits composed drafts, each with its own id: a draft is removed from the outbox in the
+    /// commit that stores its mail. They are never sent directly instead, because the outbox is
+    /// durable already.
     pub async fn submit(&self, mails: Vec<(MailId, Mail)>) -> Vec<(MailId, Result<(), Error>)> {
         let ids: Vec<MailId> = mails.iter().map(|(id, _)| *id).collect();
         let mails = mails.into_iter().map(|(id, mail)| mail.named(id)).collect();
@@ -74,7 +74,7 @@ impl OutboxHandle {
         results
     }
 
-    /// Keeps a draft that cannot become a mail as one that is dead as `rejected`.
+    /// Stores a draft that cannot be composed as a mail that is dead as `rejected`.
     ///
     /// # Errors
     /// [`Error::Spool`].
@@ -83,7 +83,7 @@ impl OutboxHandle {
         Ok(self.outbox()?.reject(draft, reason, now).await?)
     }
 
-    /// Gives drafts back that could not be submitted now.
+    /// Returns drafts that could not be submitted now to the outbox.
     ///
     /// # Errors
     /// [`Error::Spool`].
@@ -91,7 +91,7 @@ impl OutboxHandle {
         Ok(self.outbox()?.give_back(drafts).await?)
     }
 
-    /// The templates that drafts may name.
+    /// The dispatcher, which has the templates.
     pub fn postrider(&self) -> &Dispatcher {
         &self.postrider
     }

@@ -1,11 +1,11 @@
-//! Every mail that a query means, a page at a time, so that memory does not grow with them.
+//! All mails of a query, page by page, so that memory is bounded.
 
 use super::Error;
 use super::engine::Engine;
 use crate::mail::Timestamp;
 use crate::spool::{Query, Record};
 
-/// What is left of the mails that a query means.
+/// The remaining mails of a query.
 pub(super) struct Pages<'a> {
     engine: &'a Engine,
     /// The next page; `None` after the last.
@@ -14,7 +14,7 @@ pub(super) struct Pages<'a> {
 }
 
 impl Engine {
-    /// Every mail that `query` means from its cursor on, so many in a page.
+    /// All mails of `query` from its cursor on, `size` in a page.
     pub(super) fn pages(&self, query: Query, size: usize) -> Pages<'_> {
         let query = Query {
             limit: size,
@@ -45,17 +45,17 @@ impl Pages<'_> {
         Ok(Some((page.mails, now)))
     }
 
-    /// How many mails were looked at so far.
+    /// How many mails were read so far.
     pub(super) fn looked_at(&self) -> u64 {
         self.looked_at
     }
 
-    /// Where the next page begins; `None` after the last.
+    /// The cursor of the next page; `None` after the last.
     pub(super) fn place(&self) -> Option<String> {
         self.query.as_ref().and_then(|query| query.cursor.clone())
     }
 
-    /// Whether there is no further page.
+    /// Whether there are no further pages.
     pub(super) fn are_over(&self) -> bool {
         self.query.is_none()
     }

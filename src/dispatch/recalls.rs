@@ -1,5 +1,5 @@
-//! Mails that a user cancels while a sender has them. `cancel` registers them; senders check for
-//! them, and connections do so right before the final dot.
+//! Mails that are being cancelled while a sender holds them. `cancel` registers them; senders check
+//! for them, and connections do so right before the final dot.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,13 +11,13 @@ use crate::mail::MailId;
 
 #[derive(Default)]
 pub(super) struct Recalls {
-    /// How many callers cancel each mail.
+    /// How many callers are cancelling each mail.
     wanted: Mutex<HashMap<MailId, usize>>,
     any: AtomicBool,
 }
 
 impl Recalls {
-    /// Registers that a user cancels a mail, until the guard is dropped.
+    /// Registers that a mail is being cancelled, until the guard is dropped.
     pub(super) fn recall(self: &Arc<Self>, mail: MailId) -> RecallRequest {
         *self.wanted.lock().entry(mail).or_default() += 1;
         self.any.store(true, Ordering::Release);
@@ -28,13 +28,13 @@ impl Recalls {
         }
     }
 
-    /// Whether a user cancels this mail. Costs next to nothing while nobody cancels anything.
+    /// Whether this mail is being cancelled. Very cheap while no mail is.
     pub(super) fn is_recalled(&self, mail: MailId) -> bool {
         self.any.load(Ordering::Acquire) && self.wanted.lock().contains_key(&mail)
     }
 }
 
-/// A caller that cancels a mail.
+/// A caller that is cancelling a mail.
 pub(super) struct RecallRequest {
     recalls: Arc<Recalls>,
     mail: MailId,

@@ -1,5 +1,5 @@
-//! Recording outcomes: the one place where the outcome of an attempt becomes a change on disk. Once
-//! it is there, it is announced.
+//! Records outcomes: the only place where the outcome of an attempt becomes a change in the spool.
+//! Once it is on disk, it is reported.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -32,13 +32,14 @@ pub(super) struct AttemptResult {
 struct DeliveryChange {
     lease: Lease,
     delivery: Delivery,
-    /// Whether an attempt led to it.
+    /// Whether it is the result of an attempt.
     tried: bool,
 }
 
 impl Engine {
-    /// Records the outcomes of one mail's deliveries, in the order of the calls, and announces them
-    /// once they are on disk. Does not wait for the disk; `done` is dropped when it has answered.
+    /// Records the outcomes of one mail's deliveries, in the order of the calls, and reports them
+    /// once they are on disk. Does not wait for that; `done` is dropped when the write has finished
+    /// or failed.
     ///
     /// A delivery about which nothing was learned returns to the queue: its lease is dropped.
     pub(super) fn record(
@@ -80,7 +81,7 @@ impl Engine {
         self.commit(manifest, changes, done);
     }
 
-    /// Records deliveries that have changed without an attempt.
+    /// Records deliveries that changed without an attempt.
     pub(super) fn record_unsent(
         self: &Arc<Self>,
         manifest: &Arc<Manifest>,
@@ -94,7 +95,7 @@ impl Engine {
         self.commit(manifest, changes.collect(), ());
     }
 
-    /// Ends claimed mail that has expired before a sender began it.
+    /// Ends claimed mail that expired before a sender started it.
     pub(super) fn end_expired(self: &Arc<Self>, now: Timestamp) {
         let reason = DeadReason::Expired;
         self.end_unbegun(
@@ -103,12 +104,12 @@ impl Engine {
         );
     }
 
-    /// Cancels the deliveries of a mail that are claimed and that no sender has begun.
+    /// Cancels the deliveries of a mail that were claimed and not started by a sender.
     pub(super) fn end_recalled(self: &Arc<Self>, mail: MailId, now: Timestamp) {
         self.end_unbegun(self.stocks.take_mail(mail), Stage::Cancelled { at: now });
     }
 
-    /// Records this final stage for claimed mail that no sender has begun.
+    /// Records this final stage for claimed mail that no sender has started.
     pub(super) fn end_unbegun(self: &Arc<Self>, claimed: Vec<ClaimedMail>, stage: Stage) {
         for mail in claimed {
             let claim = mail.into_claim();
@@ -142,7 +143,7 @@ impl Engine {
         let recording = self.recordings.begin(manifest.id);
         let (engine, manifest, under_way) = (Arc::clone(self), Arc::clone(manifest), self.begin());
         tokio::spawn(async move {
-            // However this task ends, callers that wait for the mail look at it again then.
+            // However this task ends, callers that wait for the mail are notified then.
             let notifies = engine.waiters.notify_at_end(manifest.id);
             let settling = AssertUnwindSafe(async { engine.spool.settle(settled).await });
             let settled = settling.catch_unwind().await;

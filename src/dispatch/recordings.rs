@@ -1,5 +1,5 @@
-//! Changes of mails that are on their way to the disk and not yet announced. A caller that asks for
-//! the status of such a mail waits until they are, so that no status is ahead of its event.
+//! Changes of mails that are being recorded and not yet reported. A request for the status of such
+//! a mail waits for them, so that no status is ahead of its event.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -18,13 +18,13 @@ pub(super) struct Recordings {
 #[derive(Default)]
 struct OpenRecordings {
     last: u64,
-    /// The numbers of the changes that are under way, by mail.
+    /// The numbers of the changes in progress, by mail.
     of: HashMap<MailId, BTreeSet<u64>>,
 }
 
 impl Recordings {
-    /// A change of this mail counts as under way until the guard is dropped: recorded and
-    /// announced.
+    /// Counts a change of this mail as in progress until the guard is dropped, once the change is
+    /// recorded and reported.
     pub(super) fn begin(self: &Arc<Self>, mail: MailId) -> Recording {
         let mut under_way = self.under_way.lock();
         under_way.last += 1;
@@ -38,7 +38,7 @@ impl Recordings {
         }
     }
 
-    /// Waits until every change of this mail that is under way now was announced.
+    /// Waits until every change of this mail that is in progress now has been reported.
     pub(super) async fn finished(&self, mail: MailId) {
         let by_now = self.under_way.lock().last;
         loop {

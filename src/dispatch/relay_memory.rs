@@ -1,7 +1,7 @@
-//! What a relay has taught its senders, shared by all of them: how much it takes at once, which
-//! domains rest there, and what several mails in a row have met.
+//! What was learned about a relay, shared by all its senders: its limits, the domains that rest at
+//! it, and the outcomes that several mails in a row had.
 //!
-//! It outlives a reload, and is forgotten with the process: a restart finds out again.
+//! It is kept during a reload, but not across a restart, after which it is learned again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use crate::mail::{Address, MailId};
 use crate::policy::{DomainAdmission, Limits, RestingDomain, Rests, Streak};
 use crate::transport::AnnouncedLimits;
 
-/// So many domains in a row that cannot be reached, and none that can: that is the relay.
+/// If this many domains in a row cannot be reached, and none can, the relay is the cause.
 const DOMAINS_IN_A_ROW: usize = 5;
-/// Of so many mails is remembered that it was unclear whose fault their refusal was, or that the
-/// relay ended a connection over them.
+/// How many mails are remembered whose refusal had an unclear cause, or for which the relay ended
+/// the connection.
 const REMEMBERED_MAILS: usize = 256;
 
 #[derive(Default)]
@@ -42,17 +42,17 @@ struct RememberedRelay {
     announced: AnnouncedLimits,
     rests: Rests,
     streak: Streak,
-    /// The domains that could not be reached since a mail was last taken.
+    /// The domains that could not be reached since a mail was last accepted.
     unreached: Vec<String>,
-    /// How many recipients' mail was taken.
+    /// How many recipients were accepted.
     taken: u64,
-    /// The mails that were refused and it was unclear whose fault that was.
+    /// The mails whose refusal had an unclear cause.
     unclear: KnownMails,
-    /// The mails over which the relay ended a connection and did not say why.
+    /// The mails for which the relay ended the connection without a reason.
     ended_over: KnownMails,
 }
 
-/// Mails that met something, each with how many had been taken before.
+/// Mails, each with the number of recipients that had been accepted before.
 #[derive(Default)]
 struct KnownMails(VecDeque<(MailId, u64)>);
 
@@ -73,23 +73,24 @@ impl KnownMails {
 }
 
 impl RelayMemory {
-    /// How many connections to it are open.
+    /// How many connections to the relay are open.
     pub(super) fn open_connections(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// One more is open.
+    /// Counts a connection that was opened.
     pub(super) fn opened(&self) -> ConnectionCount {
         self.open.fetch_add(1, Ordering::Relaxed);
         ConnectionCount(Arc::clone(&self.open))
     }
 
-    /// What the server said beforehand on the newest connection; connections keep to it themselves.
+    /// Remembers the limits that the server announced on the newest connection; connections respect
+    /// them themselves.
     pub(super) fn announced(&self, limits: AnnouncedLimits) {
         self.state.lock().announced = limits;
     }
 
-    /// How many mails the relay takes in one session, and how many recipients in one transaction,
+    /// How many mails the relay accepts in one session, and how many recipients in one transaction;
     /// announced or learned.
     pub(super) fn known_limits(&self, now: Duration) -> (Option<u32>, Option<u32>) {
         let RememberedRelay {
@@ -103,7 +104,7 @@ impl RelayMemory {
         )
     }
 
-    /// How many mails one session carries, as far as was learned.
+    /// How many mails a session may have, if a limit was learned.
     pub(super) fn session_limit(&self, now: Duration) -> Option<u32> {
         self.state
             .lock()
@@ -112,30 +113,30 @@ impl RelayMemory {
             .map(|lesson| lesson.count)
     }
 
-    /// How many recipients one transaction takes, as far as was learned.
+    /// How many recipients a transaction may have, if a limit was learned.
     pub(super) fn transaction_limit(&self, now: Duration) -> Option<usize> {
         let limit = self.state.lock().limits.transaction(now);
         limit.map(|lesson| lesson.count as usize)
     }
 
-    /// A session took no more after so many mails, and a new one did.
+    /// Records that a session accepted no more mail after `carried` mails, and a new session did.
     pub(super) fn session_ended(&self, carried: u32, said_so: bool, now: Duration) {
         let limits = &mut self.state.lock().limits;
         limits.session_ended(carried, said_so, now);
     }
 
-    /// A transaction took so many recipients and no more.
+    /// Records that a transaction accepted this many recipients and refused the others.
     pub(super) fn transaction_full(&self, accepted: usize, now: Duration) {
         let accepted = u32::try_from(accepted).unwrap_or(u32::MAX);
         self.state.lock().limits.transaction_full(accepted, now);
     }
 
-    /// Whether no domain rests or is about to.
+    /// Whether no domain rests or has failed recently.
     pub(super) fn all_domains_answer(&self) -> bool {
         self.state.lock().rests.is_empty()
     }
 
-    /// Whether a mail may go to this recipient now.
+    /// Whether a mail may be sent to this recipient now.
     pub(super) fn admits(&self, to: &Address, mail: MailId, now: Duration) -> DomainAdmission {
         self.state.lock().rests.admits(to.domain(), mail, now)
     }
@@ -145,7 +146,7 @@ impl RelayMemory {
         self.state.lock().rests.resting()
     }
 
-    /// Whose fault an outcome was, in the light of what other mails have met, which is noted too.
+    /// The cause of an outcome, considering the outcomes of other mails; remembers this one, too.
     pub(super) fn judge(
         &self,
         outcome: &Outcome,
@@ -159,7 +160,7 @@ impl RelayMemory {
         self.state.lock().judge(outcome, circumstances, to, mail)
     }
 
-    /// A mail was taken, and so fared better than those that were refused.
+    /// Records that a mail was accepted: it was not refused like others before it.
     pub(super) fn fared_better(&self, to: &Address) {
         let lessons = &mut *self.state.lock();
         lessons.taken += 1;
@@ -167,13 +168,14 @@ impl RelayMemory {
         lessons.answered(to);
     }
 
-    /// The relay ended a connection over this mail and did not say why. Returns whether it did so
-    /// before, and has taken others since: then it is this mail's doing.
+    /// Records that the relay ended a connection over this mail without a reason. Returns whether
+    /// it did so before and has accepted other mail since: then the mail is the cause.
     pub(super) fn ends_over(&self, mail: MailId) -> bool {
         self.state.lock().ends_over(mail)
     }
 
-    /// The recipient's domain could not be reached. Returns whether it rests from now on.
+    /// Records that the recipient's domain could not be reached. Returns whether it rests from now
+    /// on.
     pub(super) fn unreached(
         &self,
         to: &Address,
@@ -219,7 +221,8 @@ impl RememberedRelay {
             Fault::Unclear if known.is_none() => self.unclear.add(mail, self.taken),
             Fault::Relay if first.is_vague && self.ends_over(mail) => return Fault::Unclear,
             Fault::Destination if self.is_everywhere(to) => return Fault::Relay,
-            // The server came to speak of this recipient or this message, and of nobody else.
+            // The server reached RCPT or later, and its answer is only about this recipient or
+            // message.
             Fault::Mail if (Phase::RcptTo..=Phase::FinalDot).contains(&step) => {
                 if first.repeated.is_none() {
                     self.streak.reached(step);
@@ -244,7 +247,7 @@ impl RememberedRelay {
         }
     }
 
-    /// This domain could not be reached either. Returns whether none can be.
+    /// Records that this domain could not be reached. Returns whether no domain can be.
     fn is_everywhere(&mut self, to: &Address) -> bool {
         if self.unreached.len() < DOMAINS_IN_A_ROW {
             let domain = to.domain().to_ascii_lowercase();

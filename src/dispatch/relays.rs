@@ -1,4 +1,4 @@
-//! The relays as a user sees them: how each is, and pausing it.
+//! The relays as users see them: their status, and pausing them.
 
 use std::collections::HashMap;
 use std::future::{Future, IntoFuture};
@@ -11,18 +11,18 @@ use super::{Dispatcher, Error, RelayStatus, router, supervisor};
 use crate::delivery::{EventKind, Route};
 use crate::spool::SpoolStats;
 
-/// How long the actors may take to answer a question.
+/// How long to wait for an actor's answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
-/// The relays; see [`Dispatcher::relays`]. Awaited, it is [`Relays::list`].
+/// The relays; see [`Dispatcher::relays`]. Awaiting it is the same as [`Relays::list`].
 #[derive(Clone, Copy)]
 pub struct Relays<'a> {
     postrider: &'a Dispatcher,
 }
 
 impl Relays<'_> {
-    /// The relays, now. Where the spool cannot be counted their backlog is 0; [`Dispatcher::stats`]
-    /// says why.
+    /// The status of all relays. If the spool cannot count their backlog, it is 0;
+    /// [`Dispatcher::stats`] returns the error.
     ///
     /// # Errors
     /// [`Error::Stopped`].
@@ -32,7 +32,7 @@ impl Relays<'_> {
         let stats = engine.spool.stats(engine.clock.now()).await;
         let mut relays = with_backlog(relays, &stats.unwrap_or_default());
 
-        // The list is wanted most where the journal cannot be read.
+        // The status must be available even if the journal cannot be read.
         let recent = self.postrider.recent_deliveries().await;
         let mut recent = recent.unwrap_or_default();
         for relay in &mut relays {
@@ -45,7 +45,7 @@ impl Relays<'_> {
         self.postrider
     }
 
-    /// That there is a relay of this name, without counting what waits for it.
+    /// Checks that there is a relay with this name, without counting its backlog.
     pub(super) async fn check(&self, name: &str) -> Result<(), Error> {
         let relays = self.postrider.ask_router(router::Msg::Relays).await?;
         let found = relays.iter().find(|relay| relay.name == name);
@@ -54,7 +54,7 @@ impl Relays<'_> {
             .ok_or_else(|| Error::UnknownRelay(name.to_owned()))
     }
 
-    /// The relay of this name, now.
+    /// The status of the relay with this name.
     ///
     /// # Errors
     /// [`Error::UnknownRelay`], or [`Error::Stopped`].
@@ -64,31 +64,31 @@ impl Relays<'_> {
         found.ok_or_else(|| Error::UnknownRelay(name.to_owned()))
     }
 
-    /// Stops sending over a relay, over restarts too; its mail takes the route's next one, or
+    /// Stops sending over a relay, also after restarts; its mail uses the route's next relay, or
     /// waits.
     ///
     /// # Errors
-    /// [`Error::UnknownRelay`], or [`Error::Stopped`]; [`Error::Spool`] where it is obeyed, and
-    /// could not be noted for the next start.
+    /// [`Error::UnknownRelay`] or [`Error::Stopped`]; [`Error::Spool`] if the relay is paused now,
+    /// but the pause could not be stored for the next start.
     pub async fn pause(&self, name: &str) -> Result<(), Error> {
         let kind = EventKind::RelayPaused { reason: None };
         self.set_paused(name, true, kind).await
     }
 
-    /// As [`Relays::pause`], and tells everybody why: in the journal and the audit trail.
+    /// The same as [`Relays::pause`], with a reason for the journal and the audit trail.
     ///
     /// # Errors
-    /// As [`Relays::pause`].
+    /// The same as [`Relays::pause`].
     pub async fn pause_because(&self, name: &str, reason: &str) -> Result<(), Error> {
         let reason = Some(reason.to_owned());
         self.set_paused(name, true, EventKind::RelayPaused { reason })
             .await
     }
 
-    /// Goes on sending over a relay.
+    /// Resumes sending over a relay.
     ///
     /// # Errors
-    /// As [`Relays::pause`].
+    /// The same as [`Relays::pause`].
     pub async fn resume(&self, name: &str) -> Result<(), Error> {
         self.set_paused(name, false, EventKind::RelayResumed).await
     }
@@ -105,7 +105,7 @@ impl Relays<'_> {
             self.postrider
                 .note(kind, |event| event.of_relay(name))
                 .await;
-            // Obeyed here at once, and from the spool by those who share it or open it next.
+            // Applied here at once; other nodes, and the next start, read it from the spool.
             let spool = &self.postrider.inner.engine.spool;
             Ok(spool.set_paused(name, paused).await?)
         } else {
@@ -124,12 +124,12 @@ impl<'a> IntoFuture for Relays<'a> {
 }
 
 impl Dispatcher {
-    /// The relays: awaited, how each is now; its methods say more.
+    /// The relays: awaited, the status of all; the methods do more.
     pub fn relays(&self) -> Relays<'_> {
         Relays { postrider: self }
     }
 
-    /// As [`Relays::pause`].
+    /// The same as [`Relays::pause`].
     ///
     /// # Errors
     /// [`Error::UnknownRelay`], or [`Error::Stopped`].
@@ -137,10 +137,10 @@ impl Dispatcher {
         self.relays().pause(relay).await
     }
 
-    /// As [`Relays::resume`].
+    /// The same as [`Relays::resume`].
     ///
     /// # Errors
-    /// As [`Dispatcher::pause`].
+    /// The same as [`Dispatcher::pause`].
     pub async fn resume(&self, relay: &str) -> Result<(), Error> {
         self.relays().resume(relay).await
     }
@@ -157,8 +157,7 @@ impl Dispatcher {
         match tokio::time::timeout(ANSWER_WITHIN, answer).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) => {
-                let reborn =
-                    || Error::Stopped("the router is being created anew; ask again".into());
+                let reborn = || Error::Stopped("the router is being restarted; try again".into());
                 Err(self.inner.engine.admits().err().unwrap_or_else(reborn))
             }
             Err(_) => Err(Error::Stopped("the router does not answer".into())),
@@ -166,7 +165,7 @@ impl Dispatcher {
     }
 }
 
-/// The relays, and how much of what is pending waits for each.
+/// The relays, with the number of pending deliveries for each.
 pub(super) fn with_backlog(mut relays: Vec<RelayStatus>, spool: &SpoolStats) -> Vec<RelayStatus> {
     let backlog = backlog_by_relay(&spool.backlog);
     for relay in &mut relays {
@@ -175,7 +174,7 @@ pub(super) fn with_backlog(mut relays: Vec<RelayStatus>, spool: &SpoolStats) -> 
     relays
 }
 
-/// How much of what is pending waits for each relay: the first of its route.
+/// The number of pending deliveries for each relay: those whose route begins with it.
 pub(super) fn backlog_by_relay(routes: &[(Route, u64)]) -> HashMap<String, u64> {
     let mut backlog = HashMap::new();
     for (route, count) in routes {

@@ -1,4 +1,4 @@
-//! What users are told: receipts, a mail's status, the engine's numbers.
+//! The types that users get: receipts, the status of a mail, statistics.
 
 use std::fmt;
 
@@ -12,65 +12,65 @@ use crate::mail::{Address, Guarantee, MailId, Priority, Submitter, TemplateUse, 
 use crate::policy::BreakerState;
 use crate::spool::{Durability, Record};
 
-/// The result of `submit`: the mail is accepted, and this says how it is kept.
+/// The result of `submit`: the mail is accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Receipt {
-    /// The mail's name; that of the earlier mail where the key was seen before.
+    /// The mail's id; that of the earlier mail if the key was used before.
     pub id: MailId,
-    /// What is promised.
+    /// How durably it is stored.
     pub durability: Durability,
-    /// Whether the idempotency key was seen before, so that nothing new was accepted.
+    /// Whether the idempotency key was used before, so that nothing new was accepted.
     pub duplicate: bool,
-    /// The recipients that are not to get mail, and whose deliveries are dead as `suppressed`.
+    /// The suppressed recipients, whose deliveries are dead as `suppressed`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub suppressed: Vec<Address>,
 }
 
-/// All that is known of a mail.
+/// The status of a mail.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct MailStatus {
-    /// The mail's name.
+    /// The mail's id.
     pub id: MailId,
-    /// Its state, summed up from its deliveries.
+    /// Its state, derived from its deliveries.
     pub state: MailState,
     /// When it was accepted.
     pub created_at: Timestamp,
-    /// When its last delivery ended.
+    /// When its last delivery was finished.
     pub finished_at: Option<Timestamp>,
     /// When it expires.
     pub expires_at: Timestamp,
-    /// Where a bounce goes.
+    /// The address for bounces.
     pub return_path: Option<Address>,
     /// The subject.
     pub subject: String,
     /// The Message-ID, with its angle brackets.
     pub message_id: String,
-    /// How urgent it is.
+    /// Its priority.
     pub priority: Priority,
-    /// What to do in doubt.
+    /// What to do if the outcome is unknown.
     pub guarantee: Guarantee,
-    /// Words to find it by.
+    /// Tags for searching.
     pub tags: Vec<String>,
-    /// The key under which it is one mail, among those of whoever submitted it.
+    /// The idempotency key, which is unique for its submitter.
     pub idempotency_key: Option<String>,
-    /// Who submitted it: `local`, `token:NAME` or `user:NAME`; absent where that was not kept yet.
+    /// Who submitted it: `local`, `token:NAME` or `user:NAME`; absent for mail of versions that did
+    /// not store that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "server", schema(value_type = Option<String>, example = "token:app"))]
     pub submitter: Option<Submitter>,
-    /// What was done to the message as it was submitted, so that it is as RFC 5322 wants it; absent
-    /// for nearly all.
+    /// Notes about what was mended in the message to conform to RFC 5322; usually absent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mended: Vec<String>,
     /// The template that it was made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<TemplateUse>,
-    /// The list that it is mail of.
+    /// The list that it belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub list: Option<String>,
     /// The message's size in bytes.
     pub size: u64,
-    /// One for each recipient, in the envelope's order.
+    /// One for each recipient, in the order of the envelope.
     pub deliveries: Vec<DeliveryStatus>,
 }
 
@@ -78,37 +78,37 @@ pub struct MailStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct DeliveryStatus {
-    /// Who gets it.
+    /// The recipient.
     pub recipient: Address,
-    /// Where it is.
+    /// Its state.
     pub state: State,
     /// Why it is dead.
     pub reason: Option<DeadReason>,
-    /// The relays it may take, in order.
+    /// The relays that it may use, in order of preference.
     pub relays: Vec<String>,
-    /// The last tries, the oldest first.
+    /// The last attempts, the oldest first.
     pub attempts: Vec<Attempt>,
-    /// What was said last where it is dead or tried again, without what differs from mail to mail:
-    /// the search `error:"…"` finds the others.
+    /// The last error if it is dead or deferred, without the parts that differ from mail to mail:
+    /// the search `error:"…"` finds all deliveries with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// How many tries count against `max_attempts`.
+    /// How many attempts count against `max_attempts`.
     pub attempts_counted: u32,
-    /// When it is tried next.
+    /// When it is attempted next.
     pub next_attempt_at: Option<Timestamp>,
-    /// When it ended.
+    /// When it was finished.
     pub finished_at: Option<Timestamp>,
-    /// Why it waits, where it does.
+    /// Why it waits, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits: Option<Waits>,
-    /// What came back after a relay had taken it: bounces, complaints.
+    /// Feedback after a relay accepted it: bounces, complaints.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub feedback: Vec<Feedback>,
 }
 
 impl MailStatus {
-    /// The record of a mail, with these relays as they are now; without any, nobody is told why it
-    /// waits.
+    /// The status of a mail. `relays` is their current status, for the reason why it waits; if it
+    /// is empty, that is left out.
     pub(super) fn of(record: Record, now: Timestamp, relays: &[RelayStatus]) -> Self {
         let priority = record.manifest.priority;
         let states: Vec<State> = record.states(now).collect();
@@ -179,26 +179,27 @@ impl MailStatus {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct StatusPage {
-    /// The mails; possibly none although there are more, when many had to be looked at.
+    /// The mails. The page may be empty although there are more, because the number of mails that
+    /// are read for a page is limited.
     pub mails: Vec<MailStatus>,
     /// The cursor of the next page; `None` on the last one.
     pub next: Option<String>,
-    /// How many mails were looked at for this page.
+    /// How many mails were read for this page.
     #[serde(default)]
     pub looked_at: u64,
 }
 
-/// The outcome of one synchronous attempt, for each recipient.
+/// The outcomes of sending without the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SentNow {
-    /// The mail's name. It was not kept.
+    /// The mail's id. It was not stored.
     pub id: MailId,
-    /// Each recipient, with what the relay said.
+    /// The recipients, each with its outcome.
     pub outcomes: Vec<(Address, Outcome)>,
 }
 
 impl SentNow {
-    /// Whether every recipient's mail was taken.
+    /// Whether all recipients were delivered.
     pub fn all_delivered(&self) -> bool {
         self.outcomes
             .iter()
@@ -206,7 +207,7 @@ impl SentNow {
     }
 }
 
-/// The engine's numbers.
+/// Statistics of the engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Stats {
@@ -216,9 +217,9 @@ pub struct Stats {
     pub pending_by_priority: std::collections::BTreeMap<String, u64>,
     /// Pending deliveries.
     pub pending: u64,
-    /// The most that may be pending.
+    /// The maximum of pending deliveries.
     pub max_pending: u64,
-    /// For how many seconds the longest-waiting due delivery has been due.
+    /// How long the delivery that is due longest has been due, in seconds.
     pub oldest_queued_seconds: Option<f64>,
     /// Mails accepted since start.
     pub accepted: u64,
@@ -232,22 +233,22 @@ pub struct Stats {
     pub delivered_per_second: f64,
     /// Records set aside because they could not be read.
     pub quarantined: u64,
-    /// Bytes on disk.
+    /// Bytes of the spool on disk.
     pub spool_bytes: u64,
     /// The relays.
     pub relays: Vec<RelayStatus>,
 }
 
-/// Whether mail goes over a relay.
+/// The state of a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum RelayState {
-    /// It does.
+    /// Mail is sent over it.
     Up,
-    /// The relay has failed again and again: its mail waits, or takes the route's next one.
+    /// It has failed repeatedly: its mail waits, or uses the route's next relay.
     Down,
-    /// A user has paused it, likewise.
+    /// A user paused it: its mail waits, or uses the route's next relay.
     Paused,
 }
 
@@ -274,7 +275,7 @@ impl fmt::Display for RelayState {
     }
 }
 
-/// How mail gets there.
+/// The kind of a relay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
@@ -284,9 +285,9 @@ pub enum RelayKind {
     Smtp,
     /// A provider's API.
     Api,
-    /// Nowhere: it keeps the mail, for people to look at.
+    /// It keeps the mail for inspection, and sends nothing.
     Capture,
-    /// A program of the user's own.
+    /// A custom transport.
     Custom,
 }
 
@@ -296,50 +297,49 @@ pub enum RelayKind {
 pub struct RelayStatus {
     /// Its name.
     pub name: String,
-    /// How mail gets there.
+    /// Its kind.
     #[serde(default)]
     pub kind: RelayKind,
-    /// Whether mail goes over it.
+    /// Its state.
     pub state: RelayState,
-    /// What is let through to it.
+    /// What its circuit breaker permits.
     pub breaker: BreakerState,
-    /// The most connections it may have.
+    /// The maximum number of connections.
     pub connections: usize,
-    /// Of these, how many are sending.
+    /// How many of them are sending.
     pub busy: usize,
     /// Its rate limit.
     pub rate: Option<String>,
-    /// Pending deliveries that take it first.
+    /// The number of pending deliveries whose route begins with it.
     pub backlog: u64,
-    /// What it did when it last failed.
+    /// The last error or reply when it failed.
     pub last_failure: Option<String>,
-    /// Since when it is down.
+    /// Since when it has been down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
     /// The domains that cannot be reached over it now.
     #[serde(default)]
     pub resting_domains: Vec<RestingStatus>,
-    /// How many mails it takes in one session, where it has said (RFC 9422) or shown that.
+    /// How many mails it accepts in one session, if that was announced (RFC 9422) or learned.
     #[serde(default)]
     pub messages_per_session: Option<u32>,
-    /// How many recipients it takes in one transaction, where it has said or shown that.
+    /// How many recipients it accepts in one transaction, if that was announced or learned.
     #[serde(default)]
     pub recipients_per_transaction: Option<usize>,
-    /// What became of its mail in the last ten minutes; absent where there was none, and in
-    /// [`Stats`].
+    /// Its deliveries in the last ten minutes; absent if there were none, and in [`Stats`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recent: Option<RecentDeliveries>,
 }
 
-/// A domain to which a relay currently sends nothing but a probe now and then.
+/// A domain to which a relay currently sends only probes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct RestingStatus {
     /// The domain.
     pub domain: String,
-    /// What was said, or happened.
+    /// The reply or error of the last failure.
     pub reason: String,
-    /// Since when it rests.
+    /// Since when it has been resting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
 }
@@ -351,8 +351,8 @@ pub struct Health {
     pub ready: bool,
     /// Why not.
     pub reason: Option<String>,
-    /// What keeps accepted mail from being sent: the relays of a route of which none is up, and
-    /// what they say.
+    /// Problems that prevent accepted mail from being sent, such as the errors of the relays of a
+    /// route when none of them is up.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }

@@ -1,9 +1,10 @@
-//! Return paths that say whose mail comes back (VERP): each delivery has one of its own, signed, so
-//! that a report leads to its delivery whatever it says besides. Mail of a list has an address
-//! besides, to which its recipient writes to leave it.
+//! Return paths that identify a delivery (VERP): each delivery has its own, signed, so that a
+//! report leads to it whatever else the report says. A delivery of a list's mail also has an
+//! address to which its recipient can write to unsubscribe.
 //!
-//! *Invariant:* nobody makes an address of either kind who does not have the secret, nor one kind
-//! of the other; the same delivery has the same ones, so that every retry sends the same bytes.
+//! *Invariant:* an address of either kind cannot be made without the secret, nor from one of the
+//! other kind. The same delivery always has the same addresses, so that every attempt sends the
+//! same bytes.
 
 use bytes::Bytes;
 
@@ -12,20 +13,20 @@ use super::token_key::TokenKey;
 use crate::mail::{Address, MailId};
 use crate::spool::Claim;
 
-/// How the local part of a return path begins.
+/// The start of the local part of a return path.
 const PREFIX: &str = "b-";
-/// How that of an address begins to which a recipient writes to leave a list.
+/// The start of the local part of an address for unsubscribing.
 const LEAVING_PREFIX: &str = "u-";
-/// The bytes of a mail's id, of a delivery's place, and of the signature.
+/// The bytes of a mail's id and a delivery's index, and of the signature.
 const SIGNED_BYTES: usize = 16 + 2;
 const SIGNATURE_BYTES: usize = 10;
 const HEX_DIGITS: usize = 2 * (SIGNED_BYTES + SIGNATURE_BYTES);
-/// How many possible tokens of one report are looked at.
+/// How many possible tokens of a report are checked.
 const MOST_TOKENS: usize = 64;
-/// The field that the copy of a mail still has where its return path was lost.
+/// A header field with the token, for copies of a mail that have lost the return path.
 pub(super) const TOKEN_FIELD: &str = "X-Return-Token";
 
-/// The domain that mail comes back to, and what its addresses are signed with.
+/// The domain for bounces, and the keys that sign its addresses.
 #[derive(Clone, Debug)]
 pub struct Returns {
     domain: String,
@@ -33,14 +34,14 @@ pub struct Returns {
     leaving: TokenKey<SIGNATURE_BYTES>,
 }
 
-/// Which delivery a return path belongs to: the mail, and its place in the envelope.
+/// A delivery: the mail, and the index of the recipient in the envelope.
 pub(super) type Returned = (MailId, u16);
 
 impl Returns {
-    /// Return paths are addresses of `domain`, signed with `secret`.
+    /// Return paths are addresses in `domain`, signed with `secret`.
     ///
     /// # Errors
-    /// What is wrong with either.
+    /// The reason why one of them is not valid.
     pub fn new(domain: &str, secret: &[u8]) -> Result<Self, String> {
         let example = format!("{PREFIX}{}@{domain}", "0".repeat(HEX_DIGITS));
         if Address::parse(&example).is_err() || !domain.is_ascii() || !domain.contains('.') {
@@ -49,7 +50,8 @@ impl Returns {
         Ok(Returns {
             domain: domain.to_ascii_lowercase(),
             key: TokenKey::new(secret)?,
-            // A key of its own: a return path must not become an address of the other kind.
+            // A separate key, so that a return path cannot be turned into an address for
+            // unsubscribing.
             leaving: TokenKey::new(&[b"leaving ", secret].concat())?,
         })
     }
@@ -64,7 +66,7 @@ impl Returns {
         format!("{PREFIX}{}", signed(&self.key, delivery))
     }
 
-    /// Where the recipient of one delivery writes to leave its list.
+    /// The address to which the recipient of a delivery writes to unsubscribe.
     pub(super) fn leaving_address(&self, delivery: Returned) -> String {
         let token = signed(&self.leaving, delivery);
         format!("{LEAVING_PREFIX}{token}@{}", self.domain)
@@ -75,27 +77,27 @@ impl Returns {
         Address::parse(&format!("{}@{}", self.token((mail, index)), self.domain)).ok()
     }
 
-    /// Whether an address is of the domain, valid or not.
+    /// Whether an address is in the domain, valid or not.
     pub fn is_of_domain(&self, address: &Address) -> bool {
         address.domain().eq_ignore_ascii_case(&self.domain)
     }
 
-    /// Whether an address was made here: a return path, or one to leave a list by.
+    /// Whether an address was made here: a return path, or an address for unsubscribing.
     pub fn is_ours(&self, address: &Address) -> bool {
         self.read(address).is_some() || self.read_leaving(address).is_some()
     }
 
-    /// The delivery whose return path an address is; `None` where it was not made here.
+    /// The delivery with this return path; `None` if it was not made here.
     pub(super) fn read(&self, address: &Address) -> Option<Returned> {
         self.read_token(self.local_part(address)?)
     }
 
-    /// The delivery whose list is left by writing to an address; `None` where it was not made here.
+    /// The delivery with this address for unsubscribing; `None` if it was not made here.
     pub(super) fn read_leaving(&self, address: &Address) -> Option<Returned> {
         read_signed(LEAVING_PREFIX, &self.leaving, self.local_part(address)?)
     }
 
-    /// The local part of an address of the domain.
+    /// The local part of an address in the domain.
     fn local_part<'a>(&self, address: &'a Address) -> Option<&'a [u8]> {
         let (local, _) = address.as_str().rsplit_once('@')?;
         self.is_of_domain(address).then_some(local.as_bytes())
@@ -105,7 +107,7 @@ impl Returns {
         read_signed(PREFIX, &self.key, token)
     }
 
-    /// The first token that was made here and stands somewhere in these contents.
+    /// The first token in these contents that was made here.
     pub(super) fn find(&self, contents: &[impl AsRef<[u8]>]) -> Option<Returned> {
         let mut looked_at = 0;
         for content in contents.iter().map(AsRef::as_ref) {
@@ -132,7 +134,7 @@ impl Returns {
     }
 }
 
-/// A delivery, signed, in hexadecimal digits.
+/// The signed token of a delivery, in hexadecimal digits.
 fn signed(key: &TokenKey<SIGNATURE_BYTES>, (mail, index): Returned) -> String {
     let mut token = mail.as_bytes().to_vec();
     token.extend(index.to_be_bytes());
@@ -140,8 +142,7 @@ fn signed(key: &TokenKey<SIGNATURE_BYTES>, (mail, index): Returned) -> String {
     signed.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The delivery of a token that begins so. Upper and lower case are the same here: some servers
-/// change it.
+/// The delivery of a token with this prefix. Case is ignored, because some servers change it.
 fn read_signed(prefix: &str, key: &TokenKey<SIGNATURE_BYTES>, token: &[u8]) -> Option<Returned> {
     let (begins, hex) = token.split_at_checked(prefix.len())?;
     if !begins.eq_ignore_ascii_case(prefix.as_bytes()) || hex.len() != HEX_DIGITS {
@@ -164,7 +165,7 @@ fn read_signed(prefix: &str, key: &TokenKey<SIGNATURE_BYTES>, token: &[u8]) -> O
 }
 
 impl Engine {
-    /// What stands before a message so that a copy of it leads to its delivery.
+    /// The header field by which a copy of the message leads to its delivery.
     pub(super) fn return_field(&self, delivery: Returned) -> String {
         let returns = self.returns.as_ref();
         returns.map_or_else(String::new, |returns| {
@@ -172,7 +173,7 @@ impl Engine {
         })
     }
 
-    /// Where the mail of this claim comes back to. From nobody it comes back to nobody.
+    /// The return path for this claim. A null return path stays null.
     pub(super) fn return_path(&self, claim: &Claim) -> Option<Address> {
         let given = claim.manifest.return_path.as_ref()?;
         let made = match (&self.returns, claim.deliveries.as_slice()) {
@@ -185,7 +186,7 @@ impl Engine {
     }
 }
 
-/// A message with something before it.
+/// The message with header fields added at the top.
 pub(super) fn with_header(header: String, message: &Bytes) -> Bytes {
     if header.is_empty() {
         return message.clone();
@@ -227,7 +228,7 @@ mod tests {
             assert_eq!(here.read_token(&forged), None, "{at}");
         }
 
-        // One kind is never the other.
+        // A token of one kind is never valid as the other.
         let leaving: Address = here.leaving_address((mail, 3)).parse().unwrap();
         assert_eq!(here.read_leaving(&leaving), Some((mail, 3)));
         assert!(here.is_ours(&leaving) && here.read(&leaving).is_none());

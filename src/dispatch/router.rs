@@ -1,5 +1,5 @@
-//! The router actor: owns one lane per relay. When a lane has room, the router claims due mail for
-//! it and calls the lane's senders.
+//! The router actor: owns one lane per relay. When a lane needs mail, the router claims due mail
+//! for it and calls the lane's senders.
 //!
 //! A claim may read the disk, so it is made outside the actor's turn and comes back as a message;
 //! at most one is under way per lane. A restarted router needs no state: the supervisor introduces
@@ -27,7 +27,7 @@ use crate::spool::SpoolError;
 pub(super) enum Msg {
     /// Something may be due.
     Wake,
-    /// The timer of this lane has fired.
+    /// The timer of this lane has ended.
     WakeLane(Arc<str>),
     /// Claim mail for this lane, if it needs any.
     Fill(Arc<str>),
@@ -50,11 +50,11 @@ pub(super) enum Msg {
         paused: bool,
         reply: RpcReplyPort<bool>,
     },
-    /// The relays, now.
+    /// Answers with the status of all relays.
     Relays(RpcReplyPort<Vec<RelayStatus>>),
     /// New relays, routes and weights, and the id of the first sender that works with them.
     Configure(Arc<Topology>, SenderId),
-    /// Panic, for tests of what holds then.
+    /// Panics, for tests.
     #[cfg(any(test, feature = "testing"))]
     Crash,
 }
@@ -69,7 +69,7 @@ pub(super) struct State {
     engine: Arc<Engine>,
     topology: Arc<Topology>,
     first_sender: SenderId,
-    /// One per relay, in the topology's order.
+    /// Indexed as the relays of the topology.
     lanes: Vec<Lane>,
     /// Which lanes may take a route's mail now.
     takers: HashMap<Route, Vec<usize>>,
@@ -147,7 +147,7 @@ impl Actor for Router {
                 state.fill_all(&myself);
             }
             #[cfg(any(test, feature = "testing"))]
-            Msg::Crash => panic!("the router was told to crash"),
+            Msg::Crash => panic!("crashed by a test"),
         }
 
         Ok(())
@@ -170,7 +170,7 @@ impl State {
             self.lanes.push(lane);
         }
 
-        // What is left are the lanes of relays that were removed.
+        // The remaining lanes belong to relays that were removed.
         known.values_mut().for_each(Lane::clear_stock);
         self.topology = topology;
         self.first_sender = first_sender;
@@ -182,15 +182,15 @@ impl State {
         self.lanes.get_mut(at)
     }
 
-    /// Tells each lane from which routes it may take mail: those on which every earlier relay is
-    /// down or paused. Mail of routes that were removed goes where the fallback route's mail goes.
-    /// To be called whenever a relay goes up or down, is paused or resumed.
+    /// Determines the routes from which each lane may claim mail: those on which every earlier
+    /// relay is down or paused. Mail of routes that were removed is treated like mail of the
+    /// fallback route. Must be called whenever a relay goes up or down, is paused or resumed.
     fn open_routes(&mut self) {
         let monotonic = self.engine.clock.monotonic();
         let is_open = |lane: &Lane| lane.is_up(monotonic) && !self.engine.is_paused(&lane.relay);
         let open: Vec<bool> = self.lanes.iter().map(is_open).collect();
 
-        // By route, which lanes may take its mail.
+        // The lanes that may claim a route's mail, by route.
         let takers_of = |route: &Route| self.topology.takers(route, &open);
         let known = self.topology.routes.iter();
         let mut takers: HashMap<Route, Vec<usize>> = known
@@ -201,7 +201,7 @@ impl State {
             takers.insert(route.clone(), fallback.clone());
         }
 
-        // The same by lane.
+        // The routes, by lane.
         let mut routes = vec![Vec::new(); self.lanes.len()];
         let all = self
             .topology
@@ -247,11 +247,11 @@ impl State {
     }
 
     fn fill(&mut self, myself: &ActorRef<Msg>, at: usize) {
-        // Counted before it asks whether a shutdown has begun. A shutdown does these in the
-        // opposite order, so that one of the two always sees the other.
+        // Counted as in flight before the check for a shutdown. A shutdown does these in the
+        // opposite order, so that one of them always notices the other.
         let under_way = self.engine.begin();
 
-        // When a failure of the spool has passed, the scheduler wakes the router again.
+        // When the spool works again, the scheduler wakes the router.
         if !self.engine.is_sending() {
             return;
         }
@@ -279,7 +279,7 @@ impl State {
             Plan::Claim(request) => {
                 let (engine, router) = (Arc::clone(&self.engine), myself.clone());
                 tokio::spawn(async move {
-                    // A spool that panics must not leave the lane waiting for its answer.
+                    // If the spool panics, the lane must get an answer all the same.
                     let claims = AssertUnwindSafe(engine.spool.claim(request))
                         .catch_unwind()
                         .await;
@@ -291,8 +291,8 @@ impl State {
                             .flat_map(|claim| engine.split_list_claim(claim));
                         claims.map(claimed).collect()
                     });
-                    // If the router has ended, the claims are dropped here and their leases with
-                    // them.
+                    // If the router has ended, the claims are dropped here, which releases their
+                    // leases.
                     let _ = router.cast(Msg::Claimed(relay, claims, under_way));
                 });
             }
@@ -320,7 +320,7 @@ impl State {
         };
 
         let monotonic = self.engine.clock.monotonic();
-        // A claim that comes too late is dropped, which returns its mail.
+        // A claim that comes too late is dropped, which returns its mail to the queue.
         if !self.engine.is_sending() || self.engine.is_paused(relay) {
             claims.clear();
         }
@@ -337,10 +337,10 @@ impl State {
         }
     }
 
-    /// Sets timers after which the lane tries again. There is one claim at a time, and the next one
-    /// is not before such a timer, so that they do not add up.
+    /// Sets timers for the lane to try again. There is only one claim at a time, and the next one
+    /// waits for such a timer, so timers do not accumulate.
     fn claim_failed(&mut self, myself: &ActorRef<Msg>, relay: &Arc<str>, error: &SpoolError) {
-        tracing::error!(%relay, %error, "no mail can be claimed");
+        tracing::error!(%relay, %error, "cannot claim mail");
         let Some(lane) = self.lane(relay) else { return };
         for span in lane.claim_failed() {
             let (relay, router) = (Arc::clone(relay), myself.clone());
@@ -383,7 +383,7 @@ impl State {
         }
 
         if let Some(reason) = report.failed {
-            // All mail of the stock returns to the head of its queue, as the failed mail does.
+            // All mail of the stock returns to its position in the queue, as the failed mail does.
             lane.clear_stock();
             if lane.breaker.failed(monotonic, chance) {
                 went_up_or_down = true;
@@ -405,7 +405,7 @@ impl State {
         }
 
         if went_up_or_down {
-            // Another lane may take a route's mail now.
+            // Other lanes may claim a route's mail now.
             self.open_routes();
             self.fill_all(myself);
         } else {
@@ -416,7 +416,7 @@ impl State {
     fn gone(&mut self, myself: &ActorRef<Msg>, relay: &str, sender: SenderId) {
         if let Some(lane) = self.lane(relay) {
             lane.remove(sender);
-            // Mail that the sender was called for may be waiting for another one.
+            // Another sender must be called for the mail that this one was called for.
             self.fill_named(myself, relay);
         }
     }

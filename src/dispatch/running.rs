@@ -1,4 +1,4 @@
-//! Operating a running dispatcher: its settings are reloaded, it is drained, it is stopped.
+//! Operating a running dispatcher: reloading its settings, draining and stopping it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,16 +11,16 @@ use crate::delivery::State;
 use crate::policy::{RouteRule, Weights};
 use crate::transport::Relay;
 
-/// How a shutdown goes.
+/// How to shut down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drain {
     within: Duration,
 }
 
 impl Drain {
-    /// Finishes what is in flight, for at most `span`; the rest stays in the spool. In the first
-    /// half of it senders begin the mail that they have already; in the second half each only
-    /// finishes the mail that it is sending, so that no transaction is cut off needlessly.
+    /// Finishes mail in flight, for at most `span`; the rest stays in the spool. In the first half
+    /// of the time senders still start mail that they hold; in the second half they only finish the
+    /// mail that they are sending, so that no transaction is interrupted needlessly.
     pub fn within(span: Duration) -> Self {
         Drain { within: span }
     }
@@ -31,9 +31,9 @@ impl Drain {
 pub struct Reload {
     /// All relays.
     pub relays: Vec<Relay>,
-    /// All routes; the first that matches is taken.
+    /// All routes; the first that matches is used.
     pub routes: Vec<RouteRule>,
-    /// The priorities' weights.
+    /// The weights of the priorities.
     pub weights: Weights,
 }
 
@@ -43,7 +43,7 @@ impl Inner {
         self.engine.admits().err().unwrap_or_else(gone)
     }
 
-    /// Relays and routes that take effect together.
+    /// Applies new relays, routes and weights at once.
     pub(super) async fn configure(&self, topology: Topology) -> Result<(), Error> {
         let topology = Arc::new(topology);
         let (reply, done) = ractor::concurrency::oneshot();
@@ -57,15 +57,16 @@ impl Inner {
 }
 
 impl Dispatcher {
-    /// Replaces relays, routes and weights without losing a connection in flight. All or nothing.
+    /// Replaces relays, routes and weights without interrupting transactions. If it fails, nothing
+    /// is changed.
     ///
     /// # Errors
-    /// [`Error::Configuration`] or [`Error::Relay`]: everything is as it was.
+    /// [`Error::Configuration`] or [`Error::Relay`]; nothing is changed then.
     pub async fn reload(&self, new: Reload) -> Result<(), Error> {
         let engine = &self.inner.engine;
         let mut topology = Topology::new(&new.relays, &new.routes, new.weights)?;
 
-        // One reload at a time, or a part of each of two could take effect.
+        // One reload at a time: otherwise each of two might apply only a part.
         let _one = self.inner.reloading.lock().await;
         topology.follow(&engine.topology());
         if let Some(cluster) = engine.spool.cluster() {
@@ -76,8 +77,8 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Waits until nothing is due, nothing is being sent, and all that was sent is recorded; or
-    /// until the dispatcher has stopped. For tests.
+    /// Waits until nothing is due or being sent, and all outcomes are recorded; or until the
+    /// dispatcher has stopped. For tests.
     pub async fn wait_idle(&self) {
         let engine = &self.inner.engine;
         let mut over = std::pin::pin!(engine.life.is_over());
@@ -101,11 +102,11 @@ impl Dispatcher {
         }
     }
 
-    /// Stops accepting, finishes what is in flight within the time given, syncs, and stops the
-    /// actors. Returns whether everything in flight was finished.
+    /// Stops accepting mail, finishes mail in flight within the given time, syncs the spool, and
+    /// stops the actors. Returns whether everything in flight was finished.
     ///
     /// # Errors
-    /// [`Error::Stopped`] where it had failed before.
+    /// [`Error::Stopped`] if it failed before.
     pub async fn shutdown(&self, drain: Drain) -> Result<bool, Error> {
         let (reply, done) = ractor::concurrency::oneshot();
         let asked = self
@@ -116,8 +117,8 @@ impl Dispatcher {
         done.await.map_err(|_| self.stopped_error())
     }
 
-    /// Waits until the dispatcher has stopped, and says why: `Ok` after [`Dispatcher::shutdown`],
-    /// an error when an actor failed more often than the restart budget allows.
+    /// Waits until the dispatcher has stopped: `Ok` after [`Dispatcher::shutdown`], an error if
+    /// actors failed more often than the restart budget allows.
     ///
     /// # Errors
     /// [`Error::Stopped`].

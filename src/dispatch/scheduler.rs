@@ -1,6 +1,6 @@
-//! The scheduler actor: sleeps until something is due, or the spool notifies it of a change, and
-//! wakes the router. It also has the spool swept: expired mail is ended, and mail that was kept
-//! long enough is deleted.
+//! The scheduler actor: sleeps until mail is due, or the spool notifies it of a change, and wakes
+//! the router. It also starts sweeps of the spool: expired mail is ended, and mail is deleted after
+//! its retention time.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -18,13 +18,13 @@ use crate::observe::DeliveryResult;
 use crate::spool::SpoolError;
 
 pub(super) enum Msg {
-    /// There is a new router: wake it now, and from now on.
+    /// There is a new router: wake it now, and use it from now on.
     Router(ActorRef<router::Msg>),
-    /// Time is up, or something has changed.
+    /// Mail is due, or something has changed.
     Tick,
-    /// A sweep is done.
+    /// A sweep has finished.
     Swept,
-    /// Panic, for tests of what holds then.
+    /// Panics, for tests.
     #[cfg(any(test, feature = "testing"))]
     Crash,
 }
@@ -37,11 +37,11 @@ pub(super) struct Args {
 pub(super) struct State {
     engine: Arc<Engine>,
     router: ActorRef<router::Msg>,
-    /// The one task that waits for the next tick.
+    /// The task that waits for the next tick.
     waiting: AbortHandle,
-    /// Whether a sweep is under way.
+    /// Whether a sweep is running.
     sweeping: bool,
-    /// The orders to all nodes that this one has carried out.
+    /// The cluster's orders that were applied here.
     obeyed: AppliedOrders,
 }
 
@@ -58,7 +58,7 @@ impl Actor for Scheduler {
         args: Args,
     ) -> Result<State, ActorProcessingErr> {
         let Args { engine, router } = args;
-        // The first tick comes at once: after a restart, mail may be due already.
+        // The first tick comes at once: after a restart, mail may be due.
         let waiting = wait(&engine, Timestamp::from_millis(0), myself);
         Ok(State {
             engine,
@@ -86,14 +86,15 @@ impl Actor for Scheduler {
                 state.tick(myself);
             }
             #[cfg(any(test, feature = "testing"))]
-            Msg::Crash => panic!("the scheduler was told to crash"),
+            Msg::Crash => panic!("crashed by a test"),
         }
 
         Ok(())
     }
 }
 
-/// Ends the waiting task with the scheduler: it holds the spool, which could not be opened again.
+/// Ends the waiting task with the scheduler: it holds the spool, which could not be opened again
+/// otherwise.
 impl Drop for State {
     fn drop(&mut self) {
         self.waiting.abort();
@@ -103,7 +104,7 @@ impl Drop for State {
 impl State {
     fn tick(&mut self, myself: ActorRef<Msg>) {
         self.obeyed.obey(&self.engine, &self.router);
-        // If the router has ended, the supervisor introduces its successor (`Msg::Router`).
+        // If the router has ended, the supervisor sends `Msg::Router` with the new one.
         let _ = self.router.cast(router::Msg::Wake);
 
         let now = self.engine.clock.now();
@@ -122,7 +123,7 @@ impl State {
     }
 }
 
-/// Ticks once: at `next`, or as soon as the spool has changed.
+/// Sends one tick: at `next`, or as soon as the spool has changed.
 fn wait(engine: &Arc<Engine>, next: Timestamp, scheduler: ActorRef<Msg>) -> AbortHandle {
     let engine = Arc::clone(engine);
     let task = tokio::spawn(async move {
@@ -131,7 +132,7 @@ fn wait(engine: &Arc<Engine>, next: Timestamp, scheduler: ActorRef<Msg>) -> Abor
             () = engine.clock.sleep_until(next) => {}
         }
         if scheduler.cast(Msg::Tick).is_err() {
-            // This scheduler has ended: the notification is passed on to the next one.
+            // This scheduler has ended; the notification is passed on to the next one.
             engine.spool.changed().notify_one();
         }
     });
@@ -143,7 +144,7 @@ async fn sweep(engine: &Arc<Engine>) {
     engine.end_expired(now);
 
     loop {
-        // After a panic there must be further sweeps: it is treated as an error.
+        // Sweeps must continue after a panic, so it is treated as an error.
         let swept = AssertUnwindSafe(engine.spool.sweep(now))
             .catch_unwind()
             .await;
@@ -167,8 +168,8 @@ async fn sweep(engine: &Arc<Engine>) {
                 }
             }
             Err(error) => {
-                tracing::error!(%error, "the spool could not be swept");
-                // The next tick tries again. Not at once, or a broken disk would keep a core busy.
+                tracing::error!(%error, "cannot sweep the spool");
+                // The next tick tries again, but not at once: a broken disk would keep a core busy.
                 tokio::time::sleep(std::time::Duration::from_secs(1)).await;
                 return;
             }

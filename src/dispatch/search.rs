@@ -1,9 +1,9 @@
-//! Finds mails by what a person types: `to:ada@example.org state:deferred code:451 welcome`.
+//! Parses searches as people type them: `to:ada@example.org state:deferred code:451 welcome`.
 //!
-//! Words stand beside each other and all must hold; those about a recipient hold for one and the
-//! same recipient. `a,b` is either, `"two words"` is one value, and a `-` before a word turns it
-//! round. A word without a name is looked for in the subject, the addresses and, as the beginning
-//! of an id, in the ids.
+//! A search is a list of words, all of which must match; those about a recipient must match the
+//! same recipient. `a,b` matches either, `"two words"` is one value, and `-` before a word negates
+//! it. A word without a qualifier is searched in the subject, the addresses and, as their start, in
+//! the ids.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,24 +19,24 @@ use crate::spool::{Manifest, Query, Record, RecordFilter};
 /// The longest search, in bytes.
 const MAX_LENGTH: usize = 2000;
 
-/// How many mails are looked at together while they are counted.
+/// How many mails are read at once while counting.
 const COUNT_STEP: usize = 1000;
 
-/// Of about so many mails that are looked at one call counts those that fit.
+/// About how many mails one call reads while counting.
 const COUNT_LIMIT: u64 = 10_000;
 
-/// A search that was understood.
+/// A parsed search.
 #[derive(Clone, Debug, Default)]
 pub struct Search {
     words: Vec<SearchTerm>,
 }
 
-/// Why a search is not understood.
+/// Why a search is not valid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct SearchError(String);
 
-/// One word: what is asked, the values of which one must hold, and whether it must not hold.
+/// One word: the qualifier, the values of which one must match, and whether it is negated.
 #[derive(Clone, Debug)]
 struct SearchTerm {
     name: Qualifier,
@@ -44,7 +44,7 @@ struct SearchTerm {
     negated: bool,
 }
 
-/// What a word is about.
+/// What a word is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Qualifier {
     Any,
@@ -98,10 +98,10 @@ impl Qualifier {
 }
 
 impl Search {
-    /// Reads a search; `now` is what a span such as `after:2h` counts from.
+    /// Parses a search; spans such as `after:2h` count back from `now`.
     ///
     /// # Errors
-    /// Names the word that is not understood.
+    /// The word that is not valid.
     pub fn parse(text: &str, now: Timestamp) -> Result<Self, SearchError> {
         if text.len() > MAX_LENGTH {
             return Err(SearchError(format!("is longer than {MAX_LENGTH} bytes")));
@@ -112,19 +112,19 @@ impl Search {
         })
     }
 
-    /// Whether it asks for nothing, so that it finds everything.
+    /// Whether it has no words, so that it matches everything.
     pub fn is_empty(&self) -> bool {
         self.words.is_empty()
     }
 
-    /// Between which ids those are that are asked for by how they begin.
+    /// The range of ids that match, if the search has the start of an id.
     fn ids(&self) -> Option<(MailId, MailId)> {
         let word = self
             .words
             .iter()
             .find(|word| word.name == Qualifier::Id && !word.negated)?;
 
-        // What no id begins with is between none.
+        // An empty range, for text that is not the start of any id.
         let none = (
             MailId::from_bytes([u8::MAX; 16]),
             MailId::from_bytes([0; 16]),
@@ -135,7 +135,7 @@ impl Search {
         }))
     }
 
-    /// What a spool is asked: as much as its indexes know, and the rest as a condition.
+    /// The query for a spool: what its indexes support, and everything as a condition.
     pub fn query(&self, now: Timestamp) -> Query {
         let only = |name: Qualifier| match self.words.iter().find(|word| word.name == name) {
             Some(word) if !word.negated && word.values.len() == 1 => Some(word.values[0].as_str()),
@@ -158,7 +158,7 @@ impl Search {
     }
 }
 
-/// The words, quotes kept where they stand inside a word.
+/// The words; quotes within a word are kept.
 fn split(text: &str) -> Result<Vec<String>, SearchError> {
     let mut words = Vec::new();
     let mut word = String::new();
@@ -196,7 +196,7 @@ fn read(word: &str, now: Timestamp) -> Result<SearchTerm, SearchError> {
             let (_, found) = found.ok_or_else(|| {
                 let all: Vec<&str> = Qualifier::ALL.iter().map(|(name, _)| *name).collect();
                 SearchError(format!(
-                    "asks for `{}`, which is not one of {}",
+                    "has the qualifier `{}`, which is not one of {}",
                     name.escape_debug(),
                     all.join(", ")
                 ))
@@ -236,7 +236,7 @@ fn read(word: &str, now: Timestamp) -> Result<SearchTerm, SearchError> {
     })
 }
 
-/// A value in the form in which it is compared.
+/// A value, normalized for comparison.
 fn understood(name: Qualifier, value: &str, now: Timestamp) -> Result<String, SearchError> {
     let wrong = |error: String| SearchError(format!("`{}`: {error}", value.escape_debug()));
     match name {
@@ -259,7 +259,7 @@ fn understood(name: Qualifier, value: &str, now: Timestamp) -> Result<String, Se
     }
 }
 
-/// A time, a day (its beginning in UTC), or a span before now.
+/// A point in time, a day (its start in UTC), or a span before now.
 fn time(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     if let Ok(span) = parse_span_with_unit(text) {
         return Ok(now.before(span));
@@ -342,7 +342,7 @@ fn of_delivery(name: Qualifier, value: &str, delivery: &Delivery) -> bool {
     match name {
         Qualifier::To => is_address(delivery.recipient.as_str(), value),
         Qualifier::Domain => delivery.recipient.domain().eq_ignore_ascii_case(value),
-        // As failures are grouped.
+        // The same form as in grouped failures.
         Qualifier::Error => contains(&normalised(&error_of(delivery)), value),
         Qualifier::Relay => match delivery.attempts.last() {
             Some(_) => delivery
@@ -358,7 +358,7 @@ fn of_delivery(name: Qualifier, value: &str, delivery: &Delivery) -> bool {
     }
 }
 
-/// A whole address is meant as it is, a part of one wherever it stands.
+/// A whole address must be equal; anything else may be a part of the address.
 fn is_address(address: &str, value: &str) -> bool {
     match value.split_once('@') {
         Some((local, domain)) if !local.is_empty() && domain.contains('.') => {
@@ -380,33 +380,33 @@ fn has_code(attempt: &Attempt, value: &str) -> bool {
         || attempt.enhanced.as_deref() == Some(value)
 }
 
-/// How many mails a search finds.
+/// The number of mails that a search finds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Counted {
-    /// How many mails.
+    /// The number of mails.
     pub count: u64,
-    /// Of these, by their state summed up over all recipients.
+    /// The number of mails by state.
     pub by_state: BTreeMap<String, u64>,
-    /// Where to go on, where not all mail was looked at; to be added up.
+    /// The cursor with which to continue if not all mail was read; the counts are to be added.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
-    /// How many mails were looked at.
+    /// How many mails were read.
     #[serde(default)]
     pub looked_at: u64,
 }
 
 impl Dispatcher {
-    /// Reads a search, with spans counted from the dispatcher's own clock.
+    /// Parses a search; spans count back from the dispatcher's current time.
     ///
     /// # Errors
-    /// Names the word that is not understood.
+    /// The word that is not valid.
     pub fn search(&self, text: &str) -> Result<Query, SearchError> {
         let now = self.inner.engine.clock.now();
         Search::parse(text, now).map(|search| search.query(now))
     }
 
-    /// How many mails there are of these, in memory that does not grow with them.
+    /// The number of mails that match a query, in bounded memory.
     ///
     /// # Errors
     /// [`Error::Spool`].
@@ -418,8 +418,8 @@ impl Dispatcher {
         self.count_to(query, u64::MAX).await
     }
 
-    /// As [`Dispatcher::count`], from the query's cursor on and of as many mails as one call looks
-    /// at: the answer says where to go on.
+    /// The same as [`Dispatcher::count`], starting at the query's cursor and for a limited number
+    /// of mails: the result has the cursor with which to continue.
     ///
     /// # Errors
     /// [`Error::BadCursor`], or [`Error::Spool`].

@@ -1,8 +1,8 @@
-//! A sender actor: owns one connection to one relay, takes mail by mail from its lane's stock, and
-//! records each outcome at once.
+//! A sender actor: owns one connection to one relay, takes mail after mail from its lane's stock,
+//! and records each outcome at once.
 //!
-//! It never waits for the disk between mails: a small window bounds the outcomes that are still
-//! being written, and with it the duplicates that a crash could cause.
+//! It does not wait for the disk between mails. The number of outcomes that are still being written
+//! is limited, which also limits the duplicates that a crash can cause.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,25 +25,25 @@ use crate::mail::{Guarantee, MailId};
 use crate::spool::{Claim, SpoolError};
 use crate::transport::{Connection, Recall, Transaction, Transport};
 
-/// The most outcomes of one sender that may wait to be written to disk.
+/// The most outcomes of a sender that may wait to be written to disk.
 const UNRECORDED: usize = 64;
 /// After this many mails a sender ends its turn: it reports to the router and handles its messages.
 const MAILS_PER_TURN: usize = 32;
-/// How long a sender that probes a relay (to find out whether it is up again) goes on to the next
-/// mail after one over which the relay failed.
+/// How long a sender that probes a relay continues with the next mail after a mail that made the
+/// relay fail.
 const LONGEST_PROBE: Duration = Duration::from_secs(10);
 
-/// Identifies a sender; never used again within the process.
+/// Identifies a sender; never reused within the process.
 pub(super) type SenderId = u64;
 
 pub(super) enum Msg {
-    /// A router introduces itself; it is told when the sender is free.
+    /// A new router, to be notified when this sender is free.
     Hello(ActorRef<router::Msg>),
     /// There is mail in the lane's stock.
     Work(InFlight),
     /// Check whether the connection has been idle for too long.
     Idle,
-    /// Panic, for tests of what holds then.
+    /// Panics, for tests.
     #[cfg(any(test, feature = "testing"))]
     Crash,
 }
@@ -64,17 +64,17 @@ pub(super) struct State {
     transport: Arc<dyn Transport>,
     idle_timeout: Duration,
     pub(super) engine: Arc<Engine>,
-    /// What is remembered of this relay, shared by all its senders.
+    /// What was learned about this relay, shared by all its senders.
     pub(super) memory: Arc<RelayMemory>,
     stock: Arc<Stock>,
     router: ActorRef<router::Msg>,
     pub(super) connection: Option<OpenConnection>,
     /// How the connection that was used last was secured.
     tls: Option<TlsUse>,
-    /// The mail whose commands were pipelined on it behind the mail before.
+    /// The mail whose commands were pipelined after the mail before.
     pub(super) begun: Option<MailId>,
     unrecorded: Arc<Semaphore>,
-    /// The last mails over which the relay hung up before it answered MAIL, and how often it did.
+    /// The last mails over which the relay hung up before it answered MAIL, and how often.
     pub(super) hang_ups: VecDeque<(MailId, u32)>,
     /// Whether a [`Msg::Idle`] is scheduled.
     idle_check_scheduled: bool,
@@ -83,12 +83,13 @@ pub(super) struct State {
 /// An open connection.
 pub(super) struct OpenConnection {
     pub connection: Box<dyn Connection>,
-    /// How many mails were sent over it before: after any, the relay may have closed it meanwhile.
+    /// How many mails were sent over it; after the first one, the relay may have closed it
+    /// meanwhile.
     pub carried: u32,
     pub last_used: Instant,
     /// Counts this connection as open until it is dropped.
     pub _counted: ConnectionCount,
-    /// Everything that is logged while the connection is in use belongs to this span.
+    /// The span for log messages while the connection is used.
     pub span: Span,
 }
 
@@ -102,18 +103,18 @@ pub(super) struct TurnReport {
     pub answered: bool,
     /// Why the relay failed at the end of the turn, if it did.
     pub failed: Option<String>,
-    /// How many mails of the turn the relay was not asked about.
+    /// How many mails of the turn were not sent to the relay.
     pub unsent: usize,
 }
 
-/// How a turn may go on after a mail.
+/// How a turn continues after a mail.
 enum AfterMail {
     /// With the next mail.
     Next,
-    /// The relay failed over this mail and does not have it. Another mail may pass, so a probe
-    /// tries the next one.
+    /// The relay failed over this mail and has not accepted it. Another mail may succeed, so a
+    /// probe tries the next one.
     FailedOverIt,
-    /// The turn ends here.
+    /// The turn ends.
     Stop,
 }
 
@@ -187,7 +188,7 @@ impl Actor for Sender {
                 state.watch_idleness(&myself);
             }
             #[cfg(any(test, feature = "testing"))]
-            Msg::Crash => panic!("a sender was told to crash"),
+            Msg::Crash => panic!("crashed by a test"),
         }
 
         Ok(())
@@ -213,7 +214,7 @@ impl State {
             actor: myself.clone(),
             report,
         };
-        // If the router has ended, its successor sends `Hello`.
+        // If the router has ended, the new one sends `Hello`.
         let _ = self.router.cast(free);
     }
 
@@ -253,13 +254,13 @@ impl State {
         report
     }
 
-    /// The mail that was reserved, or else the next one of the stock.
+    /// The mail that was reserved, or else the next one from the stock.
     async fn next_mail(&mut self, reserved: Option<MailId>) -> Option<ClaimedMail> {
         if let Some(reserved) = reserved {
             if let Some(mail) = self.stock.resume(self.id) {
                 return Some(mail);
             }
-            // It was returned to the spool, or another sender has it.
+            // It was returned to the spool, or another sender took it.
             if self.begun == Some(reserved) {
                 self.abandon_pipelined().await;
             }
@@ -273,7 +274,7 @@ impl State {
     }
 
     /// Sends one mail, unless it must not be sent any more, and records the outcomes. Returns how
-    /// to go on. If the next mail was reserved for this sender, `reserved` is set to it.
+    /// the turn continues. If the next mail was reserved for this sender, `reserved` is set to it.
     async fn send(
         &mut self,
         mail: ClaimedMail,
@@ -281,19 +282,19 @@ impl State {
         reserved: &mut Option<MailId>,
         report: &mut TurnReport,
     ) -> AfterMail {
-        // However this function ends, callers that wait for the mail look at it again then.
+        // However this function ends, callers that wait for the mail are notified then.
         let _notifies = self.engine.waiters.notify_at_end(mail.manifest.id);
         report.unsent += 1;
 
         if !self.engine.may_begin(&self.relay) {
-            // This mail returns to the spool, together with all that no sender has begun.
+            // This mail returns to the spool, with all mail that no sender has started.
             drop(mail);
             self.stock.clear();
             self.abandon_pipelined().await;
             return AfterMail::Stop;
         }
         if !self.holds_leases(&mail) {
-            // Another node has taken the mail over.
+            // Another node has taken over the mail.
             drop(mail);
             self.abandon_pipelined().await;
             return AfterMail::Next;
@@ -302,7 +303,8 @@ impl State {
             return AfterMail::Next;
         };
 
-        // The next mail is reserved now, so that its commands can be sent with the end of this one.
+        // The next mail is reserved before this one is sent, so that its commands can be sent with
+        // the end of this one.
         let transaction = self.transaction(&claim);
         let next = match is_last {
             true => None,
@@ -317,7 +319,7 @@ impl State {
                 match self.send_once(&mut claim, &transaction, next).await {
                     Some(sent) => sent,
                     None => {
-                        // The mail was not sent; its leases are dropped with the claim.
+                        // The mail was not sent; dropping the claim releases its leases.
                         self.abandon_pipelined().await;
                         return AfterMail::Next;
                     }
@@ -343,7 +345,8 @@ impl State {
         self.record(claim, results).await;
 
         if report.failed.is_some() {
-            // This session or this address may be the cause: the next mail gets a new connection.
+            // This session or this network address may be the cause: the next mail gets a new
+            // connection.
             self.close_connection().await;
         }
         after
@@ -355,8 +358,8 @@ impl State {
         leases.all(|(lease, _)| self.engine.spool.holds(&lease.token()))
     }
 
-    /// Adds to the turn's report what a mail's results say about the relay, and decides how to go
-    /// on.
+    /// Adds to the turn's report what a mail's results say about the relay, and decides how the
+    /// turn continues.
     fn assess(
         &self,
         mail: MailId,
@@ -385,7 +388,7 @@ impl State {
     }
 
     /// Takes back commands that may have been pipelined for a mail that is not sent now. Only
-    /// closing the connection does that.
+    /// closing the connection can do that.
     pub(super) async fn abandon_pipelined(&mut self) {
         self.close_connection().await;
     }
@@ -398,7 +401,7 @@ impl State {
     }
 
     /// Opens a connection, unless a usable one is open. If the transport panics here, the sender
-    /// ends, and the mail returns to the queue unchanged: no crash is counted against it.
+    /// ends and the mail returns to the queue unchanged: no crash is counted against it.
     pub(super) async fn connect(&mut self) -> Result<(), Outcome> {
         if self
             .connection
@@ -410,7 +413,7 @@ impl State {
 
         self.connection = None;
         self.tls = None;
-        // Without a parent: the connection outlives the batch for which it is opened.
+        // Without a parent: the connection is used by further batches.
         let span = debug_span!(parent: None, "connection", relay = %self.relay, sender = self.id);
         let connecting = self.transport.connect().instrument(span.clone());
         let connection = connecting.await?;
@@ -428,8 +431,8 @@ impl State {
         Ok(())
     }
 
-    /// Sends a mail that must not be sent twice: before it is sent, a mark on disk says that it may
-    /// have been. Returns `None` if the mark could not be written; the mail is not sent then.
+    /// Sends at-most-once mail. Before it is sent, a mark on disk records that it may have been.
+    /// Returns `None` if the mark could not be written; the mail is not sent then.
     async fn send_once(
         &mut self,
         claim: &mut Claim,
@@ -448,13 +451,13 @@ impl State {
         let tokens = leases.map(|(lease, _)| lease.token()).collect();
         match self.engine.spool.mark(tokens).await {
             Ok(()) => {}
-            // Another sender or node has the mail.
+            // Another sender or node holds the mail.
             Err(SpoolError::StaleLease) => return None,
             Err(error) => {
                 tracing::error!(
                     mail.id = %mail.mail,
                     %error,
-                    "at-most-once mail could not be marked as being sent; it is not sent now"
+                    "cannot mark at-most-once mail as being sent, so it is not sent now"
                 );
                 self.engine.spool_failed();
                 return None;
@@ -470,9 +473,10 @@ impl State {
         Some(self.deliver(mail, next).await)
     }
 
-    /// Has the outcomes written to disk, without waiting for it unless too many are unwritten.
+    /// Records the outcomes, without waiting for the disk unless too many are unwritten.
     async fn record(&mut self, claim: Claim, results: Vec<RecipientResult>) {
-        // The semaphore is never closed; without a permit there would only be one more unwritten.
+        // The semaphore is never closed; without a permit there would only be one more unwritten
+        // outcome.
         let permit = Arc::clone(&self.unrecorded).acquire_owned().await.ok();
 
         let attempts = claim.deliveries.into_iter().zip(results);
@@ -535,7 +539,7 @@ impl State {
     }
 }
 
-/// Whether the relay was asked to take the mail, and has not taken it.
+/// Whether the relay was asked to accept the mail and has not accepted it.
 fn is_over_mail(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Unavailable(phase, _) | Outcome::Lost(phase, _) => {

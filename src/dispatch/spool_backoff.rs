@@ -1,5 +1,5 @@
-//! A pause in which no mail is begun, because the spool failed to record an outcome: mail whose
-//! outcome is not recorded is sent again, and without a pause it would be sent again and again.
+//! A pause in which no mail is sent after the spool failed to record an outcome: mail without a
+//! recorded outcome is sent again, and without a pause that would repeat endlessly.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use super::engine::Engine;
 
-/// How long the pause lasts at first, and at most.
+/// The length of the pause: at first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 #[derive(Default)]
 pub(super) struct SpoolBackoff {
     resting: AtomicBool,
-    /// How many failures there were in a row.
+    /// The number of failures in a row.
     failures: AtomicU32,
 }
 
@@ -25,8 +25,8 @@ impl SpoolBackoff {
 }
 
 impl Engine {
-    /// The spool has failed to record something. If it reports a failure of its own, nothing is
-    /// sent anyway.
+    /// Starts a pause after the spool failed to record something. If the spool reports a failure
+    /// itself, nothing is sent anyway.
     pub(super) fn spool_failed(self: &Arc<Self>) {
         let rest = &self.spool_backoff;
         if self.spool.failure().is_some() || rest.resting.swap(true, Ordering::Relaxed) {
@@ -37,7 +37,7 @@ impl Engine {
         let span = (FIRST_PAUSE * 2_u32.pow(failures.min(16))).min(LONGEST_PAUSE);
         tracing::error!(
             ?span,
-            "nothing is sent for a while, because it could not be recorded"
+            "no mail is sent for a while, because its outcome could not be recorded"
         );
 
         let engine = Arc::downgrade(self);
@@ -50,7 +50,7 @@ impl Engine {
         });
     }
 
-    /// The spool has recorded something: the next pause is short again.
+    /// The spool has recorded something, so the next pause is short again.
     pub(super) fn spool_recorded(&self) {
         let failures = &self.spool_backoff.failures;
         if failures.load(Ordering::Relaxed) > 0 && self.spool_backoff.is_over() {

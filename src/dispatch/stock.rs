@@ -1,10 +1,10 @@
-//! A lane's stock: mail that is claimed for a relay and that no sender has begun. The senders take
-//! one mail at a time, so that a sender that hangs delays only the mail that it sends. Expiry and
-//! `cancel` remove mail from the stock as well.
+//! A lane's stock: mail that is claimed for a relay and that no sender has started. Senders take
+//! one mail at a time, so that a sender that hangs delays only the mail that it is sending. Expiry
+//! and `cancel` remove mail from the stock as well.
 //!
 //! *Invariant:* a sender holds only the mail that it is sending. The next mail, whose commands were
-//! pipelined behind that one, is only reserved for it: another sender may take it if the first one
-//! gets no answer. The first one then closes its connection, which takes the commands back.
+//! pipelined after it, is only reserved: another sender may take it if the first one gets no
+//! answer. The first one then closes its connection, which takes back the commands.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Deref;
@@ -27,8 +27,8 @@ const SHORTEST_RECHECK: Duration = Duration::from_millis(50);
 /// After this time a reserved mail may be taken by any sender, before all other mail.
 const RESERVED_FROM_ALL: Duration = Duration::from_secs(5);
 
-/// A claimed mail. When it is dropped, callers that wait for the mail are notified after the lease
-/// is free again.
+/// A claimed mail. Dropping it releases the leases first, and then notifies callers that wait for
+/// the mail.
 pub(super) struct ClaimedMail {
     // Fields are dropped in this order: the lease before the notification.
     claim: Claim,
@@ -74,7 +74,7 @@ impl Stocks {
         Arc::clone(self.0.write().entry(Arc::clone(relay)).or_default())
     }
 
-    /// Removes a mail that no sender has begun, from whatever stock it is in.
+    /// Removes a mail that no sender has started from the stock that it is in.
     pub(super) fn take_mail(&self, mail: MailId) -> Vec<ClaimedMail> {
         let stocks = self.0.read();
         let taken = stocks
@@ -83,7 +83,7 @@ impl Stocks {
         taken.collect()
     }
 
-    /// Removes expired mail that no sender has begun.
+    /// Removes expired mail that no sender has started.
     pub(super) fn take_expired(&self, now: Timestamp) -> Vec<ClaimedMail> {
         let stocks = self.0.read();
         let expired = stocks
@@ -105,40 +105,40 @@ pub(super) struct Stock(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    /// Claimed mail in the order of its turns. Critical mail is kept apart, since some senders take
-    /// nothing else.
+    /// Claimed mail in the order of its turns. Critical mail is separate, since some senders take
+    /// only that.
     critical: VecDeque<NumberedMail>,
     other: VecDeque<NumberedMail>,
     last_number: u64,
     bytes: usize,
-    /// The mail whose commands a sender has pipelined behind the one that it is sending.
+    /// The mail whose commands a sender has pipelined after the one that it is sending.
     reserved: HashMap<SenderId, ReservedMail>,
-    /// Senders that hold mail that is not critical, and how many mails each.
+    /// The senders that hold mail that is not critical, each with the number of mails.
     non_critical: HashMap<SenderId, usize>,
-    /// Senders that were called to work and have not taken a mail yet.
+    /// The senders that were called and have not taken a mail yet.
     called: HashSet<SenderId>,
     rules: StockRules,
-    /// How many free senders were not called.
+    /// The number of free senders that were not called.
     idle: usize,
-    /// A sender has noticed that little mail is left, and wakes the router for it. Reset when the
+    /// Whether a sender has noticed that the stock is low and has woken the router. Reset when the
     /// stock is filled.
     low_reported: bool,
-    /// As above, until the lane has asked for it.
+    /// The same, reset when the lane has read it.
     is_low: bool,
-    /// How many mails were returned to the queue before the relay was asked about them.
+    /// How many mails were returned to the queue without being sent.
     unsent: usize,
 }
 
-/// Who may take what.
+/// Which senders may take which mail.
 #[derive(Clone, Copy, Default)]
 pub(super) struct StockRules {
     /// Senders with a smaller id are retired.
     pub first_sender: SenderId,
     /// How many senders may send mail that is not critical.
     pub max_non_critical: usize,
-    /// If set, only this sender takes mail: it finds out whether the relay is up again.
+    /// If set, only this sender may take mail: it is probing the relay.
     pub probing: Option<SenderId>,
-    /// With this number of mails or fewer, the stock is low.
+    /// The stock is low with this number of mails or fewer.
     pub low: usize,
 }
 
@@ -152,29 +152,29 @@ struct ReservedMail {
     since: Instant,
 }
 
-/// How much there is.
+/// The content of the stock.
 pub(super) struct StockLevel {
     pub mails: usize,
     pub bytes: usize,
-    /// How many more senders may begin mail that is not critical.
+    /// How many more senders may start mail that is not critical.
     pub non_critical_room: usize,
 }
 
 /// What a sender gets when it asks for mail.
 pub(super) struct SenderTurn {
     pub mail: Option<ClaimedMail>,
-    /// The router should look at the lane: more senders could work, or the stock is low.
+    /// Whether the router should look at the lane: more senders could work, or the stock is low.
     pub wake_router: bool,
 }
 
 impl Stock {
-    /// Changes who may take what.
+    /// Changes the rules.
     pub(super) fn rule(&self, change: impl FnOnce(&mut StockRules)) {
         let mut state = self.0.lock();
         change(&mut state.rules);
     }
 
-    /// All senders are retired; others come in their place.
+    /// Retires all senders; new ones replace them.
     pub(super) fn retire_senders(&self, first_sender: SenderId) {
         let mut state = self.0.lock();
         let reserved: Vec<SenderId> = state.reserved.keys().copied().collect();
@@ -188,7 +188,7 @@ impl Stock {
         state.rules.probing = None;
     }
 
-    /// A sender is gone.
+    /// Forgets a sender that has ended.
     pub(super) fn forget_sender(&self, sender: SenderId) {
         let mut state = self.0.lock();
         state.unreserve(sender);
@@ -196,7 +196,7 @@ impl Stock {
         state.called.remove(&sender);
     }
 
-    /// Whether this sender is the one that finds out whether the relay is up again.
+    /// Whether this sender is probing the relay.
     pub(super) fn is_probed_by(&self, sender: SenderId) -> bool {
         self.0.lock().rules.probing == Some(sender)
     }
@@ -241,7 +241,8 @@ impl Stock {
         takeable.saturating_sub(state.called.len()).min(idle)
     }
 
-    /// After what time an idle sender may take mail that is reserved for another, if there is any.
+    /// After what time an idle sender may take mail that is reserved for another; `None` if there
+    /// is none.
     pub(super) fn recheck_in(&self) -> Option<Duration> {
         let state = self.0.lock();
         let has_room = state.non_critical_room() > 0;
@@ -254,12 +255,12 @@ impl Stock {
         Some(left.max(SHORTEST_RECHECK))
     }
 
-    /// Whether the stock has become low since this was last asked.
+    /// Whether the stock has become low since the last call.
     pub(super) fn has_become_low(&self) -> bool {
         std::mem::take(&mut self.0.lock().is_low)
     }
 
-    /// A sender was called.
+    /// Remembers that a sender was called.
     pub(super) fn call(&self, sender: SenderId) {
         let mut state = self.0.lock();
         state.called.insert(sender);
@@ -282,11 +283,11 @@ impl Stock {
         }
     }
 
-    /// Reserves the next mail for a sender, which may then pipeline its commands behind the mail
-    /// that it is sending. Returns what `make` makes of the claim.
+    /// Reserves the next mail for a sender, which may then pipeline its commands after the mail
+    /// that it is sending. Returns the result of `make` for its claim.
     ///
-    /// Nothing is reserved while another sender is free, and no at-most-once mail, whose commands
-    /// must not be sent ahead.
+    /// Nothing is reserved while another sender is free. At-most-once mail is never reserved,
+    /// because its commands must not be sent in advance.
     pub(super) fn reserve<T>(&self, sender: SenderId, make: impl FnOnce(&Claim) -> T) -> Option<T> {
         let mut state = self.0.lock();
         let critical = state.next_queue(sender)?;
@@ -309,7 +310,7 @@ impl Stock {
         Some(made)
     }
 
-    /// The mail that was reserved for this sender; `None` if it is not reserved any more.
+    /// The mail that was reserved for this sender; `None` if it is no longer reserved.
     pub(super) fn resume(&self, sender: SenderId) -> Option<ClaimedMail> {
         let mut state = self.0.lock();
         state.reserved.remove(&sender).map(|one| one.mail.mail)
@@ -320,7 +321,7 @@ impl Stock {
         self.0.lock().unreserve(sender);
     }
 
-    /// The sender does not hold its mail any more.
+    /// Records that a sender has finished a mail.
     pub(super) fn finished(&self, sender: SenderId, was_critical: bool) {
         self.0.lock().release(sender, was_critical);
     }
@@ -330,13 +331,12 @@ impl Stock {
         self.remove(|_| true);
     }
 
-    /// How many mails were returned, since this was last asked, before the relay was asked about
-    /// them.
+    /// How many mails were returned to the queue without being sent, since the last call.
     pub(super) fn take_unsent(&self) -> usize {
         std::mem::take(&mut self.0.lock().unsent)
     }
 
-    /// Removes the mails that `chosen` selects, reserved ones included.
+    /// Removes the mails that `chosen` selects, including reserved ones.
     fn remove(&self, chosen: impl Fn(&ClaimedMail) -> bool) -> Vec<ClaimedMail> {
         let mut state = self.0.lock();
         let mut removed = Vec::new();
@@ -400,8 +400,8 @@ impl State {
         self.non_critical.contains_key(&sender) || self.non_critical_room() > 0
     }
 
-    /// The queue from which this sender takes next: `true` for critical mail, `false` for other,
-    /// `None` if it may take nothing.
+    /// The queue from which this sender takes next: `true` for critical mail, `false` for other
+    /// mail, `None` if it may take none.
     fn next_queue(&self, sender: SenderId) -> Option<bool> {
         let is_barred =
             sender < self.rules.first_sender || self.rules.probing.is_some_and(|one| one != sender);

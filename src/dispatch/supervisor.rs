@@ -1,9 +1,9 @@
-//! The supervisor actor: spawns the router, the senders and the scheduler, and creates anew what
-//! has ended.
+//! The supervisor actor: starts the router, the senders and the scheduler, and restarts them when
+//! they end.
 //!
-//! A child that ends takes nothing with it: leases go back by themselves, and what a child knew is
-//! either in the spool or is told to it again. Children that end too often end the dispatcher, with
-//! the mail safe in the spool.
+//! No state is lost with a child: its leases are released, and what it knew is in the spool or is
+//! sent to its successor. If children end too often, the dispatcher ends; the mail is safe in the
+//! spool.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
@@ -25,38 +25,37 @@ use super::sender::{self, Sender, SenderId};
 use super::topology::{RelayPlan, Topology};
 use crate::spool::SpoolError;
 
-/// So many children may end within [`BUDGET_WINDOW`] before the dispatcher gives up.
+/// How many children may end within [`BUDGET_WINDOW`] before the dispatcher ends.
 const RESTART_BUDGET: usize = 20;
 const BUDGET_WINDOW: Duration = Duration::from_secs(60);
-/// How long the first child that ends waits to be created anew; doubled with each further one, up
-/// to the longest.
+/// How long to wait before the first restart; doubled with each further one, up to the maximum.
 const FIRST_BACK_OFF: Duration = Duration::from_millis(10);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(2);
-/// How long a sender may take to close its connection, or to be cut off.
+/// How long a sender may take to close its connection before it is killed.
 const SENDER_STOPS_WITHIN: Duration = Duration::from_secs(3);
 
 pub(super) enum Msg {
-    /// For the router, whichever it is now.
+    /// For the current router.
     ToRouter(router::Msg),
-    /// Create a child anew.
+    /// Start a child again.
     Respawn(Child),
-    /// New relays, routes and weights.
+    /// Apply new relays, routes and weights.
     Configure(Arc<Topology>, RpcReplyPort<()>),
-    /// Finish what is in flight within this time, and stop. Answers whether all was finished.
+    /// Finish mail in flight within this time, and stop. Answers whether all was finished.
     Shutdown(Duration, Option<RpcReplyPort<bool>>),
-    /// What was in flight is finished, or its time is up.
+    /// Mail in flight is finished, or the time is up.
     Finish(bool, Option<RpcReplyPort<bool>>),
-    /// Have a child panic, for tests of what holds then.
+    /// Make a child panic, for tests.
     #[cfg(any(test, feature = "testing"))]
     Crash(Child),
 }
 
-/// Which child.
+/// A kind of child.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Child {
     Router,
     Scheduler,
-    /// One of the relay's senders.
+    /// One of this relay's senders.
     Sender(Arc<str>),
 }
 
@@ -82,8 +81,7 @@ pub(super) struct State {
     scheduler: ActorRef<scheduler::Msg>,
     senders: HashMap<ActorId, SenderEntry>,
     last_sender: SenderId,
-    /// The first of the senders that work by this topology. Earlier ones only finish what they have
-    /// in hand.
+    /// The first sender of the current topology. Earlier ones only finish the mail that they hold.
     first_sender: SenderId,
     ends: VecDeque<Instant>,
     stopping: bool,
@@ -93,7 +91,7 @@ struct SenderEntry {
     id: SenderId,
     relay: Arc<str>,
     actor: ActorRef<sender::Msg>,
-    /// It was told to stop, and nobody follows it.
+    /// Whether it was told to stop, and is not replaced.
     retired: bool,
 }
 
@@ -201,16 +199,16 @@ async fn spawn_scheduler(
     )
 }
 
-/// Closes the spool, and then says that the engine's life has ended: who hears it can open the
+/// Closes the spool, and then sets how the engine ended: callers that wait for that may open the
 /// spool again.
 async fn end(engine: &Engine, end: LifeStage) {
-    // One that panics must not keep those waiting who are to be told of the end.
+    // If the spool panics, callers that wait for the end must be notified all the same.
     let closing = AssertUnwindSafe(engine.spool.close()).catch_unwind();
     let closed = closing
         .await
         .unwrap_or_else(|_| Err(SpoolError::panicked()));
     if let Err(error) = &closed {
-        tracing::error!(%error, "the spool could not be closed well");
+        tracing::error!(%error, "cannot close the spool");
     }
     engine.life.end(match (end, closed) {
         (LifeStage::Stopped, Err(error)) => LifeStage::Failed(error.to_string()),
@@ -218,7 +216,7 @@ async fn end(engine: &Engine, end: LifeStage) {
     });
 }
 
-/// A supervisor that is ended from outside, by the one above it, ends the dispatcher.
+/// If the supervisor is stopped by its own supervisor, the dispatcher ends.
 impl Drop for State {
     fn drop(&mut self) {
         if self.stopping {
@@ -232,7 +230,7 @@ impl Drop for State {
             end(&engine, LifeStage::Failed(reason.into())).await;
         };
 
-        // Without a runtime there is nobody left to be told.
+        // Without a runtime, no caller can be waiting.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(ending);
         }
@@ -285,8 +283,8 @@ impl State {
         Ok(())
     }
 
-    /// A child has ended: it is created anew after a while, unless that happened too often or was
-    /// meant.
+    /// Handles the end of a child: it is restarted after a delay, unless children ended too often
+    /// or this was intended.
     async fn ended(
         &mut self,
         myself: &ActorRef<Msg>,
@@ -348,7 +346,7 @@ impl State {
             actor = child.name(),
             why,
             ?back_off,
-            "an actor has ended and is created anew"
+            "an actor has ended and is restarted"
         );
 
         myself.send_after(back_off, move || Msg::Respawn(child));
@@ -398,7 +396,8 @@ impl State {
         Ok(())
     }
 
-    /// Takes on new relays and routes. Old senders finish what they hold; new ones take over.
+    /// Applies new relays and routes. Old senders finish the mail that they hold; new ones replace
+    /// them.
     async fn configure(
         &mut self,
         myself: &ActorRef<Msg>,
@@ -413,9 +412,7 @@ impl State {
 
         for sender in self.senders.values_mut() {
             sender.retired = true;
-            sender
-                .actor
-                .stop(Some("its relay is configured anew".into()));
+            sender.actor.stop(Some("its relay was reconfigured".into()));
         }
 
         self.employ_all(myself).await
@@ -427,8 +424,8 @@ impl State {
         within: Duration,
         reply: Option<RpcReplyPort<bool>>,
     ) {
-        // The rest of the time is for what they are at by then: nothing is cut off in the middle
-        // needlessly.
+        // In the second half of the time senders only finish the mail that they are sending, so
+        // that nothing is interrupted needlessly.
         let until = Instant::now().checked_add(within / 2);
         self.engine.life.drain(until);
 
@@ -453,9 +450,9 @@ impl State {
         myself.stop(None);
     }
 
-    /// Ends all children. Senders that have nothing in hand close their connections; one in the
-    /// middle of a transaction is cut off, and its mail is sent again after the next start, which
-    /// may be the second time.
+    /// Stops all children. Idle senders close their connections. A sender in the middle of a
+    /// transaction is killed; its mail is sent again after the next start, possibly for the second
+    /// time.
     async fn dismiss(&mut self, at_rest: bool) {
         self.stopping = true;
         self.scheduler.stop(None);

@@ -1,5 +1,5 @@
-//! Who is not to get mail: kept by hand and by what comes back, asked when a mail is accepted and
-//! again before it is sent.
+//! The suppression list: addresses that get no mail, added by users and because of feedback.
+//! Checked when a mail is accepted, and again before it is sent.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
@@ -16,20 +16,20 @@ use crate::spool::{
     SpoolError, Suppression, SuppressionPage, SuppressionQuery, SuppressionReason, Suppressions,
 };
 
-/// What the audit trail calls it.
+/// The operations' names in the audit trail.
 pub(super) const SUPPRESS: &str = "suppress";
 const UNSUPPRESS: &str = "unsuppress";
 
-/// Who is not to get mail; see [`Dispatcher::suppressions`].
+/// The suppression list; see [`Dispatcher::suppressions`].
 #[derive(Clone, Copy)]
 pub struct SuppressionHandle<'a> {
     postrider: &'a Dispatcher,
 }
 
-/// How many addresses may leave a list at once.
+/// How many addresses can unsubscribe at the same time.
 const TURNS: usize = 64;
 
-/// Has each address leave one list after the other.
+/// Serializes unsubscribing for each address.
 pub(super) struct Leaving {
     turns: [tokio::sync::Mutex<()>; TURNS],
     hashing: RandomState,
@@ -51,7 +51,7 @@ impl Leaving {
     }
 }
 
-/// A mail as far as suppression asks for it.
+/// The parts of a mail that matter for suppression.
 pub(super) struct AddressedMail<'a> {
     pub list: Option<&'a str>,
     pub priority: Priority,
@@ -59,8 +59,8 @@ pub(super) struct AddressedMail<'a> {
 }
 
 impl SuppressionHandle<'_> {
-    /// An entry as it is made now. A bounce ends after `suppress_bounces_for`, everything else
-    /// does not end.
+    /// A new entry. An entry for a bounce expires after `suppress_bounces_for`, others do not
+    /// expire.
     pub fn entry(&self, address: Address, reason: SuppressionReason) -> Suppression {
         let engine = &self.postrider.inner.engine;
         let since = engine.clock.now();
@@ -75,11 +75,11 @@ impl SuppressionHandle<'_> {
         }
     }
 
-    /// Adds entries; one with the same address, list and reason takes the place of the one before.
-    /// The audit trail tells of it.
+    /// Adds entries; an entry with the same address, list and reason is replaced. Recorded in the
+    /// audit trail.
     ///
     /// # Errors
-    /// [`Error::Spool`]; [`Error::Configuration`] where the spool does not keep any.
+    /// [`Error::Spool`]; [`Error::Configuration`] if the spool has no suppression list.
     pub async fn add(&self, entries: Vec<Suppression>) -> Result<(), Error> {
         let kept = self.kept()?;
         if entries.is_empty() {
@@ -91,11 +91,11 @@ impl SuppressionHandle<'_> {
         Ok(())
     }
 
-    /// Takes off what the query means, whatever its limit and cursor. Returns how many entries. The
-    /// audit trail tells of it.
+    /// Removes the entries of a query, whose limit and cursor are ignored. Returns how many.
+    /// Recorded in the audit trail.
     ///
     /// # Errors
-    /// As [`SuppressionHandle::add`].
+    /// The same as [`SuppressionHandle::add`].
     pub async fn remove(&self, query: SuppressionQuery) -> Result<usize, Error> {
         let kept = self.kept()?;
         let asked = [
@@ -124,10 +124,10 @@ impl SuppressionHandle<'_> {
         }
     }
 
-    /// One page of entries, by address; those that have ended are left out.
+    /// One page of entries, sorted by address, without expired ones.
     ///
     /// # Errors
-    /// [`Error::BadCursor`], or as [`SuppressionHandle::add`].
+    /// [`Error::BadCursor`], or the same as [`SuppressionHandle::add`].
     pub async fn list(&self, query: SuppressionQuery) -> Result<SuppressionPage, Error> {
         let now = self.postrider.inner.engine.clock.now();
         let mut page = self.kept()?.page(query).await?;
@@ -137,30 +137,30 @@ impl SuppressionHandle<'_> {
 
     fn kept(&self) -> Result<&dyn Suppressions, Error> {
         let kept = self.postrider.inner.engine.spool.suppressions();
-        let missing = || "this spool does not keep who is not to get mail".to_owned();
+        let missing = || "this spool has no suppression list".to_owned();
         kept.ok_or_else(|| Error::Configuration(missing()))
     }
 }
 
 impl Dispatcher {
-    /// Who is not to get mail: addresses that bounced, whose owners complained or unsubscribed, or
-    /// that somebody here added. Their deliveries are dead as `suppressed`.
+    /// The suppression list: addresses that bounced, whose owners complained or unsubscribed, or
+    /// that a user added. Deliveries to them are dead as `suppressed`.
     pub fn suppressions(&self) -> SuppressionHandle<'_> {
         SuppressionHandle { postrider: self }
     }
 }
 
 impl Dispatcher {
-    /// Who leaves which list with the token of a link; `None` where it was not made here.
+    /// Decodes the token of an unsubscribe link; `None` if it was not made here.
     pub fn read_unsubscribe(&self, token: &str) -> Option<Unsubscription> {
         self.inner.engine.unsubscribing.as_ref()?.read(token)
     }
 
-    /// Has the owner of a token leave its list: that list's mail goes there no more, all other
-    /// does.
+    /// Unsubscribes the recipient of a token from its list: they get no more mail of that list, but
+    /// all other mail.
     ///
     /// # Errors
-    /// As [`SuppressionHandle::add`].
+    /// The same as [`SuppressionHandle::add`].
     pub async fn unsubscribe(&self, token: &str) -> Result<Option<Unsubscription>, Error> {
         let Some(said) = self.read_unsubscribe(token) else {
             return Ok(None);
@@ -169,7 +169,7 @@ impl Dispatcher {
         Ok(Some(said))
     }
 
-    /// Has this address leave this list; whether it had not before.
+    /// Unsubscribes an address from a list; returns whether it was not unsubscribed before.
     pub(super) async fn leave(&self, said: &Unsubscription) -> Result<bool, Error> {
         let Unsubscription { address, list, .. } = said;
         let suppressions = self.suppressions();
@@ -179,7 +179,7 @@ impl Dispatcher {
             ..entry
         };
 
-        // Whoever clicks twice has left once, both at the same moment too.
+        // Two clicks are one operation, even at the same moment.
         let engine = &self.inner.engine;
         let _turn = engine.leaving.turn(address).await;
         let known = suppressions.kept()?.of(vec![address.clone()]).await?;
@@ -190,7 +190,7 @@ impl Dispatcher {
             return Ok(false);
         }
 
-        // Before: where it is told and not kept, nobody was answered, and it is asked for again.
+        // Before the entry: if that fails, the caller gets an error and unsubscribes again.
         let event = self.unsubscribed(said).await?;
         if let Some(journal) = engine.spool.journal() {
             journal.note(vec![event]).await?;
@@ -199,7 +199,7 @@ impl Dispatcher {
         Ok(true)
     }
 
-    /// What the journal tells of somebody who leaves a list.
+    /// The journal's event for unsubscribing.
     async fn unsubscribed(&self, said: &Unsubscription) -> Result<Event, Error> {
         let engine = &self.inner.engine;
         let now = engine.clock.now();
@@ -207,7 +207,7 @@ impl Dispatcher {
             list: Some(said.list.clone()),
         };
 
-        // The link outlives the mail.
+        // The link may be used after the record of the mail was deleted.
         let event = match engine.spool.get(said.mail).await? {
             Some(record) => record.manifest.event(now, kind),
             None => Event {
@@ -222,7 +222,7 @@ impl Dispatcher {
     }
 }
 
-/// Which entries, as the audit trail names them.
+/// The entries as they are named in the audit trail.
 pub(super) fn which(entries: &[Suppression]) -> String {
     let [entry] = entries else {
         return format!("{} entries", entries.len());
@@ -234,13 +234,13 @@ pub(super) fn which(entries: &[Suppression]) -> String {
 }
 
 impl Engine {
-    /// Whether anybody is not to get mail.
+    /// Whether the suppression list has any entries.
     pub(super) fn suppresses(&self) -> bool {
         let kept = self.spool.suppressions();
         kept.is_some_and(|kept| !kept.is_empty())
     }
 
-    /// The places of the recipients that are not to get a mail, of each of these mails.
+    /// The indexes of the suppressed recipients of each of these mails.
     pub(super) async fn suppressed(
         &self,
         mails: &[AddressedMail<'_>],
@@ -251,9 +251,10 @@ impl Engine {
         let recipients = mails
             .iter()
             .flat_map(|mail| mail.recipients.iter().cloned());
-        let found = kept.of(recipients.collect()).await.inspect_err(
-            |error| tracing::error!(%error, "it could not be looked up who is not to get mail"),
-        );
+        let found = kept
+            .of(recipients.collect())
+            .await
+            .inspect_err(|error| tracing::error!(%error, "cannot read the suppression list"));
         let mut found = found?.into_iter();
 
         let now = self.clock.now();
@@ -272,7 +273,7 @@ impl Engine {
         Ok(mails.iter().map(of_one).collect())
     }
 
-    /// Tells of deliveries that were dead when their mail was accepted.
+    /// Reports deliveries that were dead when their mail was accepted.
     pub(super) fn announce_suppressed(&self, mail: MailId, recipients: &[Address]) {
         let reason = DeadReason::Suppressed;
         for recipient in recipients {

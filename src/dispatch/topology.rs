@@ -1,5 +1,5 @@
-//! Relays, routes and weights, checked against each other and ready to be put to work: what a start
-//! and a reload hand to the engine.
+//! The relays, routes and weights of a configuration, checked and ready for use. Made by a start
+//! and by each reload.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,39 +11,39 @@ use crate::delivery::Route;
 use crate::policy::{Match, Rate, RouteRule, Routes, Weights};
 use crate::transport::{Kind, Relay, Transport};
 
-/// One relay, ready to be sent to.
+/// A relay, ready for use.
 #[derive(Clone)]
 pub(super) struct RelayPlan {
     pub name: Arc<str>,
     pub kind: RelayKind,
     pub transport: Arc<dyn Transport>,
-    /// How many connections, and how fast: of this node.
+    /// The connections and rate of this node.
     pub connections: usize,
     pub idle_timeout: Duration,
     pub rate: Option<Rate>,
-    /// The same of all nodes together.
+    /// The connections and rate of all nodes together.
     whole: (usize, Option<Rate>),
 }
 
-/// Which relays there are, and over which routes mail goes.
+/// The relays and routes.
 pub(super) struct Topology {
     pub relays: Vec<RelayPlan>,
     /// The rules that choose a delivery's route.
     pub rules: Routes,
-    /// Every route there is, once.
+    /// All routes and their remainders, without duplicates.
     pub routes: Vec<Route>,
-    /// Routes that there were earlier in this process. Mail that was in a sender's hands, or being
-    /// accepted, when they were removed may still come to wait for them.
+    /// Routes that existed earlier in this process. Mail that was being sent or accepted when they
+    /// were removed may still be queued for them.
     pub former_routes: Vec<Route>,
-    /// The route that such mail takes.
+    /// The route for such mail.
     pub fallback: Route,
     pub weights: Weights,
-    /// Where each relay stands among `relays`.
+    /// The index of each relay in `relays`.
     by_name: HashMap<Arc<str>, usize>,
 }
 
 impl Topology {
-    /// Checks relays and routes against each other, and makes the transports.
+    /// Checks relays and routes, and creates the transports.
     ///
     /// # Errors
     /// [`Error::Configuration`] or [`Error::Relay`].
@@ -77,8 +77,8 @@ impl Topology {
         let rules = if rules.is_empty() {
             if relays.len() > Route::MOST_RELAYS {
                 return Err(Error::Configuration(format!(
-                    "there are {} relays and no routes, and a route takes at most {}; say which \
-                     mail takes which",
+                    "there are {} relays and no routes, but a route has at most {} relays; add \
+                     routes",
                     relays.len(),
                     Route::MOST_RELAYS
                 )));
@@ -117,7 +117,7 @@ impl Topology {
         })
     }
 
-    /// Remembers the routes that there were before these.
+    /// Remembers the routes of the previous topology.
     pub(super) fn follow(&mut self, before: &Topology) {
         let former = before
             .routes
@@ -129,13 +129,13 @@ impl Topology {
         self.former_routes.dedup();
     }
 
-    /// The same with this node's share of each relay: it is this one of so many nodes. Where there
-    /// are more nodes than connections, some have none.
+    /// The topology with this node's share of each relay: node `rank` of `nodes`. If there are more
+    /// nodes than connections, some nodes have none.
     pub(super) fn shared(&self, (rank, nodes): (u32, u32)) -> Topology {
         let share = |plan: &RelayPlan| {
             let (connections, rate) = plan.whole;
             let (at, of) = (rank as usize, nodes.max(1) as usize);
-            // Who has no connection needs no rate.
+            // Nodes without connections need no share of the rate.
             let sending = nodes.min(u32::try_from(connections).unwrap_or(u32::MAX));
             RelayPlan {
                 connections: connections / of + usize::from(at < connections % of),
@@ -155,13 +155,13 @@ impl Topology {
         }
     }
 
-    /// Which of the relays has this name.
+    /// The index of the relay with this name.
     pub(super) fn position(&self, name: &str) -> Option<usize> {
         self.by_name.get(name).copied()
     }
 
-    /// The relays that may take a route's mail where these of all are open: its first open one, and
-    /// those before it, which find out so that they are up again.
+    /// The relays that may claim a route's mail, given which relays are open: the first open one
+    /// and those before it, which probe whether they are up again.
     pub(super) fn takers(&self, route: &Route, open: &[bool]) -> Vec<usize> {
         let mut takers = Vec::new();
         for at in route.relays().filter_map(|relay| self.position(relay)) {
@@ -173,7 +173,7 @@ impl Topology {
         takers
     }
 
-    /// The relay of this name.
+    /// The relay with this name.
     pub(super) fn relay(&self, name: &str) -> Option<&RelayPlan> {
         self.position(name).map(|at| &self.relays[at])
     }
@@ -212,7 +212,7 @@ fn check_rules(rules: &[RouteRule], relays: &HashMap<Arc<str>, usize>) -> Result
         }
         if rule.relays.len() > Route::MOST_RELAYS {
             return Err(Error::Configuration(format!(
-                "route {at} names {} relays, and takes at most {}",
+                "route {at} names {} relays; at most {} are allowed",
                 rule.relays.len(),
                 Route::MOST_RELAYS
             )));

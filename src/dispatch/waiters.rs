@@ -14,12 +14,12 @@ pub(super) struct Waiters(Mutex<HashMap<MailId, Waiter>>);
 
 struct Waiter {
     notify: Arc<Notify>,
-    /// Counted under the lock, so that the last one to go knows that it is the last.
+    /// Counted under the lock, so that the last one can remove the entry.
     count: usize,
 }
 
 impl Waiters {
-    /// Waits for this mail. Hold the guard while waiting.
+    /// Registers a caller that waits for this mail, until the guard is dropped.
     pub(super) fn wait_for(self: &Arc<Self>, mail: MailId) -> WaiterGuard {
         let mut waiters = self.0.lock();
         let waiter = waiters.entry(mail).or_insert_with(|| Waiter {
@@ -35,7 +35,7 @@ impl Waiters {
         }
     }
 
-    /// Notifies those who wait for this mail when the returned guard is dropped.
+    /// Notifies callers that wait for this mail when the returned guard is dropped.
     pub(super) fn notify_at_end(self: &Arc<Self>, mail: MailId) -> NotifyOnDrop {
         NotifyOnDrop {
             waiters: Arc::clone(self),
@@ -43,7 +43,7 @@ impl Waiters {
         }
     }
 
-    /// Notifies those who wait for this mail.
+    /// Notifies callers that wait for this mail.
     pub(super) fn notify(&self, mail: MailId) {
         if let Some(waiter) = self.0.lock().get(&mail) {
             waiter.notify.notify_waiters();
@@ -51,7 +51,7 @@ impl Waiters {
     }
 }
 
-/// Notifies those who wait for a mail when it is dropped.
+/// Notifies callers that wait for a mail when it is dropped.
 pub(super) struct NotifyOnDrop {
     waiters: Arc<Waiters>,
     mail: MailId,
@@ -63,7 +63,7 @@ impl Drop for NotifyOnDrop {
     }
 }
 
-/// Registers a caller that waits for a mail, until it is dropped.
+/// A caller that waits for a mail, until it is dropped.
 pub(super) struct WaiterGuard {
     waiters: Arc<Waiters>,
     mail: MailId,

@@ -18,7 +18,7 @@ pub struct Waits {
     /// The relay that it waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relay: Option<String>,
-    /// What was said, or happened.
+    /// The reply or error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
     /// Since when it waits for this, if that is known.
@@ -29,26 +29,26 @@ pub struct Waits {
     pub until: Option<Timestamp>,
 }
 
-/// What keeps a delivery waiting.
+/// The reasons why a delivery waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum WaitReason {
-    /// It is not to be sent yet.
+    /// It is scheduled for later.
     Scheduled,
-    /// Each of its relays is down.
+    /// All its relays are down.
     RelayDown,
-    /// Each of its relays is paused, or down.
+    /// All its relays are paused or down.
     Paused,
-    /// Its domain cannot be reached over the relay.
+    /// Its domain rests at the relay.
     DomainRests,
-    /// It was tried, and is tried again later.
+    /// It is deferred until its next attempt.
     Retry,
-    /// The relay's rate, which it waits for in its turn.
+    /// The rate limit of the relay.
     Rate,
-    /// Every connection of the relay is busy.
+    /// All connections of the relay are busy.
     Busy,
-    /// Nothing keeps it: it is about to be sent.
+    /// Nothing: it is about to be sent.
     Turn,
 }
 
@@ -80,7 +80,7 @@ impl fmt::Display for WaitReason {
     }
 }
 
-/// As a person reads it: `the relay primary is down: connect: connection refused`.
+/// For people: `the relay primary is down: connect: connection refused`.
 impl fmt::Display for Waits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let relay = self.relay.as_deref().unwrap_or("?");
@@ -102,12 +102,12 @@ impl fmt::Display for Waits {
     }
 }
 
-/// Whether a delivery in this state may wait for something.
+/// Whether a delivery in this state can have a reason to wait.
 pub(super) fn may_wait(state: State) -> bool {
     matches!(state, State::Scheduled | State::Queued | State::Deferred)
 }
 
-/// Why this delivery waits, as the relays are now; nothing where it does not.
+/// Why this delivery waits, given the current state of the relays; `None` if it does not.
 pub(super) fn why(
     delivery: &Delivery,
     state: State,
@@ -148,7 +148,7 @@ pub(super) fn why(
 
     let Some(taken) = taken else {
         let first = route.first()?;
-        // A pause by a user is named before an outage.
+        // A pause by a user is reported before an outage.
         let paused = route.iter().find(|relay| relay.state == RelayState::Paused);
         return Some(match paused {
             Some(paused) => Waits {
@@ -183,7 +183,7 @@ pub(super) fn why(
         });
     }
 
-    // One connection of several is kept for critical mail.
+    // One connection of several is reserved for critical mail.
     let kept = usize::from(taken.connections >= 2 && priority != Priority::Critical);
     let because = match &taken.rate {
         _ if taken.busy >= taken.connections - kept => WaitReason::Busy,

@@ -1,4 +1,4 @@
-//! What waits for a relay, by the recipients' domain: which of them hold it up.
+//! The pending deliveries of a relay by recipient domain, to find the domains that delay it.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -11,52 +11,53 @@ use crate::delivery::{Delivery, State};
 use crate::mail::Timestamp;
 use crate::spool::Query;
 
-/// How many mails are looked at together.
+/// How many mails are read at once.
 const STEP_MAILS: usize = 1000;
-/// The most mails that are looked at, and for how long: what is due after them is not told apart.
+/// The most mails that are read, and how long reading may take; the mail that is due last is left
+/// out.
 const MOST_LOOKED_AT: usize = 1_000_000;
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(4);
-/// The most domains that are told apart.
+/// The most domains in the result.
 const MOST_DOMAINS: usize = 1000;
 
-/// What waits for one relay for the recipients of one domain.
+/// The pending deliveries of one relay to one domain.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct WaitingDomain {
     /// The recipients' domain.
     pub domain: String,
-    /// How many deliveries wait.
+    /// The number of pending deliveries.
     pub count: u64,
-    /// Of these, how many are due.
+    /// How many of them are due.
     pub queued: u64,
     /// How many are being sent.
     pub sending: u64,
-    /// How many were tried, and are again later.
+    /// How many are deferred.
     pub deferred: u64,
-    /// How many are not to be sent yet.
+    /// How many are scheduled for later.
     pub scheduled: u64,
-    /// When the one that waits longest was accepted.
+    /// When the oldest of these mails was accepted.
     pub oldest_at: Timestamp,
     /// The search that finds them.
     pub q: String,
 }
 
-/// What waits for a relay, the domain with the most first.
+/// The pending deliveries of a relay, the domain with the most first.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct WaitingDomains {
-    /// The relay that their route begins with.
+    /// The relay; deliveries are counted if their route begins with it.
     pub relay: String,
-    /// The domains.
+    /// The domains, at most a thousand.
     pub domains: Vec<WaitingDomain>,
-    /// Deliveries for domains beyond the thousandth.
+    /// The number of deliveries to further domains.
     pub others: u64,
-    /// Whether all that waits was looked at; if not, what is due first was.
+    /// Whether all pending mail was read; if not, the mail that is due first was.
     pub complete: bool,
 }
 
 impl Relays<'_> {
-    /// What waits for a relay, as its backlog counts it, by the recipients' domain.
+    /// The pending deliveries of a relay by recipient domain, counted as in its backlog.
     ///
     /// # Errors
     /// [`Error::UnknownRelay`], [`Error::Spool`], or [`Error::Stopped`].
@@ -77,8 +78,8 @@ impl Dispatcher {
             State::Deferred,
             State::Scheduled,
         ];
-        // Each state has its share of the time: what is found nowhere costs a walk over all that
-        // waits.
+        // Each state gets a share of the time, because a state without matches costs a walk through
+        // all pending mail.
         let share = LOOKUP_TIMEOUT / states.len() as u32;
         let mut until = Instant::now();
 

@@ -65,8 +65,8 @@ pub enum SpoolError {
     /// It holds as much as it may, and nothing of it has ended that could go. Accepting resumes by
     /// itself when something has.
     #[error(
-        "the spool holds {kept} bytes, and {max} may be (`spool.max_size`); nothing more is \
-         accepted until something of it has ended"
+        "the spool stores {kept} bytes, the maximum is {max} (`spool.max_size`); no mail is \
+         accepted until some mail is finished"
     )]
     Full {
         /// About how many bytes are kept.
@@ -99,7 +99,7 @@ pub enum SpoolError {
     Unreadable(String),
     /// The message of this mail is not kept any more.
     #[error(
-        "the message of mail {0} is not kept any more, as `spool.keep_bodies` says; its record is"
+        "the message of mail {0} was deleted, see `spool.keep_bodies`; its record still exists"
     )]
     Forgotten(crate::mail::MailId),
     /// The idempotency key belongs to a mail with other content.

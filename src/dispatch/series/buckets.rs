@@ -1,5 +1,5 @@
-//! Where the series are kept: under the name of their reader in the journal, a value for each step
-//! of time, and a number for each relay.
+//! How time series are stored: as records of their reader of the journal, one for each step of
+//! time, and a number for each relay.
 
 use std::collections::HashMap;
 
@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::tally::Tally;
 use crate::mail::Timestamp;
 
-/// The relays that are told apart. What is sent over further ones is counted in the sum alone.
+/// The most relays with series of their own. Mail over further ones is counted in the total only.
 const MOST_RELAYS: usize = 64;
 
-/// How fine the steps of a series are.
+/// The resolution of a series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Resolution {
     /// 10 seconds, kept for a day.
@@ -23,7 +23,7 @@ pub(super) enum Resolution {
 impl Resolution {
     pub const ALL: [Resolution; 2] = [Resolution::Fine, Resolution::Coarse];
 
-    /// How long a step is, in milliseconds.
+    /// The length of a step, in milliseconds.
     pub fn millis(self) -> i64 {
         match self {
             Resolution::Fine => 10_000,
@@ -49,16 +49,16 @@ impl Resolution {
     }
 }
 
-/// One step of time.
+/// One step of a series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Bucket {
     pub grain: Resolution,
-    /// How many steps it is after 1970.
+    /// The number of steps since 1970.
     pub number: u64,
 }
 
 impl Bucket {
-    /// The step that this time is in.
+    /// The step that contains this time.
     pub fn of(grain: Resolution, at: Timestamp) -> Self {
         let number = at.as_millis().max(0) / grain.millis();
         Bucket {
@@ -67,7 +67,7 @@ impl Bucket {
         }
     }
 
-    /// When it begins.
+    /// When the step begins.
     pub fn begins(self) -> Timestamp {
         let number = i64::try_from(self.number).unwrap_or(i64::MAX);
         Timestamp::from_millis(number.saturating_mul(self.grain.millis()))
@@ -79,7 +79,7 @@ impl Bucket {
         key
     }
 
-    /// The step that a key is of.
+    /// The step with this key.
     pub fn read(grain: Resolution, key: &[u8]) -> Option<Self> {
         let number = key.strip_prefix(&[grain.letter()])?;
         let number = u64::from_be_bytes(number.try_into().ok()?);
@@ -87,7 +87,7 @@ impl Bucket {
     }
 }
 
-/// What was counted in one step: of all together, and of relays by their numbers.
+/// The counts of one step: in total, and of relays by their numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct BucketCounts {
     pub all: Tally,
@@ -95,13 +95,13 @@ pub(super) struct BucketCounts {
 }
 
 impl BucketCounts {
-    /// What was counted of a relay.
+    /// The counts of a relay.
     pub fn relay(&self, number: u8) -> Option<&Tally> {
         let found = self.of.iter().find(|(of, _)| *of == number);
         found.map(|(_, tally)| tally)
     }
 
-    /// What was counted of each relay.
+    /// The counts of each relay.
     pub fn into_relays(self) -> Vec<(u8, Tally)> {
         self.of
     }
@@ -115,12 +115,12 @@ impl BucketCounts {
         &mut self.of[at].1
     }
 
-    /// The bytes that are kept. The first says how to read the rest.
+    /// The stored form. The first byte is the version.
     pub fn encode(&self) -> Vec<u8> {
         postcard::to_extend(self, vec![1]).unwrap_or_default()
     }
 
-    /// What was kept; nothing where that cannot be read.
+    /// The counts from the stored form; zero if it cannot be decoded.
     pub fn decode(bytes: &[u8]) -> Self {
         let known = bytes.strip_prefix(&[1]);
         let step = known.and_then(|bytes| postcard::from_bytes(bytes).ok());
@@ -128,12 +128,12 @@ impl BucketCounts {
     }
 }
 
-/// The relays that are told apart, by their numbers.
+/// The numbers of the relays with series of their own.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RelayNumbers(HashMap<String, u8>);
 
 impl RelayNumbers {
-    /// Under which keys they are kept.
+    /// The range of their keys.
     pub fn keys() -> (Vec<u8>, Vec<u8>) {
         (vec![b'r'], vec![b'r' + 1])
     }
@@ -154,7 +154,7 @@ impl RelayNumbers {
         self.0.get(name).copied()
     }
 
-    /// Gives a relay a number, if there is one left.
+    /// Assigns a number to a relay; `None` if there are none left.
     pub fn add(&mut self, name: &str) -> Option<u8> {
         let number = u8::try_from(self.0.len()).ok()?;
         if self.0.len() >= MOST_RELAYS {

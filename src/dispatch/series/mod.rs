@@ -1,6 +1,6 @@
-//! The series: how much was accepted, delivered, deferred and dead, how much waited, and how long
-//! it took, in steps of time, of all together and for each relay. A named reader of the journal
-//! counts (`recorder`) what `buckets` keeps; here it is asked for.
+//! Time series: how much mail was accepted, delivered, deferred and dead, how much waited, and how
+//! long it took, in total and for each relay. A named reader of the journal (`recorder`) counts,
+//! `buckets` stores; this module answers queries.
 
 mod buckets;
 mod recent;
@@ -21,73 +21,73 @@ use self::tally::Tally;
 use super::{Dispatcher, Error};
 use crate::mail::Timestamp;
 
-/// The most points of one answer.
+/// The most points in one answer.
 const MOST_POINTS: i64 = 10_000;
-/// How many points there are about, where nobody says how far they are from each other.
+/// About how many points there are if the query has no step.
 const DEFAULT_POINTS: i64 = 360;
-/// The distances that are chosen from then, in seconds.
+/// The steps to choose from in that case, in seconds.
 const DEFAULT_STEPS: [i64; 9] = [10, 30, 60, 300, 600, 1800, 3600, 21_600, 86_400];
-/// How many steps are read at a time.
+/// How many stored steps are read at once.
 const BATCH: usize = 512;
-/// How long somebody who asks waits for what happened last to be counted.
+/// How long a query waits until the latest events are counted.
 const COUNTING_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What is asked of the series.
+/// A query for time series.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SeriesQuery {
-    /// From this time on; an hour before `to` unless said.
+    /// Start of the period; an hour before `to` by default.
     pub from: Option<Timestamp>,
-    /// Before this time; now unless said.
+    /// End of the period, exclusive; now by default.
     pub to: Option<Timestamp>,
-    /// How far its points are apart. Made longer where it is not kept so fine: 10 seconds are kept
-    /// for a day, 10 minutes for 90 days.
+    /// The distance between points. It is increased if the stored resolution is lower: 10-second
+    /// steps are kept for a day, 10-minute steps for 90 days.
     pub step: Option<Duration>,
-    /// Only of this relay.
+    /// Only this relay.
     pub relay: Option<String>,
 }
 
-/// What happened in each step of time.
+/// Time series with equal steps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Series {
     /// When the first step begins.
     pub from: Timestamp,
-    /// Before when they end.
+    /// The end of the period.
     pub to: Timestamp,
-    /// How long each is, in seconds.
+    /// The length of a step, in seconds.
     pub step: u64,
-    /// Of which relay; absent where it is all.
+    /// The relay; absent for the total.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub relay: Option<String>,
-    /// One for each step, also where nothing happened.
+    /// A point for each step, even if nothing happened in it.
     pub points: Vec<SeriesPoint>,
 }
 
-/// What happened in one step of time.
+/// One step of a time series.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct SeriesPoint {
     /// When the step begins.
     pub at: Timestamp,
-    /// Mails that were accepted; null for one relay, since which will take them shows later.
+    /// Mails that were accepted; null for a single relay, because their relay is not known at that
+    /// time.
     pub accepted: Option<u64>,
-    /// Deliveries that a relay took.
+    /// Deliveries that a relay accepted.
     pub delivered: u64,
-    /// Deliveries that were put off.
+    /// Deliveries that were deferred.
     pub deferred: u64,
     /// Deliveries that failed for good.
     pub dead: u64,
-    /// Deliveries that waited at the end of it; for a relay, those whose route begins with it. Null
-    /// where that is not known.
+    /// Deliveries that were pending at the end of the step; for a relay, those whose route begins
+    /// with it. Null if it is unknown.
     pub backlog: Option<u64>,
-    /// The seconds from accept to delivered that half of them did not exceed; null where none was
-    /// delivered.
+    /// The median time from acceptance to delivery, in seconds; null if nothing was delivered.
     pub p50: Option<f64>,
-    /// Those that 99 of 100 did not exceed.
+    /// The 99th percentile of that time.
     pub p99: Option<f64>,
 }
 
-/// How far the series are counted, and who waits for that.
+/// The progress of counting, and queries that wait for it.
 pub(super) struct SeriesProgress {
     has_begun: AtomicBool,
     counted: watch::Sender<u64>,
@@ -109,12 +109,12 @@ impl SeriesProgress {
         self.counted.send_replace(counted);
     }
 
-    /// Waits until somebody asks.
+    /// Waits until a query needs the latest counts.
     async fn wanted(&self) {
         self.wanted.notified().await;
     }
 
-    /// Waits until it is counted up to this event, for a while.
+    /// Waits until events are counted up to this one, for a limited time.
     async fn reaches(&self, last: u64) {
         let mut counted = self.counted.subscribe();
         let reached = counted.wait_for(|counted| *counted >= last);
@@ -176,15 +176,15 @@ impl Grid {
         usize::try_from(points).unwrap_or(0)
     }
 
-    /// Which point a time belongs to; `None` before all of them.
+    /// The index of the point for a time; `None` if it is before the first.
     fn position(self, at: Timestamp) -> Option<usize> {
         usize::try_from((at.as_millis() - self.from).div_euclid(self.step)).ok()
     }
 }
 
 impl Dispatcher {
-    /// Has the series counted from now on, and with them all that the journal still knows. An HTTP
-    /// door does it, and whoever asks for [`Dispatcher::series`].
+    /// Starts counting, with all events that are still in the journal. Called by the HTTP listener
+    /// and by [`Dispatcher::series`].
     pub fn keep_series(&self) {
         let progress = &self.inner.series;
         if progress.has_begun.swap(true, Ordering::Relaxed) {
@@ -195,8 +195,8 @@ impl Dispatcher {
         tokio::spawn(counting);
     }
 
-    /// How much was accepted, delivered, deferred and dead, how much waited, and how long it took,
-    /// in steps of time.
+    /// How much mail was accepted, delivered, deferred and dead, how much waited, and how long it
+    /// took, in steps of time.
     ///
     /// # Errors
     /// [`Error::UnknownRelay`], or [`Error::Spool`].
@@ -204,8 +204,7 @@ impl Dispatcher {
         self.keep_series();
 
         let journal = self.journal();
-        // Where another node counts, what it has written is read; where none does
-        // yet, this one will.
+        // If another node counts, what it has stored is used. If none does yet, this node will.
         if !journal.is_held_elsewhere(NAME).await? {
             self.inner.series.reaches(journal.last()?).await;
         }
@@ -225,7 +224,7 @@ impl Dispatcher {
         let mut tallies = vec![Tally::default(); grid.points()];
         let mut before = None;
 
-        // Further back stands what waited at the beginning.
+        // The backlog at the start is in an earlier step.
         let look_every = i64::try_from(LOOK_EVERY.as_millis()).unwrap_or(i64::MAX);
         let first = grid.from - 2 * look_every.max(grid.grain.millis());
         let mut from = Bucket::of(grid.grain, Timestamp::from_millis(first)).key();

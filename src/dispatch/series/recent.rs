@@ -1,4 +1,4 @@
-//! What became of each relay's mail lately: the last steps of the series, added up.
+//! The recent deliveries of each relay: the sum of the last steps of its series.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -11,33 +11,31 @@ use super::tally::Tally;
 use crate::dispatch::{Dispatcher, Error};
 use crate::mail::Timestamp;
 
-/// How far back it goes, in milliseconds.
+/// The period, in milliseconds.
 const RECENT_SPAN: i64 = 600_000;
-/// Over how long a rate is told, in milliseconds, besides the step that has begun.
+/// The period for the rate, in milliseconds, in addition to the current step.
 const RATE_SPAN: i64 = 60_000;
 
-/// What became of a relay's mail in the last ten minutes.
+/// A relay's deliveries in the last ten minutes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct RecentDeliveries {
-    /// Deliveries that it took.
+    /// Deliveries that it accepted.
     pub delivered: u64,
-    /// Deliveries that were put off.
+    /// Deliveries that were deferred.
     pub deferred: u64,
     /// Deliveries that failed for good.
     pub dead: u64,
-    /// Deliveries that it takes each second, over the last minute.
+    /// Deliveries that it accepted per second, in the last minute.
     pub per_second: f64,
-    /// The seconds from accept to delivered that half of them did not exceed; null where none was
-    /// delivered.
+    /// The median time from acceptance to delivery, in seconds; null if nothing was delivered.
     pub p50: Option<f64>,
-    /// Those that 99 of 100 did not exceed.
+    /// The 99th percentile of that time.
     pub p99: Option<f64>,
 }
 
 impl Dispatcher {
-    /// What became lately of the mail of those relays that had any; nothing where the series are
-    /// not kept.
+    /// The recent deliveries of the relays that had any; empty if the series are not counted.
     pub(in crate::dispatch) async fn recent_deliveries(
         &self,
     ) -> Result<HashMap<String, RecentDeliveries>, Error> {

@@ -1,7 +1,7 @@
-//! Writes the series: a named reader of the journal that counts what it reads into steps of time.
+//! Counts events into time series, as a named reader of the journal.
 //!
-//! *Invariant:* a step is written in the commit that says how far the journal was counted, so that
-//! a crash leaves no hole, and nothing is counted twice.
+//! *Invariant:* steps are written in the commit that advances the reader, so that no event is
+//! missed or counted twice after a crash.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -25,16 +25,16 @@ use crate::spool::{JournalPage, ReaderChange, SpoolError};
 
 /// The reader's name.
 pub(super) const NAME: &str = "series";
-/// How long events are gathered before they are read, and before what they come to is written.
+/// How long events are collected before they are read, and before the counts are written.
 const READ_EVERY: Duration = Duration::from_millis(100);
 const WRITE_EVERY: Duration = Duration::from_secs(1);
-/// How often what waits is looked at while nothing happens.
+/// How often the backlog is recorded while there are no events.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(300);
-/// How long a journal that cannot be read or written is left alone.
+/// How long to wait after the journal could not be read or written.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
-/// About how many bytes of steps are written at once.
+/// About how many bytes of steps are collected before they are written.
 const MOST_BYTES: usize = 64 * 1024;
-/// The most steps of each grain that are removed in one commit.
+/// The most steps of each resolution that are deleted in one commit.
 const MOST_REMOVED: usize = 64;
 
 /// Counts until the spool is closed.
@@ -48,15 +48,15 @@ pub(super) async fn run(
         let counted = counting.catch_unwind().await;
         match counted.unwrap_or_else(|_| Err(SpoolError::panicked().into())) {
             Ok(()) | Err(Error::Spool(SpoolError::Closed) | Error::Stopped(_)) => return,
-            // Another node has counted meanwhile: this one goes on where that one ended.
+            // Another node has counted meanwhile; this one continues from there.
             Err(Error::Spool(SpoolError::StaleLease)) => continue,
-            Err(error) => tracing::warn!(%error, "the series cannot be written now"),
+            Err(error) => tracing::warn!(%error, "cannot write the time series now"),
         }
         tokio::time::sleep(RETRY_AFTER).await;
     }
 }
 
-/// Counts until the engine is gone.
+/// Counts until the engine is dropped.
 async fn count(
     engine: &Weak<Engine>,
     journal: &JournalHandle,
@@ -66,7 +66,7 @@ async fn count(
     let mut recorder = Recorder::open(reader).await?;
     progress.is_at(recorder.counted);
     loop {
-        // What comes, or now and then what waits.
+        // Wakes up for new events, and occasionally to record the backlog.
         if let Ok(page) = tokio::time::timeout(LOOK_EVERY, recorder.reader.next()).await {
             recorder.take(page?).await?;
         }
@@ -97,13 +97,13 @@ async fn count(
 struct Recorder {
     reader: JournalReader,
     relays: RelayNumbers,
-    /// The steps that are being counted into.
+    /// The steps that are being counted.
     steps: BTreeMap<Bucket, BucketCounts>,
-    /// About how many bytes they are.
+    /// About how many bytes they have.
     bytes: usize,
-    /// Relays that have been given a number which is not written yet.
+    /// New relay numbers that are not written yet.
     named: Vec<ReaderChange>,
-    /// Up to which event is counted.
+    /// The number of the last event that was counted.
     counted: u64,
     /// The latest time that was counted.
     latest: Timestamp,
@@ -162,7 +162,7 @@ impl Recorder {
         Ok(())
     }
 
-    /// Notes what waits now.
+    /// Records the current backlog.
     async fn look(&mut self, engine: &Engine) -> Result<(), Error> {
         let now = engine.clock.now();
         let routes = engine.spool.backlog(now).await?;
@@ -190,7 +190,7 @@ impl Recorder {
         Ok(())
     }
 
-    /// Writes what was counted, and up to where.
+    /// Writes the counts, and advances the reader.
     async fn write(&mut self) -> Result<(), Error> {
         let mut changes = std::mem::take(&mut self.named);
         let steps = self.steps.iter();
@@ -211,7 +211,7 @@ impl Recorder {
         Ok(())
     }
 
-    /// The removal of steps that were kept long enough.
+    /// The changes that delete steps after their retention time.
     async fn too_old(&self, grain: Resolution) -> Result<Vec<ReaderChange>, Error> {
         let latest = self.latest.as_millis();
         let before = Bucket::of(grain, Timestamp::from_millis(latest - grain.kept()));
@@ -223,7 +223,7 @@ impl Recorder {
         Ok(kept.into_iter().map(|(key, _)| (key, None)).collect())
     }
 
-    /// The number of a relay, if it is one of those that are told apart.
+    /// The number of a relay, if it has a series of its own.
     fn relay(&mut self, name: &str) -> Option<u8> {
         if let Some(number) = self.relays.number(name) {
             return Some(number);
@@ -234,7 +234,7 @@ impl Recorder {
         Some(number)
     }
 
-    /// A step, as it was counted so far.
+    /// A step, with its counts so far.
     async fn step(&mut self, place: Bucket) -> Result<&mut BucketCounts, Error> {
         match self.steps.entry(place) {
             Entry::Occupied(step) => Ok(step.into_mut()),
@@ -251,7 +251,7 @@ impl Recorder {
     }
 }
 
-/// About how many bytes a step is, with what may yet come to it.
+/// About how many bytes a step has, with room for growth.
 fn weight(step: &BucketCounts) -> usize {
     step.encode().len() + 256
 }

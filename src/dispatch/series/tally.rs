@@ -1,36 +1,36 @@
-//! What is counted in one step of time: numbers that can be added, and latencies from which any
-//! quantile can be told.
+//! The counts of one step of time: numbers that can be added up, and a histogram of latencies for
+//! quantiles.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// How many classes of latencies there are from one to twice as long: a quantile is told to about a
-/// tenth.
+/// How many classes of the histogram there are for each doubling of the latency: quantiles are
+/// accurate to about a tenth.
 const CLASSES_PER_OCTAVE: f64 = 4.0;
-/// The shortest latency that is told from shorter ones.
+/// The upper limit of the first class.
 const SHORTEST_LATENCY: f64 = 0.001;
 
-/// What was counted of one relay, or of all, in one step of time.
+/// The counts of one relay, or of all, in one step of time.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Tally {
     pub accepted: u64,
     pub delivered: u64,
     pub deferred: u64,
     pub dead: u64,
-    /// What waited when that was last looked at.
+    /// The backlog when it was last recorded.
     pub backlog: Option<u64>,
-    /// How many latencies there were of each class, in the order of classes.
+    /// The number of latencies in each class, sorted by class.
     latencies: Vec<(u8, u32)>,
 }
 
 impl Tally {
-    /// Counts how long a delivery took.
+    /// Counts the latency of a delivery.
     pub fn took(&mut self, latency: Duration) {
         self.add_latencies(class(latency), 1);
     }
 
-    /// Adds what comes after it.
+    /// Adds the counts of a later step.
     pub fn add(&mut self, later: &Tally) {
         self.accepted += later.accepted;
         self.delivered += later.delivered;
@@ -75,11 +75,11 @@ impl Tally {
 
 fn class(latency: Duration) -> u8 {
     let octaves = (latency.as_secs_f64() / SHORTEST_LATENCY).max(1.0).log2();
-    // Longer than a lifetime: the last class.
+    // The last class starts beyond any lifetime of a mail.
     (octaves * CLASSES_PER_OCTAVE).min(f64::from(u8::MAX)) as u8
 }
 
-/// The geometric middle of a class, in seconds.
+/// The geometric mean of a class, in seconds.
 fn middle(class: u8) -> f64 {
     SHORTEST_LATENCY * ((f64::from(class) + 0.5) / CLASSES_PER_OCTAVE).exp2()
 }

@@ -291,7 +291,7 @@ fn a_mail_can_be_cancelled_and_retried() {
 
 #[test]
 fn it_can_be_too_late_to_cancel() {
-    let detail = format!("mail {ID} is delivered, which is too late for that");
+    let detail = format!("mail {ID} is delivered, so it is too late for that");
     let service = ScriptedService::new([problem(
         409,
         json!({"title": "Too late", "status": 409, "detail": detail}),

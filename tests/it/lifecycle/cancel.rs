@@ -242,7 +242,7 @@ async fn after_the_final_dot_it_is_too_late() {
 
     assert_eq!(
         refused.to_string(),
-        format!("mail {id} is delivered, which is too late for that")
+        format!("mail {id} is delivered, so it is too late for that")
     );
 
     assert_eq!(
