@@ -124,11 +124,11 @@ async fn verify(spool: &Path, ledger: &Mutex<Ledger>) {
         verified.mails
     );
 
-    what_is_told_is_what_is_there(spool).await;
+    what_is_reported_is_what_is_there(spool).await;
 }
 
 /// The journal of all lives so far says of each delivery what its record says.
-async fn what_is_told_is_what_is_there(path: &Path) {
+async fn what_is_reported_is_what_is_there(path: &Path) {
     let spool = loop {
         match sled::open(path, SpoolOptions::default()) {
             Err(SpoolError::Locked(_)) => tokio::time::sleep(Duration::from_millis(20)).await,

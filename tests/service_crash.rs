@@ -25,8 +25,8 @@ mod returned;
 mod service;
 #[path = "service_crash/smtp.rs"]
 mod smtp;
-#[path = "service_crash/told.rs"]
-mod told;
+#[path = "service_crash/webhook.rs"]
+mod webhook;
 
 use std::env;
 use std::time::{Duration, Instant};
@@ -111,8 +111,8 @@ async fn nothing_acknowledged_is_lost_however_often_the_service_is_killed() {
     let began = Instant::now();
     let mut choices = StdRng::seed_from_u64(seed);
     let relay = erratic_relay(seed).await;
-    let hook = told::receiver(seed).await;
-    let more = format!("webhooks = [{}]", told::configured(&hook));
+    let hook = webhook::receiver(seed).await;
+    let more = format!("webhooks = [{}]", webhook::configured(&hook));
     let files = ServiceFiles::new(&relay.url(), &more);
     let book = Book::new();
     let stop = watch::Sender::new(false);
@@ -163,7 +163,9 @@ async fn nothing_acknowledged_is_lost_however_often_the_service_is_killed() {
     };
 
     service.lives_until(drained).await;
-    let (again, untold) = service.lives_until(told::judge(&hook, &book.mails())).await;
+    let (again, untold) = service
+        .lives_until(webhook::judge(&hook, &book.mails()))
+        .await;
     println!("webhook: {again} messages came more than once");
     assert_eq!(untold, Vec::<String>::new());
     assert!(service.stop().await.success(), "{}", files.log());

@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_field_is_told_by_its_flag() {
+    fn a_field_is_named_by_its_flag() {
         let told = |pointer: &str| FieldError::new(pointer, "is wrong").to_string();
         assert_eq!(told("/to/0"), "--to is wrong");
         assert_eq!(told("/to/1"), "--to (2nd) is wrong");

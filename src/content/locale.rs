@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_locale_is_told_from_one() {
+    fn what_is_no_locale_is_distinguished_from_one() {
         for (given, normal_form) in [
             ("pt_BR", "pt-br"),
             ("de", "de"),

@@ -84,7 +84,7 @@ impl Accept {
 
             tokio::select! {
                 () = progress => {}
-                () = engine.life.closes() => {}
+                () = engine.life.wait_for_close() => {}
                 () = &mut time_is_up => return Err(full),
             }
         }
@@ -213,11 +213,11 @@ impl Accept {
         let options = mail.options();
 
         // Without an expiry of its own, a mail's lifetime begins when it is to be sent.
-        let meant = |when| engine.clock.meant(when, now);
-        let due = options.send.map_or(now, meant).max(now);
+        let resolve = |when| engine.clock.resolve(when, now);
+        let due = options.send.map_or(now, resolve).max(now);
         let expires_at = options
             .expires
-            .map_or(due + engine.retry.expire_after, meant);
+            .map_or(due + engine.retry.expire_after, resolve);
 
         if expires_at <= now {
             return Err(MailError::new("expires_at", "is not in the future").into());

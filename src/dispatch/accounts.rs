@@ -178,8 +178,8 @@ fn check_times(
         Err(MailError::new(field, reason))
     };
 
-    let meant = |when| engine.clock.meant(when, now);
-    let due = options.send.map_or(now, meant).max(now);
+    let resolve = |when| engine.clock.resolve(when, now);
+    let due = options.send.map_or(now, resolve).max(now);
     if due.since(now) > quota.max_delay {
         let field = match options.send {
             Some(When::In(_)) => "delay",
@@ -188,7 +188,7 @@ fn check_times(
         return refuse(field, "ahead, the maximum", quota.max_delay);
     }
 
-    let expires = options.expires.map(meant);
+    let expires = options.expires.map(resolve);
     let expires = expires.unwrap_or(due + engine.retry.expire_after);
     // A longer default was chosen by the operator, so it is allowed.
     if options.expires.is_some() && expires.since(due) > quota.max_lifetime {

@@ -63,7 +63,7 @@ impl Dispatcher {
 
     /// The same dispatcher for requests that are parts of a larger operation, which is recorded
     /// itself.
-    pub(super) fn in_part(&self) -> Dispatcher {
+    pub(super) fn as_part(&self) -> Dispatcher {
         Dispatcher {
             is_part: true,
             ..self.clone()

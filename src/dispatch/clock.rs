@@ -72,7 +72,7 @@ impl Clock {
 
     /// The engine's time for a point in time that a mail names, which is accepted at `now`: clients
     /// mean the wall clock, which may differ from the engine's.
-    pub(super) fn meant(&self, when: When, now: Timestamp) -> Timestamp {
+    pub(super) fn resolve(&self, when: When, now: Timestamp) -> Timestamp {
         let (When::At(at), Kind::System { .. }) = (when, &self.0) else {
             return when.resolve(now);
         };

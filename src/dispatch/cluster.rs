@@ -30,7 +30,7 @@ pub(super) struct AppliedOrders {
 
 impl AppliedOrders {
     /// Applies new orders.
-    pub(super) fn obey(&mut self, engine: &Arc<Engine>, router: &ActorRef<router::Msg>) {
+    pub(super) fn apply(&mut self, engine: &Arc<Engine>, router: &ActorRef<router::Msg>) {
         let Some(cluster) = engine.spool.cluster() else {
             return;
         };

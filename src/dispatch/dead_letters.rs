@@ -77,7 +77,7 @@ impl DeadLetters<'_> {
 
         let postrider = self.postrider.clone();
         let acting = tokio::spawn(async move {
-            let ended = walk(&postrider.in_part(), act, query, false, &mut acted_on).await;
+            let ended = walk(&postrider.as_part(), act, query, false, &mut acted_on).await;
             postrider
                 .note_many(act.as_str(), acted_on.mails, words)
                 .await;

@@ -163,7 +163,7 @@ impl Direct {
     ) -> Vec<Outcome> {
         let unreachable = Outcome::Unavailable(
             Phase::Local,
-            "no relay of its route is there and not paused".into(),
+            "its route has no relay that is not paused".into(),
         );
 
         let mut outcomes = vec![unreachable; transaction.recipients.len()];

@@ -24,7 +24,7 @@ use super::relay_memory::RelayMemory;
 use super::returns::Returns;
 use super::spool_backoff::SpoolBackoff;
 use super::stock::Stocks;
-use super::suppressions::Leaving;
+use super::suppressions::UnsubscribeLocks;
 use super::topology::Topology;
 use super::waiters::Waiters;
 use super::{Clock, Error};
@@ -51,7 +51,7 @@ pub(super) struct Engine {
     pub returns: Option<Returns>,
     /// How long an address that bounced is suppressed.
     pub suppress_bounces_for: Duration,
-    pub leaving: Leaving,
+    pub unsubscribe_locks: UnsubscribeLocks,
     pub life: Life,
     pub recalls: Arc<Recalls>,
     /// The quotas of tokens and users.
@@ -105,7 +105,7 @@ impl Engine {
             unsubscribing: None,
             returns: None,
             suppress_bounces_for: crate::mail::days(90),
-            leaving: Leaving::default(),
+            unsubscribe_locks: UnsubscribeLocks::default(),
             life: Life::new(),
             recalls: Arc::default(),
             accounts: Accounts::default(),
@@ -184,18 +184,18 @@ impl Engine {
     }
 
     /// Records that the relay is down, and why.
-    pub(super) fn is_down(&self, relay: &Arc<str>, reason: &str) {
+    pub(super) fn set_down(&self, relay: &Arc<str>, reason: &str) {
         let mut down = self.down.write();
         down.insert(Arc::clone(relay), reason.to_owned());
     }
 
     /// Records that the relay is up again.
-    pub(super) fn is_up(&self, relay: &str) {
+    pub(super) fn set_up(&self, relay: &str) {
         self.down.write().remove(relay);
     }
 
     /// The relays of each route of which no relay can be used, and why.
-    pub(super) fn stuck(&self) -> Vec<String> {
+    pub(super) fn unusable_relays(&self) -> Vec<String> {
         let (down, topology) = (self.down.read(), self.topology());
         if down.is_empty() {
             return Vec::new();
@@ -237,12 +237,12 @@ impl Engine {
     }
 
     /// Whether no mail is being claimed or sent, and every outcome is on disk.
-    pub(super) fn is_at_rest(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.in_flight.is_empty()
     }
 
     /// Waits until nothing is in flight.
-    pub(super) async fn rests(&self) {
+    pub(super) async fn wait_until_idle(&self) {
         self.in_flight.wait().await;
     }
 

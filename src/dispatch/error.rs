@@ -142,12 +142,12 @@ pub enum Error {
 
 fn not_all_seen(name: &str, looked_at: u64, mail: Option<MailId>) -> String {
     let found = match mail {
-        Some(mail) => format!("mail {mail} is"),
-        None => "there is no mail".to_owned(),
+        Some(mail) => format!("only mail {mail} has"),
+        None => "no mail has".to_owned(),
     };
     format!(
-        "{found} `{}` by key, Message-ID or sender among the {looked_at} that were looked at; \
-         there is older mail",
+        "{found} the key, Message-ID or sender `{}` among the {looked_at} mails that were \
+         searched; there is older mail",
         name.escape_debug()
     )
 }

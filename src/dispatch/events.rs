@@ -58,7 +58,7 @@ struct Follower {
     /// If set, only events of this mail.
     mail: Option<MailId>,
     /// Whether the past events of the mail are still to be read.
-    asks: bool,
+    reads_past: bool,
     waiting: VecDeque<PendingItem>,
 }
 
@@ -105,18 +105,18 @@ impl Follower {
             && spool.failure().is_none()
         {
             drop(spool);
-            self.recordings.finished(*mail).await;
+            self.recordings.wait_for(*mail).await;
         }
     }
 
     async fn read(&mut self) -> Result<(), SpoolError> {
         let spool = self.spool.upgrade().ok_or(SpoolError::Closed)?;
         let journal = spool.journal().ok_or(SpoolError::Closed)?;
-        let page = match self.mail.filter(|_| self.asks) {
+        let page = match self.mail.filter(|_| self.reads_past) {
             Some(mail) => journal.of_mail(mail, self.at).await?,
             None => journal.after(self.at, PAGE_EVENTS).await?,
         };
-        self.asks = false;
+        self.reads_past = false;
         self.take(page);
         Ok(())
     }
@@ -152,7 +152,7 @@ fn follow(engine: &Engine, mail: Option<MailId>, after: Option<u64>) -> EventStr
         last,
         at,
         mail,
-        asks: mail.is_some() && at < now,
+        reads_past: mail.is_some() && at < now,
         waiting: VecDeque::new(),
     };
 

@@ -214,7 +214,7 @@ pub(super) fn normalised(error: &str) -> String {
         words.push(if place < 2 && is_code(word) {
             word.to_owned()
         } else {
-            of_any_mail(word)
+            without_ids(word)
         });
     }
     let joined = words.join(" ").replace(['"', '\\'], "'");
@@ -229,7 +229,7 @@ fn is_code(word: &str) -> bool {
 /// Words with a digit that is the same in every mail.
 const NAMES_WITH_NUMBERS: [&str; 2] = ["SMTPUTF8", "8BITMIME"];
 
-fn of_any_mail(word: &str) -> String {
+fn without_ids(word: &str) -> String {
     if word.contains('@') {
         return "<address>".to_owned();
     }

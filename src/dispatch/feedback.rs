@@ -11,7 +11,7 @@ use ring::digest;
 
 use super::engine::Engine;
 use super::returns::Returned;
-use super::suppressions::{SUPPRESS, which};
+use super::suppressions::{SUPPRESS, describe_entries};
 use super::{Dispatcher, Error, Returns};
 use crate::delivery::{Event, EventKind, Feedback, FeedbackKind, ends_an_address, printable};
 use crate::feedback::{self, Finding, ReportReading};
@@ -145,7 +145,9 @@ impl FeedbackHandle<'_> {
                 self.engine().metrics.fed_back(REPORT_SOURCE, "nothing");
                 return Ok(Vec::new());
             }
-            ReportReading::NoReport => return self.take_letter(&message, to, is_trusted).await,
+            ReportReading::NoReport => {
+                return self.take_other_message(&message, to, is_trusted).await;
+            }
         };
 
         let returns = self.returns();
@@ -380,7 +382,11 @@ impl FeedbackHandle<'_> {
         let engine = self.engine();
         let named: Vec<Option<String>> = new
             .iter()
-            .map(|one| Some(which(std::slice::from_ref(one.suppression.as_ref()?))))
+            .map(|one| {
+                Some(describe_entries(std::slice::from_ref(
+                    one.suppression.as_ref()?,
+                )))
+            })
             .collect();
         let results = match engine.spool.feedback() {
             Some(store) => store.keep(new).await?,

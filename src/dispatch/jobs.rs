@@ -231,7 +231,7 @@ impl Dispatcher {
 async fn run(postrider: Dispatcher, request: JobRequest, status: Arc<Mutex<JobStatus>>) {
     // Each mail has an event with who requested it; the audit trail has one entry for the whole
     // job.
-    let ended = walk(&postrider.in_part(), &request, &status).await;
+    let ended = walk(&postrider.as_part(), &request, &status).await;
     let done = status.lock().done;
     note(&postrider, request.act, done, request.search).await;
 
@@ -246,7 +246,7 @@ async fn run(postrider: Dispatcher, request: JobRequest, status: Arc<Mutex<JobSt
         Err(error) => {
             status.state = JobState::Failed;
             status.error = Some(error.to_string());
-            tracing::error!(job = %status.id, done = status.done, %error, "a job could not go on");
+            tracing::error!(job = %status.id, done = status.done, %error, "a job failed");
         }
     }
 }

@@ -1,6 +1,5 @@
 //! One relay as the router sees it: free senders, rate limit, circuit breaker, and the turns of the
-//! priorities. Decides how much to claim and which senders to call; has no side effects of its own
-//! except on the stock and the senders.
+//! priorities. Decides how much to claim, and calls free senders.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -110,7 +109,7 @@ impl Lane {
             self.rate = plan.rate;
             self.pace = Pace::new(plan.rate);
         }
-        self.rule_stock();
+        self.update_stock_rules();
     }
 
     /// Whether the relay is up, according to its breaker.
@@ -187,7 +186,7 @@ impl Lane {
             return Plan::Rest;
         }
 
-        let routes = self.queues.ask(Instant::now());
+        let routes = self.queues.next_claim(Instant::now());
         if routes.is_empty() {
             // All routes rest after a failure; a timer is set for them.
             return Plan::Rest;
@@ -323,7 +322,8 @@ impl Lane {
             self.give_back(count);
             return;
         };
-        self.stock.rule(|rules| rules.probing = Some(sender));
+        self.stock
+            .change_rules(|rules| rules.probing = Some(sender));
         self.stock.put(claimed);
         self.probing = Some(sender);
         self.call(sender, &actor, under_way);
@@ -339,7 +339,7 @@ impl Lane {
             return;
         }
 
-        for _ in 0..self.stock.wanted(self.free.len()) {
+        for _ in 0..self.stock.senders_needed(self.free.len()) {
             let Some((sender, actor)) = self.free.pop() else {
                 return;
             };
@@ -349,7 +349,7 @@ impl Lane {
 
     fn call(&mut self, sender: SenderId, actor: &ActorRef<sender::Msg>, under_way: &InFlight) {
         self.busy.insert(sender);
-        self.stock.call(sender);
+        self.stock.note_call(sender);
         if actor.cast(sender::Msg::Work(under_way.clone())).is_err() {
             self.remove(sender);
         }
@@ -381,12 +381,12 @@ impl Lane {
     /// The probe has ended: all senders may send.
     pub(super) fn end_probing(&mut self) {
         self.probing = None;
-        self.stock.rule(|rules| rules.probing = None);
+        self.stock.change_rules(|rules| rules.probing = None);
     }
 
-    fn rule_stock(&self) {
+    fn update_stock_rules(&self) {
         let (max_non_critical, low) = (self.max_non_critical(), self.low());
-        self.stock.rule(|rules| {
+        self.stock.change_rules(|rules| {
             rules.max_non_critical = max_non_critical;
             rules.low = low;
         });

@@ -23,7 +23,7 @@ impl State {
     ) -> Vec<RecipientResult> {
         for (one, to) in results.iter().zip(&mail.recipients) {
             match one.fault {
-                Fault::Nobody => self.memory.fared_better(to),
+                Fault::Nobody => self.memory.record_accepted(to),
                 Fault::Destination => self.rest_domain(mail.mail, one, to, self.engine.chance()),
                 // An error at RCPT may concern only the recipient's domain. The domain rests at
                 // least as long as the relay does, so that the relay is probed with mail for other
@@ -46,7 +46,10 @@ impl State {
     fn rest_domain(&self, mail: MailId, one: &RecipientResult, to: &Address, chance: f64) {
         let now = self.engine.clock.monotonic();
         let reason = describe(&one.outcome);
-        if self.memory.unreached(to, mail, &reason, now, chance) {
+        if self
+            .memory
+            .record_unreachable(to, mail, &reason, now, chance)
+        {
             let (relay, domain) = (&*self.relay, to.domain());
             tracing::warn!(relay, domain, reason, "the domain rests at this relay");
         }

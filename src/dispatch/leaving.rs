@@ -20,7 +20,7 @@ impl FeedbackHandle<'_> {
     /// # Errors
     /// [`ReportError::NoReport`] if it was sent to no such address, [`ReportError::NoList`] if it
     /// does not say which list is meant.
-    pub(super) async fn take_letter(
+    pub(super) async fn take_other_message(
         &self,
         message: &[u8],
         to: &[Address],
@@ -28,7 +28,7 @@ impl FeedbackHandle<'_> {
     ) -> Result<Vec<FeedbackReceipt>, ReportError> {
         let metrics = &self.engine().metrics;
         let letter = feedback::read_letter(message);
-        let Some(delivery) = self.left_at(to, is_trusted.then_some(&letter)) else {
+        let Some(delivery) = self.delivery_of(to, is_trusted.then_some(&letter)) else {
             metrics.fed_back(REPORT_SOURCE, "no_report");
             return Err(ReportError::NoReport);
         };
@@ -48,7 +48,7 @@ impl FeedbackHandle<'_> {
             return Err(ReportError::NoList);
         };
 
-        let is_new = self.postrider().leave(&said).await?;
+        let is_new = self.postrider().unsubscribe_address(&said).await?;
         let kind = FeedbackKind::Unsubscribed;
         metrics.fed_back(REPORT_SOURCE, if is_new { kind.as_str() } else { "known" });
 
@@ -64,12 +64,16 @@ impl FeedbackHandle<'_> {
 
     /// The delivery to whose unsubscribe address a message was sent. If the message has no
     /// envelope, because it came through a pipe, its header section has the address.
-    fn left_at(&self, to: &[Address], letter: Option<&Letter>) -> Option<Returned> {
+    fn delivery_of(&self, to: &[Address], letter: Option<&Letter>) -> Option<Returned> {
         let returns = self.returns()?;
-        let named = to.iter().find_map(|to| returns.read_leaving(to));
+        let named = to
+            .iter()
+            .find_map(|to| returns.read_unsubscribe_address(to));
 
         let mut header = letter.into_iter().flat_map(|letter| &letter.to);
-        named.or_else(|| header.find_map(|to| returns.read_leaving(&Address::read(to).ok()?)))
+        named.or_else(|| {
+            header.find_map(|to| returns.read_unsubscribe_address(&Address::read(to).ok()?))
+        })
     }
 
     /// The list of a mail whose record is kept, and the recipient.

@@ -78,14 +78,14 @@ impl Life {
     }
 
     /// Waits until no more mail is accepted: a shutdown was requested, or the engine has ended.
-    pub(super) async fn closes(&self) {
+    pub(super) async fn wait_for_close(&self) {
         let mut life = self.0.subscribe();
         // This cannot fail, because `self` keeps the sender.
         let _ = life.wait_for(|stage| *stage != LifeStage::Running).await;
     }
 
     /// Waits until the engine has ended; returns an error if it failed.
-    pub(super) async fn is_over(&self) -> Result<(), Error> {
+    pub(super) async fn wait_for_end(&self) -> Result<(), Error> {
         let mut life = self.0.subscribe();
         let end = life.wait_for(LifeStage::is_over).await;
         match end.as_deref() {

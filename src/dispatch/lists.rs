@@ -51,12 +51,12 @@ impl Unsubscribing {
     /// # Errors
     /// The reason why one of them is not valid.
     pub fn new(base_url: &str, secret: &[u8]) -> Result<Self, String> {
-        let base = Url::parse(base_url).map_err(|error| format!("is not an address: {error}"))?;
+        let base = Url::parse(base_url).map_err(|error| format!("is not a URL: {error}"))?;
         if !matches!(base.scheme(), "https" | "http") || base.host_str().is_none() {
-            return Err("is not an address such as https://mail.example.com".to_owned());
+            return Err("is not a URL such as https://mail.example.com".to_owned());
         }
         if base.query().is_some() || base.fragment().is_some() {
-            return Err("has something behind its path".to_owned());
+            return Err("has a query or a fragment".to_owned());
         }
 
         Ok(Unsubscribing {
@@ -190,7 +190,7 @@ impl Engine {
         };
 
         let returns = self.returns.as_ref();
-        let address = returns.map(|returns| returns.leaving_address(delivery));
+        let address = returns.map(|returns| returns.unsubscribe_address(delivery));
         let said = Unsubscription {
             mail: delivery.0,
             address: to.clone(),

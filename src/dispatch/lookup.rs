@@ -20,29 +20,29 @@ const MOST_NAMED: usize = 5;
 /// A name, prepared for comparison.
 #[derive(Clone)]
 struct MailName {
-    given: String,
+    text: String,
     /// If it may be the start of an id: the range of these ids.
     ids: Option<(MailId, MailId)>,
 }
 
 impl MailName {
-    fn read(given: &str) -> Self {
-        let digits = given.trim().replace('-', "");
+    fn read(text: &str) -> Self {
+        let digits = text.trim().replace('-', "");
         MailName {
-            given: given.trim().to_owned(),
+            text: text.trim().to_owned(),
             ids: MailId::range(&digits).filter(|_| digits.len() >= SHORTEST_ID_PREFIX),
         }
     }
 
     /// Whether this is the mail's key, Message-ID or sender.
-    fn is_of(&self, mail: &Manifest) -> bool {
+    fn matches(&self, mail: &Manifest) -> bool {
         let sender = mail.return_path.as_ref();
-        mail.given_key() == Some(self.given.as_str())
-            || bare(&mail.message_id) == bare(&self.given)
-            || sender.is_some_and(|path| path.as_str().eq_ignore_ascii_case(&self.given))
+        mail.given_key() == Some(self.text.as_str())
+            || bare(&mail.message_id) == bare(&self.text)
+            || sender.is_some_and(|path| path.as_str().eq_ignore_ascii_case(&self.text))
     }
 
-    fn fits(&self, mails: Vec<MailId>) -> Error {
+    fn ambiguous(&self, mails: Vec<MailId>) -> Error {
         Error::Ambiguous {
             name: self.shown(),
             mails,
@@ -50,7 +50,7 @@ impl MailName {
     }
 
     fn shown(&self) -> String {
-        self.given.chars().take(200).collect()
+        self.text.chars().take(200).collect()
     }
 }
 
@@ -100,7 +100,7 @@ impl Engine {
 
     /// The query with the range of ids that it can match: if it has a Message-ID or key that is
     /// found, only that mail is searched.
-    pub(super) async fn narrowed(&self, query: Query) -> Result<Query, SpoolError> {
+    pub(super) async fn with_id_range(&self, query: Query) -> Result<Query, SpoolError> {
         if query.cursor.is_some() {
             return Ok(query);
         }
@@ -135,7 +135,7 @@ impl Dispatcher {
         }
 
         let name = MailName::read(name);
-        if name.given.is_empty() {
+        if name.text.is_empty() {
             return Err(Error::UnknownName(String::new()));
         }
 
@@ -151,14 +151,14 @@ impl Dispatcher {
             let page = engine.spool.list(query, engine.clock.now()).await?;
             found.extend(page.mails.iter().map(|record| record.manifest.id));
         }
-        found.extend(engine.by_key(of, &name.given).await?);
-        found.extend(engine.by_message_id(of, &name.given).await?);
+        found.extend(engine.by_key(of, &name.text).await?);
+        found.extend(engine.by_message_id(of, &name.text).await?);
 
         let newest_first: Vec<MailId> = found.into_iter().rev().take(MOST_NAMED).collect();
         match newest_first[..] {
-            [] => self.look_on(&name, of, None).await,
+            [] => self.search_page(&name, of, None).await,
             [id] => Ok(id),
-            _ => Err(name.fits(newest_first)),
+            _ => Err(name.ambiguous(newest_first)),
         }
     }
 
@@ -173,10 +173,11 @@ impl Dispatcher {
         name: &str,
         of: Option<&Submitter>,
     ) -> Result<MailId, Error> {
-        self.look_on(&MailName::read(name), of, Some(place)).await
+        self.search_page(&MailName::read(name), of, Some(place))
+            .await
     }
 
-    async fn look_on(
+    async fn search_page(
         &self,
         name: &MailName,
         of: Option<&Submitter>,
@@ -186,7 +187,7 @@ impl Dispatcher {
         let query = Query {
             submitter: of.cloned(),
             only: Some(RecordFilter::when(move |record| {
-                wanted.is_of(&record.manifest)
+                wanted.matches(&record.manifest)
             })),
             limit: MOST_NAMED,
             cursor,
@@ -197,7 +198,7 @@ impl Dispatcher {
         let page = engine.spool.list(query, engine.clock.now()).await?;
         let found: Vec<MailId> = page.mails.iter().map(|one| one.manifest.id).collect();
         match (&found[..], page.next) {
-            ([_, _, ..], _) => Err(name.fits(found)),
+            ([_, _, ..], _) => Err(name.ambiguous(found)),
             (_, Some(next)) => Err(Error::NotAllSeen {
                 name: name.shown(),
                 looked_at: page.looked_at,

@@ -61,7 +61,7 @@ impl Dispatcher {
         // now, they are not in the record, and there is nothing to wait for.
         let engine = &self.inner.engine;
         if engine.spool.failure().is_none() {
-            engine.recordings.finished(id).await;
+            engine.recordings.wait_for(id).await;
         }
 
         Ok((record, engine.clock.now()))
@@ -88,7 +88,7 @@ impl Dispatcher {
     pub async fn wait(&self, id: MailId) -> Result<MailStatus, Error> {
         let engine = &self.inner.engine;
         let waiting = engine.waiters.wait_for(id);
-        let mut over = std::pin::pin!(engine.life.is_over());
+        let mut over = std::pin::pin!(engine.life.wait_for_end());
         let is_shared = engine.spool.cluster().is_some();
 
         loop {
@@ -131,7 +131,7 @@ impl Dispatcher {
         let engine = &self.inner.engine;
         let page = engine
             .spool
-            .list(engine.narrowed(query).await?, now)
+            .list(engine.with_id_range(query).await?, now)
             .await?;
         Ok(StatusPage {
             mails: self.shown(page.mails, now).await,
@@ -174,7 +174,7 @@ impl Dispatcher {
 
             // The cancellation of a mail that a sender held may still be being recorded.
             if engine.spool.failure().is_none() {
-                engine.recordings.finished(id).await;
+                engine.recordings.wait_for(id).await;
             }
             let status = self.status(id).await?;
             let is = |state| status.deliveries.iter().any(|one| one.state == state);

@@ -76,7 +76,7 @@ impl Dispatcher {
             ready: reason.is_none(),
             reason,
             warnings: engine
-                .stuck()
+                .unusable_relays()
                 .into_iter()
                 .chain(self.cluster_warnings())
                 .collect(),

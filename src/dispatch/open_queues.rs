@@ -43,7 +43,7 @@ impl OpenQueues {
     }
 
     /// The routes to claim from now; none during a pause.
-    pub(super) fn ask(&mut self, now: Instant) -> Vec<Route> {
+    pub(super) fn next_claim(&mut self, now: Instant) -> Vec<Route> {
         if self.rests_until.is_some_and(|until| now < until) {
             return Vec::new();
         }
@@ -134,7 +134,7 @@ mod tests {
         let mut now = from;
         while now < from + Duration::from_secs(secs) {
             now += Duration::from_millis(10);
-            let asked = queues.ask(now);
+            let asked = queues.next_claim(now);
             if asked.is_empty() {
                 continue;
             }

@@ -35,7 +35,7 @@ impl Pages<'_> {
             return Ok(None);
         };
         let now = self.engine.clock.now();
-        let query = self.engine.narrowed(query).await?;
+        let query = self.engine.with_id_range(query).await?;
         let page = self.engine.spool.list(query.clone(), now).await?;
         self.looked_at += page.looked_at;
         self.query = page.next.map(|next| Query {

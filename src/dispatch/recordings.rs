@@ -39,7 +39,7 @@ impl Recordings {
     }
 
     /// Waits until every change of this mail that is in progress now has been reported.
-    pub(super) async fn finished(&self, mail: MailId) {
+    pub(super) async fn wait_for(&self, mail: MailId) {
         let by_now = self.under_way.lock().last;
         loop {
             let ended = self.ended.notified();

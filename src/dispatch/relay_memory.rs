@@ -79,14 +79,14 @@ impl RelayMemory {
     }
 
     /// Counts a connection that was opened.
-    pub(super) fn opened(&self) -> ConnectionCount {
+    pub(super) fn count_connection(&self) -> ConnectionCount {
         self.open.fetch_add(1, Ordering::Relaxed);
         ConnectionCount(Arc::clone(&self.open))
     }
 
     /// Remembers the limits that the server announced on the newest connection; connections respect
     /// them themselves.
-    pub(super) fn announced(&self, limits: AnnouncedLimits) {
+    pub(super) fn set_announced(&self, limits: AnnouncedLimits) {
         self.state.lock().announced = limits;
     }
 
@@ -161,7 +161,7 @@ impl RelayMemory {
     }
 
     /// Records that a mail was accepted: it was not refused like others before it.
-    pub(super) fn fared_better(&self, to: &Address) {
+    pub(super) fn record_accepted(&self, to: &Address) {
         let lessons = &mut *self.state.lock();
         lessons.taken += 1;
         lessons.streak.end();
@@ -170,13 +170,13 @@ impl RelayMemory {
 
     /// Records that the relay ended a connection over this mail without a reason. Returns whether
     /// it did so before and has accepted other mail since: then the mail is the cause.
-    pub(super) fn ends_over(&self, mail: MailId) -> bool {
-        self.state.lock().ends_over(mail)
+    pub(super) fn record_end_over(&self, mail: MailId) -> bool {
+        self.state.lock().record_end_over(mail)
     }
 
     /// Records that the recipient's domain could not be reached. Returns whether it rests from now
     /// on.
-    pub(super) fn unreached(
+    pub(super) fn record_unreachable(
         &self,
         to: &Address,
         mail: MailId,
@@ -219,8 +219,8 @@ impl RememberedRelay {
 
         match fault {
             Fault::Unclear if known.is_none() => self.unclear.add(mail, self.taken),
-            Fault::Relay if first.is_vague && self.ends_over(mail) => return Fault::Unclear,
-            Fault::Destination if self.is_everywhere(to) => return Fault::Relay,
+            Fault::Relay if first.is_vague && self.record_end_over(mail) => return Fault::Unclear,
+            Fault::Destination if self.are_all_unreachable(to) => return Fault::Relay,
             // The server reached RCPT or later, and its answer is only about this recipient or
             // message.
             Fault::Mail if (Phase::RcptTo..=Phase::FinalDot).contains(&step) => {
@@ -237,7 +237,7 @@ impl RememberedRelay {
         fault
     }
 
-    fn ends_over(&mut self, mail: MailId) -> bool {
+    fn record_end_over(&mut self, mail: MailId) -> bool {
         match self.ended_over.taken_before(mail) {
             Some(before) => before < self.taken,
             None => {
@@ -248,7 +248,7 @@ impl RememberedRelay {
     }
 
     /// Records that this domain could not be reached. Returns whether no domain can be.
-    fn is_everywhere(&mut self, to: &Address) -> bool {
+    fn are_all_unreachable(&mut self, to: &Address) -> bool {
         if self.unreached.len() < DOMAINS_IN_A_ROW {
             let domain = to.domain().to_ascii_lowercase();
             if !self.unreached.contains(&domain) {

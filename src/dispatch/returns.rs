@@ -16,7 +16,7 @@ use crate::spool::Claim;
 /// The start of the local part of a return path.
 const PREFIX: &str = "b-";
 /// The start of the local part of an address for unsubscribing.
-const LEAVING_PREFIX: &str = "u-";
+const UNSUBSCRIBE_PREFIX: &str = "u-";
 /// The bytes of a mail's id and a delivery's index, and of the signature.
 const SIGNED_BYTES: usize = 16 + 2;
 const SIGNATURE_BYTES: usize = 10;
@@ -31,7 +31,7 @@ pub(super) const TOKEN_FIELD: &str = "X-Return-Token";
 pub struct Returns {
     domain: String,
     key: TokenKey<SIGNATURE_BYTES>,
-    leaving: TokenKey<SIGNATURE_BYTES>,
+    unsubscribe_key: TokenKey<SIGNATURE_BYTES>,
 }
 
 /// A delivery: the mail, and the index of the recipient in the envelope.
@@ -52,7 +52,7 @@ impl Returns {
             key: TokenKey::new(secret)?,
             // A separate key, so that a return path cannot be turned into an address for
             // unsubscribing.
-            leaving: TokenKey::new(&[b"leaving ", secret].concat())?,
+            unsubscribe_key: TokenKey::new(&[b"leaving ", secret].concat())?,
         })
     }
 
@@ -67,9 +67,9 @@ impl Returns {
     }
 
     /// The address to which the recipient of a delivery writes to unsubscribe.
-    pub(super) fn leaving_address(&self, delivery: Returned) -> String {
-        let token = signed(&self.leaving, delivery);
-        format!("{LEAVING_PREFIX}{token}@{}", self.domain)
+    pub(super) fn unsubscribe_address(&self, delivery: Returned) -> String {
+        let token = signed(&self.unsubscribe_key, delivery);
+        format!("{UNSUBSCRIBE_PREFIX}{token}@{}", self.domain)
     }
 
     /// The return path of one delivery.
@@ -84,7 +84,7 @@ impl Returns {
 
     /// Whether an address was made here: a return path, or an address for unsubscribing.
     pub fn is_ours(&self, address: &Address) -> bool {
-        self.read(address).is_some() || self.read_leaving(address).is_some()
+        self.read(address).is_some() || self.read_unsubscribe_address(address).is_some()
     }
 
     /// The delivery with this return path; `None` if it was not made here.
@@ -93,8 +93,12 @@ impl Returns {
     }
 
     /// The delivery with this address for unsubscribing; `None` if it was not made here.
-    pub(super) fn read_leaving(&self, address: &Address) -> Option<Returned> {
-        read_signed(LEAVING_PREFIX, &self.leaving, self.local_part(address)?)
+    pub(super) fn read_unsubscribe_address(&self, address: &Address) -> Option<Returned> {
+        read_signed(
+            UNSUBSCRIBE_PREFIX,
+            &self.unsubscribe_key,
+            self.local_part(address)?,
+        )
     }
 
     /// The local part of an address in the domain.
@@ -229,8 +233,8 @@ mod tests {
         }
 
         // A token of one kind is never valid as the other.
-        let leaving: Address = here.leaving_address((mail, 3)).parse().unwrap();
-        assert_eq!(here.read_leaving(&leaving), Some((mail, 3)));
+        let leaving: Address = here.unsubscribe_address((mail, 3)).parse().unwrap();
+        assert_eq!(here.read_unsubscribe_address(&leaving), Some((mail, 3)));
         assert!(here.is_ours(&leaving) && here.read(&leaving).is_none());
         let swapped: Address = leaving.as_str().replacen("u-", "b-", 1).parse().unwrap();
         assert!(!here.is_ours(&swapped) && !there.is_ours(&leaving));

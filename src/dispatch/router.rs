@@ -377,7 +377,7 @@ impl State {
             went_up_or_down = true;
             lane.end_probing();
             lane.down_since = None;
-            engine.is_up(relay);
+            engine.set_up(relay);
             tracing::info!(%relay, "the relay is up again");
             engine.note(Event::new(now, EventKind::RelayUp).of_relay(relay));
         }
@@ -399,7 +399,7 @@ impl State {
                 engine.note(Event::new(now, kind).of_relay(relay));
             }
             if lane.down_since.is_some() {
-                engine.is_down(relay, &reason);
+                engine.set_down(relay, &reason);
             }
             lane.last_failure = Some(reason);
         }

@@ -68,7 +68,7 @@ impl Dispatcher {
 
         // One reload at a time: otherwise each of two might apply only a part.
         let _one = self.inner.reloading.lock().await;
-        topology.follow(&engine.topology());
+        topology.remember_former_routes(&engine.topology());
         if let Some(cluster) = engine.spool.cluster() {
             topology = topology.shared(cluster.orders().borrow().share);
         }
@@ -81,17 +81,17 @@ impl Dispatcher {
     /// dispatcher has stopped. For tests.
     pub async fn wait_idle(&self) {
         let engine = &self.inner.engine;
-        let mut over = std::pin::pin!(engine.life.is_over());
+        let mut over = std::pin::pin!(engine.life.wait_for_end());
         loop {
             let progress = engine.progress.notified();
-            engine.rests().await;
+            engine.wait_until_idle().await;
             let stats = engine.spool.stats(engine.clock.now()).await;
             let is_empty = stats.is_ok_and(|stats| {
                 [State::Queued, State::Sending]
                     .iter()
                     .all(|state| stats.counts.in_state(*state) == 0)
             });
-            if is_empty && engine.is_at_rest() {
+            if is_empty && engine.is_idle() {
                 return;
             }
 
@@ -123,7 +123,7 @@ impl Dispatcher {
     /// # Errors
     /// [`Error::Stopped`].
     pub async fn stopped(&self) -> Result<(), Error> {
-        self.inner.engine.life.is_over().await
+        self.inner.engine.life.wait_for_end().await
     }
 
     /// Makes an actor panic: `router`, `scheduler`, or the name of a relay for one of its senders.

@@ -42,7 +42,7 @@ pub(super) struct State {
     /// Whether a sweep is running.
     sweeping: bool,
     /// The cluster's orders that were applied here.
-    obeyed: AppliedOrders,
+    applied_orders: AppliedOrders,
 }
 
 pub(super) struct Scheduler;
@@ -65,7 +65,7 @@ impl Actor for Scheduler {
             router,
             waiting,
             sweeping: false,
-            obeyed: AppliedOrders::default(),
+            applied_orders: AppliedOrders::default(),
         })
     }
 
@@ -103,7 +103,7 @@ impl Drop for State {
 
 impl State {
     fn tick(&mut self, myself: ActorRef<Msg>) {
-        self.obeyed.obey(&self.engine, &self.router);
+        self.applied_orders.apply(&self.engine, &self.router);
         // If the router has ended, the supervisor sends `Msg::Router` with the new one.
         let _ = self.router.cast(router::Msg::Wake);
 

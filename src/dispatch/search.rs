@@ -152,7 +152,7 @@ impl Search {
             ids: self.ids(),
             state: only(Qualifier::State).and_then(|state| state.parse().ok()),
             tag: only(Qualifier::Tag).map(str::to_owned),
-            only: (!words.is_empty()).then(|| RecordFilter::when(move |r| holds(&words, r, now))),
+            only: (!words.is_empty()).then(|| RecordFilter::when(move |r| matches(&words, r, now))),
             ..Query::default()
         }
     }
@@ -175,7 +175,7 @@ fn split(text: &str) -> Result<Vec<String>, SearchError> {
     }
 
     if quoted {
-        return Err(SearchError("has a quote that does not end".to_owned()));
+        return Err(SearchError("has a quote that is never closed".to_owned()));
     }
     words.push(word);
     words.retain(|word| !word.is_empty());
@@ -227,7 +227,7 @@ fn read(word: &str, now: Timestamp) -> Result<SearchTerm, SearchError> {
     }
 
     for value in &mut values {
-        *value = understood(name, value, now)?;
+        *value = normalized_value(name, value, now)?;
     }
     Ok(SearchTerm {
         name,
@@ -237,7 +237,7 @@ fn read(word: &str, now: Timestamp) -> Result<SearchTerm, SearchError> {
 }
 
 /// A value, normalized for comparison.
-fn understood(name: Qualifier, value: &str, now: Timestamp) -> Result<String, SearchError> {
+fn normalized_value(name: Qualifier, value: &str, now: Timestamp) -> Result<String, SearchError> {
     let wrong = |error: String| SearchError(format!("`{}`: {error}", value.escape_debug()));
     match name {
         Qualifier::Key | Qualifier::Tag | Qualifier::Relay => Ok(value.to_owned()),
@@ -269,7 +269,7 @@ fn time(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     read.map_err(|_| "is not a time such as 2026-01-31, 2026-01-31T12:00:00Z or 2h".to_owned())
 }
 
-fn holds(words: &[SearchTerm], record: &Record, now: Timestamp) -> bool {
+fn matches(words: &[SearchTerm], record: &Record, now: Timestamp) -> bool {
     let (about_a_recipient, about_the_mail): (Vec<&SearchTerm>, Vec<&SearchTerm>) = words
         .iter()
         .partition(|word| word.name.is_about_a_recipient());
@@ -278,7 +278,7 @@ fn holds(words: &[SearchTerm], record: &Record, now: Timestamp) -> bool {
         let any = word
             .values
             .iter()
-            .any(|value| of_mail(word.name, value, record));
+            .any(|value| mail_matches(word.name, value, record));
         any != word.negated
     }) && (about_a_recipient.is_empty()
         || record
@@ -290,7 +290,7 @@ fn holds(words: &[SearchTerm], record: &Record, now: Timestamp) -> bool {
                     let holds = |value: &String| match (word.name, value.as_str()) {
                         (Qualifier::State, "partial") => record.state(now) == MailState::Partial,
                         (Qualifier::State, value) => state.as_str() == value,
-                        (name, value) => of_delivery(name, value, delivery),
+                        (name, value) => delivery_matches(name, value, delivery),
                     };
                     word.values.iter().any(holds) != word.negated
                 })
@@ -301,7 +301,7 @@ fn contains(text: &str, lower: &str) -> bool {
     text.to_lowercase().contains(lower)
 }
 
-fn of_mail(name: Qualifier, value: &str, record: &Record) -> bool {
+fn mail_matches(name: Qualifier, value: &str, record: &Record) -> bool {
     let Manifest {
         id,
         accepted_at,
@@ -338,7 +338,7 @@ fn of_mail(name: Qualifier, value: &str, record: &Record) -> bool {
     }
 }
 
-fn of_delivery(name: Qualifier, value: &str, delivery: &Delivery) -> bool {
+fn delivery_matches(name: Qualifier, value: &str, delivery: &Delivery) -> bool {
     match name {
         Qualifier::To => is_address(delivery.recipient.as_str(), value),
         Qualifier::Domain => delivery.recipient.domain().eq_ignore_ascii_case(value),

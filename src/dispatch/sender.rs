@@ -161,7 +161,7 @@ impl Actor for Sender {
         myself: ActorRef<Msg>,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        state.say_free(&myself, TurnReport::default());
+        state.report_free(&myself, TurnReport::default());
         Ok(())
     }
 
@@ -174,12 +174,12 @@ impl Actor for Sender {
         match msg {
             Msg::Hello(router) => {
                 state.router = router;
-                state.say_free(&myself, TurnReport::default());
+                state.report_free(&myself, TurnReport::default());
             }
             Msg::Work(_under_way) => {
                 let batch = debug_span!("batch", relay = %state.relay, sender = state.id);
                 let report = state.work().instrument(batch).await;
-                state.say_free(&myself, report);
+                state.report_free(&myself, report);
                 state.watch_idleness(&myself);
             }
             Msg::Idle => {
@@ -207,7 +207,7 @@ impl Actor for Sender {
 }
 
 impl State {
-    fn say_free(&self, myself: &ActorRef<Msg>, report: TurnReport) {
+    fn report_free(&self, myself: &ActorRef<Msg>, report: TurnReport) {
         let free = router::Msg::Free {
             sender: self.id,
             relay: Arc::clone(&self.relay),
@@ -375,7 +375,7 @@ impl State {
 
         let failure = results.iter().find(|one| match one.fault {
             Fault::Relay => true,
-            Fault::InDoubt => !self.memory.ends_over(mail),
+            Fault::InDoubt => !self.memory.record_end_over(mail),
             _ => false,
         });
         report.failed = failure.map(|one| describe(&one.outcome));
@@ -418,13 +418,13 @@ impl State {
         let connecting = self.transport.connect().instrument(span.clone());
         let connection = connecting.await?;
         self.tls = connection.tls();
-        self.memory.announced(connection.announced());
+        self.memory.set_announced(connection.announced());
         tracing::debug!(parent: &span, tls = ?self.tls, "connected");
         self.connection = Some(OpenConnection {
             connection,
             carried: 0,
             last_used: Instant::now(),
-            _counted: self.memory.opened(),
+            _counted: self.memory.count_connection(),
             span,
         });
 

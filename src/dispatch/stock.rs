@@ -169,7 +169,7 @@ pub(super) struct SenderTurn {
 
 impl Stock {
     /// Changes the rules.
-    pub(super) fn rule(&self, change: impl FnOnce(&mut StockRules)) {
+    pub(super) fn change_rules(&self, change: impl FnOnce(&mut StockRules)) {
         let mut state = self.0.lock();
         change(&mut state.rules);
     }
@@ -226,7 +226,7 @@ impl Stock {
     }
 
     /// How many of `idle` free senders could take a mail now.
-    pub(super) fn wanted(&self, idle: usize) -> usize {
+    pub(super) fn senders_needed(&self, idle: usize) -> usize {
         let mut state = self.0.lock();
         state.idle = idle;
         let (mut critical, mut other) = (state.critical.len(), state.other.len());
@@ -261,7 +261,7 @@ impl Stock {
     }
 
     /// Remembers that a sender was called.
-    pub(super) fn call(&self, sender: SenderId) {
+    pub(super) fn note_call(&self, sender: SenderId) {
         let mut state = self.0.lock();
         state.called.insert(sender);
         state.idle = state.idle.saturating_sub(1);

@@ -122,7 +122,7 @@ impl Actor for Supervisor {
             stopping: false,
         };
 
-        state.employ_all(&myself).await?;
+        state.spawn_senders(&myself).await?;
         Ok(state)
     }
 
@@ -155,11 +155,11 @@ impl Actor for Supervisor {
     ) -> Result<(), ActorProcessingErr> {
         match event {
             SupervisionEvent::ActorFailed(cell, error) => {
-                state.ended(&myself, &cell, &error.to_string()).await
+                state.child_ended(&myself, &cell, &error.to_string()).await
             }
             SupervisionEvent::ActorTerminated(cell, _, reason) => {
                 state
-                    .ended(&myself, &cell, reason.as_deref().unwrap_or("it stopped"))
+                    .child_ended(&myself, &cell, reason.as_deref().unwrap_or("it stopped"))
                     .await
             }
             _ => Ok(()),
@@ -238,17 +238,17 @@ impl Drop for State {
 }
 
 impl State {
-    async fn employ_all(&mut self, myself: &ActorRef<Msg>) -> Result<(), ActorProcessingErr> {
+    async fn spawn_senders(&mut self, myself: &ActorRef<Msg>) -> Result<(), ActorProcessingErr> {
         let topology = Arc::clone(&self.topology);
         for plan in &topology.relays {
             for _ in 0..plan.connections {
-                self.employ(myself, plan).await?;
+                self.spawn_sender(myself, plan).await?;
             }
         }
         Ok(())
     }
 
-    async fn employ(
+    async fn spawn_sender(
         &mut self,
         myself: &ActorRef<Msg>,
         plan: &RelayPlan,
@@ -285,7 +285,7 @@ impl State {
 
     /// Handles the end of a child: it is restarted after a delay, unless children ended too often
     /// or this was intended.
-    async fn ended(
+    async fn child_ended(
         &mut self,
         myself: &ActorRef<Msg>,
         cell: &ActorCell,
@@ -331,7 +331,7 @@ impl State {
                 child.name(),
             );
             tracing::error!(reason, "the dispatcher stops");
-            self.dismiss(false).await;
+            self.stop_children(false).await;
             end(&self.engine, LifeStage::Failed(reason.clone())).await;
             return Err(reason.into());
         }
@@ -388,7 +388,7 @@ impl State {
                 let Some(plan) = plan.filter(|plan| at_work < plan.connections) else {
                     return Ok(());
                 };
-                self.employ(myself, plan).await?;
+                self.spawn_sender(myself, plan).await?;
             }
         }
 
@@ -415,7 +415,7 @@ impl State {
             sender.actor.stop(Some("its relay was reconfigured".into()));
         }
 
-        self.employ_all(myself).await
+        self.spawn_senders(myself).await
     }
 
     fn shut_down(
@@ -431,7 +431,9 @@ impl State {
 
         let (engine, supervisor) = (Arc::clone(&self.engine), myself.clone());
         tokio::spawn(async move {
-            let finished = tokio::time::timeout(within, engine.rests()).await.is_ok();
+            let finished = tokio::time::timeout(within, engine.wait_until_idle())
+                .await
+                .is_ok();
             let _ = supervisor.cast(Msg::Finish(finished, reply));
         });
     }
@@ -442,7 +444,7 @@ impl State {
         finished: bool,
         reply: Option<RpcReplyPort<bool>>,
     ) {
-        self.dismiss(finished).await;
+        self.stop_children(finished).await;
         end(&self.engine, LifeStage::Stopped).await;
         if let Some(reply) = reply {
             let _ = reply.send(finished);
@@ -453,7 +455,7 @@ impl State {
     /// Stops all children. Idle senders close their connections. A sender in the middle of a
     /// transaction is killed; its mail is sent again after the next start, possibly for the second
     /// time.
-    async fn dismiss(&mut self, at_rest: bool) {
+    async fn stop_children(&mut self, at_rest: bool) {
         self.stopping = true;
         self.scheduler.stop(None);
         self.router.stop(None);

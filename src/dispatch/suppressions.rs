@@ -27,27 +27,27 @@ pub struct SuppressionHandle<'a> {
 }
 
 /// How many addresses can unsubscribe at the same time.
-const TURNS: usize = 64;
+const LOCKS: usize = 64;
 
 /// Serializes unsubscribing for each address.
-pub(super) struct Leaving {
-    turns: [tokio::sync::Mutex<()>; TURNS],
+pub(super) struct UnsubscribeLocks {
+    locks: [tokio::sync::Mutex<()>; LOCKS],
     hashing: RandomState,
 }
 
-impl Default for Leaving {
+impl Default for UnsubscribeLocks {
     fn default() -> Self {
-        Leaving {
-            turns: std::array::from_fn(|_| tokio::sync::Mutex::default()),
+        UnsubscribeLocks {
+            locks: std::array::from_fn(|_| tokio::sync::Mutex::default()),
             hashing: RandomState::new(),
         }
     }
 }
 
-impl Leaving {
-    async fn turn(&self, address: &Address) -> MutexGuard<'_, ()> {
+impl UnsubscribeLocks {
+    async fn lock(&self, address: &Address) -> MutexGuard<'_, ()> {
         let hash = self.hashing.hash_one(address) as usize;
-        self.turns[hash % TURNS].lock().await
+        self.locks[hash % LOCKS].lock().await
     }
 }
 
@@ -81,11 +81,11 @@ impl SuppressionHandle<'_> {
     /// # Errors
     /// [`Error::Spool`]; [`Error::Configuration`] if the spool has no suppression list.
     pub async fn add(&self, entries: Vec<Suppression>) -> Result<(), Error> {
-        let kept = self.kept()?;
+        let kept = self.store()?;
         if entries.is_empty() {
             return Ok(());
         }
-        let (count, which) = (entries.len() as u64, which(&entries));
+        let (count, which) = (entries.len() as u64, describe_entries(&entries));
         kept.add(entries).await?;
         self.postrider.note_many(SUPPRESS, count, which).await;
         Ok(())
@@ -97,7 +97,7 @@ impl SuppressionHandle<'_> {
     /// # Errors
     /// The same as [`SuppressionHandle::add`].
     pub async fn remove(&self, query: SuppressionQuery) -> Result<usize, Error> {
-        let kept = self.kept()?;
+        let kept = self.store()?;
         let asked = [
             query.address.as_ref().map(|one| format!("address={one}")),
             query.reason.map(|reason| format!("reason={reason}")),
@@ -130,12 +130,12 @@ impl SuppressionHandle<'_> {
     /// [`Error::BadCursor`], or the same as [`SuppressionHandle::add`].
     pub async fn list(&self, query: SuppressionQuery) -> Result<SuppressionPage, Error> {
         let now = self.postrider.inner.engine.clock.now();
-        let mut page = self.kept()?.page(query).await?;
+        let mut page = self.store()?.page(query).await?;
         page.suppressions.retain(|entry| entry.is_in_force(now));
         Ok(page)
     }
 
-    fn kept(&self) -> Result<&dyn Suppressions, Error> {
+    fn store(&self) -> Result<&dyn Suppressions, Error> {
         let kept = self.postrider.inner.engine.spool.suppressions();
         let missing = || "this spool has no suppression list".to_owned();
         kept.ok_or_else(|| Error::Configuration(missing()))
@@ -165,12 +165,12 @@ impl Dispatcher {
         let Some(said) = self.read_unsubscribe(token) else {
             return Ok(None);
         };
-        self.leave(&said).await?;
+        self.unsubscribe_address(&said).await?;
         Ok(Some(said))
     }
 
     /// Unsubscribes an address from a list; returns whether it was not unsubscribed before.
-    pub(super) async fn leave(&self, said: &Unsubscription) -> Result<bool, Error> {
+    pub(super) async fn unsubscribe_address(&self, said: &Unsubscription) -> Result<bool, Error> {
         let Unsubscription { address, list, .. } = said;
         let suppressions = self.suppressions();
         let entry = suppressions.entry(address.clone(), SuppressionReason::Unsubscribe);
@@ -181,8 +181,8 @@ impl Dispatcher {
 
         // Two clicks are one operation, even at the same moment.
         let engine = &self.inner.engine;
-        let _turn = engine.leaving.turn(address).await;
-        let known = suppressions.kept()?.of(vec![address.clone()]).await?;
+        let _lock = engine.unsubscribe_locks.lock(address).await;
+        let known = suppressions.store()?.of(vec![address.clone()]).await?;
         let is_it = |one: &Suppression| {
             (one.reason, &one.list) == (entry.reason, &entry.list) && one.is_in_force(entry.since)
         };
@@ -191,7 +191,7 @@ impl Dispatcher {
         }
 
         // Before the entry: if that fails, the caller gets an error and unsubscribes again.
-        let event = self.unsubscribed(said).await?;
+        let event = self.unsubscribe_event(said).await?;
         if let Some(journal) = engine.spool.journal() {
             journal.note(vec![event]).await?;
         }
@@ -200,7 +200,7 @@ impl Dispatcher {
     }
 
     /// The journal's event for unsubscribing.
-    async fn unsubscribed(&self, said: &Unsubscription) -> Result<Event, Error> {
+    async fn unsubscribe_event(&self, said: &Unsubscription) -> Result<Event, Error> {
         let engine = &self.inner.engine;
         let now = engine.clock.now();
         let kind = EventKind::Unsubscribed {
@@ -223,7 +223,7 @@ impl Dispatcher {
 }
 
 /// The entries as they are named in the audit trail.
-pub(super) fn which(entries: &[Suppression]) -> String {
+pub(super) fn describe_entries(entries: &[Suppression]) -> String {
     let [entry] = entries else {
         return format!("{} entries", entries.len());
     };

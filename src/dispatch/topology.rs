@@ -118,7 +118,7 @@ impl Topology {
     }
 
     /// Remembers the routes of the previous topology.
-    pub(super) fn follow(&mut self, before: &Topology) {
+    pub(super) fn remember_former_routes(&mut self, before: &Topology) {
         let former = before
             .routes
             .iter()

@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_program_answers_is_told_from_what_somebody_asks() {
+    fn what_a_program_answers_is_distinguished_from_what_somebody_asks() {
         for header in [
             "From: a@example.org\r\nAuto-Submitted: auto-replied (vacation)",
             "From: MAILER-DAEMON@example.org",

@@ -107,7 +107,7 @@ const CHECKS: &[Check] = checks! {
         a_retry_of_dead_letters_leaves_what_was_withdrawn_beside_them_alone,
         only_a_mail_that_has_ended_can_be_purged,
         mail_of_unknown_routes_is_moved_to_the_fallback,
-        whoever_waits_for_changes_is_told,
+        callers_that_wait_for_changes_are_notified,
     }
     sweeps::{
         expiry_holds_in_every_state,
@@ -135,14 +135,14 @@ const CHECKS: &[Check] = checks! {
     }
     feedback::{
         what_comes_back_is_kept_beside_its_delivery_once_and_goes_with_its_mail,
-        what_comes_back_is_told_and_who_bounced_gets_no_more_mail,
+        what_comes_back_is_reported_and_who_bounced_gets_no_more_mail,
         one_delivery_keeps_no_more_than_so_much_of_what_comes_back,
     }
     journal::{
         what_others_leave_a_reader_is_kept_and_moves_it_nowhere,
-        a_reader_that_is_too_slow_is_told_what_it_missed,
+        a_reader_that_is_too_slow_learns_what_it_missed,
         nothing_is_due_where_all_is_done,
-        who_did_something_to_a_mail_is_told,
+        who_did_something_to_a_mail_is_recorded,
     }
     accounts::{
         what_each_has_pending_and_handed_in_is_counted,

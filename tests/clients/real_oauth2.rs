@@ -48,7 +48,7 @@ impl Server {
         line.trim().to_owned()
     }
 
-    fn tells(&mut self) -> Value {
+    fn answer(&mut self) -> Value {
         serde_json::from_str(&self.line()).unwrap()
     }
 }
@@ -133,10 +133,10 @@ async fn a_token_that_another_server_signed_opens_the_door() {
     let all = send(relay(&mails, &tokens, Grant::ClientCredentials), 2).await;
     all_arrived_at_once(&all);
 
-    let login = mails.tells();
+    let login = mails.answer();
     assert_eq!(login["good"], true, "{login}");
     for _ in 0..2 {
-        assert_eq!(mails.tells()["mail"][0], "ada@example.org");
+        assert_eq!(mails.answer()["mail"][0], "ada@example.org");
     }
 }
 
@@ -147,13 +147,13 @@ async fn a_token_that_is_refused_is_fetched_anew_once_and_the_mail_goes_out() {
     let all = send(relay(&mails, &tokens, Grant::ClientCredentials), 1).await;
     all_arrived_at_once(&all);
 
-    let (first, second) = (mails.tells(), mails.tells());
+    let (first, second) = (mails.answer(), mails.answer());
     assert_eq!(
         (&first["good"], &second["good"]),
         (&false.into(), &true.into())
     );
     assert_ne!(first["token"], second["token"]);
-    assert_eq!(mails.tells()["mail"][0], "ada@example.org");
+    assert_eq!(mails.answer()["mail"][0], "ada@example.org");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -79,7 +79,7 @@ fn swaks_speaks_smtp_to_the_standard_input_of_sendmail() {
 
 /// A refusal reaches the program that speaks, in SMTP's words.
 #[test]
-fn swaks_is_told_what_sendmail_refuses() {
+fn swaks_gets_what_sendmail_refuses() {
     let place = Place::new();
     let sendmail = format!("{} sendmail -bs", env!("CARGO_BIN_EXE_postrider"));
     let mut swaks = Command::new("swaks");

@@ -91,7 +91,7 @@ pub async fn journal_agrees<'a>(
             let key = (id, delivery.recipient.clone());
             let told = told.get(&key).unwrap_or(&nothing);
             let tried_at = delivery.attempts.last().map(|attempt| attempt.at);
-            if !is(delivery, told.became) || (tried_at.is_some() && told.tried_at != tried_at) {
+            if !agrees(delivery, told.became) || (tried_at.is_some() && told.tried_at != tried_at) {
                 return Err(format!(
                     "to {} mail {id} is {:?}, tried last at {tried_at:?}, and told is {:?}, {:?}",
                     delivery.recipient, delivery.stage, told.became, told.tried_at
@@ -104,16 +104,16 @@ pub async fn journal_agrees<'a>(
 }
 
 /// Whether a delivery is what was told last of it.
-fn is(delivery: &Delivery, told: Option<&str>) -> bool {
+fn agrees(delivery: &Delivery, event: Option<&str>) -> bool {
     match delivery.stage {
-        Stage::Delivered { .. } => told == Some("delivered"),
-        Stage::Dead { .. } => told == Some("dead"),
-        Stage::Cancelled { .. } => told == Some("cancelled"),
+        Stage::Delivered { .. } => event == Some("delivered"),
+        Stage::Dead { .. } => event == Some("dead"),
+        Stage::Cancelled { .. } => event == Some("cancelled"),
         Stage::Pending { .. } | Stage::Committing { .. } if delivery.tries > 0 => {
-            matches!(told, Some("deferred" | "retried"))
+            matches!(event, Some("deferred" | "retried"))
         }
         Stage::Pending { .. } | Stage::Committing { .. } => {
-            matches!(told, None | Some("deferred" | "retried"))
+            matches!(event, None | Some("deferred" | "retried"))
         }
     }
 }

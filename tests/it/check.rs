@@ -386,7 +386,7 @@ fn what_check_takes_run_takes() {
 }
 
 #[test]
-fn a_port_that_somebody_has_is_told_with_file_and_key_and_may_be_free_later() {
+fn a_port_that_somebody_has_is_reported_with_file_and_key_and_may_be_free_later() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let listen = taken.local_addr().unwrap();
     for (key, config) in [
@@ -406,7 +406,7 @@ fn a_port_that_somebody_has_is_told_with_file_and_key_and_may_be_free_later() {
 }
 
 #[test]
-fn check_in_json_tells_how_each_relay_answered() {
+fn check_in_json_shows_how_each_relay_answered() {
     let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let gone = unused.local_addr().unwrap();
     drop(unused);

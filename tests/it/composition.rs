@@ -703,7 +703,7 @@ mod freezer {
     }
 
     #[test]
-    fn what_other_programs_write_is_mended_and_told() {
+    fn what_other_programs_write_is_mended_and_reported() {
         let mended = |message: &[u8], act: &str| {
             let mail = raw(message).unwrap();
             assert_is_frozen(&mail);
@@ -739,7 +739,7 @@ mod freezer {
     }
 
     #[test]
-    fn bytes_above_127_are_told_apart_by_where_they_stand() {
+    fn bytes_above_127_are_distinguished_by_where_they_stand() {
         let body =
             raw("MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n\r\nGrüße\r\n")
                 .unwrap();

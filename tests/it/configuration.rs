@@ -461,7 +461,7 @@ fn a_mistake_in_the_environment_names_its_variable() {
 // ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 #[test]
-fn all_mistakes_are_told_at_once_with_file_key_and_reason() {
+fn all_mistakes_are_reported_at_once_with_file_key_and_reason() {
     let text = r#"
         [spool]
         pth = "x"
@@ -515,7 +515,7 @@ fn all_mistakes_are_told_at_once_with_file_key_and_reason() {
 }
 
 #[test]
-fn a_file_that_is_no_toml_is_told_by_line_and_not_quoted() {
+fn a_file_that_is_no_toml_is_reported_by_line_and_not_quoted() {
     let (_dir, path) = file("[[relays]]\nname = \"a\"\npassword = \"hunter2\n");
     let told = Settings::load(&Sources {
         file: Some(path),
@@ -531,7 +531,7 @@ fn a_file_that_is_no_toml_is_told_by_line_and_not_quoted() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_told() {
+fn a_file_that_is_not_there_is_reported() {
     let wrong = Settings::load(&Sources {
         file: Some("/nonexistent/p.toml".into()),
         ..Sources::default()
@@ -746,7 +746,7 @@ fn a_level_that_means_nothing_is_a_mistake() {
 }
 
 #[test]
-fn a_webhook_that_could_not_be_told_is_a_mistake() {
+fn a_webhook_that_could_not_be_called_is_a_mistake() {
     let hook = |more: &str| {
         let usual = "[[webhooks]]\nname = \"shop\"\nurl = \"https://shop.example.com/hooks\"\n\
                      secret = \"whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD\"\n";
@@ -964,7 +964,7 @@ fn an_environment_without_a_file_reads_as_one() {
 }
 
 #[test]
-fn a_relay_is_at_the_addresses_that_are_given_and_nonsense_is_told() {
+fn a_relay_is_at_the_addresses_that_are_given_and_nonsense_is_reported() {
     let relay = |url: &str, addresses: &str| {
         format!("[[relays]]\nurl = \"{url}\"\naddresses = {addresses}\n")
     };

@@ -39,7 +39,7 @@ struct DamageTally {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn damage_is_told_and_costs_no_more_than_what_it_hit() {
+async fn damage_is_reported_and_costs_no_more_than_what_it_hit() {
     let number = |name: &str| env::var(name).ok().map(|n| n.parse().expect("a number"));
     let hits = number("DAMAGE_HITS").unwrap_or(24);
     let seed = number("DAMAGE_SEED").unwrap_or(1);
@@ -197,7 +197,7 @@ async fn saves(
     let forgotten = forgotten(&*spool, sample).await?;
     tally.keys_forgotten += forgotten;
 
-    if forgotten > 0 && !is_said(&told, "idempotency key") {
+    if forgotten > 0 && !is_reported(&told, "idempotency key") {
         return Err(format!(
             "{forgotten} keys are forgotten, and salvage says {told:?}"
         ));
@@ -217,7 +217,7 @@ async fn saves(
             // What had ended may have been pruned, for all that is left to tell.
             let has_ended =
                 was.is_some_and(|was| !was.states.iter().any(|s| s.starts_with("pending")));
-            if is.is_none() && has_ended && is_said(&told, "deliveries") {
+            if is.is_none() && has_ended && is_reported(&told, "deliveries") {
                 continue;
             }
             return Err(format!(
@@ -248,8 +248,8 @@ async fn saves(
     Ok(())
 }
 
-fn is_said(told: &sled::SalvageResult, what: &str) -> bool {
-    told.missing.iter().any(|line| line.contains(what))
+fn is_reported(salvage: &sled::SalvageResult, what: &str) -> bool {
+    salvage.missing.iter().any(|line| line.contains(what))
 }
 
 /// Whether what is missing besides mail is said; returns how many events are.
@@ -275,7 +275,7 @@ fn judge_beside(
         ));
     }
 
-    if lost > 0 && !is_said(told, "journal") {
+    if lost > 0 && !is_reported(told, "journal") {
         return Err(format!(
             "{lost} events are missing, and salvage says {told:?}"
         ));
@@ -285,12 +285,12 @@ fn judge_beside(
         return Err(format!("an event's number is given again: {is:?}"));
     }
     for (was, is, what) in [(&was.suppressions, &is.suppressions, "not to get mail")] {
-        if was != is && !is_said(told, what) {
+        if was != is && !is_reported(told, what) {
             return Err(format!("{what}: was {was:?}, is {is:?}, {told:?}"));
         }
     }
 
-    if was.readers != is.readers && !is_said(told, "readers") {
+    if was.readers != is.readers && !is_reported(told, "readers") {
         return Err(format!(
             "readers: was {:?}, is {:?}, {told:?}",
             was.readers, is.readers

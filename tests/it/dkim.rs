@@ -277,7 +277,7 @@ fn a_reload_reads_the_keys_again() {
 }
 
 #[tokio::test]
-async fn a_key_is_told_again_and_never_overwritten() {
+async fn a_key_is_printed_again_and_never_overwritten() {
     let dir = tempfile::tempdir().unwrap();
     let key = generate(dir.path(), "ed25519", "s1");
     let file = key.file.to_str().unwrap();

@@ -20,7 +20,7 @@ fn mail(to: &str) -> Mail {
 }
 
 #[tokio::test]
-async fn a_mail_is_accepted_sent_and_told_of() {
+async fn a_mail_is_accepted_sent_and_reported() {
     let capture = Capture::default();
     let dir = tempfile::tempdir().unwrap();
     let postrider = Dispatcher::builder()

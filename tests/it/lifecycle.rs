@@ -16,6 +16,6 @@ mod logs;
 mod looks;
 mod metrics;
 mod reload;
+mod reporting;
 mod series;
-mod told;
 mod waiting;

@@ -129,7 +129,7 @@ async fn nothing_is_written_through_a_link() {
 }
 
 #[test]
-fn secrets_that_everybody_can_read_are_told_and_are_no_mistake() {
+fn secrets_that_everybody_can_read_are_reported_and_are_no_mistake() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str, mode| {
         let path = dir.path().join(name);

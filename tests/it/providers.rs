@@ -258,7 +258,7 @@ async fn only_a_provider_that_knows_repeats_is_asked_again_at_once_and_under_the
 }
 
 #[tokio::test]
-async fn what_a_provider_cannot_be_told_is_refused_before_anything_is_sent() {
+async fn what_a_provider_cannot_express_is_refused_before_anything_is_sent() {
     let signed = "From: a@example.com\r\nTo: ada@example.org\r\nMIME-Version: 1.0\r\n\
                   Content-Type: multipart/signed; boundary=b\r\n\r\n--b\r\n\r\nx\r\n--b--\r\n";
     for url in BUILDERS {

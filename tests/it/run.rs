@@ -291,7 +291,7 @@ async fn a_second_stop_ends_at_once_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_tells_a_relay_that_refuses_the_login_from_one_that_takes_it() {
+async fn check_distinguishes_a_relay_that_refuses_the_login_from_one_that_takes_it() {
     let dir = config_dir();
     let relay = FakeSmtp::builder().login("user", "right").start().await;
     for (password, code, told) in [("right", 0, "ready"), ("wrong", 1, "failed at auth")] {
@@ -569,7 +569,7 @@ async fn mail_comes_in_over_smtp_and_users_change_while_the_service_runs() {
 }
 
 #[test]
-fn an_address_that_is_taken_is_told_and_the_service_does_not_start() {
+fn an_address_that_is_taken_is_reported_and_the_service_does_not_start() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let dir = config_dir();
@@ -639,7 +639,7 @@ fn a_reload_with_a_mistake_is_refused_whole_and_a_good_one_is_applied() {
 }
 
 #[test]
-fn a_second_service_on_the_same_spool_is_told_to_try_later() {
+fn a_second_service_on_the_same_spool_is_asked_to_try_later() {
     let dir = config_dir();
     let _first = Service::start(dir.path());
     let (code, _, stderr) = run_to_end(dir.path(), &["run"]);
@@ -687,7 +687,7 @@ fn why_a_service_ends_is_a_line_of_its_log_in_the_format_that_was_chosen() {
 }
 
 #[test]
-fn a_wrong_configuration_is_told_line_by_line_and_nothing_is_started() {
+fn a_wrong_configuration_is_reported_line_by_line_and_nothing_is_started() {
     let dir = config_dir();
     configure(dir.path(), "[spool]\npth = \"x\"\nmax_pending = 0\n");
     for arguments in [["run"].as_slice(), &["check"]] {
@@ -741,7 +741,7 @@ fn init_overwrites_nothing() {
 }
 
 #[test]
-fn check_tells_which_relay_cannot_be_reached() {
+fn check_reports_which_relay_cannot_be_reached() {
     let dir = config_dir();
     let unused = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()

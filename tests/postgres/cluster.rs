@@ -74,7 +74,7 @@ async fn a_mail_in_another_nodes_hands_can_be_cancelled() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_node_tells_how_many_deliveries_each_of_them_holds() {
+async fn every_node_reports_how_many_deliveries_each_of_them_holds() {
     let relay = FakeSmtp::start().await;
     let cluster = Cluster::over(Server::start(), "holds", &relay);
     let (first, second) = (cluster.node("first", 5), cluster.node("second", 5));
@@ -123,7 +123,7 @@ async fn events_numbers_and_records_are_the_same_at_every_node() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_old_transaction_that_keeps_dead_rows_is_told_until_it_ends() {
+async fn an_old_transaction_that_keeps_dead_rows_is_reported_until_it_ends() {
     let relay = FakeSmtp::start().await;
     let cluster = Cluster::over(Server::of_its_own(), "horizon", &relay);
     let node = cluster.node("only", 2);
@@ -200,7 +200,7 @@ async fn a_relays_connections_are_shared_by_the_nodes_that_live() {
 }
 
 /// The ids of all events that a node tells, up to the one that is called `last`, after this one.
-fn told(node: &Service, after: Option<&str>, last: &str) -> Vec<String> {
+fn published(node: &Service, after: Option<&str>, last: &str) -> Vec<String> {
     let mut stream = TcpStream::connect(node.http).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_secs(20)))
@@ -250,7 +250,7 @@ async fn whoever_lists_looks_up_retries_or_follows_may_do_so_at_any_node() {
         let again = node.post("/v1/mails", mail);
         assert_eq!(again.json()["duplicate"], true, "{again:?}");
     }
-    let before = told(&second, None, "dead");
+    let before = published(&second, None, "dead");
 
     assert_eq!(
         second.post(&format!("/v1/mails/{id}/retry"), "").status,
@@ -258,15 +258,15 @@ async fn whoever_lists_looks_up_retries_or_follows_may_do_so_at_any_node() {
     );
     first.become_all(std::slice::from_ref(&id), "delivered");
 
-    let whole = told(&first, None, "delivered");
+    let whole = published(&first, None, "delivered");
     assert_eq!(
         whole,
-        told(&second, None, "delivered"),
+        published(&second, None, "delivered"),
         "as told at the other"
     );
     assert!(whole.starts_with(&before), "{before:?} {whole:?}");
     // It begins with where it stands.
-    let rest = told(&first, before.last().map(String::as_str), "delivered");
+    let rest = published(&first, before.last().map(String::as_str), "delivered");
     assert_eq!(
         rest,
         whole[before.len() - 1..],

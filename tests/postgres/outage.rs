@@ -29,7 +29,7 @@ pub fn until_ready(node: &Service, wanted: bool) -> String {
 
 /// Waits until a node says that it is not ready, and why.
 #[track_caller]
-pub fn until_told(node: &Service, reason: &str) {
+pub fn until_reported(node: &Service, reason: &str) {
     let begun = Instant::now();
     loop {
         let (is_ready, why) = node.readiness();
@@ -268,7 +268,7 @@ async fn connections_that_were_made_while_the_database_was_read_only_are_made_an
     let set = "ALTER DATABASE postgres SET default_transaction_read_only = on";
     cluster.server.sql(set);
     cut_off(&cluster.server);
-    until_told(&node, "read-only");
+    until_reported(&node, "read-only");
     accepts_nothing(&node);
 
     // As they are, they stay read-only.
@@ -298,7 +298,7 @@ async fn a_server_without_room_for_all_connections_is_away_until_it_has_and_that
 
     cluster.server.sql("ALTER ROLE few CONNECTION LIMIT 2");
     cut_off(&cluster.server);
-    until_told(&node, "too many connections");
+    until_reported(&node, "too many connections");
     for _ in 0..30 {
         assert!(!node.readiness().0, "{}", node.log());
         std::thread::sleep(Duration::from_millis(100));
@@ -318,7 +318,7 @@ async fn a_server_without_room_for_all_connections_is_away_until_it_has_and_that
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tables_that_are_gone_are_told_and_when_they_are_back_everything_goes_on() {
+async fn tables_that_are_gone_are_reported_and_when_they_are_back_everything_goes_on() {
     let relay = FakeSmtp::start().await;
     let cluster = Cluster::over(Server::of_its_own(), "gone", &relay);
     let node = cluster.node("only", 30);
@@ -330,7 +330,7 @@ async fn tables_that_are_gone_are_told_and_when_they_are_back_everything_goes_on
         cluster.server.sql(&sql);
     };
     rename(&cluster.schema, "elsewhere");
-    until_told(&node, "does not exist");
+    until_reported(&node, "does not exist");
     accepts_nothing(&node);
     assert!(
         node.log().contains("nothing is accepted or sent"),

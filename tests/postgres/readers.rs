@@ -183,7 +183,7 @@ const HOLDER: &str =
     "SELECT s.node FROM readers r JOIN sessions s ON s.id = r.owner WHERE r.name LIKE '%shop'";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_webhook_is_told_by_one_node_and_by_another_when_that_one_is_gone() {
+async fn a_webhook_is_called_by_one_node_and_by_another_when_that_one_is_gone() {
     let relay = FakeSmtp::start().await;
     let receiver = Receiver::start().await;
     let cluster = Cluster::over(Server::start(), "webhook", &relay);
@@ -233,7 +233,7 @@ async fn a_webhook_is_told_by_one_node_and_by_another_when_that_one_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_webhook_is_told_again_whichever_node_is_asked() {
+async fn messages_to_a_webhook_are_sent_again_whichever_node_is_asked() {
     let relay = FakeSmtp::start().await;
     let receiver = Receiver::start().await;
     let cluster = Cluster::over(Server::start(), "redeliver", &relay);

@@ -7,7 +7,7 @@ use super::common::postgres::Server;
 use super::common::service::Service;
 use super::common::{Act, FakeSmtp, Rule, Step, eventually};
 use super::nodes::{Cluster, arrivals};
-use super::outage::{accepts_nothing, later, until_ready, until_told};
+use super::outage::{accepts_nothing, later, until_ready, until_reported};
 
 /// Has each row that is written to a table fail with this code.
 fn fails(cluster: &Cluster, table: &str, code: &str, message: &str) {
@@ -44,7 +44,7 @@ async fn a_server_without_room_accepts_nothing_and_is_not_ready_until_it_has_som
         took < Duration::from_secs(3),
         "it is refused at once: {took:?}"
     );
-    until_told(&node, "No space left");
+    until_reported(&node, "No space left");
     stays_down(&node, "No space left");
     accepts_nothing(&node);
 
@@ -66,7 +66,7 @@ async fn outcomes_for_which_there_is_no_room_stop_all_sending_and_are_kept_until
     let why = "could not extend file: No space left on device";
     fails(&cluster, "ended", "53100", why);
     let ids = node.hand_in_many("owed", 1, "hello");
-    until_told(&node, "No space left");
+    until_reported(&node, "No space left");
     stays_down(&node, "No space left");
     accepts_nothing(&node);
     // What fell due meanwhile is not begun: what became of it could not be recorded.
@@ -108,7 +108,7 @@ async fn rights_that_are_taken_away_one_by_one_stop_what_needs_them_and_say_so()
         if right != "UPDATE ON sessions" {
             accepts_nothing(&node);
         }
-        until_told(&node, "permission denied");
+        until_reported(&node, "permission denied");
         stays_down(&node, "permission denied");
         cluster.sql(&format!("GRANT {right} TO mailer"));
         until_ready(&node, true);
@@ -127,7 +127,7 @@ async fn rights_that_are_taken_away_one_by_one_stop_what_needs_them_and_say_so()
     })
     .await;
     cluster.sql("REVOKE DELETE ON ready FROM mailer");
-    until_told(&node, "permission denied");
+    until_reported(&node, "permission denied");
     stays_down(&node, "permission denied");
     cluster.sql("GRANT DELETE ON ready TO mailer");
     until_ready(&node, true);

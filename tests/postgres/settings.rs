@@ -225,7 +225,7 @@ async fn a_url_may_be_written_in_every_way_that_libpq_knows() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_clock_that_is_an_hour_off_the_databases_is_told_and_costs_no_node_its_lease() {
+async fn a_clock_that_is_an_hour_off_the_databases_is_reported_and_costs_no_node_its_lease() {
     let relay = FakeSmtp::start().await;
     let cluster = Cluster::over(Server::of_its_own(), "clock", &relay);
     let off = |name: &str, offset: &str| {

@@ -18,7 +18,7 @@ use tokio::time::sleep;
 
 use super::common::{FakeSmtp, Receiver};
 use super::service::{Service, ServiceFiles};
-use super::{POLL_INTERVAL, told};
+use super::{POLL_INTERVAL, webhook};
 
 /// How many mails come back; as many for each life of the service as it is worth.
 const MAILS: usize = 360;
@@ -52,7 +52,7 @@ fn configured(hook: &Receiver) -> String {
         feedback = {{ postmark = {{ networks = ["127.0.0.0/8"] }} }}
         webhooks = [{}]
         "#,
-        told::configured(hook).replace(r#"["accepted", "delivered"]"#, r#"["bounced"]"#)
+        webhook::configured(hook).replace(r#"["accepted", "delivered"]"#, r#"["bounced"]"#)
     )
 }
 
@@ -218,7 +218,7 @@ async fn nothing_that_came_back_is_lost_however_often_the_service_is_killed() {
     println!("CRASH_SEED={seed}");
     let mut choices = StdRng::seed_from_u64(seed);
     let relay = FakeSmtp::start().await;
-    let hook = told::receiver(seed).await;
+    let hook = webhook::receiver(seed).await;
     let files = ServiceFiles::new(&relay.url(), &configured(&hook));
     let mut service = files.start();
     let mails = sent(&files, &mut service, &relay).await;
@@ -281,7 +281,7 @@ async fn nothing_that_came_back_is_lost_however_often_the_service_is_killed() {
     }
 
     let ids = acknowledged.iter().map(|mail| mail.id.clone()).collect();
-    let again = service.lives_until(told_once_each(&hook, ids)).await;
+    let again = service.lives_until(received_once_each(&hook, ids)).await;
     println!("webhook: {again} messages came more than once");
     assert!(service.stop().await.success(), "{}", files.log());
     let found = files.verify().await;
@@ -290,7 +290,7 @@ async fn nothing_that_came_back_is_lost_however_often_the_service_is_killed() {
 
 /// Waits until the webhook was told of all these mails: of each under one id, with one body,
 /// however often it comes. How many came more than once.
-async fn told_once_each(hook: &Receiver, mut wanted: HashSet<String>) -> usize {
+async fn received_once_each(hook: &Receiver, mut wanted: HashSet<String>) -> usize {
     let mut messages: HashMap<String, String> = HashMap::new();
     let mut of_mail: HashMap<String, String> = HashMap::new();
     let (mut read, mut again) = (0, 0);

@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_are_told_apart_and_comments_skipped() {
+    fn events_are_separated_and_comments_skipped() {
         let stream = ": hello\nretry: 100\n\nid: 7\nevent: dead\ndata: a\ndata:b\r\n\r\n:\n\ndata\n\
                       \ndata: cut";
         let mut frames = Frames::new(stream.as_bytes());

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_are_told_in_their_largest_unit() {
+    fn spans_are_shown_in_their_largest_unit() {
         let at = Timestamp::from_millis(1_000_000_000);
         let after = |seconds| at + Duration::from_secs(seconds);
         assert_eq!(relative(at, at), "now");

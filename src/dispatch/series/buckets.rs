@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_relays_are_told_apart_than_there_is_room_for() {
+    fn no_more_relays_are_counted_than_there_is_room_for() {
         let mut relays = RelayNumbers::default();
         let numbers = (0..100).filter_map(|n| relays.add(&format!("relay-{n}")));
         assert_eq!(numbers.count(), MOST_RELAYS);

@@ -91,7 +91,7 @@ pub struct SeriesPoint {
 pub(super) struct SeriesProgress {
     has_begun: AtomicBool,
     counted: watch::Sender<u64>,
-    wanted: Notify,
+    requested: Notify,
 }
 
 impl Default for SeriesProgress {
@@ -99,26 +99,26 @@ impl Default for SeriesProgress {
         SeriesProgress {
             has_begun: AtomicBool::new(false),
             counted: watch::channel(0).0,
-            wanted: Notify::new(),
+            requested: Notify::new(),
         }
     }
 }
 
 impl SeriesProgress {
-    fn is_at(&self, counted: u64) {
+    fn set_counted(&self, counted: u64) {
         self.counted.send_replace(counted);
     }
 
     /// Waits until a query needs the latest counts.
-    async fn wanted(&self) {
-        self.wanted.notified().await;
+    async fn requested(&self) {
+        self.requested.notified().await;
     }
 
     /// Waits until events are counted up to this one, for a limited time.
-    async fn reaches(&self, last: u64) {
+    async fn wait_for(&self, last: u64) {
         let mut counted = self.counted.subscribe();
         let reached = counted.wait_for(|counted| *counted >= last);
-        self.wanted.notify_one();
+        self.requested.notify_one();
         let _ = tokio::time::timeout(COUNTING_TIMEOUT, reached).await;
     }
 }
@@ -206,7 +206,7 @@ impl Dispatcher {
         let journal = self.journal();
         // If another node counts, what it has stored is used. If none does yet, this node will.
         if !journal.is_held_elsewhere(NAME).await? {
-            self.inner.series.reaches(journal.last()?).await;
+            self.inner.series.wait_for(journal.last()?).await;
         }
 
         let reader = self.journal().reader(NAME, Some(0)).await?;

@@ -64,7 +64,7 @@ async fn count(
 ) -> Result<(), Error> {
     let reader = journal.reader(NAME, Some(0)).await?;
     let mut recorder = Recorder::open(reader).await?;
-    progress.is_at(recorder.counted);
+    progress.set_counted(recorder.counted);
     loop {
         // Wakes up for new events, and occasionally to record the backlog.
         if let Ok(page) = tokio::time::timeout(LOOK_EVERY, recorder.reader.next()).await {
@@ -76,10 +76,10 @@ async fn count(
                 let page = recorder.reader.next().await?;
                 recorder.take(page).await?;
             }
-            let is_wanted = tokio::time::timeout(READ_EVERY, progress.wanted())
+            let is_requested = tokio::time::timeout(READ_EVERY, progress.requested())
                 .await
                 .is_ok();
-            if is_wanted || Instant::now() >= until {
+            if is_requested || Instant::now() >= until {
                 break;
             }
         }
@@ -90,7 +90,7 @@ async fn count(
         recorder.look(&engine).await?;
         drop(engine);
         recorder.write().await?;
-        progress.is_at(recorder.counted);
+        progress.set_counted(recorder.counted);
     }
 }
 

@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quantile_is_told_to_a_tenth_and_added_tallies_are_as_one() {
+    fn a_quantile_is_exact_to_a_tenth_and_added_tallies_are_as_one() {
         let mut whole = Tally::default();
         let mut parts = [Tally::default(), Tally::default()];
         for millis in 1..=10_000u64 {

@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_told_and_the_dialogue_goes_on() {
+    fn a_refusal_is_answered_and_the_dialogue_goes_on() {
         let dialogue =
             "HELO x\r\nMAIL FROM:<>\r\nRCPT TO:<a@b.example>\r\nDATA\r\nhi\r\n.\r\nNOOP\r\n";
 

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_tells_who_from_where_to_whom_how_and_when() {
+    fn it_says_who_from_where_to_whom_how_and_when() {
         let peer = "2001:db8::1".parse().expect("an address");
         let trace = Trace {
             client: "[IPv6:2001:db8::1]",

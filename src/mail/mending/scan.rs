@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn an_mbox_line_is_told_from_a_field_and_from_a_text() {
+    fn an_mbox_line_is_distinguished_from_a_field_and_from_a_text() {
         assert_eq!(names("From me Mon Jan  1 00:00:00 2026\nTo: a\n"), ["To"]);
         assert_eq!(
             names("From a@b Thu Nov 19 10:11 2026\n>From c Thu Nov 19 10:11:12 2026\nTo: a\n"),

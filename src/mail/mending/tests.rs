@@ -81,7 +81,7 @@ fn what_stands_before_the_first_field_is_removed() {
 }
 
 #[test]
-fn a_header_section_and_a_body_are_told_apart() {
+fn a_header_section_and_a_body_are_separated() {
     assert_mends("test1", "\r\ntest1", "had none");
     assert_mends(" folded: x\r\n", "\r\n folded: x\r\n", "had none");
     assert_mends(

@@ -483,7 +483,7 @@ pub async fn mail_of_unknown_routes_is_moved_to_the_fallback(bench: &dyn Bench) 
     audit(&*spool, start()).await;
 }
 
-pub async fn whoever_waits_for_changes_is_told(bench: &dyn Bench) {
+pub async fn callers_that_wait_for_changes_are_notified(bench: &dyn Bench) {
     let spool = open(bench, "changed").await;
     let told = async |what: &str| {
         let waited = tokio::time::timeout(LONGEST_WAIT, spool.changed().notified()).await;

@@ -94,7 +94,7 @@ pub async fn what_comes_back_is_kept_beside_its_delivery_once_and_goes_with_its_
     assert!(spool.get(short_lived).await.expect("read").is_none());
 }
 
-pub async fn what_comes_back_is_told_and_who_bounced_gets_no_more_mail(bench: &dyn Bench) {
+pub async fn what_comes_back_is_reported_and_who_bounced_gets_no_more_mail(bench: &dyn Bench) {
     let spool = open(bench, "fed back").await;
     let (Some(store), Some(journal)) = (spool.feedback(), spool.journal()) else {
         return;

@@ -6,7 +6,7 @@ use crate::delivery::{DeadReason, Requester};
 use crate::mail::{Submitter, hours, minutes};
 use crate::spool::{JournalOptions, OperationResult, SpoolOptions};
 
-pub async fn who_did_something_to_a_mail_is_told(bench: &dyn Bench) {
+pub async fn who_did_something_to_a_mail_is_recorded(bench: &dyn Bench) {
     let spool = open(bench, "acts").await;
     let Some(journal) = spool.journal() else {
         return;
@@ -71,7 +71,7 @@ fn short() -> SpoolOptions {
     }
 }
 
-pub async fn a_reader_that_is_too_slow_is_told_what_it_missed(bench: &dyn Bench) {
+pub async fn a_reader_that_is_too_slow_learns_what_it_missed(bench: &dyn Bench) {
     let spool = open_with(bench, "slow", short()).await;
     let Some(journal) = spool.journal() else {
         return;

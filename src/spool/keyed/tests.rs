@@ -641,7 +641,7 @@ async fn a_spool_that_cannot_sync_hands_nothing_out_and_still_reads_and_closes()
 }
 
 #[tokio::test]
-async fn what_is_not_on_disk_yet_is_told_to_nobody() {
+async fn what_is_not_on_disk_yet_is_not_published() {
     let store = Faulty::default();
     let spool = KeyedSpool::open(store.clone(), SpoolOptions::default()).expect("empty");
     let mail = new_mail(1);
@@ -1034,7 +1034,7 @@ async fn a_mail_that_the_disk_does_not_give_now_is_sent_later_and_its_neighbours
 }
 
 #[tokio::test]
-async fn what_has_ended_by_nobodys_wish_is_told_by_the_next_sweep() {
+async fn what_ended_without_a_request_is_reported_by_the_next_sweep() {
     let bad = new_mail(2);
     let id = bad.manifest.id;
     let spool = opened_after(vec![bad], |store| {
@@ -1218,7 +1218,7 @@ async fn a_mail_of_any_number_of_recipients_is_kept() {
 }
 
 #[tokio::test]
-async fn what_changes_nothing_tells_nobody() {
+async fn what_changes_nothing_notifies_nobody() {
     let sent = new_mail(1);
     let id = sent.manifest.id;
     let spool = opened_after(vec![sent], |_| ()).await;

@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_the_same_for_long_is_told_until_it_is_gone() {
+    fn what_holds_the_same_for_long_is_reported_until_it_is_gone() {
         let horizon = Horizon::default();
         let report_after = Duration::from_millis(20);
         horizon.seen(holders(&["1:5", "2:7"]), report_after);

@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_that_is_off_is_told_until_it_is_right() {
+    fn a_clock_that_is_off_is_reported_until_it_is_right() {
         let skew = Skew::default();
         let at = |seconds: i64| Timestamp::from_millis(1_000_000 + seconds * 1000);
         skew.seen(at(0), at(3), at(1));

@@ -126,7 +126,7 @@ fn a_token_goes_to_no_other_address_than_the_one_it_stands_beside() {
 }
 
 #[test]
-fn what_is_wrong_is_told_where_it_was_said() {
+fn what_is_wrong_is_reported_where_it_was_said() {
     let with = |text: &str| User::with(&[(".config/postrider.toml", text)]);
     let plain = User::with(&[("empty", "\n")]);
     let empty = plain.path("empty");
@@ -250,7 +250,7 @@ fn health_is_an_exit_code() {
 }
 
 #[test]
-fn a_newcomers_slips_are_told_sensibly() {
+fn a_newcomers_slips_are_explained() {
     let user = User::with(&[("f", "")]);
     let inside = |words: &[&str]| {
         let mut command = user.command(words);

@@ -156,7 +156,7 @@ fn what_is_counted_in_parts_is_added_up() {
 }
 
 #[test]
-fn a_status_tells_where_each_delivery_is() {
+fn a_status_shows_where_each_delivery_is() {
     let service = ScriptedService::new([answer(200, record("deferred"))]);
     let out = run(&service, &["status", ID]).well();
     assert_eq!(service.asked_once().line, format!("GET /v1/mails/{ID}"));

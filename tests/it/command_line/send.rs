@@ -241,7 +241,7 @@ fn json_is_exactly_what_the_service_answered() {
 }
 
 #[test]
-fn a_key_that_was_seen_before_is_told() {
+fn a_key_that_was_seen_before_is_reported() {
     let body = json!({"id": ID, "duplicate": true, "durability": "synced"});
     let service = ScriptedService::new([answer(202, body)]);
     assert_eq!(
@@ -425,7 +425,7 @@ fn the_token_opens_the_door_and_is_never_printed() {
 }
 
 #[test]
-fn a_missing_token_is_told_with_the_way_out() {
+fn a_missing_token_is_reported_with_the_way_out() {
     let body = json!({"title": "A valid token is needed", "status": 401});
     let service = ScriptedService::new([problem(401, body)]);
     let expected =
@@ -434,7 +434,7 @@ fn a_missing_token_is_told_with_the_way_out() {
 }
 
 #[test]
-fn wrong_usage_is_told_before_anything_is_sent() {
+fn wrong_usage_is_reported_before_anything_is_sent() {
     let service = ScriptedService::silent();
     for (words, reason) in [
         (

@@ -316,7 +316,7 @@ fn wrong_usage_is_64() {
 }
 
 #[test]
-fn addresses_that_are_none_are_told_apart() {
+fn addresses_that_are_none_are_distinguished() {
     let err = refused([], &["a@example.org", "b@@example.org"]).failed(67);
     assert!(err.contains("b@@example.org"), "{err}");
     refused([], &["-f", "a@b@c", "a@example.org"]).failed(65);

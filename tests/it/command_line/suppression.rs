@@ -194,7 +194,7 @@ fn a_large_file_goes_in_and_comes_out_without_standing_in_memory() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_told_by_its_name_or_with_what_the_system_says() {
+fn a_file_that_cannot_be_read_is_reported_by_its_name_or_with_what_the_system_says() {
     let service = ScriptedService::silent();
     let told = run(&service, &["suppression", "import", "/nowhere/at.csv"]).failed(1);
     assert!(told.contains("/nowhere/at.csv"), "{told}");

@@ -64,7 +64,7 @@ fn files_are_checked_listed_and_rendered_before_they_are_in_force() {
 }
 
 #[test]
-fn mistakes_are_told_line_by_line_by_both_checks() {
+fn mistakes_are_reported_line_by_line_by_both_checks() {
     let dir = template_dir(&GOOD);
     let dir = dir.path();
     fs::write(dir.join("mails/code/body.html"), "<p>\n{% if x %}").unwrap();

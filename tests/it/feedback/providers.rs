@@ -284,7 +284,7 @@ impl ProviderSetup {
         self.service.send("POST", &path, &headers, body).await
     }
 
-    async fn told(&self, mail: MailId) -> Vec<(FeedbackKind, String)> {
+    async fn recorded(&self, mail: MailId) -> Vec<(FeedbackKind, String)> {
         let record = self.service.dispatcher.status(mail).await.unwrap();
         let feedback = record.deliveries[0].feedback.iter();
         feedback.map(|one| (one.kind, one.by.clone())).collect()
@@ -447,7 +447,7 @@ async fn message_id(world: &ProviderSetup, mail: MailId) -> String {
 }
 
 #[tokio::test]
-async fn each_provider_tells_what_became_of_a_mail_and_twice_is_once() {
+async fn each_provider_reports_what_became_of_a_mail_and_twice_is_once() {
     let world = ProviderSetup::new().await;
     for provider in Provider::ALL {
         let name = provider.as_str();
@@ -481,7 +481,7 @@ async fn each_provider_tells_what_became_of_a_mail_and_twice_is_once() {
                 }
             }
             let expected = kind.filter(|_| known).map(|kind| (kind, name.to_owned()));
-            let told = world.told(mail).await;
+            let told = world.recorded(mail).await;
             assert_eq!(
                 told,
                 expected.into_iter().collect::<Vec<_>>(),
@@ -524,7 +524,7 @@ async fn what_does_not_prove_whose_it_is_or_is_not_of_now_changes_nothing() {
                 let answer = world.bring(provider, &signed).await;
                 assert_eq!(answer.status, 401, "{name} {what}: {}", answer.text());
                 answer.problem(401, "unproved");
-                assert!(world.told(mail).await.is_empty(), "{name} {what}");
+                assert!(world.recorded(mail).await.is_empty(), "{name} {what}");
             }
         };
 
@@ -599,7 +599,7 @@ async fn what_does_not_prove_whose_it_is_or_is_not_of_now_changes_nothing() {
         let again = world.bring(provider, &good).await;
         again.problem(401, "unproved");
     }
-    assert_eq!(world.told(mail).await.len(), 4);
+    assert_eq!(world.recorded(mail).await.len(), 4);
 }
 
 #[tokio::test]
@@ -725,7 +725,7 @@ async fn sns_is_believed_by_its_certificate_alone_and_confirmed_where_its_topic_
     let old = world.sns.notification(&said.to_string(), now, "1");
     let answer = world.bring(Provider::Ses, &old).await;
     assert_eq!(answer.status, 202, "{}", answer.text());
-    assert_eq!(world.told(mail).await.len(), 1);
+    assert_eq!(world.recorded(mail).await.len(), 1);
 
     // Nothing is fetched that the message makes up, nor for a topic that is not ours.
     let good: Value = serde_json::from_str(&old.body).unwrap();
@@ -787,7 +787,7 @@ async fn sns_is_believed_by_its_certificate_alone_and_confirmed_where_its_topic_
 
 /// A world with a mail of its own, since each wrong proof costs its address time; and what a
 /// provider says of it.
-async fn told_of_one(provider: Provider) -> (ProviderSetup, MailId, Value) {
+async fn reported_for_one(provider: Provider) -> (ProviderSetup, MailId, Value) {
     let world = ProviderSetup::new().await;
     let mail = world.send("ada@example.org", None).await;
     let id = message_id(&world, mail).await;
@@ -804,13 +804,13 @@ async fn a_proof_holds_for_its_provider_and_its_bytes_alone() {
         let name = provider.as_str();
         let others = Provider::ALL.into_iter().filter(|other| *other != provider);
         for other in others {
-            let (world, mail, said) = told_of_one(other).await;
+            let (world, mail, said) = reported_for_one(other).await;
             let answer = world.bring(provider, &world.sign(other, &said, now)).await;
             // These two have the same password here; what Postmark says is nothing to Brevo.
             let alike = (other, provider) == (Provider::Postmark, Provider::Brevo);
             let status = answer.status.as_u16();
             assert_eq!(status, if alike { 202 } else { 401 }, "{other:?} to {name}");
-            assert!(world.told(mail).await.is_empty(), "{other:?} to {name}");
+            assert!(world.recorded(mail).await.is_empty(), "{other:?} to {name}");
         }
 
         let dated = match provider {
@@ -821,7 +821,7 @@ async fn a_proof_holds_for_its_provider_and_its_bytes_alone() {
 
         // The same JSON in other bytes.
         for n in 0..3 {
-            let (world, mail, said) = told_of_one(provider).await;
+            let (world, mail, said) = reported_for_one(provider).await;
             let mut again = world.sign(provider, &said, now);
             again.body = match n {
                 0 => serde_json::to_string_pretty(&said).unwrap(),
@@ -830,7 +830,7 @@ async fn a_proof_holds_for_its_provider_and_its_bytes_alone() {
             };
             let answer = world.bring(provider, &again).await;
             assert_eq!(answer.status, 401, "{name}: {}", answer.text());
-            assert!(world.told(mail).await.is_empty(), "{name}");
+            assert!(world.recorded(mail).await.is_empty(), "{name}");
         }
 
         // A time that is none, is absent, or is changed without the signature.
@@ -845,7 +845,7 @@ async fn a_proof_holds_for_its_provider_and_its_bytes_alone() {
             Some(&huge),
             Some(&max),
         ] {
-            let (world, mail, said) = told_of_one(provider).await;
+            let (world, mail, said) = reported_for_one(provider).await;
             let mut wrong = world.sign(provider, &said, now);
             wrong.headers.retain(|(name, _)| *name != dated);
             wrong
@@ -853,7 +853,7 @@ async fn a_proof_holds_for_its_provider_and_its_bytes_alone() {
                 .extend(time.map(|time| (dated, time.to_owned())));
             let answer = world.bring(provider, &wrong).await;
             assert_eq!(answer.status, 401, "{name} {time:?}: {}", answer.text());
-            assert!(world.told(mail).await.is_empty(), "{name} {time:?}");
+            assert!(world.recorded(mail).await.is_empty(), "{name} {time:?}");
         }
     }
 }
@@ -882,7 +882,7 @@ async fn what_is_said_again_under_another_id_is_kept_once_for_its_kind() {
                 .await;
             assert_eq!(answer.status, 202, "{provider:?}: {}", answer.text());
         }
-        let told = world.told(mail).await.len();
+        let told = world.recorded(mail).await.len();
         assert!((1..=20).contains(&told), "{provider:?}: {told} are kept");
         let suppressed = world.suppressed().await;
         let of_it = suppressed.iter().filter(|one| one.starts_with(&to));
@@ -914,7 +914,7 @@ async fn a_header_that_comes_twice_and_bytes_of_another_set_are_refused() {
             }
         }
     }
-    assert!(world.told(mail).await.is_empty());
+    assert!(world.recorded(mail).await.is_empty());
 
     // Bytes that are no UTF-8, and JSON of two bytes a letter, by whoever has the password.
     let said = event(Provider::Brevo, "complained", "ada@example.org", &id).unwrap();
@@ -974,7 +974,7 @@ async fn huge_lists_of_events_and_recipients_take_neither_time_nor_memory_withou
     let signed = world.sign(Provider::Sendgrid, &bounced, now);
     let answer = world.bring(Provider::Sendgrid, &signed).await;
     assert_eq!(answer.status, 202, "{}", answer.text());
-    assert_eq!(world.told(mail).await.len(), 1);
+    assert_eq!(world.recorded(mail).await.len(), 1);
 
     let everybody = vec![json!("nobody@example.net"); 100_000];
     let mut resend = event(Provider::Resend, "delivered", "x", "x").unwrap();
@@ -1061,7 +1061,7 @@ async fn nothing_is_fetched_from_where_only_looks_like_sns() {
             assert_eq!(answer.status, 401, "{url}: {}", answer.text());
             assert_eq!(*world.sns.web.asked.lock().unwrap(), [""; 0], "{url}");
         }
-        assert!(world.told(mail).await.is_empty());
+        assert!(world.recorded(mail).await.is_empty());
     }
 
     // What a confirmation names is never asked, and its token leads nowhere else.

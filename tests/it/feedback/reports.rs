@@ -132,7 +132,7 @@ async fn each_recipient_has_a_return_path_and_a_bounce_finds_its_delivery() {
 }
 
 #[tokio::test]
-async fn the_journal_tells_whose_mail_bounced_and_why() {
+async fn the_journal_says_whose_mail_bounced_and_why() {
     let door = door().await;
     let (mail, sent) = send(&door, &["ada@example.org"]).await;
     let mut reader = door

@@ -67,7 +67,7 @@ fn suppressed(service: &Service) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_one_of_several_recipients_does_is_told_of_none_of_the_others() {
+async fn what_one_of_several_recipients_does_is_recorded_for_none_of_the_others() {
     let dir = tempfile::tempdir().unwrap();
     let (resend, service) = started(dir.path()).await;
     let hand_in = |more: Value| {

@@ -24,7 +24,7 @@ async fn audit(service: &Service, query: &str) -> Value {
 }
 
 #[tokio::test]
-async fn the_token_that_did_it_is_told_with_the_address_it_came_from() {
+async fn the_token_that_did_it_is_recorded_with_the_address_it_came_from() {
     let service = service().await;
     let post = async |path: &str| service.send("POST", path, &[OPS], "").await.status;
     assert_eq!(post("/v1/relays/capture/pause").await, 200);
@@ -79,7 +79,7 @@ async fn the_token_that_did_it_is_told_with_the_address_it_came_from() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_none_is_told_and_counted() {
+async fn a_token_that_is_none_is_reported_and_counted() {
     let service = service().await;
     let wrong = ("authorization", "Bearer ops-secreT");
     for _ in 0..3 {
@@ -130,7 +130,7 @@ async fn what_cannot_be_asked_is_said_and_who_may_not_ask_is_refused() {
 }
 
 #[tokio::test]
-async fn why_a_relay_is_paused_is_told_where_it_was_said() {
+async fn why_a_relay_is_paused_is_recorded_where_it_was_said() {
     let service = service().await;
     let headers = [OPS, ("content-type", "application/json")];
     let path = "/v1/relays/capture/pause";

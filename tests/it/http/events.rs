@@ -111,7 +111,7 @@ fn mail() -> Value {
 }
 
 #[tokio::test]
-async fn what_happens_to_a_mail_is_told_as_it_happens() {
+async fn what_happens_to_a_mail_is_published_as_it_happens() {
     let service = Service::start().await;
     let mut stream = Stream::open(&service, "/v1/events", &[]).await;
     let id = service.accept(&mail()).await;
@@ -218,7 +218,7 @@ async fn a_client_that_has_heard_nothing_yet_misses_nothing_either() {
 }
 
 #[tokio::test]
-async fn a_client_of_another_run_is_told_that_it_missed_something() {
+async fn a_client_of_another_run_is_notified_that_it_missed_something() {
     let service = Service::start().await;
     let id = service.accept(&mail()).await;
     service.dispatcher.wait(id.parse().unwrap()).await.unwrap();

@@ -125,7 +125,7 @@ async fn a_client_that_is_slow_with_its_head_is_cut_off() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_slow_with_its_body_is_told_so() {
+async fn a_client_that_is_slow_with_its_body_gets_an_answer_that_says_so() {
     let service = small(Limits {
         body_timeout: Duration::from_millis(300),
         ..Limits::default()
@@ -261,7 +261,7 @@ async fn a_full_queue_asks_to_come_back_later() {
 }
 
 #[tokio::test]
-async fn one_connection_too_many_is_told_to_come_back() {
+async fn one_connection_too_many_is_asked_to_come_back() {
     let service = small(Limits {
         connections: 1,
         ..Limits::default()

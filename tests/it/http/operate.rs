@@ -51,7 +51,7 @@ async fn a_relay_is_paused_and_resumed() {
 }
 
 #[tokio::test]
-async fn what_waits_for_a_relay_is_told_by_domain_and_what_it_took_as_a_rate() {
+async fn what_waits_for_a_relay_is_counted_by_domain_and_what_it_took_as_a_rate() {
     let service = Service::start().await;
     service.call("POST", "/v1/relays/capture/pause").await;
     for to in ["ada@slow.example", "bob@SLOW.example", "eve@example.org"] {

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::service::Service;
 
 #[tokio::test]
-async fn what_happened_is_told_in_steps_of_time() {
+async fn what_happened_is_counted_in_steps_of_time() {
     let service = Service::start().await;
 
     let mail =

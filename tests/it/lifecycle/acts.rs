@@ -11,7 +11,7 @@ async fn audit(postrider: &Dispatcher, query: AuditQuery) -> Vec<AuditEntry> {
     postrider.audit(query).await.unwrap().entries
 }
 
-fn told(entries: &[AuditEntry]) -> Vec<(&str, Option<&str>, Option<&str>, u64)> {
+fn summaries(entries: &[AuditEntry]) -> Vec<(&str, Option<&str>, Option<&str>, u64)> {
     entries
         .iter()
         .map(|entry| {
@@ -62,7 +62,7 @@ async fn who_did_what_from_where_and_to_how_many_holds_over_a_restart() {
     ];
 
     let all = audit(&postrider, AuditQuery::default()).await;
-    assert_eq!(told(&all), expected);
+    assert_eq!(summaries(&all), expected);
     let mails: Vec<_> = all.iter().map(|entry| entry.mail).collect();
     assert_eq!(mails, [None, Some(first), Some(second), Some(first), None]);
     assert_eq!(all[0].relay.as_deref(), Some("primary"));

@@ -237,7 +237,7 @@ async fn over_a_faulty_spool(
 }
 
 #[tokio::test]
-async fn while_the_spool_fails_mail_is_refused_with_the_reason_unless_told_otherwise() {
+async fn while_the_spool_fails_mail_is_refused_with_the_reason_unless_configured_otherwise() {
     let scripted = ScriptedRelay::free();
     let (postrider, spool) = over_a_faulty_spool(&scripted, OnSpoolFailure::Reject).await;
     spool.break_down();

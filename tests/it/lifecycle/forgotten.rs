@@ -102,7 +102,7 @@ fn look_at_files(dir: &std::path::Path, delivered: &[postrider::MailId], dead: p
 }
 
 #[tokio::test]
-async fn a_message_that_is_not_to_be_kept_is_not_told_once_it_is_delivered_to_all() {
+async fn a_message_that_is_not_to_be_kept_is_gone_once_it_is_delivered_to_all() {
     let (clock, scripted) = (Clock::fake(), ScriptedRelay::held());
     let builder = engine(scripted.relay(), &clock).keep_bodies(Duration::ZERO);
     let postrider = builder.start().await.unwrap();

@@ -102,7 +102,7 @@ async fn submit_may_wait_for_room_for_ever() {
 }
 
 #[tokio::test]
-async fn a_batch_waits_for_room_too_and_one_that_may_not_wait_is_told_to_come_again() {
+async fn a_batch_waits_for_room_too_and_one_that_may_not_wait_is_asked_to_come_again() {
     let scripted = ScriptedRelay::held();
     let builder = engine(scripted.relay(), &Clock::fake()).max_pending(2);
     let patient = builder.accept_timeout(seconds(30)).start().await.unwrap();

@@ -24,7 +24,7 @@ async fn oldest(postrider: &Dispatcher) -> (u64, u64) {
 }
 
 #[tokio::test]
-async fn what_is_too_old_goes_and_its_gap_is_told() {
+async fn what_is_too_old_goes_and_its_gap_is_reported() {
     let (clock, scripted) = (Clock::fake(), ScriptedRelay::free());
     let builder = engine(scripted.relay(), &clock).journal(hours(1), 1 << 30);
     let postrider = builder.start().await.unwrap();
@@ -49,7 +49,8 @@ async fn what_is_too_old_goes_and_its_gap_is_told() {
 }
 
 #[tokio::test]
-async fn what_a_named_reader_has_not_read_is_kept_up_to_twice_as_long_and_then_told_and_counted() {
+async fn what_a_named_reader_has_not_read_is_kept_up_to_twice_as_long_and_then_reported_and_counted()
+ {
     let (clock, scripted) = (Clock::fake(), ScriptedRelay::free());
     let builder = engine(scripted.relay(), &clock).journal(hours(1), 1 << 30);
     let postrider = builder.start().await.unwrap();

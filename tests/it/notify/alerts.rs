@@ -113,7 +113,7 @@ async fn an_alert_that_dies_is_no_reason_for_an_alert() {
 }
 
 #[tokio::test]
-async fn a_relay_that_is_down_is_told_over_another() {
+async fn a_relay_that_is_down_is_reported_over_another() {
     let (clock, scripted, capture) = (Clock::fake(), ScriptedRelay::free(), Capture::default());
     scripted.down(Some("connection refused"));
     let route = |builder: postrider::Builder| {
@@ -191,7 +191,7 @@ async fn an_alert_that_waits_for_the_relay_which_is_down_is_one_however_long_tha
 }
 
 #[tokio::test]
-async fn what_was_counted_before_a_restart_is_told_after_it_once() {
+async fn what_was_counted_before_a_restart_is_reported_after_it_once() {
     let dir = tempfile::tempdir().unwrap();
     let (clock, scripted) = (Clock::fake(), picky());
     for life in 0..3 {

@@ -30,7 +30,7 @@ fn ask(service: &Service, arguments: &[&str]) -> (bool, String) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_committed_before_a_kill_is_told_after_it_under_the_same_id() {
+async fn what_was_committed_before_a_kill_is_sent_after_it_under_the_same_id() {
     let dir = tempfile::tempdir().unwrap();
     // The first call is heard and never answered: whether it came cannot be known.
     let receiver = Receiver::answering(|_, n| match n {
@@ -80,7 +80,7 @@ async fn what_was_committed_before_a_kill_is_told_after_it_under_the_same_id() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn people_look_at_webhooks_try_them_and_have_them_told_again() {
+async fn people_look_at_webhooks_try_them_and_have_messages_sent_again() {
     let dir = tempfile::tempdir().unwrap();
     let receiver = Receiver::start().await;
     std::fs::write(dir.path().join("secret"), format!("{SECRET}\n")).unwrap();

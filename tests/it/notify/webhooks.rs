@@ -59,7 +59,7 @@ async fn started() -> (Dispatcher, Clock) {
 }
 
 #[tokio::test]
-async fn an_event_is_told_with_all_that_a_receiver_asks_for() {
+async fn an_event_is_sent_with_all_that_a_receiver_asks_for() {
     let no = Rule::at(Step::Rcpt)
         .to("no@")
         .act(Act::reply(550, "5.1.1 no such user"));
@@ -123,7 +123,7 @@ async fn an_event_is_told_with_all_that_a_receiver_asks_for() {
 }
 
 #[tokio::test]
-async fn only_what_is_asked_for_is_told_by_event_and_by_tag() {
+async fn only_events_that_are_asked_for_are_sent_by_kind_and_by_tag() {
     let (postrider, _clock) = started().await;
     let receiver = Receiver::start().await;
     let mut tagged = webhook("tagged", &receiver, &["delivered", "relay_paused"]);
@@ -215,7 +215,7 @@ async fn what_failed_is_sent_again_by_the_schedule_under_one_id_and_a_new_time()
 }
 
 #[tokio::test]
-async fn a_message_that_fails_keeps_no_other_from_being_told() {
+async fn a_message_that_fails_keeps_no_other_from_being_sent() {
     let (postrider, clock) = started().await;
     let receiver = Receiver::answering(|call, _| match call.body.contains("poison@") {
         true => Response::Status(500),
@@ -445,7 +445,7 @@ async fn one_that_takes_nothing_for_days_is_switched_off() {
 }
 
 #[tokio::test]
-async fn what_was_told_before_is_told_again_when_asked_for_by_time_or_by_id() {
+async fn what_was_sent_before_is_sent_again_when_asked_for_by_time_or_by_id() {
     let (postrider, clock) = started().await;
     let receiver = Receiver::start().await;
     let notices = notices(&postrider, vec![webhook("shop", &receiver, &["delivered"])]).await;

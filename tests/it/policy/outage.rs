@@ -100,7 +100,7 @@ async fn a_relay_that_sends_us_away_costs_no_attempt() {
 }
 
 #[tokio::test]
-async fn a_relay_that_refuses_our_login_costs_no_attempt_and_the_secret_is_not_told() {
+async fn a_relay_that_refuses_our_login_costs_no_attempt_and_the_secret_is_not_shown() {
     let server = FakeSmtp::builder()
         .login("user", "s3cret-pw")
         .mechanisms("PLAIN")

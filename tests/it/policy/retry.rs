@@ -12,7 +12,7 @@ use crate::common::{
 };
 
 #[tokio::test]
-async fn a_refusal_is_judged_by_its_code_and_told_with_its_phase() {
+async fn a_refusal_is_judged_by_its_code_and_recorded_with_its_phase() {
     let phases = [
         (Step::Mail, Phase::MailFrom),
         (Step::Rcpt, Phase::RcptTo),

@@ -30,7 +30,7 @@ async fn engine_of(relay: Relay) -> Dispatcher {
 }
 
 /// Waits until something of this kind is told.
-async fn told(engine: &Dispatcher, what: impl Fn(&EventKind) -> bool) {
+async fn wait_for_event(engine: &Dispatcher, what: impl Fn(&EventKind) -> bool) {
     let mut events = engine.events_after(0);
     let waiting = async {
         while let Some(item) = events.next().await {
@@ -41,7 +41,7 @@ async fn told(engine: &Dispatcher, what: impl Fn(&EventKind) -> bool) {
     };
     tokio::time::timeout(WAIT_LIMIT, waiting)
         .await
-        .expect("it is told");
+        .expect("the event is published");
 }
 
 #[tokio::test]
@@ -124,7 +124,7 @@ async fn an_account_that_is_shut_opens_the_breaker_and_costs_no_mail_anything() 
     for _ in 0..5 {
         ids.push(engine.submit(small("ada@example.org")).await.unwrap().id);
     }
-    told(&engine, |kind| {
+    wait_for_event(&engine, |kind| {
         matches!(kind, EventKind::RelayDown { reason,
         .. } if reason.contains("invalid_api_key"))
     })
@@ -134,7 +134,7 @@ async fn an_account_that_is_shut_opens_the_breaker_and_costs_no_mail_anything() 
         assert_eq!(status.deliveries[0].attempts_counted, 0, "{status:#?}");
     }
 
-    told(&engine, |kind| matches!(kind, EventKind::RelayUp)).await;
+    wait_for_event(&engine, |kind| matches!(kind, EventKind::RelayUp)).await;
     for id in ids {
         let status = tokio::time::timeout(WAIT_LIMIT, engine.wait(id)).await;
         let status = status.unwrap().unwrap();

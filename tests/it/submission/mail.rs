@@ -216,7 +216,7 @@ async fn a_pipelining_client_is_answered_in_order() {
 }
 
 #[tokio::test]
-async fn many_clients_at_once_are_each_told_their_own_mail() {
+async fn many_clients_at_once_each_get_the_id_of_their_own_mail() {
     let door = Door::open().await;
     let clients: Vec<_> = (0..32)
         .map(|n| {

@@ -268,7 +268,7 @@ async fn the_record_keeps_which_user_handed_a_mail_in_and_a_key_is_theirs() {
 }
 
 #[tokio::test]
-async fn a_user_is_told_when_to_come_back_and_which_address_is_not_theirs() {
+async fn a_user_learns_when_to_come_back_and_which_address_is_not_theirs() {
     let mut settings = settings();
     settings.users = vec![app()];
     let door = Door::with(settings).await;
@@ -313,7 +313,7 @@ async fn a_user_is_told_when_to_come_back_and_which_address_is_not_theirs() {
 }
 
 #[tokio::test]
-async fn a_day_used_up_is_told_over_smtp_with_the_time_until_the_next() {
+async fn a_day_used_up_is_answered_over_smtp_with_the_time_until_the_next() {
     let mut settings = settings();
     settings.users = vec![app()];
     let clock = Clock::fake();

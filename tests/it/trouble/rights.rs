@@ -39,7 +39,7 @@ fn open_to_all(dir: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn started_by_root_it_becomes_the_user_that_it_is_told_once_its_doors_have_their_ports() {
+async fn started_by_root_it_becomes_the_configured_user_once_its_doors_have_their_ports() {
     if !is_root() {
         eprintln!("skipped: only root can become somebody else");
         return;

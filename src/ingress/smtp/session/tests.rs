@@ -163,7 +163,7 @@ fn a_mail_comes_in() {
 }
 
 #[test]
-fn ehlo_tells_what_is_offered() {
+fn ehlo_lists_what_is_offered() {
     let extensions = |security, peer: [u8; 4], users| {
         let mut client = TestClient::with(context(Limits::default(), users), peer, security);
         client.say("EHLO x\r\n")

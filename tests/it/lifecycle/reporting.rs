@@ -11,7 +11,7 @@ use crate::common::{
 };
 
 #[tokio::test]
-async fn events_tell_a_mails_story_in_order() {
+async fn events_report_a_mails_steps_in_order() {
     let server = FakeSmtp::builder()
         .rule(
             Rule::at(Step::Rcpt)
@@ -190,7 +190,7 @@ async fn a_named_reader_reads_again_what_it_was_not_done_with() {
 }
 
 #[tokio::test]
-async fn a_status_tells_every_attempt() {
+async fn a_status_shows_every_attempt() {
     let server = FakeSmtp::builder()
         .rule(
             Rule::at(Step::FinalDot)
@@ -326,7 +326,7 @@ async fn a_mail_is_sent_at_the_time_it_is_meant_for() {
 }
 
 #[tokio::test]
-async fn everybody_who_waits_is_told_and_nobody_waits_for_an_engine_that_has_stopped() {
+async fn everybody_who_waits_is_notified_and_nobody_waits_for_an_engine_that_has_stopped() {
     let scripted = ScriptedRelay::held();
     let postrider = engine(scripted.relay(), &Clock::fake())
         .start()
