@@ -15,7 +15,7 @@ use crate::mail::{Address, MailId};
 use crate::policy::{DomainAdmission, Limits, RestingDomain, Rests, Streak};
 use crate::transport::AnnouncedLimits;
 
-/// If this many domains in a row cannot be reached, and none can, the relay is the cause.
+/// If this many domains cannot be reached, and none in between can, the relay is the cause.
 const DOMAINS_IN_A_ROW: usize = 5;
 /// How many mails are remembered whose refusal had an unclear cause, or for which the relay ended
 /// the connection.

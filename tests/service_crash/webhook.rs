@@ -1,5 +1,5 @@
-//! The webhook that is told everything, over all lives of the service: what it hears must be all
-//! that happened, each message with one body however often it comes.
+//! A webhook for all events, over all lives of the service: it must receive everything that
+//! happened, and each message with the same body however often it comes.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! What users are told: events in order and without silent gaps, a status with every attempt, the
-//! end that is waited for.
+//! What users see of a mail: events in order and without silent gaps, a status with every attempt,
+//! the end of waiting for it.
 
 use std::time::Duration;
 
