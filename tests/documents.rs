@@ -81,7 +81,7 @@ fn no_line_of_the_sources_is_longer_than_100_columns() {
     let mut long = Vec::new();
     for path in sources() {
         let is_rust = path.extension().is_some_and(|ending| ending == "rs");
-        if !is_rust || path.components().any(|part| part.as_os_str() == "target") {
+        if !is_rust {
             continue;
         }
 
@@ -95,6 +95,60 @@ fn no_line_of_the_sources_is_longer_than_100_columns() {
     }
 
     assert!(long.is_empty(), "wrap these lines: {}", long.join(", "));
+}
+
+/// Rows of tables, blocks of code, HTML, and lines that are one link cannot be wrapped.
+#[test]
+fn no_prose_of_the_documents_is_wider_than_100_columns() {
+    let mut long = Vec::new();
+    for path in documents() {
+        let text = fs::read_to_string(&path).unwrap();
+        let mut is_code = false;
+        for (number, line) in (1..).zip(text.lines()) {
+            let is_fence = line.trim_start().starts_with("```");
+            is_code ^= is_fence;
+            if !is_code && !is_fence && line.chars().count() > 100 && can_be_wrapped(line) {
+                long.push(format!("{}:{number}", path.display()));
+            }
+        }
+    }
+
+    assert!(long.is_empty(), "wrap these lines: {}", long.join(", "));
+}
+
+#[test]
+fn a_paragraph_can_be_wrapped_and_a_row_or_a_link_alone_cannot() {
+    for prose in [
+        "a sentence",
+        "- an item",
+        "  which [goes on](there)",
+        "[begins](so) and goes on",
+        "`code` and prose",
+    ] {
+        assert!(can_be_wrapped(prose), "{prose}");
+    }
+
+    for line in [
+        "| a row | of a table |",
+        "<img src=\"logo.svg\">",
+        "![a picture](docs/page.png)",
+        "[1.0.0]: https://example.com",
+        "- [all of it](there)",
+        "https://example.com/",
+    ] {
+        assert!(!can_be_wrapped(line), "{line}");
+    }
+}
+
+fn can_be_wrapped(line: &str) -> bool {
+    let text = line.trim().trim_start_matches("- ");
+    let is_link = text.trim_start_matches('!').starts_with('[')
+        && (text.contains("]: ")
+            || text
+                .split_once(')')
+                .is_some_and(|(_, rest)| rest.is_empty()));
+    let is_markup = text.starts_with(['|', '<', '#']);
+    !is_link && !is_markup && text.contains(' ')
 }
 
 fn is_numbered(line: &str) -> bool {
@@ -115,20 +169,39 @@ fn backticked(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
+const FOLDERS: [&str; 6] = ["src", "tests", "benches", "examples", "fuzz", "contrib"];
+
 fn sources() -> Vec<PathBuf> {
+    files_below(&FOLDERS, &["rs", "sql", "js"])
+}
+
+/// Every document in Markdown.
+fn documents() -> Vec<PathBuf> {
+    let at_the_top = fs::read_dir(".")
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let mut found: Vec<PathBuf> = at_the_top
+        .filter(|path| path.extension().is_some_and(|ending| ending == "md"))
+        .collect();
+    found.extend(files_below(&["docs", "config"], &["md"]));
+    found.extend(files_below(&FOLDERS, &["md"]));
+
+    found
+}
+
+fn files_below(folders: &[&str], endings: &[&str]) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let mut folders: Vec<PathBuf> = ["src", "tests", "benches", "examples", "fuzz", "contrib"]
-        .map(PathBuf::from)
-        .into();
+    let mut folders: Vec<PathBuf> = folders.iter().map(PathBuf::from).collect();
 
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
-            if path.is_dir() {
+            let is_built = path.file_name().is_some_and(|name| name == "target");
+            if path.is_dir() && !is_built {
                 folders.push(path);
             } else if path
                 .extension()
-                .is_some_and(|ending| ["rs", "sql", "js"].iter().any(|one| ending == *one))
+                .is_some_and(|ending| endings.iter().any(|one| ending == *one))
             {
                 found.push(path);
             }
