@@ -49,30 +49,50 @@ fn every_invariant_is_proved_by_tests_that_are_there() {
         .map(|path| fs::read_to_string(path).unwrap())
         .collect();
     let architecture = fs::read_to_string("ARCHITECTURE.md").unwrap();
-    let table = architecture.split("\n## Invariants\n").nth(1).unwrap();
-    let table = table.split("\n## ").next().unwrap();
-    let rows: Vec<&str> = table.lines().filter(|line| is_numbered(line)).collect();
+    let section = architecture.split("\n## Invariants\n").nth(1).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let rows: Vec<&str> = section.lines().filter(|line| is_numbered(line)).collect();
     assert!(rows.len() >= 10, "the table of invariants is gone");
 
-    for row in rows {
+    let tests = numbered_items(section);
+    assert_eq!(tests.len(), rows.len(), "each invariant has tests");
+
+    for (number, (row, tests)) in (1..).zip(rows.iter().zip(&tests)) {
         let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
-        let [_, promise, made_in, fails_without] = cells[..] else {
-            panic!("an invariant is a number, a promise, a file and a test: {row}");
+        let [first, promise, made_in] = cells[..] else {
+            panic!("an invariant is a number, a promise and a file: {row}");
         };
+        assert_eq!(first.trim(), number.to_string(), "in order: {promise}");
         assert!(!made_in.trim().is_empty(), "no file makes it: {promise}");
 
-        let named = backticked(fails_without);
-        let tests = named
+        let named = backticked(tests);
+        assert!(!named.is_empty(), "no test fails without it: {promise}");
+        let functions = named
             .iter()
             .filter(|name| name.contains('_') && !name.contains(['/', '.']));
-        for test in tests.clone() {
+        for test in functions {
             assert!(
                 text.contains(&format!("fn {test}(")),
                 "no test is called {test}: {promise}"
             );
         }
-        assert!(!named.is_empty(), "no test fails without it: {promise}");
     }
+}
+
+/// The items of a numbered list, each in one line; they are numbered from 1.
+fn numbered_items(text: &str) -> Vec<String> {
+    let mut items: Vec<String> = Vec::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix(&format!("{}. ", items.len() + 1)) {
+            items.push(rest.to_owned());
+        } else if let Some(item) = items.last_mut()
+            && line.starts_with("  ")
+        {
+            *item = format!("{item} {}", line.trim());
+        }
+    }
+
+    items
 }
 
 /// Names of tests are sentences, and the table of keys is read as a table.
