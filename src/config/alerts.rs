@@ -1,4 +1,4 @@
-//! `[[alerts]]`: digests of events that are sent by mail.
+//! `[[alerts]]`: events that are reported by mail, several in one digest.
 
 use serde::Deserialize;
 
@@ -6,22 +6,22 @@ use super::mistake::MistakeReport;
 use super::units;
 use crate::notify::{self, AtMost, Filter};
 
-/// A digest of events, sent by mail.
+/// An alert: events that are reported by mail.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Alert {
-    /// Names it, over restarts; its addresses when absent.
+    /// Its name; its position in the journal is kept under it. The recipients when absent.
     pub name: Option<String>,
-    /// Who is told.
+    /// The recipients.
     #[serde(deserialize_with = "units::one_or_many")]
     pub to: Vec<String>,
-    /// From whom the mail is.
+    /// The sender; see [`notify::Alert::from`] when absent.
     pub from: Option<String>,
-    /// What is told.
+    /// The events to report.
     pub events: Vec<String>,
-    /// The tags of the mail that is told of; none: of all mail.
+    /// Only events of mail that has one of these tags; if empty, of all mail.
     pub tags: Vec<String>,
-    /// How many mails there are at most.
+    /// The most mails per time.
     #[serde(deserialize_with = "units::at_most")]
     pub at_most: AtMost,
 }
@@ -41,7 +41,7 @@ impl Default for Alert {
 }
 
 impl Alert {
-    /// What the notices make of it.
+    /// The alert that [`Notices`](notify::Notices) runs.
     fn notice(&self) -> notify::Alert {
         let usual = notify::Alert::new(&self.to);
         notify::Alert {
@@ -57,7 +57,7 @@ impl Alert {
     }
 }
 
-/// What the notices make of them.
+/// The alerts that [`Notices`](notify::Notices) runs.
 pub fn alerts(alerts: &[Alert]) -> Vec<notify::Alert> {
     alerts.iter().map(Alert::notice).collect()
 }
@@ -67,7 +67,8 @@ pub(super) fn check(all: &[Alert], report: &mut MistakeReport<'_>) {
     for (n, alert) in notices.iter().enumerate() {
         let at = format!("alerts[{n}]");
         for (key, reason) in alert.mistakes() {
-            // A name that was not given is that of the addresses, which are judged themselves.
+            // A name that was not given is made of the recipients, and a mistake in these is
+            // reported there.
             let key = if key == "name" && all[n].name.is_none() {
                 "to"
             } else {

@@ -1,4 +1,4 @@
-//! `[bounces]`: the domain that bounces come back to.
+//! `[bounces]`: the domain of the return paths, to which bounces are sent.
 
 use std::path::PathBuf;
 
@@ -9,24 +9,24 @@ use super::mistake::MistakeReport;
 use super::secret;
 use crate::dispatch::Returns;
 
-/// Where mail comes back to.
+/// The domain of the return paths.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Bounces {
-    /// Return paths are addresses of this domain, one for each delivery; the SMTP door takes
+    /// Return paths are addresses in this domain, one for each delivery; the SMTP listener accepts
     /// reports for it without a login.
     pub domain: Option<String>,
-    /// The file that holds what return paths are signed with.
+    /// The file with the secret that signs return paths.
     pub secret_file: Option<PathBuf>,
-    /// What return paths are signed with, instead of a file.
+    /// The secret itself, instead of a file.
     pub secret: Option<SecretString>,
 }
 
 impl Bounces {
-    /// What it says, where it says anything.
+    /// The return paths as configured; `None` if the section is empty.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The reason why the section cannot be used.
     pub fn returns(&self) -> Result<Option<Returns>, String> {
         match (&self.domain, &self.secret) {
             (Some(domain), Some(secret)) => {

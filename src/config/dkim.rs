@@ -1,4 +1,4 @@
-//! `[[dkim]]`: the keys that mail is signed with.
+//! `[[dkim]]`: the keys that sign mail.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,17 +10,17 @@ use super::secret;
 use crate::mail::Address;
 use crate::transport::dkim::{Dkim, KeyError, Signer, SigningKey};
 
-/// One key of one domain. Several of one domain sign together.
+/// One key of one domain. Several keys of one domain sign together.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DkimKey {
-    /// The domain of the authors whose mail is signed, and of its subdomains that have no key.
+    /// The authors' domain; the key also signs for those of its subdomains that have no key.
     pub domain: String,
-    /// Names the key in the domain's DNS, below `_domainkey`.
+    /// The name of the key in the domain's DNS, below `_domainkey`.
     pub selector: String,
     /// The private key, RSA or Ed25519, as PEM.
     pub key_file: PathBuf,
-    /// Leave a message alone that already bears a signature of this domain.
+    /// Whether a message that already has a signature of this domain is left unsigned.
     pub skip_signed: bool,
 }
 

@@ -1,12 +1,12 @@
-//! From settings to what the engine is made from.
+//! Turns settings into what the engine takes: a [`Builder`] at start, a [`Reload`] later.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::dkim;
 use super::units::bytes;
-use super::{OnSpoolFailure, Relay, Settings, Sync};
-use crate::dispatch::{self, Builder, Dispatcher, Error, Reload};
+use super::{Relay, Settings, Sync};
+use crate::dispatch::{Builder, Dispatcher, Error, Reload};
 use crate::mail::Submitter;
 use crate::policy::{Quota, RetryPolicy, RouteRule, Weights};
 use crate::transport::{self, Credentials, RelayError};
@@ -14,7 +14,7 @@ use crate::transport::{self, Credentials, RelayError};
 /// A dispatcher as configured, not started yet.
 ///
 /// # Errors
-/// [`Error::Relay`] for a relay that cannot be used; not after [`Settings::load`].
+/// [`Error::Relay`] if a relay cannot be used. [`Settings::load`] has checked that already.
 pub fn builder(settings: &Settings) -> Result<Builder, Error> {
     let Reload {
         relays,
@@ -34,15 +34,12 @@ pub fn builder(settings: &Settings) -> Result<Builder, Error> {
         .critical_reserve(spool.critical_reserve())
         .max_message_size(bytes(spool.max_message_size))
         .accept_timeout(spool.accept_timeout)
-        .on_spool_failure(match spool.on_spool_failure {
-            OnSpoolFailure::Reject => dispatch::OnSpoolFailure::Reject,
-            OnSpoolFailure::Direct => dispatch::OnSpoolFailure::Direct,
-        })
+        .on_spool_failure(spool.on_spool_failure)
         .retry(RetryPolicy {
             schedule: retry.schedule.clone(),
             max_attempts: retry.max_attempts,
             expire_after: retry.expire_after,
-            jitter: retry.jitter.into(),
+            jitter: retry.jitter,
         })
         .weights(weights)
         .suppress_bounces_for(settings.suppression.bounces_for)
@@ -78,13 +75,13 @@ pub fn builder(settings: &Settings) -> Result<Builder, Error> {
     Ok(builder)
 }
 
-/// What each token and user may submit.
+/// The quota of each token and SMTP user.
 pub fn quotas(settings: &Settings) -> Vec<(Submitter, Quota)> {
     let quotas = settings.http.quotas().chain(settings.smtp.quotas());
     quotas.collect()
 }
 
-/// What a running dispatcher can be given anew.
+/// The settings that a running dispatcher can take over.
 ///
 /// # Errors
 /// As [`builder`].
@@ -125,7 +122,8 @@ pub fn reload(settings: &Settings) -> Result<Reload, Error> {
     })
 }
 
-/// `192.0.2.1`, `[2001:db8::1]:2525` and their like; `port` is the URL's, where it is one of SMTP.
+/// Reads an address such as `192.0.2.1` or `[2001:db8::1]:2525`. If it has no port, `port` is used,
+/// the URL's own; `None` for relays that do not speak SMTP.
 fn address(given: &str, port: Option<u16>) -> Result<SocketAddr, RelayError> {
     let wrong = |reason| RelayError::Address {
         address: given.to_owned(),
@@ -138,7 +136,7 @@ fn address(given: &str, port: Option<u16>) -> Result<SocketAddr, RelayError> {
         .map_err(|_| wrong("is not an IP address such as 192.0.2.1 or [2001:db8::1]:2525"))
 }
 
-/// One relay, its password put into its place.
+/// One relay, with its password.
 pub(super) fn relay(configured: &Relay) -> Result<transport::Relay, RelayError> {
     let super::TimeOuts {
         connect,

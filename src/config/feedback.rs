@@ -1,4 +1,4 @@
-//! `[feedback]`: the providers whose events are heard, and what these prove themselves with.
+//! `[feedback]`: the providers whose events are accepted, and how they are authenticated.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::{secret, units};
 use crate::ingress::Networks;
 use crate::ingress::http::{Provider, ProviderSettings};
 
-/// The providers whose events are heard.
+/// The providers whose events are accepted.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Feedback {
@@ -30,27 +30,27 @@ pub struct Feedback {
     pub resend: Option<SigningSecret>,
 }
 
-/// What a provider shows as it is.
+/// A password or token that a provider sends with each request.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProviderSecret {
-    /// The file that its password or token is in.
+    /// The file with the password or token.
     pub secret_file: Option<PathBuf>,
-    /// Itself, instead of a file.
+    /// The secret itself, instead of a file.
     pub secret: Option<SecretString>,
-    /// The networks that its requests come from.
+    /// The networks that its requests must come from.
     pub networks: Vec<IpNet>,
 }
 
-/// What a provider signs with.
+/// The key that verifies a provider's signatures.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SigningSecret {
-    /// The file that it is in.
+    /// The file with the key.
     pub secret_file: Option<PathBuf>,
-    /// Itself, instead of a file.
+    /// The secret itself, instead of a file.
     pub secret: Option<SecretString>,
-    /// How old what was signed may be.
+    /// How old a signed request may be.
     #[serde(deserialize_with = "units::duration")]
     pub max_age: Duration,
 }
@@ -65,13 +65,13 @@ impl Default for SigningSecret {
     }
 }
 
-/// Amazon SES, whose events come by SNS.
+/// Amazon SES, whose events arrive through SNS.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ses {
-    /// The topics that bring them.
+    /// The SNS topics that bring the events.
     pub topics: Vec<String>,
-    /// How old what was signed may be.
+    /// How old a signed request may be.
     #[serde(deserialize_with = "units::duration")]
     pub max_age: Duration,
 }
@@ -106,7 +106,7 @@ impl SigningSecret {
 }
 
 impl Feedback {
-    /// What the door is given.
+    /// The providers' settings for the listener.
     pub fn providers(&self) -> Vec<ProviderSettings> {
         let shown = [
             (Provider::Brevo, &self.brevo),
@@ -164,7 +164,7 @@ impl Feedback {
             let file = files.iter().find(|(of, _)| *of == settings.provider);
             for (key, reason) in settings.mistakes() {
                 let key = match (key, file) {
-                    // It was told that the file cannot be read.
+                    // That the file cannot be read was reported already.
                     ("secret_file", Some((_, false))) => continue,
                     ("secret", Some(_)) => "secret_file",
                     (key, _) => key,

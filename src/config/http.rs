@@ -1,4 +1,4 @@
-//! `[http]`: the HTTP door.
+//! `[http]`: the HTTP listener.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,31 +17,31 @@ use crate::ingress::{Networks, TlsFiles};
 use crate::mail::Submitter;
 use crate::policy::{Quota, Rate};
 
-/// The HTTP door.
+/// The HTTP listener.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Http {
-    /// Where it listens.
+    /// The address that it listens on.
     pub listen: Listen,
     /// Whether it serves the page for browsers at `/`.
     pub page: bool,
-    /// Who may come in; nobody need show a token where there is none.
+    /// The clients' tokens. If there is none, no token is needed.
     pub tokens: Vec<Token>,
     /// Networks whose programs need no token.
     #[serde(deserialize_with = "units::networks")]
     pub trusted_networks: Vec<IpNet>,
-    /// What TLS is done with; without it, the door speaks plain HTTP.
+    /// The certificate for TLS; without it, the listener speaks plain HTTP.
     pub tls: Option<Tls>,
     /// The most connections at once.
     pub max_connections: usize,
     /// The most connections at once from one address.
     pub max_connections_per_peer: usize,
-    /// After how many wrong tokens an address is not heard for a while; 0 for never.
+    /// After how many wrong tokens an address is refused for [`Self::ban_time`]; 0 for never.
     pub ban_after: u32,
-    /// How long that is.
+    /// How long such an address is refused.
     #[serde(deserialize_with = "units::duration")]
     pub ban_time: Duration,
-    /// The most that the bodies of all requests together take, and as much for answers.
+    /// The most memory for the bodies of all requests together, and as much for answers.
     #[serde(deserialize_with = "units::size")]
     pub max_memory: ByteSize,
     /// How long a request's head may take to arrive, and a connection may stay idle.
@@ -50,26 +50,26 @@ pub struct Http {
     /// How long a request's body may take to arrive.
     #[serde(deserialize_with = "units::duration")]
     pub body_timeout: Duration,
-    /// How long an answer may take, the body's arrival included.
+    /// How long a request may take until its answer, the arrival of its body included.
     #[serde(deserialize_with = "units::duration")]
     pub answer_timeout: Duration,
 }
 
-/// Somebody who may come in.
+/// A client's token.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Token {
-    /// Whose it is, for logs.
+    /// Its name, for logs.
     pub name: String,
     /// The token.
     pub token: Option<SecretString>,
-    /// The file that it is in.
+    /// The file with the token.
     pub token_file: Option<PathBuf>,
-    /// What it allows.
+    /// What it permits.
     pub scope: Scope,
     /// How many of its deliveries may be pending.
     pub max_pending: Option<u64>,
-    /// How many mails it may submit, and in how long a time.
+    /// How many mails it may submit per time.
     #[serde(deserialize_with = "units::rate")]
     pub rate: Option<Rate>,
     /// How many recipients its mails may have on one day.
@@ -79,13 +79,13 @@ pub struct Token {
     /// How long after it is submitted a mail may be sent.
     #[serde(deserialize_with = "units::duration")]
     pub max_delay: Duration,
-    /// How long after that time a mail may live.
+    /// How long after that time a mail may expire.
     #[serde(deserialize_with = "units::duration")]
     pub max_lifetime: Duration,
 }
 
 impl Token {
-    /// What it may submit, as it stands in the file.
+    /// Its quota as it is in the file.
     fn asked(&self) -> QuotaSettings<'_> {
         QuotaSettings {
             max_pending: self.max_pending,
@@ -149,7 +149,7 @@ impl Default for Http {
 }
 
 impl Http {
-    /// What the door is made from, if it is to be opened; when it closes, requests may go on for
+    /// The settings of the listener; `None` if it is off. When it closes, requests may go on for
     /// `drain`.
     pub fn door(&self, drain: Duration) -> Option<HttpSettings> {
         let listen = self.listen.address()?;
@@ -173,7 +173,7 @@ impl Http {
         })
     }
 
-    /// How the door is secured by more than its tokens.
+    /// The listener's settings of security besides the tokens.
     pub fn security(&self) -> Security {
         Security {
             tls: self.certificate(),
@@ -181,12 +181,12 @@ impl Http {
         }
     }
 
-    /// What TLS is done with.
+    /// The certificate for TLS.
     pub fn certificate(&self) -> Option<TlsFiles> {
         self.tls.as_ref().map(Tls::files)
     }
 
-    /// Who may come in.
+    /// The tokens, with their secrets.
     pub fn tokens(&self) -> Vec<http::Token> {
         let door_token = |token: &Token| http::Token {
             name: token.name.clone(),
@@ -196,7 +196,7 @@ impl Http {
         self.tokens.iter().map(door_token).collect()
     }
 
-    /// What each of those who may submit mail may do.
+    /// The quota of each token that may submit mail.
     pub fn quotas(&self) -> impl Iterator<Item = (Submitter, Quota)> {
         let senders = self
             .tokens
@@ -205,7 +205,7 @@ impl Http {
         senders.map(|token| (Submitter::token(&token.name), token.asked().quota()))
     }
 
-    /// Reads the secrets, and asks the door what it thinks of the rest.
+    /// Reads the secrets, and has the listener check the rest.
     pub(super) fn check(&mut self, report: &mut MistakeReport<'_>) {
         for (n, token) in self.tokens.iter_mut().enumerate() {
             let at = format!("http.tokens[{n}]");
@@ -221,7 +221,7 @@ impl Http {
             secret::keep("http.tls.key", &tls.key, report);
         }
 
-        // A door that is off is not opened; what is said about it must still make sense.
+        // The settings of a listener that is off are checked too.
         let listen = Listen::At(([127, 0, 0, 1], 0).into());
         let mut asked = self.clone();
         if asked.listen == Listen::Off {

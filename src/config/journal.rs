@@ -9,14 +9,14 @@ use super::mistake::MistakeReport;
 use super::units;
 use crate::mail::days;
 
-/// How long what happened is kept, and how much of it.
+/// How long events are kept, and how many bytes of them.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Journal {
-    /// How long.
+    /// How long they are kept.
     #[serde(deserialize_with = "units::duration")]
     pub keep: Duration,
-    /// How many bytes.
+    /// The most bytes of them.
     #[serde(deserialize_with = "units::size")]
     pub max_size: ByteSize,
 }

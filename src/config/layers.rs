@@ -1,9 +1,9 @@
-//! Where settings come from, laid over each other: the file, and above it the environment.
+//! The sources of settings, merged: the file, and above it the environment.
 //!
 //! `POSTRIDER_SMTP__LISTEN` is `smtp.listen`, `POSTRIDER_RELAYS__0__PASSWORD` is
 //! `relays[0].password`. Variables of that prefix without a double underscore belong to others (the
-//! client's `POSTRIDER_URL`, what Kubernetes sets for a service named postrider), the two lists
-//! `POSTRIDER_RELAYS` and `POSTRIDER_ROUTES` aside.
+//! client's `POSTRIDER_URL`, what Kubernetes sets for a service named postrider), except for the
+//! two lists `POSTRIDER_RELAYS` and `POSTRIDER_ROUTES`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -14,12 +14,12 @@ use serde_json::Value as Json;
 use super::mistake::{Mistake, Mistakes};
 
 const PREFIX: &str = "POSTRIDER";
-/// Names the file, where the command line does not.
+/// The variable that names the file if the command line does not.
 const FILE_VARIABLE: &str = "POSTRIDER_CONFIG";
-/// Wins over `log.level`, as in every program that logs with `tracing`.
+/// The variable that wins over `log.level`, as in every program that logs with `tracing`.
 pub(super) const LOG_VARIABLE: &str = "RUST_LOG";
 
-/// Where to look when no file is named, in this order.
+/// The files that are tried in this order if none is named.
 const USUAL_FILES: [&str; 3] = [
     "postrider.toml",
     "config/postrider.toml",
@@ -35,10 +35,10 @@ pub fn default_file() -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// What to read.
+/// The sources to read.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
-    /// The file; without one, defaults and environment alone.
+    /// The file; without one, there are only the defaults and the environment.
     pub file: Option<PathBuf>,
     /// The environment's variables.
     pub environment: BTreeMap<String, String>,
@@ -47,7 +47,7 @@ pub struct Sources {
 impl Sources {
     /// This file, or the usual one, and this process's environment.
     pub fn of_process(file: Option<PathBuf>) -> Self {
-        // What is not Unicode cannot be a setting, but may be anybody else's variable.
+        // A variable that is not Unicode belongs to another program: no setting has one.
         let environment = std::env::vars_os().filter_map(|(name, value)| {
             let name = name
                 .into_string()
@@ -64,13 +64,13 @@ impl Sources {
     }
 }
 
-/// All that was said, as one tree, and who said what.
+/// All settings as one tree, and where each came from.
 pub(super) struct Layers {
     pub(super) tree: Json,
     pub(super) origins: Origins,
 }
 
-/// Who said what: the file, and the variables that win over it.
+/// Where settings came from: the file, and the variables that win over it.
 #[derive(Clone, Default)]
 pub(super) struct Origins {
     file: String,
@@ -79,7 +79,7 @@ pub(super) struct Origins {
 }
 
 impl std::fmt::Debug for Origins {
-    /// Where settings came from is no part of what they are.
+    /// Not shown: the same settings from another source are equal.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Origins")
     }
@@ -98,7 +98,7 @@ impl Origins {
             .map(|(_, variable)| variable.as_str())
     }
 
-    /// The file, where this key is said there.
+    /// The file, if it sets this key.
     pub(super) fn file_of(&self, path: &str) -> Option<&Path> {
         match self.variable(path) {
             Some(_) => None,
@@ -106,7 +106,7 @@ impl Origins {
         }
     }
 
-    /// The file or the variable that is to be mended.
+    /// The file or the variable that sets this key, for a mistake's message.
     pub(super) fn source_of(&self, path: &str) -> String {
         self.variable(path).unwrap_or(&self.file).to_owned()
     }
@@ -177,8 +177,8 @@ pub(super) fn gather(sources: &Sources) -> Result<Layers, Mistakes> {
     })
 }
 
-/// The file's text. It is parsed here only to tell a mistake by its place, and without the line
-/// itself, which may hold a secret.
+/// The file's text. It is parsed here only for the position of a mistake; the line itself is not
+/// quoted, because it may contain a secret.
 fn read_toml(path: &Path) -> Result<String, String> {
     let text = std::fs::read_to_string(path).map_err(|e| format!("cannot be read: {e}"))?;
     match text.parse::<toml::Table>() {
@@ -195,7 +195,7 @@ fn read_toml(path: &Path) -> Result<String, String> {
     }
 }
 
-/// The variables that are settings, by the key that each sets.
+/// The variables that are settings, by key.
 fn environment(
     all: &BTreeMap<String, String>,
 ) -> Result<BTreeMap<String, (String, Value)>, ConfigError> {
@@ -216,8 +216,9 @@ fn environment(
     Ok(found)
 }
 
-/// Variables that say a setting but for an underscore: they would be obeyed by nobody, in silence.
-/// What Kubernetes sets for a service named postrider (`POSTRIDER_SERVICE_HOST`) is no such.
+/// Variables that would be a setting if they had one more underscore: otherwise they would be
+/// ignored silently. `POSTRIDER_SERVICE_HOST`, which Kubernetes sets for a service named postrider,
+/// is none.
 fn nearly_settings(all: &BTreeMap<String, String>) -> Vec<Mistake> {
     let flat = |name: &str| -> String {
         let parts = name
@@ -287,8 +288,7 @@ fn indexed(dotted: &str) -> String {
 
 fn json(value: Value) -> Json {
     match value.kind {
-        // An element that only makes room for one behind it, as `relays[0]` does when the
-        // environment has `relays[1]` alone.
+        // A gap in a list: `relays[0]`, if the environment has `relays[1]` only.
         ValueKind::Nil => Json::Object(serde_json::Map::new()),
         ValueKind::Boolean(it) => it.into(),
         ValueKind::I64(it) => it.into(),

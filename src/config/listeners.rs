@@ -1,4 +1,4 @@
-//! Where the doors listen, all of them together: one port serves one of them.
+//! The addresses of all listeners together: no two can share a port.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -32,8 +32,8 @@ pub(super) fn check(settings: &Settings, report: &mut MistakeReport<'_>) {
     }
 }
 
-/// Whether only one of the two can be had. Port 0 is any port that is free; an unspecified address
-/// is every address of its kind, and `::` those of IPv4, too.
+/// Whether the two addresses cannot both be listened on. Port 0 is any free port; an unspecified
+/// address is every address of its kind, and `::` those of IPv4, too.
 fn collide(one: SocketAddr, other: SocketAddr) -> bool {
     let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
     let covers = |wide: IpAddr, narrow: IpAddr| {

@@ -10,21 +10,21 @@ use super::mistake::MistakeReport;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
-    /// Whether each mail that is accepted has a line at INFO.
+    /// Whether each accepted mail is logged at INFO.
     pub accepted: bool,
-    /// How a line is written.
+    /// The format of a line.
     pub format: LogFormat,
-    /// What is worth a line: a level, or tracing's directives.
+    /// What is logged: a level, or tracing's directives.
     pub level: String,
 }
 
-/// How a log line is written.
+/// The format of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// For people.
     Text,
-    /// For programs, one object a line.
+    /// For programs, one JSON object per line.
     Json,
 }
 
@@ -40,9 +40,8 @@ impl Default for Log {
 
 impl Log {
     pub(super) fn check(&self, report: &mut MistakeReport<'_>) {
-        // A lone word that is no level would be taken for a module's name, and silence everything
-        // else.
-        // The variable of all Rust programs may well name one.
+        // A single word that is not a level would be taken for a module's name, and would silence
+        // everything else. RUST_LOG belongs to all Rust programs, and may name a module.
         let is_ours = report.source_of("log.level") != LOG_VARIABLE;
 
         let word = is_ours && !self.level.contains(['=', ',', '[']);

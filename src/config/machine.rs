@@ -1,4 +1,4 @@
-//! Whether this machine can do what the settings ask for: checked by `check`, needed by `run`.
+//! Whether this machine can do what the settings ask for; `check` and `run` both ask.
 //!
 //! Only problems that a person must solve are mistakes here. A port in use, a spool that another
 //! process has open and a full disk may pass by themselves.
@@ -33,7 +33,7 @@ pub(super) fn check(settings: &Settings, report: &mut MistakeReport<'_>) {
     }
 }
 
-/// Whether it may be gone the next time.
+/// Whether an error may have passed by the next attempt.
 fn passes(error: &Error) -> bool {
     matches!(
         error.kind(),
@@ -47,8 +47,8 @@ fn passes(error: &Error) -> bool {
     )
 }
 
-/// Makes a directory where the spool is to be, or beside it, and takes it away again; opens the
-/// files of a spool that is there. The error comes with what it is about.
+/// Creates a directory in the spool's place, or beside it, and removes it again; opens the files of
+/// a spool that exists. The error is returned with the path that it is about.
 fn try_spool(spool: &Path) -> Result<(), (&Path, Error)> {
     let nearest = spool
         .ancestors()

@@ -1,5 +1,4 @@
-//! What is wrong with the configuration: collected while it is read and checked, and told all at
-//! once.
+//! Mistakes in the configuration: collected while it is read and checked, and reported all at once.
 
 use std::fmt;
 use std::path::Path;
@@ -8,13 +7,13 @@ use serde::Serialize;
 
 use super::layers::Origins;
 
-/// One thing that is wrong.
+/// A mistake in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Mistake {
-    /// The file, or the environment variable, that says so.
+    /// The file or the environment variable with the mistake.
     #[serde(rename = "file")]
     pub source: String,
-    /// The key, such as `relays[0].url`; empty where the whole source is meant.
+    /// The key, such as `relays[0].url`; empty if the whole source is meant.
     #[serde(rename = "key")]
     pub path: String,
     /// What is wrong, and the way out.
@@ -30,7 +29,7 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// Everything that is wrong; displayed one a line.
+/// All mistakes; displayed one per line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Mistakes(pub Vec<Mistake>);
 
@@ -43,7 +42,7 @@ impl fmt::Display for Mistakes {
     }
 }
 
-/// Collects mistakes.
+/// Collects mistakes and warnings.
 pub(super) struct MistakeReport<'a> {
     origins: &'a Origins,
     mistakes: Vec<Mistake>,
@@ -59,7 +58,7 @@ impl<'a> MistakeReport<'a> {
         }
     }
 
-    /// Notes one. What follows from a mistake that is known already is not one more.
+    /// Adds a mistake, unless it follows from one that is known already.
     pub(super) fn add(&mut self, path: impl Into<String>, reason: impl fmt::Display) {
         let path = path.into();
         if !self.has(&path) {
@@ -72,7 +71,7 @@ impl<'a> MistakeReport<'a> {
         }
     }
 
-    /// Notes what is no mistake and had better be mended.
+    /// Adds a warning: something that works but should be corrected.
     pub(super) fn warn(&mut self, path: impl Into<String>, reason: impl fmt::Display) {
         let path = path.into();
         let warning = Mistake {
@@ -85,12 +84,12 @@ impl<'a> MistakeReport<'a> {
         }
     }
 
-    /// Takes what had better be mended.
+    /// Takes the warnings out.
     pub(super) fn take_warnings(&mut self) -> Vec<Mistake> {
         std::mem::take(&mut self.warnings)
     }
 
-    /// The configuration's file, where this key is said there.
+    /// The configuration's file, if it sets this key.
     pub(super) fn file_of(&self, path: &str) -> Option<&'a Path> {
         self.origins.file_of(path)
     }
@@ -107,14 +106,14 @@ impl<'a> MistakeReport<'a> {
             .any(|known| covers(&known.path, path) || covers(path, &known.path))
     }
 
-    /// What is wrong with this section.
+    /// Only the mistakes in this section.
     pub(super) fn only(mut self, section: &str) -> Self {
         let of_it = |mistake: &Mistake| mistake.path.split(['.', '[']).next() == Some(section);
         self.mistakes.retain(of_it);
         self
     }
 
-    /// The file or the variable that says this key.
+    /// The file or the variable that sets this key.
     pub(super) fn source_of(&self, path: &str) -> String {
         self.origins.source_of(path)
     }

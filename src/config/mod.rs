@@ -1,4 +1,5 @@
-//! The service's settings: what every part can be told, from where, and what is wrong with it.
+//! The service's settings: read from the file and the environment, checked, and turned into what
+//! the engine and the listeners take.
 //!
 //! ```text
 //! defaults < file < environment ─▶ layers (one tree) ─▶ read (Settings) ─▶ check (each section)
@@ -8,11 +9,11 @@
 //! Only the command line calls this; an embedding application uses
 //! [`Dispatcher::builder`](crate::Dispatcher::builder).
 //!
-//! *Invariants made here:* settings that were loaded are valid in every part that can be judged
-//! without a network; all mistakes are told at once, each with its file or variable, its key and
-//! its reason; no secret is ever shown.
+//! *Invariants:* settings that were loaded are valid as far as that can be checked without a
+//! network; all mistakes are reported at once, each with its file or variable, its key and its
+//! reason; no secret is ever shown.
 //!
-//! One file a section: each has the section's keys with their defaults, and its `check`.
+//! There is one file for each section, with its keys, their defaults, and its `check`.
 
 mod alerts;
 mod bounces;
@@ -60,18 +61,22 @@ pub use log::{Log, LogFormat};
 pub use mistake::{Mistake, Mistakes};
 pub use oauth2::{GrantKind, OAuth2Settings};
 pub use relays::{Relay, RelayUrl, TimeOuts};
-pub use retry::{Jitter, Priorities, Retry};
+pub use retry::{Priorities, Retry};
 pub use routes::{RelayMatch, Route};
 pub use schedules::{Schedule, schedules};
 pub use service::Service;
 pub use smtp::{Smtp, Tls, User};
-pub use spool::{Migrate, OnSpoolFailure, Spool, Sync};
+pub use spool::{Spool, Sync};
 pub use status::Status;
 pub use suppression::Suppression;
 pub use templates::Templates;
 pub use units::Listen;
 pub use unsubscribe::Unsubscribe;
 pub use webhooks::{Webhook, WebhookUrl, webhooks};
+
+pub use crate::dispatch::OnSpoolFailure;
+pub use crate::policy::Jitter;
+pub use crate::spool::postgres::Migrate;
 
 use std::fmt::Display;
 
@@ -84,67 +89,67 @@ use shown_settings::ShownSettings;
 /// The file that `postrider init` writes: every key with its default and a comment.
 pub const TEMPLATE: &str = include_str!("../../config/postrider.toml");
 
-/// Everything that the service can be told.
+/// All settings of the service.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// The process as a whole.
     pub service: Service,
-    /// Where accepted mail is kept.
+    /// Where accepted mail is stored.
     pub spool: Spool,
-    /// How long what happened is kept.
+    /// How long events are kept.
     pub journal: Journal,
     /// Where mail is sent.
     pub relays: Vec<Relay>,
-    /// What mail is signed with.
+    /// The keys that sign mail.
     pub dkim: Vec<DkimKey>,
     /// Which mail takes which relays.
     pub routes: Vec<Route>,
-    /// When deferred mail is tried again.
+    /// When deferred mail is attempted again.
     pub retry: Retry,
-    /// Whose turn it is.
+    /// The shares of the priorities.
     pub priorities: Priorities,
-    /// What mail is made from.
+    /// The templates of mail.
     pub templates: Templates,
-    /// Where mail comes back to.
+    /// The domain of the return paths.
     pub bounces: Bounces,
-    /// The providers whose events are heard.
+    /// The providers whose events are accepted.
     pub feedback: Feedback,
-    /// Where recipients leave lists.
+    /// Where recipients unsubscribe.
     pub unsubscribe: Unsubscribe,
-    /// Who is not to get mail, and how long.
+    /// How long addresses are suppressed.
     pub suppression: Suppression,
     /// What an end user may see of a mail.
     pub status: Status,
-    /// Endpoints that are sent the events.
+    /// Webhooks: endpoints to which events are reported.
     pub webhooks: Vec<Webhook>,
-    /// Digests of events, sent by mail.
+    /// Alerts: events that are reported by mail.
     pub alerts: Vec<Alert>,
-    /// Mail that is sent by the clock.
+    /// Schedules: mail that is sent at set times.
     pub schedules: Vec<Schedule>,
-    /// The HTTP door.
+    /// The HTTP listener.
     pub http: Http,
-    /// The SMTP submission door.
+    /// The SMTP submission listener.
     pub smtp: Smtp,
     /// What is logged, and how.
     pub log: Log,
-    /// Who said what.
+    /// Where each setting came from.
     #[serde(skip)]
     origins: Origins,
-    /// What was set, without secrets.
+    /// The given settings, without secrets.
     #[serde(skip)]
     shown: ShownSettings,
-    /// What had better be mended.
+    /// What works but should be corrected.
     #[serde(skip)]
     warnings: Vec<Mistake>,
 }
 
 impl Settings {
-    /// Reads, layers and checks the settings. Files that hold secrets are read, too: what was
-    /// loaded needs no file any more, except certificates.
+    /// Reads, merges and checks the settings. Files with secrets are read too, so that no file is
+    /// needed afterwards, except those of certificates.
     ///
     /// # Errors
-    /// Everything that is wrong.
+    /// All mistakes.
     pub fn load(sources: &Sources) -> Result<Self, Mistakes> {
         let layers = layers::gather(sources)?;
         let mut report = MistakeReport::new(&layers.origins);
@@ -157,11 +162,11 @@ impl Settings {
         Ok(settings)
     }
 
-    /// The section `spool`, for whoever wants nothing else: what is wrong elsewhere does not
-    /// matter.
+    /// Only the section `spool`, for commands that need nothing else: mistakes elsewhere are
+    /// ignored.
     ///
     /// # Errors
-    /// What is wrong with the file, or with the section `spool`.
+    /// The mistakes in the file, or in the section `spool`.
     pub fn spool(sources: &Sources) -> Result<Spool, Mistakes> {
         let layers = layers::gather(sources)?;
         let mut report = MistakeReport::new(&layers.origins);
@@ -171,11 +176,11 @@ impl Settings {
         Ok(settings.spool)
     }
 
-    /// Where the templates are, for whoever wants nothing else: what is wrong elsewhere does not
-    /// matter, nor whether they are in order.
+    /// Only the section `templates`, for commands that need nothing else: mistakes elsewhere, and
+    /// in the templates themselves, are ignored.
     ///
     /// # Errors
-    /// What is wrong with the file, or with the section `templates`.
+    /// The mistakes in the file, or in the section `templates`.
     pub fn templates(sources: &Sources) -> Result<Templates, Mistakes> {
         let layers = layers::gather(sources)?;
         let mut report = MistakeReport::new(&layers.origins);
@@ -184,29 +189,29 @@ impl Settings {
         Ok(settings.templates)
     }
 
-    /// Whether this machine can do what the settings say, as far as that can be tried without
-    /// doing it: the spool's directory can be made and written, and the doors' addresses are
-    /// addresses of this machine. `check` and `run` both ask.
+    /// Whether this machine can do what the settings ask for, as far as that can be tried: the
+    /// spool's directory can be created and written, and the listeners' addresses belong to this
+    /// machine. `check` and `run` both ask.
     ///
     /// # Errors
-    /// Everything that it cannot do.
+    /// What it cannot do, each with the key of the setting.
     pub fn try_on_this_machine(&self) -> Result<(), Mistakes> {
         let mut report = MistakeReport::new(&self.origins);
         machine::check(self, &mut report);
         report.finish()
     }
 
-    /// What is no mistake and had better be mended, such as secrets that everybody can read.
+    /// What works but should be corrected, such as secrets that everybody can read.
     pub fn warnings(&self) -> &[Mistake] {
         &self.warnings
     }
 
-    /// What the file and the environment set, without any secret.
+    /// The settings of the file and the environment, without any secret.
     pub fn given(&self) -> &serde_json::Value {
         self.shown.shown()
     }
 
-    /// What turned out to be wrong with this key, told as everything else is.
+    /// A mistake in this key that was found later, in the form of all others.
     pub fn mistake(&self, key: &str, reason: impl Display) -> Mistake {
         Mistake {
             source: self.origins.source_of(key),

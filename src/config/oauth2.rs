@@ -11,16 +11,16 @@ use super::secret;
 use crate::transport::RelayError;
 use crate::transport::oauth2::{Grant, OAuth2, TokenRequest};
 
-/// How a token is asked for.
+/// How an access token is requested.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GrantKind {
-    /// With the application's own secret.
+    /// By the application's own secret.
     #[default]
     ClientCredentials,
-    /// With a token that a user's consent gave.
+    /// By a refresh token that a user has consented to.
     RefreshToken,
-    /// With an assertion that a private key signs.
+    /// By an assertion that a service account's private key signs.
     ServiceAccount,
 }
 
@@ -28,17 +28,17 @@ pub enum GrantKind {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OAuth2Settings {
-    /// How a token is asked for.
+    /// How an access token is requested.
     pub grant: GrantKind,
     /// The token endpoint.
     pub token_url: String,
-    /// Who we are to that server.
+    /// The client's id at that server.
     pub client_id: Option<String>,
-    /// What proves it.
+    /// The client's secret.
     pub client_secret: Option<SecretString>,
-    /// The file that the secret is in.
+    /// The file with the secret.
     pub client_secret_file: Option<PathBuf>,
-    /// What the token is to be good for.
+    /// The scope of the token.
     pub scope: Option<String>,
     /// The file that the refresh token is in; a new one is written into it.
     pub refresh_token_file: Option<PathBuf>,

@@ -1,5 +1,5 @@
-//! Looks into the PEM files of authorities, so that one that cannot be used is told at start and
-//! not at the first connection.
+//! Checks the PEM files of certificate authorities, so that an unusable one is reported at start
+//! and not at the first connection.
 
 use std::path::Path;
 
@@ -27,7 +27,7 @@ fn report_error(
         Some(pem::Error::NoItemsFound) => {
             report.add(at, format!("there is no {wanted} in {}", path.display()))
         }
-        // The library's own words may quote the file, which may be a key.
+        // The library's own message may quote the file, which may be a key.
         Some(_) => report.add(at, format!("{} is not a valid PEM file", path.display())),
     }
 }

@@ -1,11 +1,11 @@
-//! What a token or an SMTP user may submit. The keys are the same for both.
+//! The quota of a token or an SMTP user. The keys are the same for both.
 
 use std::time::Duration;
 
 use super::mistake::MistakeReport;
 use crate::policy::{Quota, Rate, SenderPattern};
 
-/// What stands in the file about it.
+/// A quota as it is in the file.
 pub(super) struct QuotaSettings<'a> {
     pub max_pending: Option<u64>,
     pub rate: Option<Rate>,
@@ -16,7 +16,7 @@ pub(super) struct QuotaSettings<'a> {
 }
 
 impl QuotaSettings<'_> {
-    /// The quota; patterns that are none were told by [`Asked::check`].
+    /// The quota. Invalid patterns are left out; [`Self::check`] reports them.
     pub fn quota(self) -> Quota {
         let from = self.from.iter().filter_map(|text| text.parse().ok());
         Quota {

@@ -1,5 +1,6 @@
-//! From the layered tree to [`Settings`], telling every mistake and not only the first: each one is
-//! noted, taken out of the tree, so that its default stands in, and the tree is read again.
+//! Turns the merged tree into [`Settings`] and finds every mistake, not only the first: a wrong
+//! value is reported and removed from the tree, so that its default is used, and the tree is read
+//! again.
 
 use serde_json::Value as Json;
 use serde_path_to_error::{Path, Segment};
@@ -38,7 +39,7 @@ pub(super) fn read(layers: &Layers, report: &mut MistakeReport<'_>) -> Settings 
     }
 }
 
-/// One step down the tree.
+/// One step of a path in the tree.
 #[derive(Clone, Debug)]
 enum PathStep {
     Key(String),
@@ -73,7 +74,7 @@ fn at<'a>(tree: &'a mut Json, steps: &[PathStep]) -> Option<&'a mut Json> {
     })
 }
 
-/// The environment has only text. Where text is not what the key takes, it stands for a TOML value:
+/// The environment has only text. If the key does not take text, the text is read as a TOML value:
 /// a number, a list, a table.
 fn read_as_toml(node: Option<&mut Json>) -> bool {
     let Some(node) = node else { return false };
@@ -93,8 +94,8 @@ fn read_as_toml(node: Option<&mut Json>) -> bool {
     }
 }
 
-/// Takes a wrong value away, so that its default stands in. Of a list, where one element would move
-/// the others up, the whole.
+/// Removes a wrong value, so that its default is used. Of a list the whole is removed, since the
+/// other elements would get other numbers.
 fn take_out(tree: &mut Json, steps: &[PathStep]) -> bool {
     let Some((last, above)) = steps.split_last() else {
         return false;
@@ -106,7 +107,7 @@ fn take_out(tree: &mut Json, steps: &[PathStep]) -> bool {
     }
 }
 
-/// serde's words, made plain.
+/// serde's message in plainer words.
 fn reason(error: &str, path: &str) -> String {
     let quoted: Vec<&str> = error.split('`').skip(1).step_by(2).collect();
     let known = quoted.get(1..).unwrap_or_default();

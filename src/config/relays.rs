@@ -20,45 +20,44 @@ use crate::transport::{self, RelayError};
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Relay {
-    /// What routes, metrics and the command line call it; the host's name when absent.
+    /// Its name for routes, metrics and the command line; the host's name when absent.
     pub name: Option<String>,
     /// Scheme, user, host and port.
     pub url: RelayUrl,
     /// The user's password.
     pub password: Option<SecretString>,
-    /// The file that the password is in.
+    /// The file with the password.
     pub password_file: Option<PathBuf>,
     /// A provider's key.
     pub api_key: Option<SecretString>,
-    /// The file that the key is in.
+    /// The file with the key.
     pub api_key_file: Option<PathBuf>,
-    /// Names the key that signs what goes to SES.
+    /// The id of the key that signs requests to SES.
     pub access_key_id: Option<String>,
-    /// That key.
+    /// The key that signs requests to SES.
     pub secret_access_key: Option<SecretString>,
-    /// The file that it is in.
+    /// The file with this key.
     pub secret_access_key_file: Option<PathBuf>,
     /// A provider's address, instead of its own.
     pub endpoint: Option<String>,
     /// Where access tokens come from.
     pub oauth2: Option<OAuth2Settings>,
-    /// Whether the password may be sent without TLS to a host that is not near.
+    /// Whether the password may be sent without TLS to a remote host.
     pub allow_plaintext_password: bool,
     /// The certificate authority to trust instead of the public ones.
     pub ca_file: Option<PathBuf>,
-    /// Where the host is, instead of what DNS says: addresses, each with a port if it is not the
-    /// URL's.
+    /// The host's addresses, instead of those in DNS, each with a port if it is not the URL's.
     pub addresses: Vec<String>,
-    /// What we call ourselves in EHLO.
+    /// The name to send in EHLO; this machine's name when absent.
     pub client_name: Option<String>,
     /// The most connections at once.
     pub connections: usize,
-    /// Close a connection after so many mails.
+    /// Close a connection after this many mails.
     pub messages_per_connection: u32,
-    /// Close a connection that was not used for so long.
+    /// Close a connection that has been idle for this long.
     #[serde(deserialize_with = "units::duration")]
     pub idle_timeout: Duration,
-    /// How fast it may be used.
+    /// The most mails per time; no limit when absent.
     #[serde(deserialize_with = "units::rate")]
     pub rate: Option<Rate>,
     /// How long each step may take.
@@ -215,7 +214,7 @@ impl Default for Relay {
 }
 
 impl Relay {
-    /// What it is called: its name, or else its host's.
+    /// Its name, or else its host's.
     pub fn name(&self) -> String {
         engine::relay(self)
             .map(|relay| relay.name)
@@ -307,7 +306,7 @@ impl Relay {
             ),
             Err(error @ RelayError::Endpoint(_)) => report.add(format!("{at}.endpoint"), error),
             Err(RelayError::Credentials(reason)) => report.add(&key, reason),
-            // Told by its own key.
+            // Reported at its own key.
             Err(RelayError::Range(_) | RelayError::OAuth2(_)) | Ok(()) => {}
         }
 
@@ -353,8 +352,8 @@ impl Relay {
     }
 }
 
-/// Whether the host is this machine or in a private network: by its address, or by a name that the
-/// public DNS does not have.
+/// Whether the host is this machine or in a private network, as far as its address or name shows: a
+/// name that the public DNS cannot have.
 fn is_near(url: &Url) -> bool {
     // The url crate parses hosts of schemes it does not know as opaque text.
     let host = url.host_str().unwrap_or_default();

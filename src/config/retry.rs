@@ -1,4 +1,5 @@
-//! `[retry]` and `[priorities]`: when deferred mail is tried again, and whose turn it is.
+//! `[retry]` and `[priorities]`: when deferred mail is attempted again, and the shares of the
+//! priorities.
 
 use std::time::Duration;
 
@@ -6,41 +7,23 @@ use serde::Deserialize;
 
 use super::mistake::MistakeReport;
 use super::units;
-use crate::policy::{self, RetryPolicy, Weights};
+use crate::policy::{Jitter, RetryPolicy, Weights};
 
-/// When deferred mail is tried again.
+/// When deferred mail is attempted again.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Retry {
-    /// The delays before the second, third … try; the last one repeats.
+    /// The delays before the second, third and further attempts; the last one repeats.
     #[serde(deserialize_with = "units::durations")]
     pub schedule: Vec<Duration>,
-    /// How many tries count before a delivery is dead; without a number, expiry decides.
+    /// After how many counted attempts a delivery is dead; when absent, expiry decides.
     pub max_attempts: Option<u32>,
-    /// How long after accept a mail expires that names no time of its own.
+    /// How long after the time at which it is to be sent a mail expires, if it has no expiry of its
+    /// own.
     #[serde(deserialize_with = "units::duration")]
     pub expire_after: Duration,
-    /// Whether the delays are spread.
+    /// Whether the delays are random.
     pub jitter: Jitter,
-}
-
-/// Whether the delays are spread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Jitter {
-    /// Each is drawn evenly between half the schedule's and the whole.
-    Full,
-    /// Each is exactly the schedule's.
-    None,
-}
-
-impl From<Jitter> for policy::Jitter {
-    fn from(jitter: Jitter) -> policy::Jitter {
-        match jitter {
-            Jitter::Full => policy::Jitter::Full,
-            Jitter::None => policy::Jitter::None,
-        }
-    }
 }
 
 impl Default for Retry {
@@ -81,13 +64,13 @@ impl Retry {
     }
 }
 
-/// Of each ten turns or so, how many a priority gets while all have mail waiting.
+/// The share of each priority in what is sent, while mail of all priorities is waiting.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Priorities {
-    /// Somebody waits for it.
+    /// Mail that somebody waits for, such as codes and password resets.
     pub critical: u32,
-    /// Everything that is neither.
+    /// All other mail.
     pub default: u32,
     /// Newsletters and the like.
     pub bulk: u32,

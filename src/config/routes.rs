@@ -13,14 +13,14 @@ const MOST_RELAYS: usize = crate::delivery::Route::MOST_RELAYS;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Route {
-    /// What a mail must be like; a route without it takes every mail.
+    /// The conditions; a route without any takes every mail.
     #[serde(rename = "match")]
     pub matching: RelayMatch,
-    /// The relays' names, the first one first.
+    /// The relays' names, in the order in which they are tried.
     pub relays: Vec<String>,
 }
 
-/// What a mail must be like. An empty list asks nothing; all that is asked must hold.
+/// The conditions of a route. An empty list matches every mail; all conditions must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RelayMatch {
@@ -90,8 +90,8 @@ impl RelayMatch {
     }
 }
 
-/// A pattern as addresses have their domains: in ASCII (RFC 5891 §4.4). `None` where no address
-/// could match it.
+/// A pattern in ASCII, as the domains of addresses are (RFC 5891 §4.4); `None` if no address could
+/// match it.
 fn in_ascii(pattern: &str) -> Option<String> {
     let (below, domain) = match pattern.strip_prefix("*.") {
         Some(parent) if parent.starts_with('[') => return None,
@@ -140,8 +140,8 @@ pub(super) fn check(routes: &[Route], relays: &[Relay], report: &mut MistakeRepo
             continue;
         }
         for (m, name) in route.relays.iter().enumerate() {
-            // Where a relay's own name is not known, because its url cannot be read, any could be
-            // meant.
+            // If a relay's name is not known, because its url is invalid, any name may be that
+            // relay's.
             if !names.contains(name)
                 && !names.is_empty()
                 && names.iter().all(|name| !name.is_empty())

@@ -1,4 +1,4 @@
-//! `[[schedules]]`: mail that is sent at times which a cron expression names.
+//! `[[schedules]]`: mail that is sent at the times of a cron expression.
 
 use std::sync::Arc;
 
@@ -11,15 +11,15 @@ use crate::dispatch::Dispatcher;
 use crate::ingress::http::read_scheduled;
 use crate::notify::{self, Compose, Missed};
 
-/// Mail that is sent at times which a cron expression names.
+/// Mail that is sent at the times of a cron expression.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Schedule {
-    /// Names it, over restarts and nodes.
+    /// Its name, which is the same on all nodes and after restarts.
     pub name: String,
-    /// When.
+    /// The cron expression.
     pub cron: String,
-    /// In which time zone; UTC when absent.
+    /// The time zone of the cron expression; UTC when absent.
     pub timezone: Option<String>,
     /// What is done about times that passed while the service was down.
     pub missed: Missed,
@@ -28,7 +28,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// What the notices make of it.
+    /// The schedule that [`Notices`](notify::Notices) runs.
     fn notice(&self) -> notify::Schedule {
         let mail = self.mail.clone();
         let compose: Compose = Arc::new(move |postrider: &Dispatcher, key: &str| {
@@ -44,7 +44,7 @@ impl Schedule {
     }
 }
 
-/// What the notices make of them.
+/// The schedules that [`Notices`](notify::Notices) runs.
 pub fn schedules(schedules: &[Schedule]) -> Vec<notify::Schedule> {
     schedules.iter().map(Schedule::notice).collect()
 }

@@ -1,4 +1,4 @@
-//! Secrets, and the files that they can be kept in instead.
+//! Secrets, given in the configuration or in a file.
 
 use std::path::Path;
 
@@ -7,8 +7,8 @@ use secrecy::{ExposeSecret, SecretString};
 use super::mistake::MistakeReport;
 use crate::private;
 
-/// Settles a secret and its `*_file` twin: reads the file where there is one. `at` is the table's
-/// path, `key` the secret's.
+/// Reads a secret from the file of its `*_file` key, if one is given. `at` is the table's path,
+/// `key` the secret's. It is a mistake to give both.
 pub(super) fn settle(
     secret: &mut Option<SecretString>,
     file: Option<&Path>,
@@ -45,7 +45,7 @@ pub(super) fn settle(
     }
 }
 
-/// Warns where a file that holds a secret can be read by everybody.
+/// Warns if a file with a secret can be read by everybody.
 pub(super) fn keep(key: &str, file: &Path, report: &mut MistakeReport<'_>) {
     if private::is_readable_by_all(file) {
         report.warn(

@@ -15,11 +15,12 @@ pub struct Service {
     /// How long a stop may take to finish what is in flight.
     #[serde(deserialize_with = "units::duration")]
     pub drain_timeout: Duration,
-    /// Whom the process becomes where root starts it, once its doors have their ports.
+    /// The user that the process becomes if root starts it, once its listeners are open.
     pub user: Option<String>,
-    /// With this group; the user's own when absent.
+    /// The group that it becomes; the user's own when absent.
     pub group: Option<String>,
-    /// Whether the process writes nothing and starts nothing but what the settings name.
+    /// Whether the process gives up the right to write anywhere but where the settings say, and to
+    /// start programs.
     pub confine: bool,
 }
 

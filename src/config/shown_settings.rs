@@ -3,10 +3,10 @@
 use serde_json::Value as Json;
 use url::Url;
 
-/// What stands for a secret.
+/// Shown in place of a secret.
 const HIDDEN: &str = "(set, not shown)";
 
-/// Words in the names of keys whose values are never shown; files that hold one are named.
+/// Words in the names of keys whose values are never shown; the paths of files with secrets are.
 const SECRET_WORDS: [&str; 6] = [
     "password",
     "token",
@@ -16,12 +16,12 @@ const SECRET_WORDS: [&str; 6] = [
     "passphrase",
 ];
 
-/// What was set.
+/// The given settings without secrets.
 #[derive(Clone, Default)]
 pub(super) struct ShownSettings(Json);
 
 impl std::fmt::Debug for ShownSettings {
-    /// What was set is no part of what settings are: a default that is written out changes nothing.
+    /// Not shown: settings are equal whether a default is written out or not.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("ShownSettings")
     }
@@ -62,7 +62,7 @@ fn shown(key: &str, text: &str) -> String {
         return HIDDEN.to_owned();
     }
 
-    // An address may bear a password, and so may what only looks like one.
+    // A URL may contain a password, and so may text that only looks like a URL.
     if !text.contains("://") && !text.contains('@') {
         return text.to_owned();
     }

@@ -1,4 +1,4 @@
-//! `[smtp]`: the SMTP submission door.
+//! `[smtp]`: the SMTP submission listener.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,22 +17,22 @@ use crate::ingress::{Networks, TlsFiles};
 use crate::mail::Submitter;
 use crate::policy::{Quota, Rate};
 
-/// The SMTP submission door.
+/// The SMTP submission listener.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Smtp {
-    /// Where it listens.
+    /// The address that it listens on.
     pub listen: Listen,
-    /// Where it listens for connections that are TLS from the first byte (RFC 8314 §3.3).
+    /// The address for connections that are TLS from the first byte (RFC 8314 §3.3).
     pub tls_listen: Listen,
-    /// What the door calls itself; this machine's name when absent.
+    /// The name in its greeting; this machine's name when absent.
     pub hostname: Option<String>,
-    /// Who may come in; nobody need log in where there is none.
+    /// The clients' logins. If there is none, no login is needed.
     pub users: Vec<User>,
     /// Networks whose programs need neither a login nor TLS.
     #[serde(deserialize_with = "units::networks")]
     pub trusted_networks: Vec<IpNet>,
-    /// What TLS is done with.
+    /// The certificate for TLS.
     pub tls: Option<Tls>,
     /// The most connections at once.
     pub max_connections: usize,
@@ -40,38 +40,38 @@ pub struct Smtp {
     pub max_connections_per_peer: usize,
     /// The most recipients of one mail.
     pub max_recipients: usize,
-    /// The most that mails on their way in take.
+    /// The most memory for mails that are being received, all together.
     #[serde(deserialize_with = "units::size")]
     pub max_memory: ByteSize,
-    /// How long a connection may be there before its login.
+    /// How long a connection may take until its login.
     #[serde(deserialize_with = "units::duration")]
     pub login_timeout: Duration,
-    /// After how many failed logins an address is not heard for a while; 0 for never.
+    /// After how many failed logins an address is refused for [`Self::ban_time`]; 0 for never.
     pub ban_after: u32,
-    /// How long that is.
+    /// How long such an address is refused.
     #[serde(deserialize_with = "units::duration")]
     pub ban_time: Duration,
-    /// How long the next command may take to come.
+    /// How long to wait for the next command.
     #[serde(deserialize_with = "units::duration")]
     pub idle_timeout: Duration,
-    /// How long a message may take to come.
+    /// How long a message may take to arrive, besides what its size allows.
     #[serde(deserialize_with = "units::duration")]
     pub data_timeout: Duration,
 }
 
-/// Somebody who may come in.
+/// A client's login.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct User {
-    /// What AUTH calls them.
+    /// The user name for AUTH.
     pub name: String,
-    /// Their password.
+    /// The password.
     pub password: Option<SecretString>,
-    /// The file that it is in.
+    /// The file with the password.
     pub password_file: Option<PathBuf>,
     /// How many of their deliveries may be pending.
     pub max_pending: Option<u64>,
-    /// How many mails they may submit, and in how long a time.
+    /// How many mails they may submit per time.
     #[serde(deserialize_with = "units::rate")]
     pub rate: Option<Rate>,
     /// How many recipients their mails may have on one day.
@@ -81,7 +81,7 @@ pub struct User {
     /// How long after it is submitted a mail may be sent.
     #[serde(deserialize_with = "units::duration")]
     pub max_delay: Duration,
-    /// How long after that time a mail may live.
+    /// How long after that time a mail may expire.
     #[serde(deserialize_with = "units::duration")]
     pub max_lifetime: Duration,
 }
@@ -104,7 +104,7 @@ impl Default for User {
 }
 
 impl User {
-    /// What they may submit, as it stands in the file.
+    /// Their quota as it is in the file.
     fn asked(&self) -> QuotaSettings<'_> {
         QuotaSettings {
             max_pending: self.max_pending,
@@ -121,7 +121,7 @@ impl User {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tls {
-    /// The certificate, and those that vouch for it.
+    /// The certificate and its chain.
     pub cert: PathBuf,
     /// Its private key.
     pub key: PathBuf,
@@ -151,8 +151,8 @@ impl Default for Smtp {
 }
 
 impl Smtp {
-    /// What the door is made from, if it is to be opened, for messages of at most `message_size`;
-    /// when it closes, mail that is coming in may go on for `drain`.
+    /// The settings of the listener, for messages of at most `message_size`; `None` if it is off.
+    /// When it closes, mail that is being received may go on for `drain`.
     pub fn door(&self, message_size: ByteSize, drain: Duration) -> Option<SmtpSettings> {
         let mut door = SmtpSettings::new(self.listen.address()?);
         door.tls_listen = self.tls_listen.address();
@@ -181,7 +181,7 @@ impl Smtp {
         Some(door)
     }
 
-    /// Who may come in.
+    /// The users, with their passwords.
     pub fn users(&self) -> Vec<smtp::User> {
         let door_user = |user: &User| smtp::User {
             name: user.name.clone(),
@@ -190,18 +190,18 @@ impl Smtp {
         self.users.iter().map(door_user).collect()
     }
 
-    /// What TLS is done with.
+    /// The certificate for TLS.
     pub fn certificate(&self) -> Option<TlsFiles> {
         self.tls.as_ref().map(Tls::files)
     }
 
-    /// What each of those who may submit mail may do.
+    /// The quota of each user.
     pub fn quotas(&self) -> impl Iterator<Item = (Submitter, Quota)> {
         let users = self.users.iter();
         users.map(|user| (Submitter::user(&user.name), user.asked().quota()))
     }
 
-    /// Reads the secrets, and asks the door what it thinks of the rest.
+    /// Reads the secrets, and has the listener check the rest.
     pub(super) fn check(&mut self, report: &mut MistakeReport<'_>) {
         for (n, user) in self.users.iter_mut().enumerate() {
             let at = format!("smtp.users[{n}]");
@@ -225,7 +225,7 @@ impl Smtp {
             secret::keep("smtp.tls.key", &tls.key, report);
         }
 
-        // A door that is off is not opened; what is said about it must still make sense.
+        // The settings of a listener that is off are checked too.
         let mut asked = self.clone();
         if asked.listen == Listen::Off {
             asked.listen = Listen::At(([127, 0, 0, 1], 0).into());
@@ -241,7 +241,7 @@ impl Smtp {
 }
 
 impl Tls {
-    /// The files as the door takes them.
+    /// The files in the listener's own type.
     pub(super) fn files(&self) -> TlsFiles {
         TlsFiles {
             cert: self.cert.clone(),

@@ -1,4 +1,4 @@
-//! `[spool]`: where accepted mail is kept, and how much of it.
+//! `[spool]`: where accepted mail is stored, for how long, and how much of it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,36 +9,37 @@ use serde::Deserialize;
 
 use super::mistake::MistakeReport;
 use super::{secret, units};
+use crate::dispatch::OnSpoolFailure;
 use crate::mail::{days, seconds};
-use crate::spool::postgres::{self, PostgresSpool};
+use crate::spool::postgres::{Migrate, PostgresSpool};
 
-/// The smallest bound of what is kept, in bytes.
+/// The smallest `max_size` that is accepted, in bytes.
 const SMALLEST_BOUND: u64 = 64 * 1024;
 
-/// Where accepted mail is kept, and how much of it.
+/// Where accepted mail is stored, for how long, and how much of it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Spool {
     /// The directory.
     pub path: PathBuf,
-    /// A database of PostgreSQL, instead of a directory.
+    /// A PostgreSQL database, instead of a directory.
     pub url: Option<SecretString>,
     /// Its password.
     pub password: Option<SecretString>,
-    /// The file that holds it.
+    /// The file with the password.
     pub password_file: Option<PathBuf>,
     /// The schema of the spool's tables there.
     pub schema: String,
-    /// This node's name among those that share the database.
+    /// This node's name in that database; the host's name when absent.
     pub node: Option<String>,
-    /// How long this node may give no sign of life before others take over what it holds.
+    /// After how long without a sign of life from this node others take over its leases.
     #[serde(deserialize_with = "units::duration")]
     pub lease: Duration,
-    /// Whether tables are made and changed at start.
+    /// Whether tables are created and upgraded at start.
     pub migrate: Migrate,
     /// When it is synced to disk.
     pub sync: Sync,
-    /// How often, where `sync` is `interval`.
+    /// How often, if `sync` is `interval`.
     #[serde(deserialize_with = "units::duration")]
     pub sync_interval: Duration,
     /// How long finished mail is kept.
@@ -47,24 +48,24 @@ pub struct Spool {
     /// How long the message of delivered mail is kept.
     #[serde(deserialize_with = "units::duration")]
     pub keep_bodies: Duration,
-    /// How much is kept in all; without a bound when absent.
+    /// About how large the spool's files may become; unbounded when absent.
     #[serde(deserialize_with = "units::some_size")]
     pub max_size: Option<ByteSize>,
     /// How long an idempotency key is remembered.
     #[serde(deserialize_with = "units::duration")]
     pub idempotency_ttl: Duration,
-    /// How many deliveries may be pending.
+    /// The most deliveries that may be pending.
     pub max_pending: u64,
-    /// How many more deliveries of critical mail may be pending; a twentieth of `max_pending` when
-    /// absent.
+    /// How many further deliveries of critical mail may be pending; a twentieth of `max_pending`
+    /// when absent.
     pub critical_reserve: Option<u64>,
     /// The largest message that is accepted.
     #[serde(deserialize_with = "units::size")]
     pub max_message_size: ByteSize,
-    /// How long a new mail waits for room.
+    /// How long a new mail waits for room before it is refused.
     #[serde(deserialize_with = "units::duration")]
     pub accept_timeout: Duration,
-    /// What to do with a new mail while the spool cannot take it.
+    /// What happens to a new mail that the spool cannot store.
     pub on_spool_failure: OnSpoolFailure,
 }
 
@@ -74,28 +75,8 @@ pub struct Spool {
 pub enum Sync {
     /// Before each receipt.
     Always,
-    /// Now and then; each receipt says so.
+    /// Every `sync_interval`; each receipt says so.
     Interval,
-}
-
-/// Whether the spool's tables are made and changed at start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Migrate {
-    /// What is missing is made.
-    Auto,
-    /// Where something is missing, the service does not start.
-    Check,
-}
-
-/// What to do with a new mail while the spool cannot take it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnSpoolFailure {
-    /// Refuse it.
-    Reject,
-    /// Send it at once.
-    Direct,
 }
 
 impl Default for Spool {
@@ -225,15 +206,12 @@ impl Spool {
         }
     }
 
-    /// The database, as the engine opens it.
+    /// The database in the engine's own type.
     fn postgres(&self, url: &str) -> PostgresSpool {
         let mut spool = PostgresSpool::new(url)
             .schema(&self.schema)
             .lease(self.lease)
-            .migrate(match self.migrate {
-                Migrate::Auto => postgres::Migrate::Auto,
-                Migrate::Check => postgres::Migrate::Check,
-            });
+            .migrate(self.migrate);
 
         if let Some(password) = &self.password {
             spool = spool.password(password.clone());
@@ -245,13 +223,13 @@ impl Spool {
         spool
     }
 
-    /// The database, where mail is kept in one.
+    /// The database; `None` if the spool is a directory.
     pub fn database(&self) -> Option<PostgresSpool> {
         let url = self.url.as_ref()?;
         Some(self.postgres(url.expose_secret()))
     }
 
-    /// Where it is, for people: no password is in it.
+    /// The spool's place for messages: its path, or the database's URL without the password.
     pub fn place(&self) -> String {
         match self.database() {
             Some(database) => database.name(),

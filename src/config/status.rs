@@ -10,22 +10,22 @@ use super::mistake::MistakeReport;
 use super::secret;
 use crate::ingress::http::{MIN_STATUS_SECRET, StatusSettings};
 
-/// What an end user may see of a mail.
+/// What an end user may see of a mail: its status.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Status {
-    /// Whether receipts carry an address at which the mail's status can be seen.
+    /// Whether receipts carry the URL of the mail's status.
     pub enabled: bool,
-    /// What those addresses are made with.
+    /// The secret that those URLs are made with.
     pub secret: Option<SecretString>,
-    /// The file that it is in.
+    /// The file with the secret.
     pub secret_file: Option<PathBuf>,
-    /// Where the world reaches the HTTP door; the door's own address when absent.
+    /// The public address of the HTTP listener; its own address when absent.
     pub base_url: Option<String>,
 }
 
 impl Status {
-    /// What the door is given, if end users may ask.
+    /// The settings for the HTTP listener; `None` if this is not enabled.
     pub fn settings(&self) -> Option<StatusSettings> {
         let secret = self.secret.clone().filter(|_| self.enabled)?;
         Some(StatusSettings {
@@ -34,7 +34,8 @@ impl Status {
         })
     }
 
-    /// Whether end users would be told something else, or elsewhere.
+    /// Whether the URLs or their contents differ under the other settings, so that a restart is
+    /// needed.
     pub fn is_other_than(&self, other: &Status) -> bool {
         let secret = |status: &Status| {
             let secret = status.secret.as_ref();

@@ -1,4 +1,4 @@
-//! `[suppression]`: for how long addresses get no mail.
+//! `[suppression]`: how long addresses that bounced get no mail.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::mistake::MistakeReport;
 use super::units;
 use crate::mail::days;
 
-/// How long who is not to get mail.
+/// How long suppressed addresses get no mail.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Suppression {

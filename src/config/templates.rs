@@ -13,9 +13,9 @@ use crate::content;
 pub struct Templates {
     /// The folder; none when absent.
     pub path: Option<PathBuf>,
-    /// The language that stands in for those that a template does not have.
+    /// The language to use where a template does not have the requested one.
     pub default_locale: String,
-    /// What was found there.
+    /// The templates in the folder.
     #[serde(skip)]
     loaded: content::Templates,
 }
@@ -36,7 +36,7 @@ impl Templates {
         self.loaded.clone()
     }
 
-    /// The same; none where they cannot be used, which is a mistake by itself.
+    /// The same; `None` if they cannot be used, which is reported as a mistake of its own.
     pub(super) fn usable(&self) -> Option<&content::Templates> {
         (self.path.is_none() || !self.loaded.list().is_empty()).then_some(&self.loaded)
     }

@@ -13,7 +13,7 @@ use crate::mail::parse_span_with_unit;
 use crate::notify::AtMost;
 use crate::policy::Rate;
 
-/// Where a door listens.
+/// The address of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listen {
     /// Nowhere: `"off"`.
@@ -31,7 +31,7 @@ impl Listen {
         }
     }
 
-    /// Whether only this machine can come in.
+    /// Whether only this machine can connect.
     pub fn is_private(self) -> bool {
         match self {
             Listen::Off => true,
@@ -53,12 +53,12 @@ impl<'de> Deserialize<'de> for Listen {
     }
 }
 
-/// Longer than this no span is meant, and the sums that are made with one would not hold it.
+/// The longest span that is accepted: longer ones are a mistake, and sums with them would overflow.
 const LONGEST_SPAN: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 pub(super) fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     let read = |text: &str| {
-        // Of a number alone, nobody who reads the file could know what it counts.
+        // A number without a unit is refused: a reader could not know what it counts.
         let span = parse_span_with_unit(text).ok()?;
         (span <= LONGEST_SPAN).then_some(span)
     };
@@ -77,7 +77,7 @@ pub(super) fn durations<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Durati
         .collect())
 }
 
-/// So many mails in so long a time.
+/// A number of mails and a span of time.
 pub(super) fn at_most<'de, D: Deserializer<'de>>(from: D) -> Result<AtMost, D::Error> {
     let read = |text: &str| text.parse().ok();
     from.deserialize_any(TextVisitor {
@@ -120,7 +120,7 @@ pub(super) fn rate<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Rate>, D
     })
 }
 
-/// Networks such as `10.0.0.0/8`; a lone address is a network of one.
+/// Networks such as `10.0.0.0/8`; a single address is a network of one.
 pub(super) fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> {
     struct One(IpNet);
     impl<'de> Deserialize<'de> for One {
@@ -128,7 +128,7 @@ pub(super) fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>,
             let read = |text: &str| {
                 let network = text.parse::<IpNet>().ok();
                 let network = network.or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))?;
-                // A network with bits behind its prefix is a typing error.
+                // A network with bits set behind its prefix is a typing error.
                 (network.trunc() == network).then_some(One(network))
             };
             from.deserialize_any(TextVisitor {
@@ -142,7 +142,7 @@ pub(super) fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>,
     Ok(all.into_iter().map(|one| one.0).collect())
 }
 
-/// A size as memory is counted.
+/// A size as a number of bytes in memory.
 pub(super) fn bytes(size: ByteSize) -> usize {
     usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
 }

@@ -1,4 +1,4 @@
-//! `[unsubscribe]`: the page on which recipients leave lists.
+//! `[unsubscribe]`: the links by which recipients unsubscribe.
 
 use std::path::PathBuf;
 
@@ -9,23 +9,23 @@ use super::mistake::MistakeReport;
 use super::secret;
 use crate::dispatch::Unsubscribing;
 
-/// Where recipients leave lists.
+/// Where recipients unsubscribe.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Unsubscribe {
-    /// How recipients reach the HTTP door: links in mail begin with it.
+    /// The public address of the HTTP listener: links in mail begin with it.
     pub base_url: Option<String>,
-    /// The file that holds what links are signed with.
+    /// The file with the secret that signs links.
     pub secret_file: Option<PathBuf>,
-    /// What links are signed with, instead of a file.
+    /// The secret itself, instead of a file.
     pub secret: Option<SecretString>,
 }
 
 impl Unsubscribe {
-    /// What it says, where it says anything.
+    /// The links as configured; `None` if the section is empty.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The reason why the section cannot be used.
     pub fn unsubscribing(&self) -> Result<Option<Unsubscribing>, String> {
         match (&self.base_url, &self.secret) {
             (Some(base_url), Some(secret)) => {

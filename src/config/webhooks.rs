@@ -1,4 +1,4 @@
-//! `[[webhooks]]`: endpoints that are sent the events.
+//! `[[webhooks]]`: endpoints to which events are reported.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,21 +11,21 @@ use super::mistake::MistakeReport;
 use super::{pem, secret, units};
 use crate::notify::{self, Filter};
 
-/// An endpoint that is sent the events.
+/// An endpoint to which events are reported.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Webhook {
-    /// Names it, over restarts.
+    /// Its name; its position in the journal is kept under it.
     pub name: String,
-    /// Where its messages go.
+    /// Where its messages are sent.
     pub url: WebhookUrl,
-    /// What they are signed with.
+    /// The secret that signs them.
     pub secret: Option<SecretString>,
-    /// The file that the secret is in.
+    /// The file with the secret.
     pub secret_file: Option<PathBuf>,
-    /// What it is told of.
+    /// The events to report.
     pub events: Vec<String>,
-    /// The tags of the mail that it is told of; none: of all mail.
+    /// Only events of mail that has one of these tags; if empty, of all mail.
     pub tags: Vec<String>,
     /// Whether the address may be a private one.
     pub allow_private: bool,
@@ -39,7 +39,8 @@ pub struct Webhook {
     /// The delays before a message that failed is sent again.
     #[serde(deserialize_with = "units::durations")]
     pub retry: Vec<Duration>,
-    /// How long a message is tried, and after how long without a success it is switched off.
+    /// How long a failed message is sent again; after this long without a success, the webhook is
+    /// switched off.
     #[serde(deserialize_with = "units::duration")]
     pub give_up_after: Duration,
 }
@@ -53,7 +54,7 @@ impl std::fmt::Debug for WebhookUrl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let host = Url::parse(&self.0).ok();
         let host = host.as_ref().and_then(Url::host_str).unwrap_or("(no host)");
-        // Another URL must look different.
+        // A hash, so that two URLs that differ only in their secrets are shown differently.
         let told_apart = twox_hash::XxHash3_64::oneshot(self.0.as_bytes());
         write!(f, "{host} {told_apart:x}")
     }
@@ -80,7 +81,7 @@ impl Default for Webhook {
 }
 
 impl Webhook {
-    /// What the notices make of it.
+    /// The webhook that [`Notices`](notify::Notices) runs.
     fn endpoint(&self) -> notify::Webhook {
         let secret = self.secret.clone().unwrap_or_default();
         notify::Webhook {
@@ -124,7 +125,7 @@ impl Webhook {
     }
 }
 
-/// What the notices make of them.
+/// The webhooks that [`Notices`](notify::Notices) runs.
 pub fn webhooks(webhooks: &[Webhook]) -> Vec<notify::Webhook> {
     webhooks.iter().map(Webhook::endpoint).collect()
 }

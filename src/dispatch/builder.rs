@@ -25,7 +25,8 @@ use crate::transport::Relay;
 const SPOOL_RELEASED_WITHIN: Duration = seconds(2);
 
 /// What to do with new mail while the spool cannot accept any.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum OnSpoolFailure {
     /// Refuse it with an error.
     #[default]

@@ -6,7 +6,8 @@ use crate::mail::{days, seconds};
 
 /// Whether delays are shortened at random, so that mails that failed together are not retried
 /// together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Jitter {
     /// Each delay is drawn evenly between half the scheduled delay and all of it: a server that
     /// asked for time is never asked again at once.

@@ -27,7 +27,8 @@ const STEP_TRIES: usize = 10;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Whether opening a spool creates and upgrades its tables.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Migrate {
     /// Missing tables are created, older ones upgraded.
     #[default]
