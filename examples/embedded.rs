@@ -1,10 +1,10 @@
-//! A web server that sends mail and never waits for it: `/register` answers as soon as the mail is
+//! A web server that does not wait for the mail server: `/register` answers as soon as the mail is
 //! on disk.
 //!
-//! `cargo run --example embedded` registers somebody while no mail can leave, prints how long the
-//! answer took, lets mail leave again and waits until it has. `cargo run --example embedded --
-//! serve` keeps serving on port 3000; there,
-//! `RELAY_URL=smtp+starttls://user:password@smtp.example.com:587` sends for real.
+//! `cargo run --example embedded` registers somebody while the relay is paused, prints how long the
+//! answer took, resumes the relay and waits until the mail is delivered.
+//! `cargo run --example embedded -- serve` keeps serving on port 3000; there,
+//! `RELAY_URL=smtp+starttls://user:password@smtp.example.com:587` sends real mail.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -21,7 +21,7 @@ struct Registration {
     email: String,
 }
 
-/// Answers with the mail's id, under which its fate can be looked up.
+/// Answers with the mail's id, by which its status can be requested.
 async fn register(
     State(postrider): State<Dispatcher>,
     Json(registration): Json<Registration>,
@@ -48,7 +48,7 @@ async fn register(
 #[tokio::main]
 async fn main() -> Outcome<()> {
     let keep_serving = std::env::args().nth(1).as_deref() == Some("serve");
-    // A server that means it has a directory that stays.
+    // A real server uses a directory that is not deleted.
     let spool = tempfile::tempdir()?;
 
     let relay =

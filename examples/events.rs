@@ -1,5 +1,5 @@
-//! What happens, as it happens: the stream of events tells of one mail that is delivered, one that
-//! is cancelled, and one that nobody could send in time.
+//! Prints events as they happen: of a mail that is delivered, of one that is cancelled, and of one
+//! that could not be sent in time.
 
 use std::time::Duration;
 

@@ -1,13 +1,12 @@
-//! A program that sends through lettre gains a durable queue by changing the line that makes its
-//! mailer: [`Dispatcher`] is an `AsyncTransport` like any other, and `send` returns once the
-//! message is on disk.
+//! A program that sends through lettre gets a durable queue by changing the line that makes its
+//! mailer: [`Dispatcher`] is an `AsyncTransport`, and `send` returns once the message is on disk.
 
 use lettre::message::header::ContentType;
 use lettre::{AsyncTransport, Message};
 use postrider::transport::Capture;
 use postrider::{Dispatcher, Drain, Relay, seconds};
 
-/// The program as it was: it knows lettre and nothing else.
+/// The unchanged program, which knows only lettre.
 async fn welcome<T>(mailer: &T, to: &str) -> Result<T::Ok, Box<dyn std::error::Error>>
 where
     T: AsyncTransport + Sync,

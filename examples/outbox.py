@@ -1,7 +1,7 @@
-"""A mail in the application's own transaction: it is sent exactly if the order is there.
+"""A mail in the application's own transaction: it is sent exactly if the order is committed.
 
-With psycopg 3, and with Django. The application's role needs nothing but `SELECT postrider.admit('shop')`, done once
-by whoever owns the spool's schema.
+With psycopg 3, and with Django. The owner of the spool's schema has to permit the application's role
+to do this, once: `SELECT postrider.admit('shop')`.
 """
 
 import json

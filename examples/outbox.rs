@@ -1,4 +1,4 @@
-//! A mail in the application's own transaction: it is sent exactly if the order is there.
+//! A mail in the application's own transaction: it is sent exactly if the order is committed.
 //!
 //! `cargo run --example outbox -- postgres://shop@localhost/app`, with a table
 //! `orders (id int, customer text)` and, once, `SELECT postrider.admit('shop')`.

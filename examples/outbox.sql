@@ -1,4 +1,4 @@
--- A mail in the application's own transaction: it is sent exactly if the order is there.
+-- A mail in the application's own transaction: it is sent exactly if the order is committed.
 -- Once, as the role that owns the spool's schema: SELECT postrider.admit('shop');
 
 BEGIN;
@@ -11,5 +11,5 @@ SELECT postrider.enqueue(jsonb_build_object(
   'idempotency_key', 'order-42')) AS mail;
 COMMIT;
 
--- How far it is.
+-- The mail's record.
 SELECT postrider.status('0199c0de-0000-7000-8000-000000000000');

@@ -1,8 +1,7 @@
-//! A process accepts mail and dies without a chance to clean up; the next one, on the same spool,
-//! delivers it all.
+//! A process accepts mail and is killed; the next one delivers all of it from the same spool.
 //!
-//! The program runs itself a second time for this: the child prints the id of each mail that it has
-//! a receipt for, and aborts before a single one was sent.
+//! The program starts itself as a child, which prints the id of each mail that it has a receipt
+//! for, and aborts before any was sent.
 
 use std::path::Path;
 use std::process::Command;
@@ -54,7 +53,7 @@ async fn survive() -> Outcome<()> {
 
     let capture = Capture::default();
     let postrider = start(spool.path(), &capture).await?;
-    // A pause holds over restarts.
+    // The pause is still in force after the restart.
     postrider.resume("capture").await?;
     for id in &accepted {
         postrider.wait(*id).await?;

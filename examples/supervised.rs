@@ -1,9 +1,9 @@
 //! The engine as a child in an application's own ractor supervision tree: the application's
-//! supervisor is told when the engine ends, and decides what follows.
+//! supervisor is notified when the engine ends, and decides what to do.
 //!
-//! The engine re-creates its own actors when one fails. It ends only when that happens again and
-//! again, or when it is shut down; what it had accepted stays in the spool either way, and the next
-//! engine on that spool goes on with it.
+//! The engine restarts its own actors when one fails. It ends only if that happens again and again,
+//! or if it is shut down. Accepted mail stays in the spool in either case, and the next engine on
+//! that spool sends it.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use postrider::transport::Capture;
 use postrider::{Dispatcher, Drain, Mail, Relay, seconds};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
-/// The root of the application.
+/// The application's supervisor.
 struct Application;
 
 enum Msg {
@@ -19,7 +19,7 @@ enum Msg {
     Greet(String),
     /// Start the engine again.
     Start,
-    /// Come to an end.
+    /// End the application.
     Stop,
 }
 
@@ -80,7 +80,7 @@ impl Actor for Application {
                 myself.send_after(seconds(1), || Msg::Start);
             }
             SupervisionEvent::ActorTerminated(..) => {
-                println!("the engine has ended, as it was told to");
+                println!("the engine has ended, as requested");
                 myself.stop(None);
             }
             _ => {}

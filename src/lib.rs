@@ -1,12 +1,13 @@
-//! Postrider, a durable mail dispatcher: hand it a mail and go on at once. It keeps the mail on
-//! disk, sends it over pooled SMTP connections, retries what failed, and reports what became of it.
+//! Postrider, a durable mail dispatcher. It stores a mail on disk before it acknowledges it, sends
+//! it over pooled SMTP connections or a provider's API, retries temporary failures, and reports the
+//! outcome of every delivery.
 //!
 //! ```
 //! use postrider::{Dispatcher, Drain, Mail, Priority, Relay, minutes, seconds};
 //!
 //! # #[tokio::main]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! // A real one: Relay::smtp("smtp+starttls://user:secret@smtp.example.com:587")?, and
+//! // In production: Relay::smtp("smtp+starttls://user:secret@smtp.example.com:587")?, and
 //! // .spool("var/spool").
 //! let relay = Relay::smtp("capture://")?;
 //! let postrider = Dispatcher::builder().relay(relay).spool_in_memory().start().await?;
@@ -31,21 +32,22 @@
 //! The *scheduler* actor is notified and wakes the *router*, which claims due mail for a relay's
 //! lane and gives it to a *sender*; each sender owns one connection of a [`transport`]. The outcome
 //! goes through the state machine of [`delivery`] and back into the spool, and is published as an
-//! [`Event`]. The *supervisor* restarts actors that have ended. When the process is restarted it
-//! opens the spool, and what was in flight is queued again.
+//! [`Event`]. The *supervisor* restarts actors that have ended. After a restart of the process, the
+//! mail that was in flight is queued again.
 //!
 //! # Layers
 //!
-//! Each imports only from those before it: [`mail`] (what is sent) · [`delivery`] (how far it is) ·
-//! `content` (templates) · [`policy`] (decisions), [`feedback`] (what reports say) · [`spool`],
-//! [`transport`], [`observe`] (storage, sending, metrics and logs) · [`dispatch`] (the engine) ·
-//! `notify` (webhooks) · `ingress` (listeners) · `config` · `cli`. The last three come with the
-//! feature `server`, which is on by default; the engine alone is `default-features = false`.
+//! Each layer imports only from those before it: [`mail`] (the message) · [`delivery`] (the state
+//! machine), `content` (templates) · [`policy`] (decisions), [`feedback`] (parses reports) ·
+//! [`spool`], [`transport`], [`observe`] (storage, sending, metrics and logs) · [`dispatch`] (the
+//! engine) · `notify` (webhooks, alerts, schedules) · `ingress` (listeners) · `config` (settings) ·
+//! `cli` (the command line). The last three come with the feature `server`, which is on by default;
+//! the engine alone is `default-features = false`.
 //!
-//! ARCHITECTURE.md walks this way with the files beside it, and lists the invariants: for each the
-//! file that makes it and the test that fails without it.
+//! ARCHITECTURE.md describes the main path file by file, and lists the invariants with the files
+//! that keep them and the tests that fail without them.
 
-// What the command line prints goes through `cli/screen.rs`.
+// The command line prints through `cli/screen.rs` only.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 #[cfg(feature = "server")]

@@ -1,10 +1,9 @@
-//! A sign-up page that tells what became of its mail, while the mail server makes trouble.
+//! A sign-up page that shows the status of its mail, while the mail server defers it.
 //!
-//! `cargo run --example signup` opens a shop on <http://127.0.0.1:3000>. Its mail server puts off
-//! every mail twice before it takes it; the page shows that as it happens, with Postrider's
-//! `<postrider-status>`, and knows nothing but the address that the receipt bears. Whoever has a
-//! policy for contents lets the page load scripts from Postrider (`script-src`) and ask it
-//! (`connect-src`).
+//! `cargo run --example signup` opens a shop on <http://127.0.0.1:3000>. Its mail server defers
+//! every mail twice before it accepts it. The page shows that as it happens, with Postrider's
+//! `<postrider-status>`; it needs only the URL in the receipt. A page with a content security
+//! policy must allow scripts from Postrider (`script-src`) and requests to it (`connect-src`).
 
 use std::collections::HashMap;
 
@@ -21,7 +20,7 @@ use tokio::sync::watch;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
-/// What the shop's pages need.
+/// The state of the shop's handlers.
 #[derive(Clone)]
 struct Shop {
     postrider: Dispatcher,
@@ -33,7 +32,7 @@ struct SignUp {
     email: String,
 }
 
-/// Answers as soon as the mail is on disk, with the address at which its status can be seen.
+/// Answers as soon as the mail is on disk, with the URL of its status.
 async fn sign_up(
     State(shop): State<Shop>,
     Json(asked): Json<SignUp>,
@@ -54,8 +53,8 @@ async fn sign_up(
     Ok(Json(serde_json::json!({ "status_url": url })))
 }
 
-/// Opens the shop on this listener, with a Postrider of its own and a mail server that puts every
-/// mail off twice. Dropping the sender closes Postrider's door.
+/// Opens the shop on this listener, with a Postrider of its own and a mail server that defers every
+/// mail twice. Dropping the sender closes Postrider's listener.
 pub async fn open(listener: TcpListener) -> Outcome<(Dispatcher, watch::Sender<bool>)> {
     let mail_server = TcpListener::bind("127.0.0.1:0").await?;
     let relay = Relay::smtp(&format!("smtp://{}", mail_server.local_addr()?))?.connections(1);
@@ -66,7 +65,7 @@ pub async fn open(listener: TcpListener) -> Outcome<(Dispatcher, watch::Sender<b
         ..RetryPolicy::default()
     };
 
-    // A server that means it has a spool on disk.
+    // A real server has a spool on disk.
     let builder = Dispatcher::builder().relay(relay).retry(retry);
     let postrider = builder.spool_in_memory().start().await?;
 
@@ -76,7 +75,7 @@ pub async fn open(listener: TcpListener) -> Outcome<(Dispatcher, watch::Sender<b
         limits: Limits::default(),
     };
 
-    // A secret that stays, from a file, where addresses are to hold over a restart.
+    // A real server reads its secret from a file, so that the URLs stay valid after a restart.
     let status = StatusSettings {
         secret: format!("{:032x}", rand::random::<u128>()).into(),
         base_url: None,
@@ -111,13 +110,13 @@ async fn main() -> Outcome<()> {
     Ok(())
 }
 
-/// A mail server for one client that knows no more than it needs: it says 451 to the first two
-/// tries for each recipient.
+/// A minimal mail server for one client: it answers 451 to the first two attempts for each
+/// recipient.
 async fn make_trouble(listener: TcpListener) -> std::io::Result<()> {
     let mut tries = HashMap::new();
     loop {
         let (stream, _) = listener.accept().await?;
-        // A client that hangs up has said all that it had to say.
+        // The client has closed the connection.
         let _ = converse(stream, &mut tries).await;
     }
 }

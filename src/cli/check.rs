@@ -1,5 +1,5 @@
-//! `postrider check`: names every mistake in the configuration, and on demand tries every relay and
-//! the spool's database.
+//! `postrider check`: reports every mistake in the configuration, and with `--connect` tries every
+//! relay and the spool's database.
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -27,13 +27,13 @@ pub(super) struct CheckCommand {
     json: bool,
 }
 
-/// What was found, as `--json` prints it.
+/// The findings as `--json` prints them.
 #[derive(Serialize)]
 struct Findings<'a> {
     ok: bool,
     file: &'a str,
     mistakes: &'a [Mistake],
-    /// What is no mistake and had better be mended.
+    /// What works but should be corrected.
     warnings: &'a [Mistake],
     #[serde(skip_serializing_if = "Option::is_none")]
     relays: Option<&'a [RelayCheck]>,
@@ -138,8 +138,8 @@ fn summary(settings: &Settings) -> String {
     )
 }
 
-/// Reaches for the database of the spool, if it is in one. Where it cannot be used: what is wrong,
-/// and whether that may pass by itself.
+/// Connects to the spool's database, if there is one. The error is the mistake, and whether it may
+/// pass by itself.
 async fn reach(settings: &Settings) -> Result<(), (Mistake, bool)> {
     let Some(database) = settings.spool.database() else {
         return Ok(());
@@ -165,7 +165,7 @@ async fn reach(settings: &Settings) -> Result<(), (Mistake, bool)> {
     ))
 }
 
-/// How one relay answered.
+/// The result of trying one relay.
 #[derive(Serialize)]
 struct RelayCheck {
     name: String,
@@ -176,7 +176,7 @@ struct RelayCheck {
     phase: Option<Phase>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
-    /// How the connection was secured, where it was and that is known.
+    /// How the connection was encrypted; `None` if it was not, or if that is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     tls: Option<TlsUse>,
     took_ms: u128,
@@ -202,7 +202,7 @@ async fn connect(settings: &Settings) -> Result<Vec<RelayCheck>, Failure> {
     for one in tries {
         tried.push(
             one.await
-                .map_err(|e| Failure::Failed(format!("a try was broken off: {e}")))?,
+                .map_err(|e| Failure::Failed(format!("an attempt was aborted: {e}")))?,
         );
     }
 
@@ -260,8 +260,8 @@ fn table(tried: &[RelayCheck], screen: &mut Screen) -> Result<(), Failure> {
     Ok(screen.table(&["RELAY", "URL", "RESULT", "AFTER"], rows, ColumnFit::Wrap)?)
 }
 
-/// A relay that cannot be reached may be reached later; one that refuses the login or the
-/// certificate needs a hand.
+/// A relay that cannot be reached may be reachable later (exit code 75); one that refuses the
+/// login, or has a wrong certificate, needs a person (exit code 1).
 fn verdict(tried: &[RelayCheck]) -> Result<(), Failure> {
     let failed: Vec<&RelayCheck> = tried.iter().filter(|one| !one.ok).collect();
     if failed.is_empty() {

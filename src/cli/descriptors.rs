@@ -1,18 +1,19 @@
-//! File descriptors: raises the limit as far as the system allows, and keeps some from the doors,
-//! so that clients can stop neither delivery nor the spool.
+//! File descriptors: raises their limit as far as the system allows, and reserves some for relays
+//! and the spool, so that clients cannot stop delivery by opening connections. `run` calls it
+//! before the listeners are opened.
 
 use crate::config::Settings;
 use crate::ingress::{http, smtp};
 
-/// What the process itself has open: the spool, the log, the listeners, and what passes, such as
-/// looking up a name.
+/// For the process itself: the spool, the log, the listeners, and short-lived ones, such as those
+/// of name resolution.
 const PROCESS_DESCRIPTORS: usize = 64;
 
-/// What a door has at the least, however few there are.
+/// The fewest connections of a listener, however few descriptors there are.
 const MIN_CONNECTIONS: usize = 4;
 
-/// Raises the soft limit to the hard one; the number that may be open from now on, where the system
-/// has such a limit.
+/// Raises the soft limit to the hard one. Returns the number that may be open from now on; `None`
+/// if the system has no such limit.
 pub(super) fn raise() -> Option<usize> {
     #[cfg(target_os = "linux")]
     {
@@ -33,7 +34,7 @@ pub(super) fn raise() -> Option<usize> {
     None
 }
 
-/// What is left of `all` for the doors goes to both in proportion to what they may have.
+/// Divides what is left of `all` among the two listeners in proportion to their settings.
 pub(super) fn share(
     all: usize,
     settings: &Settings,
@@ -58,7 +59,8 @@ pub(super) fn share(
         kept,
         left,
         wanted = sum,
-        "the system allows fewer open files than the doors may have connections; they take fewer"
+        "the system allows fewer open files than the listeners may have connections; they accept \
+         fewer"
     );
 
     for connections in wanted {

@@ -1,4 +1,4 @@
-//! `postrider dkim`: makes a signing key, and prints what its domain publishes.
+//! `postrider dkim`: makes a signing key, and prints the DNS record that its domain publishes.
 
 use std::path::{Path, PathBuf};
 
@@ -21,12 +21,12 @@ pub(super) enum DkimCommand {
 pub(super) struct Generate {
     /// The domain that signs, such as example.com
     domain: String,
-    /// Names the key in the domain's DNS, such as s1
+    /// The name of the key in the domain's DNS, such as s1
     selector: String,
-    /// Where the private key is written; a file that is there is never overwritten
+    /// Where to write the private key; an existing file is never overwritten
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Which kind: every receiver verifies rsa; ed25519 serves only beside it
+    /// The algorithm: rsa is verified by every receiver; ed25519 is useful only in addition to it
     #[arg(long, value_enum, default_value = "rsa")]
     algorithm: Algorithm,
 }
@@ -106,7 +106,7 @@ fn ed25519_key() -> Result<String, Failure> {
     Ok(pem)
 }
 
-/// Writes a file that only its owner can read, and that was not there before.
+/// Writes a new file that only its owner can read. It is an error if the file exists.
 fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
     let written = private::write_new(path, text.as_bytes());
     written.map_err(|e| Failure::Failed(format!("cannot write {}: {e}", path.display())))

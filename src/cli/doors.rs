@@ -1,5 +1,5 @@
-//! The doors of the running service: which ones are open, what a reload changes in them, and how
-//! they are closed together.
+//! The listeners (*doors*) of the running service, with webhooks, alerts and schedules: opens them,
+//! reloads their settings, and closes them together. `run` calls it.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::ingress::http::{
 use crate::ingress::smtp::{Reloader, SmtpDoor, SmtpError};
 use crate::notify::{Notices, WebhookError};
 
-/// The doors that are open.
+/// The open listeners.
 pub(super) struct Doors {
     close: watch::Sender<bool>,
     open: JoinSet<()>,
@@ -28,14 +28,14 @@ pub(super) struct Doors {
     notices: Notices,
 }
 
-/// The doors that have their addresses.
+/// Listeners that have bound their addresses and accept nothing yet.
 pub(super) struct BoundDoors {
     http: Option<HttpDoor>,
     smtp: Option<SmtpDoor>,
 }
 
 impl BoundDoors {
-    /// Opens them.
+    /// Opens the listeners.
     pub(super) async fn open(
         self,
         dispatcher: &Dispatcher,
@@ -58,7 +58,7 @@ impl BoundDoors {
         }
 
         let mut open = JoinSet::new();
-        // Before anything comes in: what happens from now on is to be told.
+        // Before any mail is accepted, so that no event is missed.
         let notices = Notices::of(dispatcher);
         set_notices(&notices, settings).await?;
         open.spawn(serve_outbox(dispatcher.clone(), closing.clone()));
@@ -86,8 +86,8 @@ impl BoundDoors {
 }
 
 impl Doors {
-    /// Takes the addresses of the doors that are configured, for no more connections than
-    /// `open_files` allows. All take theirs before any of them opens.
+    /// Binds the addresses of the configured listeners, for no more connections than `open_files`
+    /// allows. All are bound before the first is opened.
     pub(super) async fn bind(
         settings: &Settings,
         open_files: Option<usize>,
@@ -131,13 +131,13 @@ impl Doors {
         Ok(BoundDoors { http, smtp })
     }
 
-    /// Gives webhooks, alerts and schedules what changed.
+    /// Applies new settings to webhooks, alerts and schedules.
     pub(super) async fn reload_notices(&self, settings: &Settings) -> Result<(), Failure> {
         set_notices(&self.notices, settings).await
     }
 
-    /// Gives them what changed: who may come in, and certificates. After an error one may have it
-    /// and another not: give them the old settings again.
+    /// Applies new tokens, users and certificates. After an error one listener may have the new
+    /// settings and another the old ones: apply the old settings again.
     pub(super) fn reload(&self, settings: &Settings) -> Result<(), Failure> {
         if let Some(users) = &self.users {
             let (users_now, files) = (settings.smtp.users(), settings.smtp.certificate());
@@ -164,16 +164,17 @@ impl Doors {
         Ok(())
     }
 
-    /// Waits until a door ends that nobody closed, and says why. For ever, while all is well.
+    /// Waits until a listener fails, and returns the reason. Does not return while all is well.
     pub(super) async fn failed(&mut self) -> Failure {
         match self.open.join_next().await {
             Some(Ok(())) => Failure::Failed("a listener has closed".to_owned()),
-            Some(Err(e)) => Failure::Failed(format!("a door was broken off: {e}")),
+            Some(Err(e)) => Failure::Failed(format!("a listener was aborted: {e}")),
             None => std::future::pending().await,
         }
     }
 
-    /// Closes them: nobody new comes in, and what has begun may go on for a while.
+    /// Closes the listeners: new connections are refused, and open ones may finish within
+    /// [`time_limit`].
     pub(super) async fn close(mut self, settings: &Settings) {
         let _ = self.close.send(true);
         let within = time_limit(settings);
@@ -183,7 +184,7 @@ impl Doors {
     }
 }
 
-/// Puts webhooks, alerts and schedules in force.
+/// Starts webhooks, alerts and schedules as configured.
 async fn set_notices(notices: &Notices, settings: &Settings) -> Result<(), Failure> {
     let webhooks = notices.set_webhooks(config::webhooks(&settings.webhooks));
     let failed = |error: WebhookError| Failure::Failed(error.to_string());
@@ -193,14 +194,13 @@ async fn set_notices(notices: &Notices, settings: &Settings) -> Result<(), Failu
     Ok(notices.set_schedules(schedules).await?)
 }
 
-/// How long what has begun may go on when the doors close: half of the drain, so that the engine
-/// has the other half.
+/// How long open connections may go on when the listeners close: half of the drain time, so that
+/// the engine has the other half.
 fn time_limit(settings: &Settings) -> Duration {
     settings.service.drain_timeout / 2
 }
 
-/// Told with the file and the key, as every mistake is. An address that somebody else has is no
-/// mistake: it may be free the next time.
+/// A mistake with its file and key. An address in use is no mistake: it may be free the next time.
 fn http_failure(error: HttpError, settings: &Settings) -> Failure {
     let mistake = settings.mistake(&format!("http.{}", error.key()), error.reason());
     match error {

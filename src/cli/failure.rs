@@ -1,4 +1,4 @@
-//! Why a command did not do what it was asked, and the exit code that says so.
+//! Why a command failed, with its exit code.
 
 use std::io;
 use std::process::ExitCode;
@@ -16,43 +16,42 @@ const USAGE: u8 = 2;
 /// The work can be tried again later: `EX_TEMPFAIL` of sysexits.h.
 pub(super) const TRY_LATER: u8 = 75;
 
-/// Why a command did not do what it was asked. Displayed, it is one message for a person, safe to
-/// print.
+/// Why a command failed. Its display is one message for a person, safe to print.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The command line asks for something that makes no sense, or the environment does.
+    /// The command line or the environment is wrong.
     #[error("{0}")]
     Usage(String),
     /// The configuration is wrong.
     #[error("{0}")]
     Configuration(#[from] Mistakes),
-    /// It was tried, and cannot be done.
+    /// It failed, and would fail again.
     #[error("{0}")]
     Failed(String),
-    /// It cannot be done now, and may be possible later.
+    /// It failed now, and may succeed later.
     #[error("{0}")]
     TryLater(String),
-    /// The service answered, and said no.
+    /// The service refused it.
     #[error("{0}")]
     Refused(Box<ServiceRefusal>),
-    /// It was told in the log already; this is the exit code.
+    /// It was logged already; this is the exit code.
     #[error("the reason is in the log")]
     Logged(u8),
-    /// The answer cannot be written to standard output.
+    /// The output cannot be written to standard output.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
 }
 
-/// What the service said when it said no.
+/// A refusal by the service.
 #[derive(Debug)]
 pub struct ServiceRefusal {
     /// The HTTP status.
     pub status: u16,
-    /// What is wrong, for a person.
+    /// The message for a person.
     pub message: String,
     /// What is wrong with each field.
     pub errors: Vec<FieldError>,
-    /// The service's own words: a problem as RFC 9457 writes it, where it is one.
+    /// The service's answer, if it is a problem in the form of RFC 9457.
     pub problem: Option<serde_json::Value>,
 }
 
@@ -63,7 +62,7 @@ impl std::fmt::Display for ServiceRefusal {
 }
 
 impl ServiceRefusal {
-    /// Whether the same request may be granted later.
+    /// Whether the same request may succeed later.
     pub fn is_transient(&self) -> bool {
         matches!(self.status, 408 | 425 | 429 | 502 | 503 | 504)
     }
@@ -92,16 +91,16 @@ impl Failure {
             Failure::Logged(_) => {}
             _ if as_json => {
                 let json = self.json().to_string();
-                // Where nobody can be told, the exit code is all there is.
+                // If it cannot be printed, only the exit code is left.
                 let _ = Screen::for_notes().json(json.as_bytes());
             }
-            // One line for each mistake, and nothing else, so that programs can read them.
+            // One line per mistake and nothing else, so that programs can read them.
             Failure::Configuration(mistakes) => note(mistakes),
             _ => note(format_args!("postrider: {self}")),
         }
     }
 
-    /// `{"error": …, "exit_code": …}`, and what is known besides.
+    /// `{"error": …, "exit_code": …}` and the details that are known.
     fn json(&self) -> serde_json::Value {
         let mut fields = json!({"error": self.to_string(), "exit_code": self.code()});
         match self {

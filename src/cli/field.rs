@@ -1,5 +1,5 @@
-//! An error of one field of a request, named by the flag that sets it: whoever types a command line
-//! has never seen the JSON that is made of it.
+//! An error of one field of a request, reported by the flag that sets it: the user of a command
+//! line has not seen the JSON that is made of it.
 
 use std::fmt;
 
@@ -7,19 +7,19 @@ use serde::Serialize;
 
 use super::screen::escaped;
 
-/// What is wrong with one field of what was asked.
+/// A mistake in one field of a request.
 #[derive(Clone, Debug, Serialize)]
 pub struct FieldError {
     /// The field, as a JSON pointer (RFC 6901).
     pub pointer: String,
-    /// What says it on the command line.
+    /// The flag that sets it on the command line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flag: Option<String>,
     /// What is wrong with it.
     pub detail: String,
 }
 
-/// The fields whose flags have other names.
+/// The fields whose flags have other names, with these names.
 const FLAGS: [(&str, &str); 9] = [
     ("headers", "--header"),
     ("attachments", "--attach"),
@@ -33,7 +33,7 @@ const FLAGS: [(&str, &str); 9] = [
 ];
 
 impl FieldError {
-    /// The error that the service has with this field.
+    /// The service's error about this field.
     pub(super) fn new(pointer: &str, detail: &str) -> Self {
         FieldError {
             pointer: pointer.to_owned(),

@@ -29,7 +29,7 @@ impl Init {
 
         let failed = |e: std::io::Error| match e.kind() {
             ErrorKind::AlreadyExists => {
-                Failure::Failed(format!("{shown} is there already, and was left as it is"))
+                Failure::Failed(format!("{shown} exists already, and was not changed"))
             }
             _ => Failure::Failed(format!("cannot write {shown}: {e}")),
         };
@@ -38,9 +38,8 @@ impl Init {
         private::write_new(&path, TEMPLATE.as_bytes()).map_err(failed)?;
 
         for line in [
-            format!("Wrote {shown}. What comes next:"),
-            "  1. name a relay in it: switch on a [[relays]] block, with your mail server's url"
-                .to_owned(),
+            format!("Wrote {shown}. Next steps:"),
+            "  1. uncomment a [[relays]] block in it, and enter your mail server's url".to_owned(),
             format!("  2. postrider check --connect --config {shown}"),
             format!("  3. postrider run --config {shown}"),
         ] {

@@ -1,5 +1,5 @@
-//! How the fields of a log line are written as text: `name=value`, and no value can pass for
-//! another field, whoever wrote it.
+//! Writes the fields of a log line as text, `name=value`, so that no value can look like another
+//! field, whoever wrote it.
 
 use std::fmt::{self, Debug};
 
@@ -11,7 +11,7 @@ use tracing_subscriber::fmt::format::Writer;
 use crate::delivery::{LogValue, escape, without_fields};
 use crate::mail::is_harmless;
 
-/// Writes fields.
+/// Formats the fields of a line; `logging` passes it to `tracing-subscriber`.
 pub(super) struct LogFields;
 
 impl<'writer> FormatFields<'writer> for LogFields {
@@ -54,7 +54,7 @@ impl Visit for LogLine<'_> {
             return self.write(field, format_args!("{value}"));
         }
         let mut quoted = String::with_capacity(value.len() + 2);
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = escape(value, &mut quoted);
         self.write(field, format_args!("\"{quoted}\""));
     }
@@ -71,8 +71,8 @@ impl Visit for LogLine<'_> {
     }
 }
 
-/// Whether a value that was formatted by its own type shows no sign of a field outside of strings
-/// that are closed: a word, a sentence, a list of quoted words.
+/// Whether a value that was formatted by its own type cannot look like a field: outside of closed
+/// strings it has no `=`. So a word, a sentence and a list of quoted words stay as they are.
 fn is_sound(text: &str) -> bool {
     let mut in_string = false;
     let mut escaped = false;

@@ -11,9 +11,9 @@ use super::screen::note;
 use crate::config::{Log, LogFormat};
 use crate::mail::is_harmless;
 
-/// Begins to log.
+/// Starts logging.
 pub(super) fn start(log: &Log) -> Result<(), Failure> {
-    // The variable RUST_LOG has been laid over the level already, and both have been checked.
+    // RUST_LOG has replaced the level already, and both were checked.
     let filter = EnvFilter::try_new(directives(&log.level))
         .map_err(|e| Failure::Usage(format!("log.level cannot be read: {e}")))?;
     let filter = match log.accepted {
@@ -43,12 +43,12 @@ pub(super) fn start(log: &Log) -> Result<(), Failure> {
     started.map_err(|e| Failure::Failed(format!("cannot log: {e}")))
 }
 
-/// What is left of what libraries say where everything is wanted.
+/// The levels of libraries if everything of the service is to be logged.
 const LIBRARIES: &str = "sled=warn,rustls=warn,hyper=info,hyper_util=info,h2=info,ractor=info,\
                          html5ever=info,tokio_postgres=info";
 
-/// What is worth a line. Where everything is wanted, that is everything of the service: what its
-/// libraries say of their pages, handshakes and frames is left out unless it is named.
+/// The directives for a configured level. `debug` and `trace` mean the service alone: what
+/// libraries log about pages, handshakes and frames is left out unless they are named.
 fn directives(level: &str) -> String {
     let mut named = level.split(',').map(|one| one.trim().to_ascii_lowercase());
     match named.any(|one| ["debug", "trace"].contains(&one.as_str())) {
@@ -57,9 +57,9 @@ fn directives(level: &str) -> String {
     }
 }
 
-/// Writes lines in which no character moves the cursor, ends the line or turns the reading around,
-/// whatever part of a line it came in and in whatever format. Where there are colours, which begin
-/// with ESC, that one passes: values have it escaped already.
+/// Escapes all characters that move the cursor, end the line or reverse the reading direction, in
+/// whatever part of a line and in whatever format. With colours, which begin with ESC, that
+/// character is left: in values it was escaped before.
 struct SanitizedWriter<W>(W, bool);
 
 impl<W: Write> Write for SanitizedWriter<W> {
@@ -75,7 +75,7 @@ impl<W: Write> Write for SanitizedWriter<W> {
         for c in text.chars() {
             match passes(c) {
                 true => line.push(c),
-                // What JSON writes, too; everything here is below U+10000.
+                // JSON's own escape; every such character is below U+10000.
                 false => line.push_str(&format!("\\u{:04x}", u32::from(c))),
             }
         }
@@ -89,8 +89,8 @@ impl<W: Write> Write for SanitizedWriter<W> {
     }
 }
 
-/// A panic is a bug of ours, told in one line: in the log where there is one. An actor that panics
-/// is re-created.
+/// Reports a panic in one line: in the log, or on standard error before there is one. A panic is a
+/// bug of ours; an actor that panics is re-created.
 pub(super) fn report_panics_in_one_line() {
     std::panic::set_hook(Box::new(|panic| {
         let payload = panic.payload();

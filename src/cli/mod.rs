@@ -1,4 +1,4 @@
-//! The command line: reads it, and hands each command to its room. One file a command.
+//! The command line: parses the arguments and runs the command. There is one file for each command.
 
 mod bench;
 mod check;
@@ -29,7 +29,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::config::{Mistakes, Settings, Sources};
 use screen::Screen;
 
-/// A durable mail dispatcher: hand it a mail and go on at once.
+/// A durable mail dispatcher: it stores mail on disk before it acknowledges it, and then delivers
+/// it.
 #[derive(Parser)]
 #[command(
     name = "postrider",
@@ -88,23 +89,23 @@ impl ConfigFile {
     }
 }
 
-/// Does what the command line asks for. Errors go to standard error as one readable message, or
-/// with `--json` as JSON.
+/// Runs the command line of this process, and returns its exit code. Errors are printed to standard
+/// error as one readable message, or with `--json` as JSON.
 pub fn main() -> ExitCode {
     logging::report_panics_in_one_line();
     let arguments = client::arguments(std::env::args_os());
     let as_json = arguments.iter().any(|argument| argument == "--json");
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
-        // Help and versions are answers.
+        // Help and version are no errors.
         Err(error) if as_json && error.use_stderr() => {
             return finish(Err(Failure::Usage(usage(&error))), true);
         }
         Err(error) => error.exit(),
     };
 
-    // What the spool's engine and other libraries make is its owner's alone, as what we make is. A
-    // manual page is for everybody.
+    // Files that libraries create, such as sled's, are readable by their owner only, like our own.
+    // Manual pages are for everybody.
     #[cfg(target_os = "linux")]
     if !matches!(cli.command, Command::Client(_)) {
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
@@ -125,7 +126,7 @@ pub fn main() -> ExitCode {
     finish(done, as_json)
 }
 
-/// What clap says about a wrong command line, in one line without its own heading.
+/// clap's error as one line, without its heading.
 fn usage(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
@@ -133,19 +134,19 @@ fn usage(error: &clap::Error) -> String {
     first.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// `postrider bench` alone, for `cargo bench`.
+/// Runs `postrider bench`, for `cargo bench`.
 pub fn bench() -> ExitCode {
-    // Cargo adds this to what it was told itself.
+    // Cargo adds this argument itself.
     let arguments = std::env::args_os().filter(|argument| argument != "--bench");
     let done = bench::BenchCommand::parse_from(arguments).execute(&mut Screen::new());
     finish(done.map(|()| ExitCode::SUCCESS), false)
 }
 
-/// The exit code, after why it is not 0 was told.
+/// Prints the error, if there is one, and returns the exit code.
 fn finish(done: Result<ExitCode, Failure>, as_json: bool) -> ExitCode {
     match done {
         Ok(code) => code,
-        // Whoever read the output has seen enough, as in `postrider list | head`.
+        // The reader of the output has closed it, as in `postrider list | head`.
         Err(Failure::Output(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
             failure.print(as_json);

@@ -1,12 +1,12 @@
-//! Rights that the process gives up: it becomes another user where root starts it, and has the
-//! system keep it from writing anywhere but where the settings say.
+//! Rights that the process gives up: it becomes another user if root starts it, and with
+//! `service.confine` the system lets it write only where the settings say. `run` calls it.
 
 use std::path::{Path, PathBuf};
 
 use super::Failure;
 use crate::config::Settings;
 
-/// Who the process is to be.
+/// The user and groups that the process is to become.
 #[cfg(target_os = "linux")]
 pub(super) struct Identity {
     name: String,
@@ -44,7 +44,7 @@ fn written(settings: &Settings) -> Vec<PathBuf> {
 
 #[cfg(target_os = "linux")]
 impl Identity {
-    /// Whom the settings name; `None` where the process stays who it is.
+    /// The identity that the settings name; `None` if the process keeps its own.
     pub(super) fn of(settings: &Settings) -> Result<Option<Self>, Failure> {
         use nix::unistd::{Group, User, geteuid};
 
@@ -99,7 +99,7 @@ impl Identity {
         become_it().map_err(|e| fail(&e.to_string()))?;
         let is_it = geteuid() == self.user && getegid() == self.group;
         if !is_it || setuid(nix::unistd::Uid::from_raw(0)).is_ok() {
-            return Err(fail("the system did not take the rights of root away"));
+            return Err(fail("the system did not drop the rights of root"));
         }
         tracing::info!(user = self.name, "the rights of root are given up");
 
@@ -112,7 +112,7 @@ impl Identity {
     pub(super) fn of(settings: &Settings) -> Result<Option<Self>, Failure> {
         match &settings.service.user {
             Some(_) => Err(settings
-                .mistake("service.user", "is known on Linux alone")
+                .mistake("service.user", "works on Linux only")
                 .into()),
             None => Ok(None),
         }
@@ -123,8 +123,8 @@ impl Identity {
     }
 }
 
-/// Makes the directories that the service writes into, as far as they are missing, and gives those
-/// that it made to whoever it becomes.
+/// Creates the missing directories that the service writes into, and gives those that it created to
+/// the user that it becomes.
 pub(super) fn provide(settings: &Settings, identity: Option<&Identity>) -> Result<(), Failure> {
     for path in written(settings) {
         let missing: Vec<&Path> = path
@@ -137,8 +137,10 @@ pub(super) fn provide(settings: &Settings, identity: Option<&Identity>) -> Resul
         if let Some(identity) = identity {
             for path in missing {
                 let (user, group) = (identity.user.as_raw(), identity.group.as_raw());
-                std::os::unix::fs::lchown(path, Some(user), Some(group))
-                    .map_err(|e| Failure::Failed(format!("cannot give {}: {e}", path.display())))?;
+                std::os::unix::fs::lchown(path, Some(user), Some(group)).map_err(|e| {
+                    let path = path.display();
+                    Failure::Failed(format!("cannot change the owner of {path}: {e}"))
+                })?;
             }
         }
         #[cfg(not(target_os = "linux"))]
@@ -148,8 +150,8 @@ pub(super) fn provide(settings: &Settings, identity: Option<&Identity>) -> Resul
     Ok(())
 }
 
-/// Has the system refuse to write elsewhere, and to start programs. To be done before there are
-/// threads: it holds for this one and those that it starts.
+/// Has the system refuse writes elsewhere, and the start of programs. It must be called before
+/// there are other threads: it holds for this one and those that it starts.
 #[cfg(target_os = "linux")]
 pub(super) fn confine(settings: &Settings) -> Result<(), Failure> {
     use landlock::{
@@ -164,7 +166,7 @@ pub(super) fn confine(settings: &Settings) -> Result<(), Failure> {
         .and_then(|ruleset| ruleset.add_rules(path_beneath_rules(written(settings), writing)))
         .and_then(|ruleset| ruleset.restrict_self());
     let cannot = |reason: String| {
-        let reason = format!("cannot be kept: {reason}");
+        let reason = format!("cannot be enforced: {reason}");
         Failure::from(settings.mistake("service.confine", reason))
     };
 
@@ -177,6 +179,6 @@ pub(super) fn confine(settings: &Settings) -> Result<(), Failure> {
 #[cfg(not(target_os = "linux"))]
 pub(super) fn confine(settings: &Settings) -> Result<(), Failure> {
     Err(settings
-        .mistake("service.confine", "is known on Linux alone")
+        .mistake("service.confine", "works on Linux only")
         .into())
 }

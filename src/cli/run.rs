@@ -1,8 +1,9 @@
-//! `postrider run`: the service, from its first signal to its last.
+//! `postrider run`: starts the service, handles its signals, and stops it.
 //!
-//! SIGTERM and SIGINT close the doors, finish what is in flight within `service.drain_timeout`,
-//! sync and exit; a second one stops at once, and what was accepted is in the spool. SIGHUP reads
-//! the configuration again: applied whole, or refused whole with the old one kept.
+//! SIGTERM and SIGINT close the listeners, finish what is in flight within `service.drain_timeout`,
+//! sync the spool and exit; a second one stops at once, and accepted mail stays in the spool.
+//! SIGHUP reads the configuration again: either all of it is applied, or the old one stays in
+//! force.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -29,7 +30,7 @@ impl Run {
         let (sources, settings) = self.file.load()?;
         logging::start(&settings.log)?;
 
-        // Whoever reads the log by program reads why there is no more of it there, too.
+        // A program that reads the log in JSON also learns there why the service did not start.
         let is_for_programs =
             settings.log.format == LogFormat::Json && tracing::enabled!(Level::ERROR);
         start(sources, settings).map_err(|failure| match is_for_programs {
@@ -42,7 +43,7 @@ impl Run {
     }
 }
 
-/// Runs the service, with everything set up that it needs of this machine.
+/// Runs the service, after descriptors, directories and rights were set up.
 fn start(sources: Sources, settings: Settings) -> Result<(), Failure> {
     for warning in settings.warnings() {
         tracing::warn!(%warning, "the configuration should be corrected");
@@ -61,18 +62,18 @@ fn start(sources: Sources, settings: Settings) -> Result<(), Failure> {
     let runtime = super::runtime()?;
     let done = runtime.block_on(serve(sources, settings, open_files, identity));
 
-    // What still blocks must not hold up a stop that was asked for.
+    // Blocking tasks that are still running must not delay the stop.
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
 }
 
-/// What the process was told from outside.
+/// A signal to the process.
 enum Signal {
     Stop,
     Reload,
 }
 
-/// The signals, heard from the first moment, so that none ends the process the hard way.
+/// Listens to the signals from the start, so that none kills the process.
 struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
@@ -133,7 +134,7 @@ async fn serve(
 
     let mut doors = match opening.await {
         Ok(doors) => doors,
-        // Nothing has come in, and nothing is said of how it ended.
+        // Nothing was accepted, so the engine's own end is not reported.
         Err(failure) => {
             dispatcher.shutdown(Drain::within(Duration::ZERO)).await?;
             return Err(failure);
@@ -145,7 +146,7 @@ async fn serve(
     notify_systemd(&[NotifyState::Ready]);
     let ended = loop {
         tokio::select! {
-            told = signals.next() => match told {
+            signal = signals.next() => match signal {
                 Signal::Stop => break Ok(()),
                 Signal::Reload => reload(&sources, &mut settings, &dispatcher, &doors).await,
             },
@@ -164,7 +165,7 @@ async fn serve(
     let closed = tokio::select! {
         closed = close(doors, &dispatcher, &settings) => closed,
         () = signals.stop() => {
-            tracing::warn!("stopped at once, as asked; what was accepted is in the spool");
+            tracing::warn!("stopped at once, as requested; accepted mail stays in the spool");
             Ok(())
         }
     };
@@ -172,7 +173,7 @@ async fn serve(
     ended.and(closed)
 }
 
-/// Waits until the engine or a door ends that nobody stopped, and says why.
+/// Waits until the engine or a listener fails, and returns the reason.
 async fn broken(dispatcher: &Dispatcher, doors: &mut Doors) -> Failure {
     tokio::select! {
         stopped = dispatcher.stopped() => match stopped {
@@ -206,7 +207,7 @@ async fn close_engine(dispatcher: &Dispatcher, drain: Duration) -> Result<(), Fa
     Ok(())
 }
 
-/// Reads the configuration again. On any mistake the old one stays, whole.
+/// Reads the configuration again. If there is any mistake, the old one stays in force.
 async fn reload(
     sources: &Sources,
     settings: &mut Settings,
@@ -230,7 +231,7 @@ async fn reload(
             for mistake in failure.to_string().lines() {
                 tracing::error!(
                     mistake,
-                    "the configuration was not read again, and the old one is kept"
+                    "the configuration could not be reloaded, and the old one stays in force"
                 );
             }
             dispatcher.note_reload(Some(failure.to_string())).await;
@@ -249,7 +250,7 @@ async fn read_and_apply(
     let sources = sources.clone();
 
     let read = tokio::task::spawn_blocking(move || Settings::load(&sources)).await;
-    let new = read.map_err(|e| Failure::Failed(format!("reading it was broken off: {e}")))??;
+    let new = read.map_err(|e| Failure::Failed(format!("reading it was aborted: {e}")))??;
     let engine = config::reload(&new)?;
     let applied = async {
         doors.reload(&new)?;
@@ -270,7 +271,7 @@ async fn read_and_apply(
 
 fn warn_of_changes_that_need_a_restart(old: &Settings, new: &Settings) {
     let differ = |old: &dyn Debug, new: &dyn Debug| format!("{old:?}") != format!("{new:?}");
-    // Who may come in, and certificates, are in force already.
+    // Tokens, users and certificates were applied already.
     let (mut http, mut smtp) = (new.http.clone(), new.smtp.clone());
     http.tokens.clone_from(&old.http.tokens);
     smtp.users.clone_from(&old.smtp.users);
@@ -295,11 +296,11 @@ fn warn_of_changes_that_need_a_restart(old: &Settings, new: &Settings) {
     ];
 
     for (section, _) in sections.iter().filter(|(_, differs)| *differs) {
-        tracing::warn!(section, "what changed there takes effect at the next start");
+        tracing::warn!(section, "changes there take effect at the next start");
     }
 }
 
-/// Reports the service's state to systemd; does nothing where systemd did not start it.
+/// Reports the service's state to systemd; does nothing if systemd did not start it.
 fn notify_systemd(state: &[NotifyState<'_>]) {
     if let Err(e) = sd_notify::notify(false, state) {
         tracing::warn!(error = %e, "systemd could not be notified");

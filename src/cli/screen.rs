@@ -1,8 +1,8 @@
-//! What people see: lines and tables on standard output, and notes beside them on standard error.
-//! Every command prints here and nowhere else.
+//! All output of the command line: lines and tables on standard output, notes on standard error. No
+//! command prints in any other way.
 //!
-//! What is printed is made of [`StyledText`], which escapes its text when it is made. So nothing
-//! from a mail, a remote server or the service reaches a terminal raw, whichever command prints it.
+//! *Invariant:* everything printed is made of [`StyledText`], which escapes its text when it is
+//! made. So nothing from a mail, a remote server or the service reaches a terminal unescaped.
 
 use std::fmt::Display;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
@@ -14,7 +14,7 @@ use comfy_table::{
 
 use crate::mail::is_harmless;
 
-/// A piece of text, with what it means to its reader.
+/// A piece of escaped text with its style.
 #[derive(Clone)]
 pub struct StyledText {
     text: String,
@@ -22,37 +22,37 @@ pub struct StyledText {
 }
 
 impl StyledText {
-    /// Other text that means the same.
+    /// Other text in the same style.
     pub fn with_text(self, text: impl Display) -> StyledText {
         tinted(text, self.tint)
     }
 }
 
-/// What a piece of text means to its reader.
+/// The meaning of a piece of text, which decides its colour.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum TextStyle {
     /// Nothing special.
     Plain,
     /// All is well.
     Good,
-    /// It is being worked on.
+    /// Work is going on.
     Busy,
-    /// Something to keep an eye on.
+    /// Something that may need attention.
     Warning,
     /// Something failed.
     Bad,
-    /// Not so important.
+    /// Less important.
     Faint,
     /// A heading.
     Strong,
 }
 
-/// Text as it is.
+/// Text without a style.
 pub fn plain(text: impl Display) -> StyledText {
     tinted(text, TextStyle::Plain)
 }
 
-/// Text that means something.
+/// Text in a style.
 pub fn tinted(text: impl Display, tint: TextStyle) -> StyledText {
     StyledText {
         text: escaped(&text.to_string()),
@@ -60,7 +60,7 @@ pub fn tinted(text: impl Display, tint: TextStyle) -> StyledText {
     }
 }
 
-/// The name of a state of a mail, a delivery, a relay or a breaker.
+/// The name of a state of a mail, a delivery, a relay or a breaker, in its style.
 pub fn state(name: &str) -> StyledText {
     let tint = match name {
         "delivered" | "up" => TextStyle::Good,
@@ -73,18 +73,18 @@ pub fn state(name: &str) -> StyledText {
     tinted(name, tint)
 }
 
-/// How a table deals with text that is wider than the terminal.
+/// What a table does with text that is wider than the terminal.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum ColumnFit {
-    /// Cut it off: one line a row.
+    /// Cut it off: each row is one line.
     Cut,
-    /// Go on in the next line.
+    /// Wrap it into further lines.
     Wrap,
 }
 
-/// What is left free between two columns.
+/// The space between two columns, in characters.
 const COLUMN_GAP: u16 = 2;
-/// No column gives way further than to this width.
+/// The smallest width to which a column is narrowed.
 const MIN_COLUMN_WIDTH: u16 = 8;
 
 /// Standard output or standard error: a terminal with colours, or a plain stream.
@@ -95,8 +95,7 @@ pub struct Screen {
 }
 
 impl Screen {
-    /// Standard output. It has colours where it is a terminal and the environment has no
-    /// `NO_COLOR`.
+    /// Standard output. It has colours if it is a terminal and the environment has no `NO_COLOR`.
     pub fn new() -> Self {
         let terminal = io::stdout().is_terminal();
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -108,8 +107,8 @@ impl Screen {
         }
     }
 
-    /// Standard error, without colours: for what is no answer, so that programs which read the
-    /// answers do not read it.
+    /// Standard error, without colours: for notes, so that programs that read the output do not get
+    /// them.
     pub fn for_notes() -> Self {
         Screen {
             out: Box::new(io::stderr()),
@@ -138,14 +137,14 @@ impl Screen {
         text.lines().try_for_each(|line| self.line(&[plain(line)]))
     }
 
-    /// Prints a question, and leaves the cursor behind it.
+    /// Prints a question without a line end.
     pub fn ask(&mut self, question: &str) -> io::Result<()> {
         write!(self.out, "{}", escaped(question))?;
         self.out.flush()
     }
 
-    /// On a terminal, shows a text in place of the line that the cursor is in, and says whether it
-    /// is shown: it stays until [`Screen::clear_line`].
+    /// On a terminal, shows a text in the current line until [`Screen::clear_line`]. Returns
+    /// whether it is shown.
     pub fn show_for_now(&mut self, text: &str) -> io::Result<bool> {
         if self.terminal {
             write!(self.out, "\r{}", escaped(text))?;
@@ -154,14 +153,14 @@ impl Screen {
         Ok(self.terminal)
     }
 
-    /// Clears the line that the cursor of the terminal is in.
+    /// Clears the current line of the terminal.
     pub fn clear_line(&mut self) -> io::Result<()> {
         write!(self.out, "\r\x1b[K")?;
         self.out.flush()
     }
 
-    /// Prints text as it comes in: exactly as it is into a file or a pipe, escaped line by line to
-    /// a terminal.
+    /// Prints text as it arrives: unchanged to a file or a pipe, escaped line by line to a
+    /// terminal.
     pub fn copy(&mut self, from: impl Read) -> io::Result<()> {
         let mut from = BufReader::new(from);
         if !self.terminal {
@@ -177,8 +176,8 @@ impl Screen {
         Ok(())
     }
 
-    /// Prints what the service answered, as it answered it. On a terminal, characters that could do
-    /// harm there are written as JSON's own escapes, which changes nothing of what the JSON says.
+    /// Prints the service's JSON unchanged. On a terminal, control characters are written as JSON
+    /// escapes, which keeps the meaning of the JSON.
     pub fn json(&mut self, body: &[u8]) -> io::Result<()> {
         if self.terminal {
             let text = String::from_utf8_lossy(body);
@@ -202,8 +201,7 @@ impl Screen {
         self.out.flush()
     }
 
-    /// Prints a message's bytes: exactly as they are into a file or a pipe, escaped line by line to
-    /// a terminal.
+    /// Prints a message's bytes: unchanged to a file or a pipe, escaped line by line to a terminal.
     pub fn message(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.terminal {
             let text = String::from_utf8_lossy(bytes);
@@ -215,8 +213,8 @@ impl Screen {
         self.out.flush()
     }
 
-    /// Prints a table. The first column of a table that is cut stays whole: it holds what other
-    /// commands ask for.
+    /// Prints a table. The first column of a table that is cut stays whole: other commands take its
+    /// values.
     pub fn table(
         &mut self,
         heads: &[&str],
@@ -246,7 +244,7 @@ impl Screen {
         );
 
         for (index, width) in fitting.into_iter().enumerate() {
-            // Nothing follows the last column.
+            // There is no gap after the last column.
             let gap = if index + 1 < natural.len() {
                 COLUMN_GAP
             } else {
@@ -268,7 +266,7 @@ impl Screen {
         match fit {
             ColumnFit::Wrap => Row::from(cells),
             ColumnFit::Cut => {
-                // A delimiter that no piece can hold: text is cut where the room ends, and not at a
+                // A delimiter that no piece contains, so that text is cut anywhere and not at a
                 // word's end.
                 let mut row = Row::from(cells.map(|cell| cell.set_delimiter('\0')));
                 row.max_height(1);
@@ -277,8 +275,7 @@ impl Screen {
         }
     }
 
-    /// Prints what things are called and what they are, one below the other. What is `None` is left
-    /// out.
+    /// Prints names and values, one pair per line. Values that are `None` are left out.
     pub fn facts(&mut self, facts: Vec<(&str, Option<Vec<StyledText>>)>) -> io::Result<()> {
         let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         for (name, value) in facts {
@@ -309,14 +306,14 @@ impl Screen {
     }
 }
 
-/// Tells a person something beside the output. Where nobody can be told it is left out.
+/// Prints a note to standard error; it is dropped if that cannot be written.
 pub fn note(text: impl Display) {
     let _ = Screen::for_notes().lines(text);
 }
 
-/// The columns' widths on a terminal that is so wide: as they are, but for the last one and the
-/// widest of the others, which share what is left. The first column of a table that is cut holds
-/// what other commands ask for, and stays whole.
+/// The columns' widths on a terminal of this width: their natural ones, except that the last column
+/// and the widest of the others are narrowed to share what is left. The first column of a table
+/// that is cut is not narrowed: other commands take its values.
 fn fitted(natural: &[u16], terminal: u16, fit: ColumnFit) -> Vec<u16> {
     let mut widths = natural.to_vec();
     let Some(last) = widths.len().checked_sub(1) else {
@@ -369,7 +366,7 @@ pub fn escaped(text: &str) -> String {
     safe
 }
 
-/// A number with its thousands apart: `1,204`.
+/// A number with separators: `1,204`.
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -405,7 +402,7 @@ mod tests {
         assert_eq!(escaped("Grüße, 世界 ✓"), "Grüße, 世界 ✓");
     }
 
-    /// What `print` prints, onto a terminal or into a pipe.
+    /// The output of `print`, to a terminal or to a pipe.
     fn printed(terminal: bool, print: impl FnOnce(&mut Screen) -> io::Result<()>) -> String {
         let paper = OutputBuffer::default();
         let mut screen = Screen {

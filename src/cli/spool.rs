@@ -1,5 +1,5 @@
-//! `postrider spool verify`, `export`, `salvage`, `copy` and `migrate`: what is done to a spool
-//! that no service has open.
+//! `postrider spool verify`, `export`, `salvage`, `copy` and `migrate`: the commands for the spool
+//! of a stopped service.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,7 +18,7 @@ use crate::spool::{SpoolError, SpoolLocation, copy};
 
 #[derive(clap::Subcommand)]
 pub(super) enum SpoolCommand {
-    /// Read every record of a stopped spool, and report what is wrong; changes nothing
+    /// Read every record of a stopped service's spool, and report what is wrong; changes nothing
     Verify {
         /// The spool's directory or database (postgres://…); that of the configuration when absent
         #[arg(value_name = "SPOOL")]
@@ -26,24 +26,25 @@ pub(super) enum SpoolCommand {
         #[command(flatten)]
         report: ReportArgs,
     },
-    /// Write every mail of a stopped spool to DIR: ID.eml, and ID.json with its envelope; changes
-    /// nothing
+    /// Write every mail of a stopped service's spool to DIR: ID.eml, and ID.json with its envelope;
+    /// changes nothing
     #[command(override_usage = "postrider spool export [OPTIONS] [SPOOL] <DIR>")]
     Export {
-        /// Where to write; before it the spool's directory or database, that of the configuration
-        /// when absent
+        /// The directory to write to; before it, the spool's directory or database (that of the
+        /// configuration when absent)
         #[arg(value_name = "DIR", num_args = 1..=2, required = true)]
         places: Vec<String>,
         #[command(flatten)]
         report: ReportArgs,
     },
-    /// Copy a stopped spool into a new one, whole or not at all. Each is a directory
-    /// or a database (postgres://…); changes nothing in the first
+    /// Copy a stopped service's spool into a new one, whole or not at all. Each is a directory or a
+    /// database (postgres://…); changes nothing in the first
     Copy {
-        /// The spool
+        /// The spool to copy
         #[arg(value_name = "FROM")]
         from: String,
-        /// The new one: a directory that is made, or a database whose schema is empty or made
+        /// The new spool: a directory that is created, or a database whose schema is empty or does
+        /// not exist
         #[arg(value_name = "TO")]
         to: String,
         #[command(flatten)]
@@ -63,7 +64,7 @@ pub(super) enum SpoolCommand {
         /// The damaged spool's directory
         #[arg(value_name = "FROM")]
         from: PathBuf,
-        /// The new spool's directory, which is made
+        /// The new spool's directory, which is created
         #[arg(value_name = "TO")]
         to: PathBuf,
         /// Answer with JSON
@@ -87,7 +88,7 @@ pub(super) struct ReportArgs {
     json: bool,
 }
 
-/// What a migration did.
+/// The result of a migration.
 #[derive(Serialize)]
 struct MigrationReport {
     before: usize,
@@ -152,8 +153,7 @@ impl SpoolCommand {
             }
             SpoolCommand::Migrate { spool, report } => {
                 let SpoolLocation::Database(database) = report.place(spool)? else {
-                    let reason =
-                        "is done to a database: name one (postgres://…), or set `spool.url`";
+                    let reason = "needs a database: name one (postgres://…), or set `spool.url`";
                     return Err(Failure::Usage(format!("spool migrate {reason}")));
                 };
                 let migrated = runtime()?.block_on(database.migrate_now());
@@ -187,7 +187,7 @@ impl SpoolCommand {
 }
 
 impl ReportArgs {
-    /// The spool that is named, or that of the configuration.
+    /// The spool that was named, or else that of the configuration.
     fn place(&self, named: Option<String>) -> Result<SpoolLocation, Failure> {
         let Some(named) = named else {
             let spool = Settings::spool(&self.file.sources())?;
@@ -202,7 +202,7 @@ impl ReportArgs {
         }
 
         let mut database = PostgresSpool::new(named);
-        // Where the configuration names a database its schema is meant, whichever server it is on.
+        // If the configuration has a database, its schema is used, even on another server.
         if self.schema.is_none()
             && let Ok(spool) = Settings::spool(&self.file.sources())
             && spool.url.is_some()
@@ -230,7 +230,7 @@ impl ReportArgs {
     }
 }
 
-/// Where a spool is, for people: no password is in it.
+/// A spool's place for messages: its path, or the database's URL without the password.
 fn name(place: &SpoolLocation) -> String {
     match place {
         SpoolLocation::Directory(path) => path.display().to_string(),

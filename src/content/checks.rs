@@ -1,10 +1,11 @@
-//! What a value must be where HTML's escapes are not enough: an address that leads nowhere but to
-//! the web, mail or a telephone, and a value of CSS that cannot become more than one.
+//! Checks values where HTML's escapes are not enough: a URL may only have a harmless scheme, and a
+//! value in CSS must stay a single value. The engine calls [`check`] for each such value of a
+//! render.
 //!
-//! A value that is none fails the rendering. Go's `html/template` writes `#ZgotmplZ` in its place,
-//! since its page is for a reader who cannot mend it. A mail is rendered when it is accepted,
-//! before anybody reads it: whoever made the mistake is still there to be told, and a mail with a
-//! dead button would be noticed by its reader alone.
+//! A value that fails its check fails the render. Go's `html/template` writes `#ZgotmplZ` instead,
+//! because a web page is rendered for a reader who cannot correct the mistake. A mail is rendered
+//! when it is submitted: the submitter gets the error, whereas a mail with a dead link would be
+//! noticed by its reader only.
 
 use std::fmt;
 
@@ -15,22 +16,22 @@ use super::places::Rule;
 use super::walk::CheckedPlace;
 use crate::mail::{is_harmless, is_invisible};
 
-/// What an address may begin with.
+/// The schemes that a URL may have.
 const SCHEMES: [&str; 6] = ["http", "https", "mailto", "tel", "sms", "cid"];
-/// What CSS takes for more than a value, or reads on behind it. Without a parenthesis, `url` is a
-/// word as any other.
+/// Characters that end a value in CSS or make more of it. Without a parenthesis, `url` is an
+/// ordinary word.
 const CSS_MARKS: &[char] = &[
     '"', '\'', '`', '\\', '<', '>', '(', ')', '[', ']', '{', '}', ';', '@', '*',
 ];
-/// What old mail programs run.
+/// CSS that old mail programs execute.
 const CSS_WORDS: [&str; 2] = ["expression", "-moz-binding"];
-/// What may be within the marks of an address in CSS.
+/// Characters that may not be in a quoted URL in CSS.
 const CSS_ADDRESS_MARKS: &[char] = &['"', '\'', '`', '\\', '<', '>', '(', ')', '{', '}', ';'];
 
-/// A value that may not stand where it does.
+/// A value that is not allowed in its place.
 #[derive(Debug)]
 pub(super) struct UnfitValue {
-    /// What the template writes there.
+    /// The template's expression in this place.
     pub expression: String,
     pub reason: String,
 }
@@ -43,7 +44,7 @@ impl fmt::Display for UnfitValue {
 
 impl std::error::Error for UnfitValue {}
 
-/// Looks at a value; it stays as it is.
+/// Checks a value without changing it.
 pub(super) fn check(value: &Value, place: &CheckedPlace) -> Result<(), Error> {
     let is_nothing = value.is_undefined() || value.is_none();
     if is_nothing || (place.is_marked && value.is_safe()) {
@@ -51,8 +52,8 @@ pub(super) fn check(value: &Value, place: &CheckedPlace) -> Result<(), Error> {
     }
 
     let text = value.to_string();
-    // What a macro or a block wrote is escaped already. Of anything else, character references are
-    // text; but some mail programs read them twice.
+    // The output of a macro or a block is escaped already. In any other value character references
+    // are text; but some mail programs decode twice.
     let read = decoded(&text);
     let refused = match place.rule {
         Rule::Style if text.contains('&') => {
@@ -69,7 +70,7 @@ pub(super) fn check(value: &Value, place: &CheckedPlace) -> Result<(), Error> {
     Err(Error::new(ErrorKind::InvalidOperation, unfit.to_string()).with_source(unfit))
 }
 
-/// Why a text may not stand there.
+/// Why a text is not allowed in this place; `None` if it is.
 fn refusal(place: &CheckedPlace, text: &str) -> Option<String> {
     let attribute = place.attribute.as_str();
     let address = |text: &str, is_picture| {
@@ -100,8 +101,8 @@ fn refusal(place: &CheckedPlace, text: &str) -> Option<String> {
     }
 }
 
-/// The scheme of an address, if it may not have that one. What comes before the first colon is one
-/// where nothing has ended it (RFC 3986 §4.2), the letters that browsers pass over left out.
+/// The scheme of a URL, if it is not allowed. The text before the first colon is a scheme unless a
+/// `/`, `?` or `#` comes first (RFC 3986 §4.2); characters that browsers ignore are left out.
 fn unfit_scheme(text: &str, is_picture: bool) -> Option<String> {
     let plain = plain(text);
     let end = plain.find([':', '/', '\\', '?', '#'])?;
@@ -115,19 +116,19 @@ fn unfit_scheme(text: &str, is_picture: bool) -> Option<String> {
     Some(scheme.chars().take(30).collect())
 }
 
-/// Whether an address is a picture itself.
+/// Whether a URL contains a picture itself.
 fn picture(plain: &str) -> bool {
     plain.starts_with("data:image/")
 }
 
-/// In small letters, without what is not seen.
+/// The text in lower case, without invisible characters.
 fn plain(text: &str) -> String {
     let is_unseen = |c: &char| c.is_whitespace() || !is_harmless(*c) || is_invisible(*c);
     let seen = text.chars().filter(|c| !is_unseen(c));
     seen.flat_map(char::to_lowercase).collect()
 }
 
-/// What makes of a text more than one value of CSS.
+/// The character or word that makes a text more than one value in CSS.
 fn unfit_css(text: &str, marks: &[char]) -> Option<String> {
     let is_unfit = |c: char| c.is_control() || marks.contains(&c);
     if let Some(mark) = text.chars().find(|c| is_unfit(*c)) {
@@ -142,10 +143,10 @@ fn unfit_css(text: &str, marks: &[char]) -> Option<String> {
     word.map(|word| format!("`{word}`"))
 }
 
-/// A text with its character references read, until none are left.
+/// A text with its character references decoded, several times.
 fn decoded(text: &str) -> String {
     let mut text = text.to_owned();
-    // As often as something may read it on its way.
+    // As often as programs on the mail's way may decode it.
     for _ in 0..3 {
         if !text.contains('&') {
             break;
@@ -155,8 +156,8 @@ fn decoded(text: &str) -> String {
     text
 }
 
-/// The references that matter: numbers, and the names of what HTML, addresses and CSS take for more
-/// than a letter (WHATWG HTML §13.5).
+/// Decodes the references that matter here: numbers, and the names of characters with a meaning in
+/// HTML, URLs and CSS (WHATWG HTML §13.5).
 fn read_once(text: &str) -> String {
     const NAMES: [(&str, char); 18] = [
         ("amp", '&'),
@@ -190,7 +191,7 @@ fn read_once(text: &str) -> String {
         let number = name
             .strip_prefix('#')
             .map(|number| match number.strip_prefix('x') {
-                // What follows a number without a semicolon is no part of it.
+                // A reference without a semicolon ends where its digits end.
                 Some(hex) => (1, hex, 16),
                 None => (0, number, 10),
             });

@@ -1,5 +1,5 @@
-//! From what was rendered to what mail programs show: MJML becomes HTML, CSS goes into the
-//! elements, and a text part is made where nobody wrote one.
+//! Turns the rendered text into a document for mail programs: MJML becomes HTML, CSS is moved into
+//! the elements, and a text part is made if the template has none. `template_set` calls it.
 
 use mrml::prelude::parser::ParserOptions;
 use mrml::prelude::parser::noop_loader::NoopIncludeLoader;
@@ -10,12 +10,12 @@ use super::engine::MAX_OUTPUT;
 /// The longest line of a text part that is made from HTML (RFC 5322 §2.1.1 recommends 78).
 const TEXT_WIDTH: usize = 76;
 
-/// What stands for `&lt;` and `&gt;` while HTML is read and written again: a reader makes `<` and
-/// `>` of them, and not every writer takes that back within an attribute. Of these characters of
-/// the private use area none is left in what comes in.
+/// Placeholders for `&lt;` and `&gt;` while libraries parse HTML and write it again: the parser
+/// decodes them, and not every writer encodes them again within an attribute. These characters of
+/// the private use area are removed from the input first.
 const GUARDS: [(&str, char); 2] = [("&lt;", '\u{f7e1}'), ("&gt;", '\u{f7e2}')];
 
-/// HTML from MJML.
+/// Converts MJML to HTML.
 pub(super) fn from_mjml(mjml: &str) -> Result<String, String> {
     let html = converted(&guarded(mjml))?;
     within_bounds(unguarded(html))
@@ -30,8 +30,8 @@ fn converted(mjml: &str) -> Result<String, String> {
     html.map_err(|error| reason(&error))
 }
 
-/// The HTML with the rules of its `<style>` elements in the elements that they mean: many mail
-/// programs drop the former. Media queries stay where they are.
+/// The HTML with the rules of its `<style>` elements moved into the `style` attributes of the
+/// matching elements, since many mail programs drop `<style>`. Media queries stay where they are.
 pub(super) fn with_css_inlined(html: String) -> Result<String, String> {
     let has_style = html
         .as_bytes()
@@ -67,7 +67,7 @@ fn unguarded(mut html: String) -> String {
     html
 }
 
-/// What the HTML says, as plain text.
+/// The HTML as plain text.
 pub(super) fn as_text(html: &str) -> Result<String, String> {
     let reader = html2text::config::plain()
         .no_table_borders()
@@ -81,7 +81,7 @@ pub(super) fn as_text(html: &str) -> Result<String, String> {
     let mut empty = 0;
     for line in text.lines().map(str::trim_end) {
         empty = if line.is_empty() { empty + 1 } else { 0 };
-        // What lays HTML out is many empty boxes.
+        // Layout by tables leaves many empty lines.
         if empty <= 1 && !(tidy.is_empty() && line.is_empty()) {
             tidy.push_str(line);
             tidy.push('\n');

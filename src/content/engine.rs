@@ -1,8 +1,9 @@
-//! The template language: compiled once, bounded in time, memory and output.
+//! The template language: compiles templates and renders them, bounded in time, memory and output.
+//! `template_set` calls it.
 //!
-//! There are two environments over the same files: in one everything that comes from data is
-//! escaped for HTML, in the other nothing is. What is rendered decides which, not the file that a
-//! value stands in: so a partial is escaped in HTML and is not in a subject, whatever its name.
+//! There are two environments over the same files: in one all data is escaped for HTML, in the
+//! other it is not. The part of the mail that is rendered decides which one is used, not the file:
+//! so the same partial is escaped in HTML and not escaped in a subject.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,18 +16,19 @@ use minijinja::{
 
 use super::checks::{self, UnfitValue};
 use super::mistake::TemplateError;
-use super::walk::{FILTER, Walked};
+use super::walk::{FILTER, WalkResult};
 
-/// How much one render may do: about so many instructions, and at most 64 bytes of memory for each.
+/// How much one render may do: about this many instructions, and at most 64 bytes of memory for
+/// each.
 const FUEL: u64 = 1_000_000;
 /// How deep includes and macros may nest.
 const MAX_NESTING: usize = 100;
 /// The most bytes that one part of a mail can become.
 pub(super) const MAX_OUTPUT: usize = 4 * 1024 * 1024;
-/// The most bytes that one render makes of JSON, whether it writes them or not.
+/// The most bytes of JSON that one render may make, whether they are written or not.
 const MOST_JSON: usize = 16 * MAX_OUTPUT;
 
-/// What is rendered.
+/// The kind of text that is rendered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OutputKind {
     /// HTML, or MJML, which becomes HTML.
@@ -41,11 +43,11 @@ pub(super) struct TemplateEngine {
 }
 
 impl TemplateEngine {
-    /// Compiles these files, and for HTML what the walk made of them. Each one that cannot be is an
-    /// error, with its name.
+    /// Compiles these files; for HTML, in the form to which `walk` has added checks. Returns an
+    /// error for each file that cannot be compiled.
     pub fn compile(
         files: &BTreeMap<String, String>,
-        mut walked: Walked,
+        mut walked: WalkResult,
     ) -> (Self, Vec<TemplateError>) {
         let mut errors = Vec::new();
         let mut engine = TemplateEngine {
@@ -65,7 +67,7 @@ impl TemplateEngine {
         for (name, source) in files {
             let html = walked.sources.remove(name);
             let html = html.unwrap_or_else(|| source.clone());
-            // The former first: what is wrong is told in the words of who wrote it.
+            // The original first: its errors quote what the author wrote.
             let compiled = engine
                 .text
                 .add_template_owned(name.clone(), source.clone())
@@ -108,7 +110,7 @@ impl TemplateEngine {
         })
     }
 
-    /// The variables that a file names itself, with their dots.
+    /// The variables that a file uses itself, with their dots.
     pub fn variables(&self, file: &str) -> impl Iterator<Item = String> + use<> {
         let found = self.text.get_template(file);
         let found = found.map(|template| template.undeclared_variables(true));
@@ -116,7 +118,7 @@ impl TemplateEngine {
     }
 }
 
-/// Takes no more than [`MAX_OUTPUT`].
+/// A writer that accepts at most [`MAX_OUTPUT`] bytes.
 struct BoundedWriter(Vec<u8>);
 
 impl io::Write for BoundedWriter {
@@ -139,7 +141,7 @@ fn environment(escape: AutoEscape) -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_auto_escape_callback(move |_| escape.clone());
 
-    // `{% if nickname %}` is how a template asks; printing what is not there is a mistake.
+    // A missing variable is false in `{% if nickname %}`; to print one is a mistake.
     environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(MAX_NESTING);
@@ -147,10 +149,10 @@ fn environment(escape: AutoEscape) -> Environment<'static> {
 
     environment.add_filter("tojson", to_json);
 
-    // Only with it an error knows which variable is meant.
+    // Without it an error does not name the missing variable.
     environment.set_debug(true);
     environment.set_formatter(|out, state, value| match value {
-        // null says nothing; a reader is not to see the word "none".
+        // null prints nothing; minijinja would print the word "none".
         null if null.is_none() => Ok(()),
         value if *state.auto_escape() == AutoEscape::Html && !value.is_safe() => {
             write_escaped(out, &value.to_string())
@@ -161,12 +163,12 @@ fn environment(escape: AutoEscape) -> Environment<'static> {
     environment
 }
 
-/// How many bytes of JSON one render has made.
+/// The bytes of JSON that one render has made so far.
 #[derive(Default)]
 struct JsonMade(usize);
 
-/// The language's own filter, which lays lines out as far as it is told, and counts that after it
-/// has done it: here it is bounded before.
+/// The filter `tojson`, bounded. The built-in filter indents by any width, and its output counts
+/// only after it was made; here the size is estimated before.
 fn to_json(
     state: &mut State,
     value: &Value,
@@ -192,7 +194,7 @@ fn to_json(
     }
 }
 
-/// Whether there is room for the white space before each line of a value.
+/// Whether `room` is enough for the white space before each line of a value.
 fn has_room(value: &Value, width: usize, depth: usize, room: &mut usize) -> Result<bool, Error> {
     if !matches!(
         value.kind(),
@@ -216,8 +218,8 @@ fn has_room(value: &Value, width: usize, depth: usize, room: &mut usize) -> Resu
     Ok(true)
 }
 
-/// Writes text so that it stays text in HTML and within a quoted attribute of it. A `/` is left as
-/// it is: what rewrites links in mail does not know it otherwise.
+/// Escapes text for HTML and its quoted attributes. A `/` is not escaped: programs that rewrite
+/// links in mail would not find them.
 fn write_escaped(out: &mut Output<'_>, text: &str) -> Result<(), Error> {
     let mut rest = text;
     while let Some(at) = rest.find(['&', '<', '>', '"', '\'']) {
@@ -236,7 +238,7 @@ fn write_escaped(out: &mut Output<'_>, text: &str) -> Result<(), Error> {
     Ok(out.write_str(rest)?)
 }
 
-/// A line that holds nothing but a block leaves no empty line behind: a text part shows them.
+/// A line with nothing but a block leaves no empty line, which a text part would show.
 fn syntax() -> SyntaxConfig {
     let built = SyntaxConfig::builder()
         .trim_blocks(true)
@@ -245,7 +247,7 @@ fn syntax() -> SyntaxConfig {
     built.unwrap_or_default()
 }
 
-/// The innermost error, with where it arose.
+/// The innermost error, with its file and line.
 fn template_error(error: &Error, file: &str) -> TemplateError {
     let mut inner = error;
     while let Some(cause) = std::error::Error::source(inner).and_then(|e| e.downcast_ref::<Error>())
@@ -267,7 +269,7 @@ fn template_error(error: &Error, file: &str) -> TemplateError {
     let variable = inner.detail().and_then(meant);
     let reason = match (inner.kind(), &variable) {
         (_, Some(variable)) => format!("`{variable}` is missing"),
-        (ErrorKind::OutOfFuel, _) => "does too much: it was stopped".to_owned(),
+        (ErrorKind::OutOfFuel, _) => "does too much, and was stopped".to_owned(),
         (ErrorKind::WriteFailure, _) => format!("became more than {MAX_OUTPUT} bytes"),
         _ => match inner.detail() {
             Some(detail) => format!("{}: {detail}", inner.kind()),
@@ -283,7 +285,7 @@ fn template_error(error: &Error, file: &str) -> TemplateError {
     }
 }
 
-/// The variable that is meant where one is missing, if it is no more than a name with dots.
+/// The name of a missing variable in minijinja's message, if it is a name with dots.
 fn meant(detail: &str) -> Option<String> {
     let (before, _) = detail.split_once("` is undefined")?;
     let name = before.rsplit('`').next()?;

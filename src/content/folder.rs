@@ -1,5 +1,5 @@
 //! Reads a folder of templates: `NAME/{subject.txt,body.html|body.mjml,body.txt,template.toml}`,
-//! `NAME/LOCALE/` with the same files, and `layouts/` and `partials/` that all may use.
+//! `NAME/LOCALE/` with the same files, and `layouts/` and `partials/`, which all templates may use.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,27 +11,27 @@ use serde_json::{Map, Value};
 use super::locale;
 use super::mistake::TemplateMistake;
 
-/// The largest file of a template.
+/// The largest file of a template, in bytes.
 const LARGEST_FILE: u64 = 1024 * 1024;
-/// How deep folders below `layouts` and `partials` may lie.
+/// How deep folders below `layouts` and `partials` may be nested.
 const DEEPEST_FOLDER: usize = 8;
-/// The folders that are no templates.
+/// The folders that are not templates.
 const SHARED_FOLDERS: [&str; 2] = ["layouts", "partials"];
-/// The longest name of a template.
+/// The longest name of a template, in bytes.
 const LONGEST_NAME: usize = 100;
 
-/// What was found in a folder.
+/// The contents of a folder.
 #[derive(Debug, Default)]
 pub(super) struct Folder {
     /// Every file that can be rendered or included, by its path below the folder.
     pub files: BTreeMap<String, String>,
     /// The templates by name.
     pub templates: BTreeMap<String, TemplateSources>,
-    /// What is wrong.
+    /// The mistakes in it.
     pub mistakes: Vec<TemplateMistake>,
 }
 
-/// One template's files: those of no locale under the empty one.
+/// One template's files, by locale; those without a locale under the empty one.
 #[derive(Debug, Default)]
 pub(super) struct TemplateSources {
     pub description: Option<String>,
@@ -50,7 +50,7 @@ pub(super) struct Variant {
     pub sample: Option<Map<String, Value>>,
 }
 
-/// The file that makes the HTML.
+/// The file of the HTML part.
 #[derive(Clone, Debug)]
 pub(super) struct Html {
     pub file: String,
@@ -63,20 +63,20 @@ impl Variant {
     }
 }
 
-/// What stands in a `template.toml`.
+/// The contents of a `template.toml`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct TemplateSettings {
-    /// What it is for, shown in lists.
+    /// A description, shown in lists.
     description: Option<String>,
-    /// What variables are where the data does not say.
+    /// The values of variables that the data does not have.
     defaults: Map<String, Value>,
-    /// Data to try it with.
+    /// Sample data.
     sample: Option<Map<String, Value>>,
 }
 
 impl Folder {
-    /// Reads all of it; what is wrong is in `mistakes`.
+    /// Reads the whole folder; mistakes are in `mistakes`.
     pub fn read(root: &Path) -> Self {
         let mut folder = Folder::default();
         for entry in folder.entries(root) {
@@ -117,7 +117,7 @@ impl Folder {
             let place = format!("{}/{}", entry.name, inner.name);
             let variant = self.read_variant(&inner.path, &place, Some(inner.name), &mut sources);
             if sources.variants.insert(locale, variant).is_some() {
-                self.wrong(&inner.path, "is a locale that is there twice");
+                self.wrong(&inner.path, "is a locale that exists twice");
             }
         }
 
@@ -153,7 +153,7 @@ impl Folder {
                 "subject.txt" if self.take(&entry.path, &file) => variant.subject = Some(file),
                 "body.txt" if self.take(&entry.path, &file) => variant.text = Some(file),
                 "body.html" | "body.mjml" if variant.html.is_some() => {
-                    self.wrong(&entry.path, "stands beside body.html: have one of them");
+                    self.wrong(&entry.path, "exists beside body.html: keep one of them");
                 }
                 "body.html" | "body.mjml" if self.take(&entry.path, &file) => {
                     variant.html = Some(Html {
@@ -208,7 +208,7 @@ impl Folder {
             } else if depth < DEEPEST_FOLDER {
                 self.read_shared(&entry.path, &below, depth + 1);
             } else {
-                self.wrong(&entry.path, "lies too deep");
+                self.wrong(&entry.path, "is nested too deep");
             }
         }
     }
@@ -226,8 +226,8 @@ impl Folder {
 
     fn text(&mut self, path: &Path) -> Option<String> {
         let read = fs::metadata(path).and_then(|found| match found.len() {
-            // A pipe or a device may never end.
-            _ if !found.is_file() => Err(std::io::Error::other("is no file")),
+            // A pipe or a device might never end.
+            _ if !found.is_file() => Err(std::io::Error::other("is not a file")),
             0..=LARGEST_FILE => fs::read(path),
             _ => Err(std::io::Error::other(format!(
                 "has more than {LARGEST_FILE} bytes"
@@ -236,7 +236,7 @@ impl Folder {
 
         match read.map(String::from_utf8) {
             Ok(Ok(text)) => {
-                // Editors on Windows write a byte order mark, and no reader is to see it.
+                // Editors on Windows write a byte order mark, which must not get into a mail.
                 Some(
                     text.strip_prefix('\u{feff}')
                         .map(str::to_owned)
@@ -254,7 +254,7 @@ impl Folder {
         }
     }
 
-    /// What lies in a folder, except hidden files, in the order of the names.
+    /// The entries of a folder, except hidden files, in the order of their names.
     fn entries(&mut self, path: &Path) -> Vec<FolderEntry> {
         let listed = fs::read_dir(path).and_then(|found| found.collect::<Result<Vec<_>, _>>());
         let found = match listed {
@@ -302,7 +302,7 @@ fn is_name(name: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }
 
-/// The line, from 1, in which this byte stands.
+/// The line of this byte, counted from 1.
 pub(super) fn line_at(text: &str, offset: usize) -> usize {
     let before = text.as_bytes().iter().take(offset);
     before.filter(|byte| **byte == b'\n').count() + 1

@@ -1,10 +1,10 @@
-//! Languages, and which one stands in for which.
+//! Locales, and which one is used if a template does not have the requested one.
 
-/// The longest locale that is taken.
+/// The longest locale that is accepted, in bytes.
 const LONGEST_LOCALE: usize = 35;
 
-/// A locale in the form that all are compared in: `pt_BR` → `pt-br`. `None` for what is none
-/// (RFC 5646 §2.1, without its rarer forms).
+/// A locale in the form in which locales are compared: `pt_BR` → `pt-br`. `None` if it is not a
+/// locale (RFC 5646 §2.1, without its rarer forms).
 pub(super) fn normal(given: &str) -> Option<String> {
     let locale = given.replace('_', "-").to_ascii_lowercase();
     let mut parts = locale.split('-');
@@ -24,7 +24,7 @@ pub fn is_locale(given: &str) -> bool {
     normal(given).is_some()
 }
 
-/// The locales that are looked for in turn: what is asked for, less and less exactly, then the
+/// The locales to look for, in this order: the requested one, from exact to general, then the
 /// default likewise.
 pub(super) fn chain(asked: Option<&str>, default: &str) -> Vec<String> {
     let mut chain: Vec<String> = Vec::new();

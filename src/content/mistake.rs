@@ -1,16 +1,16 @@
-//! What is wrong with a folder of templates, and why one of them cannot be rendered.
+//! Mistakes in a folder of templates, and errors of a render.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
-/// One thing that is wrong with a template's files.
+/// A mistake in a template's files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TemplateMistake {
     /// The file.
     pub file: PathBuf,
-    /// The line, where one is meant.
+    /// The line, if the mistake has one.
     pub line: Option<usize>,
     /// What is wrong, and the way out.
     pub reason: String,
@@ -25,7 +25,7 @@ impl fmt::Display for TemplateMistake {
     }
 }
 
-/// Everything that is wrong with a folder of templates; displayed one a line.
+/// All mistakes in a folder of templates; displayed one per line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct TemplateMistakes(pub Vec<TemplateMistake>);
 
@@ -41,21 +41,21 @@ impl fmt::Display for TemplateMistakes {
 /// Why a template was not rendered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
-    /// There is none of that name.
+    /// There is no template of this name.
     #[error("there is no template named `{}`", .0.escape_debug())]
     Unknown(String),
-    /// What was given as data is not an object, or is too much.
+    /// The data is not an object, or is too large.
     #[error("the data {0}")]
     Data(String),
-    /// What was given as locale is none.
+    /// The locale is not valid.
     #[error("`{}` is not a locale such as en or pt-BR", .0.escape_debug())]
     Locale(String),
-    /// Something in the template, or a variable that it needs.
+    /// The template failed for this data, for example because a variable is missing.
     #[error("{file}{}: {reason}", .line.map(|line| format!(", line {line}")).unwrap_or_default())]
     Render {
         /// The file, below the folder of templates.
         file: String,
-        /// The line in it.
+        /// The line in the file.
         line: Option<usize>,
         /// The variable that is missing, with its dots: `user.name`.
         variable: Option<String>,

@@ -1,11 +1,14 @@
-//! What a mail says: templates, which become the subject, the HTML and the text of a mail.
+//! Templates, from which a mail's subject, HTML and text are rendered.
 //!
-//! Whoever builds a mail asks [`Templates`]; `dispatch` keeps them for the doors. A folder is read
-//! and checked whole (`folder`, `walk`, `places`), compiled once (`engine`, with `checks`), and
-//! what was rendered becomes a document that mail programs show (`document`).
+//! Applications call [`Templates`]; `dispatch` keeps them for the listeners. A folder is read
+//! (`folder`), and each place where a template writes a value into HTML is found and checked
+//! (`walk`, `places`); then the templates are compiled (`engine`). At each render, values in
+//! dangerous places are checked (`checks`), and the result becomes a document that mail programs
+//! can show (`document`).
 //!
-//! *Invariants made here:* nothing of the data breaks out of its place; a render ends, and takes
-//! bounded time and memory, whatever the data; a set of templates is in force whole, or not at all.
+//! *Invariants:* no value of the data can change the structure of a document; every render ends, in
+//! bounded time and memory, whatever the data; a set of templates is used as a whole, or not at
+//! all.
 
 mod checks;
 mod document;

@@ -1,14 +1,14 @@
-//! Where in HTML a template puts a value, and what holds it there. What is escaped stays text, and
-//! stays within the quotation marks of an attribute. Where there are none, or where a script is,
-//! escapes hold nothing: such a place is found before a template is in force. In an address and in
-//! CSS a value can be text and do harm all the same: there it is looked at when it is rendered.
+//! The places in HTML where a template writes a value, and what makes a value safe there. In text,
+//! and within an attribute's quotation marks, HTML's escapes are enough. Without quotation marks,
+//! or in a script, they are not: such a template is refused when it is loaded. In a URL and in CSS
+//! an escaped value can still do harm: there it is checked at each render.
 //!
-//! `walk` asks for each value of a template; `checks` looks at what the data put there.
+//! `walk` asks for the [`Rule`] of each value in a template; `checks` applies it to the data.
 
-/// Elements whose contents are no HTML.
+/// Elements whose contents are not HTML.
 const RAW: [&str; 5] = ["script", "style", "textarea", "title", "mj-style"];
 
-/// Attributes that hold an address, in HTML, in VML, and in MJML.
+/// Attributes with a URL, in HTML, VML and MJML.
 const ADDRESSES: [&str; 25] = [
     "action",
     "archive",
@@ -37,7 +37,8 @@ const ADDRESSES: [&str; 25] = [
     "xlink:href",
 ];
 
-/// Attributes of MJML's elements that become text; an address is none, everything else becomes CSS.
+/// Attributes of MJML's elements that become text. Except for these and the ones with a URL, they
+/// become CSS.
 const MJML_TEXT: [&str; 17] = [
     "alt",
     "class",
@@ -58,10 +59,10 @@ const MJML_TEXT: [&str; 17] = [
     "title",
 ];
 
-/// The most letters of a name that are remembered.
+/// The most bytes of an element's or attribute's name that are kept.
 const NAME_LETTERS: usize = 40;
 
-/// What stands at a place of HTML (WHATWG HTML §13.2.5, as far as it matters here).
+/// The state of a parser of HTML (WHATWG HTML §13.2.5, as far as it matters here).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum HtmlContext {
     Text,
@@ -70,68 +71,68 @@ enum HtmlContext {
     Raw(&'static str),
     /// The name of an element.
     Element,
-    /// Between attributes.
+    /// In a tag, between attributes.
     Tag,
     /// The name of an attribute.
     Attribute,
-    /// Behind the equals sign of one.
+    /// After an attribute's equals sign.
     Equals,
-    /// A value without quotation marks.
-    Bare,
-    /// One that this mark ends.
+    /// An attribute's value without quotation marks.
+    Unquoted,
+    /// An attribute's value that this quotation mark ends.
     Quoted(u8),
 }
 
-/// Who says what an address leads to, as far as it is written.
+/// Who decides the scheme of a URL, as far as it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Scheme {
-    /// The template, or there is none: what follows cannot become one.
+    /// The template does, or there is none: a value from here on cannot become the scheme.
     Known,
-    /// Nothing yet.
+    /// Nothing is written yet: a value could be the scheme.
     Open,
-    /// A value stands where it would, and nothing has ended it.
+    /// A value was written where the scheme would be, and nothing has ended the scheme.
     Given,
 }
 
-/// A place in a document.
+/// A place in a document: the state of the parser there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Spot {
-    place: HtmlContext,
+    context: HtmlContext,
     element: String,
     is_end_tag: bool,
     attribute: String,
     scheme: Scheme,
-    /// Whether this is a comment in which Outlook reads HTML.
+    /// Whether this is within a comment whose contents Outlook reads as HTML.
     is_conditional: bool,
 }
 
-/// What a value must be in a place.
+/// How a value is checked in a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Rule {
-    /// The beginning of an address.
+    /// The beginning of a URL.
     Address,
-    /// Of that of a picture, which may be in the address itself.
+    /// The beginning of a picture's URL, which may be a `data:` URL.
     Picture,
-    /// A part of several addresses, or all of them: `srcset`.
+    /// One or several URLs of pictures: `srcset`.
     Pictures,
     /// A value in CSS.
     Css,
-    /// In the contents of `<style>`, in which HTML's escapes are none.
+    /// A value in `<style>`, where HTML's escapes have no meaning.
     Style,
-    /// The beginning of the address of a picture that stands in CSS too.
+    /// The beginning of a picture's URL in CSS.
     CssPicture,
-    /// What follows in one.
+    /// A later part of a picture's URL in CSS.
     CssPicturePart,
 }
 
-/// Why an attribute is a script.
-const SCRIPT: &str = "stands in a script, which HTML's escapes say nothing to: add |tojson";
+/// Why a value in a script is refused.
+const SCRIPT: &str = "stands in a script, where HTML's escapes have no effect: add |tojson";
 
 impl Spot {
-    /// The beginning of a document.
+    /// The place at the beginning of a document.
     pub fn text() -> Self {
         Spot {
-            place: HtmlContext::Text,
+            context: HtmlContext::Text,
             element: String::new(),
             is_end_tag: false,
             attribute: String::new(),
@@ -140,9 +141,9 @@ impl Spot {
         }
     }
 
-    /// Whether whatever stands here, escaped, is text.
+    /// Whether every escaped value is safe here without a check.
     pub fn is_plain(&self) -> bool {
-        let holds = match self.place {
+        let holds = match self.context {
             HtmlContext::Text | HtmlContext::Comment | HtmlContext::Raw("textarea" | "title") => {
                 true
             }
@@ -152,44 +153,45 @@ impl Spot {
         holds && self.rule().is_none()
     }
 
-    /// Why a value is not held here, whatever it is; `filter` is the last one that it goes through.
+    /// Why no value is safe here; `None` if values can be. `filter` is the last filter of the
+    /// expression.
     pub fn refusal(&self, filter: &str) -> Option<&'static str> {
-        // Outlook alone reads these, and runs no script.
+        // Only Outlook reads these, and it runs no scripts.
         if self.is_conditional {
             return None;
         }
 
-        match self.place {
+        match self.context {
             HtmlContext::Element => Some("stands where the name of an element does"),
             HtmlContext::Tag | HtmlContext::Attribute => {
                 Some("stands where the name of an attribute does")
             }
-            HtmlContext::Equals | HtmlContext::Bare => Some(
+            HtmlContext::Equals | HtmlContext::Unquoted => Some(
                 "is an attribute without quotation marks, which a space ends: put them around it",
             ),
             HtmlContext::Raw("script") if filter != "tojson" => Some(SCRIPT),
             HtmlContext::Quoted(_) if filter != "tojson" && self.is_script() => Some(SCRIPT),
             HtmlContext::Quoted(_) if self.is_document() => {
-                Some("stands in srcdoc, which is a document of its own: escapes end in it")
+                Some("stands in srcdoc, a document of its own, where HTML's escapes are not enough")
             }
             _ => None,
         }
     }
 
-    /// What a value must be here.
+    /// How a value is checked here; `None` if HTML's escapes are enough.
     pub fn rule(&self) -> Option<Rule> {
-        match self.place {
+        match self.context {
             HtmlContext::Raw("style" | "mj-style") => return Some(Rule::Style),
-            HtmlContext::Equals | HtmlContext::Bare | HtmlContext::Quoted(_) => {}
+            HtmlContext::Equals | HtmlContext::Unquoted | HtmlContext::Quoted(_) => {}
             _ => return None,
         }
 
-        let is_open = self.scheme != Scheme::Known || self.place == HtmlContext::Equals;
+        let is_open = self.scheme != Scheme::Known || self.context == HtmlContext::Equals;
         let is_mjml = self.element.starts_with("mj-");
         match self.attribute.as_str() {
             "style" => Some(Rule::Css),
             "srcset" => Some(Rule::Pictures),
-            // The sheet of a font is imported in CSS.
+            // MJML imports a font's style sheet in CSS.
             name if name == "background-url" || self.is_font() => match is_open {
                 true => Some(Rule::CssPicture),
                 false => Some(Rule::CssPicturePart),
@@ -201,29 +203,30 @@ impl Spot {
                 };
                 is_open.then_some(rule)
             }
-            name if is_mjml && !MJML_TEXT.contains(&name) && !is_of_a_program(name) => {
+            name if is_mjml && !MJML_TEXT.contains(&name) && !is_for_programs(name) => {
                 Some(Rule::Css)
             }
             _ => None,
         }
     }
 
-    /// The attribute that a value stands in.
+    /// The attribute, or the element, of a value here.
     pub fn attribute(&self) -> &str {
-        match self.place {
+        match self.context {
             HtmlContext::Raw(name) => name,
             _ => &self.attribute,
         }
     }
 
-    /// Goes on behind a value.
+    /// Moves on past a value.
     pub fn pass_value(&mut self, is_safe: bool) {
-        if self.place == HtmlContext::Equals {
-            self.place = HtmlContext::Bare;
+        if self.context == HtmlContext::Equals {
+            self.context = HtmlContext::Unquoted;
             self.scheme = Scheme::Open;
         }
         if self.scheme == Scheme::Open {
-            // Whoever marks it as safe has written it, so to speak.
+            // The author answers for a value that is marked as safe, as for the template's own
+            // text.
             self.scheme = match is_safe {
                 true => Scheme::Known,
                 false => Scheme::Given,
@@ -231,28 +234,28 @@ impl Spot {
         }
     }
 
-    /// Where one goes on behind several ways that lead here: where values are looked at most.
+    /// The place after two branches that ended at these places: the one with the stricter check.
     pub fn joined(self, other: Spot) -> Spot {
-        let is_same = (&self.place, &self.attribute) == (&other.place, &other.attribute);
+        let is_same = (&self.context, &self.attribute) == (&other.context, &other.attribute);
         if is_same {
             let scheme = self.scheme.max(other.scheme);
             return Spot { scheme, ..other };
         }
         match (self.rule(), other.rule()) {
-            (Some(_), None) if self.place == other.place => self,
+            (Some(_), None) if self.context == other.context => self,
             _ => other,
         }
     }
 
-    /// Goes on behind this byte of HTML, which `rest` follows. Returns how much of the rest was
-    /// gone through too, and what is wrong with the values before.
+    /// Moves on past a byte of HTML; `rest` follows it. Returns how many bytes of `rest` were
+    /// passed as well, and what is wrong with the value before.
     pub fn html(&mut self, byte: u8, rest: &str) -> (usize, Option<&'static str>) {
         let is_space = byte.is_ascii_whitespace();
         let mut passed = 0;
         let mut wrong = None;
 
-        self.place = match (self.place, byte) {
-            // Whoever is not Outlook reads on here.
+        self.context = match (self.context, byte) {
+            // Programs other than Outlook read on from here.
             (_, b'-') if self.is_conditional && rest.starts_with("->") => {
                 self.is_conditional = false;
                 passed = 2;
@@ -287,10 +290,10 @@ impl Spot {
                 | HtmlContext::Tag
                 | HtmlContext::Attribute
                 | HtmlContext::Equals
-                | HtmlContext::Bare,
+                | HtmlContext::Unquoted,
                 b'>',
             ) => self.end(),
-            (HtmlContext::Element | HtmlContext::Bare, _) if is_space => HtmlContext::Tag,
+            (HtmlContext::Element | HtmlContext::Unquoted, _) if is_space => HtmlContext::Tag,
             (HtmlContext::Element, b'/') => HtmlContext::Tag,
             (HtmlContext::Element, _) => {
                 push(&mut self.element, byte);
@@ -313,24 +316,25 @@ impl Spot {
             }
             (HtmlContext::Equals, _) if !is_space => {
                 self.scheme = Scheme::Open;
-                wrong = self.address(byte);
-                HtmlContext::Bare
+                wrong = self.pass_own_byte(byte);
+                HtmlContext::Unquoted
             }
             (HtmlContext::Quoted(mark), byte) if mark == byte => {
                 self.scheme = Scheme::Known;
                 HtmlContext::Tag
             }
-            (place @ (HtmlContext::Quoted(_) | HtmlContext::Bare), _) => {
-                wrong = self.address(byte);
-                place
+            (context @ (HtmlContext::Quoted(_) | HtmlContext::Unquoted), _) => {
+                wrong = self.pass_own_byte(byte);
+                context
             }
-            (place, _) => place,
+            (context, _) => context,
         };
         (passed, wrong)
     }
 
-    /// What the template itself writes in an attribute.
-    fn address(&mut self, byte: u8) -> Option<&'static str> {
+    /// Moves on past a byte that the template itself writes in an attribute. Returns what is wrong
+    /// with the value before.
+    fn pass_own_byte(&mut self, byte: u8) -> Option<&'static str> {
         let given = self.scheme == Scheme::Given;
         match byte {
             b',' if self.attribute == "srcset" => self.scheme = Scheme::Open,
@@ -342,9 +346,8 @@ impl Spot {
             let name = self.attribute.as_str();
             ADDRESSES.contains(&name) || ["srcset", "background-url"].contains(&name)
         };
-        (given && byte == b':' && is_address()).then_some(
-            "stands before a colon, and would choose what the address leads to: write https: there",
-        )
+        (given && byte == b':' && is_address())
+            .then_some("stands before a colon, so that it would be the scheme: write https: there")
     }
 
     /// Whether the value of this attribute is a script.
@@ -356,12 +359,12 @@ impl Spot {
         self.element == "mj-font" && self.attribute == "href"
     }
 
-    /// Whether it is HTML.
+    /// Whether the value of this attribute is a document.
     fn is_document(&self) -> bool {
         self.attribute == "srcdoc"
     }
 
-    /// Whether an address here is that of a picture: what it leads to runs nothing.
+    /// Whether a URL here is that of a picture, so that nothing it leads to is executed.
     fn shows_picture(&self) -> bool {
         const DOCUMENTS: [&str; 5] = ["embed", "frame", "iframe", "object", "script"];
         let is_link = |name: &str| name.ends_with("href") || name.ends_with("action");
@@ -372,7 +375,7 @@ impl Spot {
         }
     }
 
-    /// Behind a `<`: a tag, where a name follows.
+    /// Moves on past a `<`, which begins a tag if a name follows.
     fn begin(&mut self, rest: &str, passed: &mut usize) -> HtmlContext {
         let is_end_tag = rest.starts_with('/');
         let name = rest.trim_start_matches('/');
@@ -387,7 +390,7 @@ impl Spot {
         HtmlContext::Element
     }
 
-    /// Behind a tag.
+    /// Moves on past the end of a tag.
     fn end(&mut self) -> HtmlContext {
         let found = RAW.iter().find(|raw| **raw == self.element);
         self.element.clear();
@@ -403,8 +406,8 @@ impl Spot {
     }
 }
 
-/// Whether only programs read an attribute of this name.
-fn is_of_a_program(name: &str) -> bool {
+/// Whether attributes of this name have no effect on how a document is shown.
+fn is_for_programs(name: &str) -> bool {
     name.starts_with("data-") || name.starts_with("aria-") || name.starts_with("xmlns")
 }
 
@@ -414,7 +417,7 @@ fn push(name: &mut String, byte: u8) {
     }
 }
 
-/// Whether this, behind a `<`, ends the element of this name.
+/// Whether this text, after a `<`, is the end tag of the element of this name.
 fn is_end_of(rest: &str, name: &str) -> bool {
     let found = rest
         .strip_prefix('/')

@@ -1,5 +1,5 @@
-//! A folder's templates, compiled: what each is made of, and how it is rendered. A set is checked
-//! whole when it is made, and never changes.
+//! A folder's templates, compiled. A set is checked as a whole when it is loaded, and never
+//! changes; `templates` replaces it by another.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -15,9 +15,9 @@ use super::templates::TemplateInfo;
 use super::{document, locale, walk};
 use crate::mail::{Content, TemplateUse};
 
-/// The most bytes of the data of one mail, as JSON.
+/// The most bytes of one mail's data, as JSON.
 const MAX_DATA: usize = 1024 * 1024;
-/// How many bytes of a template's digest name its version.
+/// How many bytes of a template's digest are its hash.
 const HASH_BYTES: usize = 8;
 
 /// A set of templates, compiled.
@@ -34,7 +34,7 @@ pub(super) struct Template {
     pub info: TemplateInfo,
 }
 
-/// Where the parts of a mail come from, for one chain of locales.
+/// The sources of a mail's parts for one locale.
 struct LocaleParts<'a> {
     subject: Option<&'a str>,
     body: Option<&'a Variant>,
@@ -45,7 +45,7 @@ impl TemplateSet {
     pub(super) fn load(root: &Path, default_locale: &str) -> Result<Self, TemplateMistakes> {
         let mut folder = Folder::read(root);
         let mut walked = walk::walk(&folder.files);
-        let unheld = std::mem::take(&mut walked.unheld);
+        let misplaced = std::mem::take(&mut walked.mistakes);
         let (engine, errors) = TemplateEngine::compile(&folder.files, walked);
         let mut mistakes = std::mem::take(&mut folder.mistakes);
         mistakes.extend(errors.into_iter().map(|error| in_file(root, root, error)));
@@ -75,7 +75,7 @@ impl TemplateSet {
             }
         }
 
-        for (file, line, reason) in unheld {
+        for (file, line, reason) in misplaced {
             mistakes.push(TemplateMistake {
                 file: root.join(file),
                 line: Some(line),
@@ -134,7 +134,7 @@ impl TemplateSet {
             digest.update(format!("{locale}={defaults}\n").as_bytes());
         }
 
-        // Of `user.name` and `user` only the former says more.
+        // Of `user.name` and `user` only the former is listed.
         let all = variables.clone();
         let is_part = |one: &String| {
             all.iter()
@@ -160,7 +160,7 @@ impl TemplateSet {
         }
     }
 
-    /// What is wrong when each template is rendered with its sample.
+    /// The mistakes that show when each template is rendered with its sample.
     fn try_samples(&self) -> Vec<TemplateMistake> {
         let mut mistakes: Vec<TemplateMistake> = Vec::new();
         for (name, template) in &self.templates {
@@ -174,8 +174,8 @@ impl TemplateSet {
                 let chosen = self.choose(template, locale.and_then(locale::normal).as_deref());
                 if chosen.body.is_none() {
                     let reason = match locale {
-                        Some(locale) => format!("has no body in {locale} and none that stands in"),
-                        None => "has no body that stands in for languages it has not".to_owned(),
+                        Some(locale) => format!("has no body in {locale}, nor one to use instead"),
+                        None => "has no body to use for locales that it does not have".to_owned(),
                     };
                     mistakes.push(TemplateMistake {
                         file: own.clone(),
@@ -199,7 +199,7 @@ impl TemplateSet {
         mistakes
     }
 
-    /// A template's sample in this language: what the nearest says counts most.
+    /// A template's sample for this locale, merged from all its variants; the nearest locale wins.
     pub(super) fn sample(
         &self,
         name: &str,
@@ -311,7 +311,7 @@ impl TemplateSet {
         found.ok_or_else(|| TemplateError::Unknown(name.chars().take(100).collect()))
     }
 
-    /// The variants that stand for a language, the nearest first.
+    /// The variants to use for a locale, the nearest first.
     fn variants<'a>(&self, template: &'a Template, locale: Option<&str>) -> Vec<&'a Variant> {
         let variants = &template.sources.variants;
         let chain = locale::chain(locale, &self.default_locale);
@@ -319,8 +319,8 @@ impl TemplateSet {
         chain.filter_map(|locale| variants.get(locale)).collect()
     }
 
-    /// The subject and the body for a language: each from the nearest that has one. HTML and text
-    /// come from the same, or a reader would get two languages in one mail.
+    /// The subject and the body for a locale, each from the nearest variant that has one. HTML and
+    /// text come from the same variant, so that a mail has one language.
     fn choose<'a>(&self, template: &'a Template, locale: Option<&str>) -> LocaleParts<'a> {
         let variants = self.variants(template, locale);
         let body = variants.iter().find(|one| one.has_body()).copied();
@@ -334,7 +334,7 @@ impl TemplateSet {
     }
 }
 
-/// What a template may name that is no variable.
+/// Names in templates that are not variables.
 const BUILT_IN_NAMES: [&str; 7] = [
     "locale",
     "range",
@@ -345,7 +345,7 @@ const BUILT_IN_NAMES: [&str; 7] = [
     "super",
 ];
 
-/// The locale that is asked for, in the form that all are compared in.
+/// The requested locale in the form in which locales are compared.
 fn asked(locale: Option<&str>) -> Result<Option<String>, TemplateError> {
     let Some(given) = locale else { return Ok(None) };
     match locale::normal(given) {
@@ -363,7 +363,7 @@ fn own_files(variant: &Variant) -> Vec<String> {
     html.into_iter().chain(others).collect()
 }
 
-/// The files that a source names in `include`, `extends`, `import` and `from`, each with its line.
+/// The files that a source names in `include`, `extends`, `import` and `from`, each with the line.
 fn included(source: &str) -> Vec<(usize, String)> {
     let source = &without_comments(source);
     let mut found = Vec::new();
@@ -393,7 +393,7 @@ fn included(source: &str) -> Vec<(usize, String)> {
     found
 }
 
-/// The same lines without what stands in `{# #}`.
+/// The source without comments (`{# #}`), with the same line numbers.
 fn without_comments(source: &str) -> String {
     let mut rest = source;
     let mut kept = String::with_capacity(source.len());
@@ -407,7 +407,7 @@ fn without_comments(source: &str) -> String {
     kept
 }
 
-/// Puts `over` on top: objects are joined, everything else is replaced.
+/// Merges `over` into `below`: objects are merged, everything else is replaced.
 fn merge(below: &mut Map<String, Value>, over: &Map<String, Value>) {
     for (key, value) in over {
         match (below.get_mut(key), value) {
@@ -419,7 +419,7 @@ fn merge(below: &mut Map<String, Value>, over: &Map<String, Value>) {
     }
 }
 
-/// JSON in which the order of keys says nothing.
+/// JSON with sorted keys, so that equal data has equal text.
 fn in_order(value: &Value) -> String {
     match value {
         Value::Object(fields) => {
@@ -439,7 +439,7 @@ fn in_order(value: &Value) -> String {
     }
 }
 
-/// A subject as one line: what would end it is a space.
+/// A subject as one line: line ends and other white space become single spaces.
 fn one_line(subject: &str) -> String {
     let is_space = |c: char| c.is_control() || c.is_whitespace();
     let words = subject.split(is_space).filter(|word| !word.is_empty());
@@ -455,7 +455,7 @@ fn failed(file: &str, reason: String) -> TemplateError {
     }
 }
 
-/// An error as what is wrong with a file; `otherwise` where it names none.
+/// An error as a mistake in a file; in `otherwise` if the error names no file.
 fn in_file(root: &Path, otherwise: &Path, error: TemplateError) -> TemplateMistake {
     match error {
         TemplateError::Render {

@@ -1,4 +1,4 @@
-//! The templates in force: read from a folder, checked whole, and swapped whole.
+//! The templates in use: loaded from a folder, checked and replaced as a whole.
 
 use std::fmt;
 use std::path::Path;
@@ -12,8 +12,8 @@ use super::mistake::{TemplateError, TemplateMistakes};
 use super::template_set::TemplateSet;
 use crate::mail::{Content, Mail, MailBuilder};
 
-/// A folder of templates. Cheap to clone; clones share what is in force, so that a reload reaches
-/// all.
+/// A folder of templates. Cheap to clone; clones share the templates, so that a reload reaches all
+/// of them.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -37,21 +37,21 @@ pub struct Templates {
     in_force: Arc<RwLock<Arc<TemplateSet>>>,
 }
 
-/// What is known of a template.
+/// A template's description.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct TemplateInfo {
     /// Its name.
     pub name: String,
-    /// What it is for.
+    /// Its description.
     pub description: Option<String>,
-    /// The languages that it has of its own.
+    /// The locales that it has files for.
     pub locales: Vec<String>,
-    /// The variables that it names, with their dots: `user.name`.
+    /// The variables that it uses, with their dots: `user.name`.
     pub variables: Vec<String>,
-    /// Equal as long as its files, and those that it includes, are the same.
+    /// A hash of its files and of those that it includes.
     pub hash: String,
-    /// Whether it brings data to try it with.
+    /// Whether it has sample data.
     pub has_sample: bool,
 }
 
@@ -60,7 +60,7 @@ impl Templates {
     /// sample, if it has one, in every language.
     ///
     /// # Errors
-    /// Everything that is wrong, each with its file and line.
+    /// All mistakes, each with its file and line.
     pub fn load(
         folder: impl AsRef<Path>,
         default_locale: &str,
@@ -71,10 +71,10 @@ impl Templates {
         })
     }
 
-    /// Reads the folder again and puts it in force, whole.
+    /// Loads the folder again, and uses its templates from now on.
     ///
     /// # Errors
-    /// As [`Templates::load`]; what was in force stays so.
+    /// As [`Templates::load`]; then the old templates stay in use.
     pub fn reload(&self) -> Result<(), TemplateMistakes> {
         let now = self.now();
         if now.engine.is_some() {
@@ -84,23 +84,23 @@ impl Templates {
         Ok(())
     }
 
-    /// Puts others in force instead, whole.
+    /// Uses other templates from now on.
     pub fn replace(&self, others: &Templates) {
         let others = others.now();
         *self.in_force.write() = others;
     }
 
-    /// All of them, by name.
+    /// All templates, by name.
     pub fn list(&self) -> Vec<TemplateInfo> {
         let now = self.now();
         now.templates.values().map(|one| one.info.clone()).collect()
     }
 
-    /// Renders a template with this data, in this language or the nearest to it that there is.
+    /// Renders a template with this data, in this locale or the nearest that the template has.
     ///
     /// # Errors
-    /// There is no such template; the data is no object or is too much; a variable is missing; or
-    /// something in the template fails for this data.
+    /// If there is no such template; if the data is not an object or is too large; if a variable is
+    /// missing, or the template fails for this data in another way.
     pub fn render(
         &self,
         name: &str,
@@ -112,7 +112,7 @@ impl Templates {
         self.now().render(name, data, locale)
     }
 
-    /// Renders a template with the sample that it brings.
+    /// Renders a template with its sample data.
     ///
     /// # Errors
     /// As [`Templates::render`].
@@ -126,7 +126,7 @@ impl Templates {
         now.render(name, Value::Object(data), locale)
     }
 
-    /// A mail that says what the template makes of the data; addresses are still to be given.
+    /// A mail with the rendered subject and body; its addresses are still to be set.
     ///
     /// # Errors
     /// As [`Templates::render`].

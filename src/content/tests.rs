@@ -316,7 +316,7 @@ fn what_is_no_file_is_not_waited_for() {
     assert!(made.unwrap().success());
     let told = Templates::load(files.path(), "en").unwrap_err().to_string();
     assert!(
-        told.contains("t/body.txt: cannot be read: is no file"),
+        told.contains("t/body.txt: cannot be read: is not a file"),
         "{told}"
     );
 
@@ -324,7 +324,7 @@ fn what_is_no_file_is_not_waited_for() {
     let files = folder(&[("t/body.txt", "b"), ("layouts/a.html", "a")]);
     std::os::unix::fs::symlink("..", files.path().join("layouts/back")).unwrap();
     let told = Templates::load(files.path(), "en").unwrap_err().to_string();
-    assert!(told.contains("lies too deep"), "{told}");
+    assert!(told.contains("is nested too deep"), "{told}");
 }
 
 #[test]

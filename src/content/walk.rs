@@ -1,55 +1,56 @@
-//! Walks through the templates as they will be rendered, through what they include and extend, and
-//! finds where each of their values will stand in HTML.
+//! Walks through the templates in the order of rendering, through the files that they include and
+//! extend, and finds the place of each value in HTML. `template_set` calls it before it compiles.
 //!
-//! A value that nothing holds there is a mistake of the template. One that must be looked at when
-//! it is rendered gets a filter of its own, which the engine knows: `{{ x }}` becomes
-//! `{{ (x)|held(7) }}`. No line changes its number.
+//! A value that nothing can make safe in its place is a mistake of the template. A value that must
+//! be checked at each render gets a filter, which the engine implements: `{{ x }}` becomes
+//! `{{ (x)|__checked(7) }}`. Line numbers stay the same.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::folder::line_at;
 use super::places::{Rule, Spot};
 
-/// The filter's name.
-pub(super) const FILTER: &str = "__held";
-/// How many files, each at another place, one set of templates may include.
+/// The name of the filter that checks a value.
+pub(super) const FILTER: &str = "__checked";
+/// The most walks through a file: once for each place from which it is included.
 const MOST_WALKS: usize = 10_000;
-/// How deep files may include each other.
+/// How deep includes may be nested.
 const MAX_DEPTH: usize = 100;
 
-/// A place whose value is looked at when it is rendered.
+/// A place whose value is checked at each render.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct CheckedPlace {
     pub rule: Rule,
-    /// The attribute that it stands in, or the element.
+    /// The attribute or the element of the place.
     pub attribute: String,
-    /// What the template writes there.
+    /// The template's expression in this place.
     pub expression: String,
-    /// Whether it is marked as safe, if it is safe then.
+    /// Whether the whole expression is marked with `|safe`; then a value that is safe at the render
+    /// is not checked.
     pub is_marked: bool,
 }
 
-/// Something wrong in a file: its name, the line, and what to do about it.
-pub(super) type Unheld = (String, usize, String);
+/// A mistake in a file: its name, the line, and the reason with the way out.
+pub(super) type PlaceMistake = (String, usize, String);
 
-/// What was found.
+/// The result of the walk.
 #[derive(Default)]
-pub(super) struct Walked {
-    /// The files in which HTML's values are looked at.
+pub(super) struct WalkResult {
+    /// The files that have values to be checked, with the filter added.
     pub sources: BTreeMap<String, String>,
-    /// The places that the filter is told by their numbers.
+    /// The places to be checked; the filter's argument is an index in it.
     pub places: Vec<CheckedPlace>,
-    pub unheld: BTreeSet<Unheld>,
+    pub mistakes: BTreeSet<PlaceMistake>,
 }
 
-/// Finds where the values of these files will stand.
-pub(super) fn walk(files: &BTreeMap<String, String>) -> Walked {
+/// Finds the places of all values in these files.
+pub(super) fn walk(files: &BTreeMap<String, String>) -> WalkResult {
     let mut walk = Walk {
         files,
         depth: 0,
-        walked: HashMap::new(),
+        finished: HashMap::new(),
         checks: BTreeMap::new(),
-        unheld: BTreeSet::new(),
+        mistakes: BTreeSet::new(),
     };
     let is_html = |name: &&String| {
         let ends = [".html", ".htm", ".mjml"];
@@ -59,26 +60,28 @@ pub(super) fn walk(files: &BTreeMap<String, String>) -> Walked {
         walk.file(name, &Spot::text());
     }
 
-    // What nothing names may be included by a name in the data. It is no HTML for itself.
-    let unheld = walk.unheld.clone();
+    // The other files may be included by a name in the data, so their values are checked as well.
+    // By themselves they are not HTML, so mistakes in them are ignored.
+    let mistakes = walk.mistakes.clone();
     for name in files.keys() {
         walk.file(name, &Spot::text());
     }
-    walk.unheld = unheld;
+    walk.mistakes = mistakes;
     walk.rewritten()
 }
 
-/// The first places of the blocks of a file, by name.
+/// The places at which the blocks of a file begin, by name.
 type Blocks = HashMap<String, Spot>;
 
 struct Walk<'a> {
     files: &'a BTreeMap<String, String>,
     depth: usize,
-    /// Where the walk through a file ended that began at this place; and its blocks.
-    walked: HashMap<(&'a str, Spot), (Spot, Blocks)>,
-    /// What to look at, by file, and by where the expression begins and ends.
+    /// The finished walks, by file and place of the beginning: the place of the end, and the
+    /// blocks.
+    finished: HashMap<(&'a str, Spot), (Spot, Blocks)>,
+    /// The checks, by file, and by the beginning and end of the expression.
     checks: BTreeMap<&'a str, BTreeMap<(usize, usize), BTreeSet<CheckedPlace>>>,
-    unheld: BTreeSet<Unheld>,
+    mistakes: BTreeSet<PlaceMistake>,
 }
 
 impl<'a> Walk<'a> {
@@ -87,15 +90,15 @@ impl<'a> Walk<'a> {
             return (from.clone(), Blocks::new());
         };
         let key = (name.as_str(), from.clone());
-        if let Some(known) = self.walked.get(&key) {
+        if let Some(known) = self.finished.get(&key) {
             return known.clone();
         }
-        // For one that includes itself.
+        // A file that includes itself finds this.
         let unchanged = (from.clone(), Blocks::new());
-        self.walked.insert(key.clone(), unchanged.clone());
-        if self.depth == MAX_DEPTH || self.walked.len() > MOST_WALKS {
+        self.finished.insert(key.clone(), unchanged.clone());
+        if self.depth == MAX_DEPTH || self.finished.len() > MOST_WALKS {
             let reason = "is included too deep, or at too many places".to_owned();
-            self.unheld.insert((name.clone(), 1, reason));
+            self.mistakes.insert((name.clone(), 1, reason));
             return unchanged;
         }
 
@@ -104,7 +107,7 @@ impl<'a> Walk<'a> {
             source,
             at: 0,
             spot: from.clone(),
-            frames: Vec::new(),
+            open_blocks: Vec::new(),
             inherited: Blocks::new(),
             blocks: Blocks::new(),
             end: None,
@@ -118,60 +121,60 @@ impl<'a> Walk<'a> {
         let mut blocks = reader.inherited;
         blocks.extend(reader.blocks);
         let walked = (reader.end.unwrap_or(reader.spot), blocks);
-        self.walked.insert(key, walked.clone());
+        self.finished.insert(key, walked.clone());
         walked
     }
 
-    /// The files with the filter where it is needed.
-    fn rewritten(self) -> Walked {
+    /// The result, with the filter added where it is needed.
+    fn rewritten(self) -> WalkResult {
         let mut sources = BTreeMap::new();
         let mut places = Vec::new();
         for (name, checks) in self.checks {
             let mut source = self.files[name].clone();
             for ((start, end), checks) in checks.into_iter().rev() {
-                let mut held = format!("({})", &source[start..end]);
+                let mut checked = format!("({})", &source[start..end]);
                 for check in checks {
-                    held.push_str(&format!("|{FILTER}({})", places.len()));
+                    checked.push_str(&format!("|{FILTER}({})", places.len()));
                     places.push(check);
                 }
-                source.replace_range(start..end, &held);
+                source.replace_range(start..end, &checked);
             }
             sources.insert(name.to_owned(), source);
         }
-        Walked {
+        WalkResult {
             sources,
             places,
-            unheld: self.unheld,
+            mistakes: self.mistakes,
         }
     }
 }
 
-/// A block of the language that is open.
-enum Frame {
-    /// What stands in it is written where it stands.
+/// An open block of the template language.
+enum OpenBlock {
+    /// Its contents are written in this place.
     Plain,
-    /// It is written elsewhere, or where another file says; here one goes on as before.
+    /// Its contents are written elsewhere. After it, the walk goes on at the place before it.
     Apart(Spot),
-    /// One of several ways is taken: where all began, where those before ended, and whether one of
-    /// them is taken for sure.
-    Ways {
+    /// One of several branches is taken: the place where all begin, the places where the branches
+    /// so far ended, and whether one of them is certainly taken.
+    Branches {
         before: Spot,
         ends: Vec<Spot>,
         is_complete: bool,
     },
 }
 
-/// Walks through one file.
+/// The walk through one file.
 struct Reader<'a> {
     name: &'a str,
     source: &'a str,
     at: usize,
     spot: Spot,
-    frames: Vec<Frame>,
-    /// The blocks of what this extends, and its own.
+    open_blocks: Vec<OpenBlock>,
+    /// The blocks of the file that this one extends, and its own.
     inherited: Blocks,
     blocks: Blocks,
-    /// Where what this extends ends.
+    /// The place where the file that this one extends ends.
     end: Option<Spot>,
 }
 
@@ -189,7 +192,7 @@ impl<'a> Reader<'a> {
     fn html(&mut self, walk: &mut Walk<'a>) {
         let byte = self.source.as_bytes()[self.at];
         self.at += 1;
-        // Nothing within a letter of several bytes matters here.
+        // Bytes within a character of several bytes do not matter here.
         let rest = self.source.get(self.at..).unwrap_or_default();
         let (passed, wrong) = self.spot.html(byte, rest);
         if let Some(reason) = wrong {
@@ -201,16 +204,16 @@ impl<'a> Reader<'a> {
 
     fn mistake(&self, walk: &mut Walk<'a>, at: usize, reason: String) {
         let line = line_at(self.source, at);
-        walk.unheld.insert((self.name.to_owned(), line, reason));
+        walk.mistakes.insert((self.name.to_owned(), line, reason));
     }
 
-    /// Goes on behind this.
+    /// Moves on past this text.
     fn pass(&mut self, end: &str) {
         let found = self.source[self.at..].find(end);
         self.at = found.map_or(self.source.len(), |found| self.at + found + end.len());
     }
 
-    /// The inside of a value or block: its offsets, without the marks that trim white space.
+    /// The offsets of the inside of `{{ }}` or `{% %}`, without the marks that trim white space.
     fn inside(&mut self, end: &str) -> (usize, usize) {
         let start = self.at + 2;
         let length = length_of(&self.source[start..], end);
@@ -240,7 +243,7 @@ impl<'a> Reader<'a> {
             self.mistake(walk, outside, reason);
         }
 
-        // What a block of the parent wrote was looked at there.
+        // The output of a block of the parent was checked there.
         if let Some(rule) = self.spot.rule().filter(|_| expression != "super()")
             && !expression.is_empty()
         {
@@ -248,7 +251,7 @@ impl<'a> Reader<'a> {
                 rule,
                 attribute: self.spot.attribute().to_owned(),
                 expression: expression.to_owned(),
-                is_marked: is_marked && is_one(expression),
+                is_marked: is_marked && filters_all(expression),
             };
             let checks = walk.checks.entry(self.name).or_default();
             checks.entry((start, end)).or_default().insert(check);
@@ -267,7 +270,7 @@ impl<'a> Reader<'a> {
             "raw" => self.raw(walk),
             "include" => self.include(walk, outside, rest),
             "extends" => {
-                let (end, blocks) = match named(rest) {
+                let (end, blocks) = match literal_name(rest) {
                     Some(name) => walk.file(name, &self.spot),
                     None => (self.spot.clone(), Blocks::new()),
                 };
@@ -275,15 +278,15 @@ impl<'a> Reader<'a> {
                 self.inherited = blocks;
             }
             "import" | "from" => {
-                if let Some(name) = named(rest) {
+                if let Some(name) = literal_name(rest) {
                     walk.file(name, &Spot::text());
                 }
             }
             "block" => {
                 let place = self.inherited.get(rest).cloned();
-                self.frames.push(match &place {
-                    Some(_) => Frame::Apart(self.spot.clone()),
-                    None => Frame::Plain,
+                self.open_blocks.push(match &place {
+                    Some(_) => OpenBlock::Apart(self.spot.clone()),
+                    None => OpenBlock::Plain,
                 });
                 self.spot = place.unwrap_or_else(|| self.spot.clone());
                 self.blocks.insert(rest.to_owned(), self.spot.clone());
@@ -298,40 +301,40 @@ impl<'a> Reader<'a> {
             "macro" => self.apart(),
             "set" if !rest.contains('=') => self.apart(),
             "set" => {}
-            "if" | "for" => self.frames.push(Frame::Ways {
+            "if" | "for" => self.open_blocks.push(OpenBlock::Branches {
                 before: self.spot.clone(),
                 ends: Vec::new(),
                 is_complete: false,
             }),
-            "elif" | "else" => self.other_way(word == "else"),
-            "autoescape" | "filter" | "with" => self.frames.push(Frame::Plain),
-            word if word.starts_with("end") => self.end_frame(),
+            "elif" | "else" => self.next_branch(word == "else"),
+            "autoescape" | "filter" | "with" => self.open_blocks.push(OpenBlock::Plain),
+            word if word.starts_with("end") => self.end_block(),
             _ => {}
         }
     }
 
-    /// What follows is written elsewhere, as if it were a document of its own.
+    /// The contents of the block are written elsewhere, like a document of its own.
     fn apart(&mut self) {
         let before = std::mem::replace(&mut self.spot, Spot::text());
-        self.frames.push(Frame::Apart(before));
+        self.open_blocks.push(OpenBlock::Apart(before));
     }
 
-    fn other_way(&mut self, is_last: bool) {
-        if let Some(Frame::Ways {
+    fn next_branch(&mut self, is_last: bool) {
+        if let Some(OpenBlock::Branches {
             before,
             ends,
             is_complete,
-        }) = self.frames.last_mut()
+        }) = self.open_blocks.last_mut()
         {
             ends.push(std::mem::replace(&mut self.spot, before.clone()));
             *is_complete |= is_last;
         }
     }
 
-    fn end_frame(&mut self) {
-        match self.frames.pop() {
-            Some(Frame::Apart(before)) => self.spot = before,
-            Some(Frame::Ways {
+    fn end_block(&mut self) {
+        match self.open_blocks.pop() {
+            Some(OpenBlock::Apart(before)) => self.spot = before,
+            Some(OpenBlock::Branches {
                 before,
                 mut ends,
                 is_complete,
@@ -343,11 +346,11 @@ impl<'a> Reader<'a> {
                     self.spot = end;
                 }
             }
-            Some(Frame::Plain) | None => {}
+            Some(OpenBlock::Plain) | None => {}
         }
     }
 
-    /// What stands in a raw block is HTML and nothing else.
+    /// Walks through a raw block, which has HTML only.
     fn raw(&mut self, walk: &mut Walk<'a>) {
         while self.at < self.source.len() {
             let rest = &self.source[self.at..];
@@ -365,28 +368,28 @@ impl<'a> Reader<'a> {
     }
 
     fn include(&mut self, walk: &mut Walk<'a>, at: usize, rest: &str) {
-        if let Some(name) = named(rest) {
+        if let Some(name) = literal_name(rest) {
             self.spot = walk.file(name, &self.spot).0;
         } else if !self.spot.is_plain() {
             let reason = format!(
-                "{{% include {rest} %}} stands where values are looked at, and does not say which \
-                 file: name it"
+                "{{% include {rest} %}} stands where values are checked, and does not name its \
+                 file: write the name in quotes"
             );
             self.mistake(walk, at, reason);
         }
     }
 }
 
-/// The name of a file where it is written out.
-fn named(rest: &str) -> Option<&str> {
+/// The name of a file, if it is a literal.
+fn literal_name(rest: &str) -> Option<&str> {
     let quote = rest.chars().next().filter(|c| ['"', '\''].contains(c))?;
     let (name, after) = rest[1..].split_once(quote)?;
     let is_whole = !after.trim_start().starts_with(['~', '|', '+', '[']) && !after.contains(" if ");
     is_whole.then_some(name)
 }
 
-/// The letters of an expression, with their offsets, that are neither within a text nor within
-/// brackets.
+/// The characters of an expression that are neither within a string nor within brackets, with their
+/// offsets.
 fn outside(expression: &str) -> impl Iterator<Item = (usize, char)> {
     let (mut depth, mut quote, mut is_escaped) = (0_usize, None, false);
     expression.char_indices().filter(move |(_, c)| {
@@ -407,15 +410,15 @@ fn outside(expression: &str) -> impl Iterator<Item = (usize, char)> {
     })
 }
 
-/// How long an expression is that this ends.
+/// The length of an expression that `end` ends.
 fn length_of(source: &str, end: &str) -> usize {
     outside(source)
         .find(|(at, _)| source[*at..].starts_with(end))
         .map_or(source.len(), |(at, _)| at)
 }
 
-/// Whether the last filter of an expression is one of all of it, and not of an operand.
-fn is_one(expression: &str) -> bool {
+/// Whether the last filter applies to the whole expression, and not to an operand.
+fn filters_all(expression: &str) -> bool {
     let outside: String = outside(expression)
         .map(|(_, c)| c)
         .filter(|c| !"\"'()[]{}".contains(*c))

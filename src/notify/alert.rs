@@ -1,9 +1,9 @@
-//! Alerts: what happened, by mail. Events are counted into a digest, which becomes one mail, no
-//! more often than is asked for.
+//! Alerts: a task that counts events into a digest and reports it by mail, at most as often as its
+//! configuration says.
 //!
-//! *Invariants:* the digest is written in the commit that says how far the reader is, so that each
-//! event is counted once; what is sent is fixed before it is submitted, under a key of its own, so
-//! that a crash sends it once; no alert tells of alerts.
+//! *Invariants:* the digest is written in the commit that moves the reader's position, so that each
+//! event is counted once; the mail is stored before it is submitted, with an idempotency key of its
+//! own, so that it is sent once whatever crashes; no alert reports the mail of alerts.
 
 use std::fmt;
 use std::future::Future;
@@ -24,44 +24,45 @@ use crate::dispatch::{Dispatcher, Error, JournalReader, Turn};
 use crate::mail::{Address, Mail, MailId, Priority, Timestamp, minutes, parse_span};
 use crate::spool::ReaderChange;
 
-/// The tag of mail that tells of alerts: of what becomes of it, no alert tells.
+/// The tag of mail that an alert sends; no alert reports events of such mail.
 const TAG: &str = "postrider-alert";
 
-/// An alert is sent once nothing more has happened for so long, or so long after the first event.
+/// An alert is sent when there was no event for [`QUIET_TIME`], or [`LONGEST_GATHERING`] after its
+/// first event.
 const QUIET_TIME: Duration = Duration::from_secs(2);
 const LONGEST_GATHERING: Duration = Duration::from_secs(30);
-/// How often it is looked whether the alert before has reached anybody.
+/// How often it is checked whether the previous alert was delivered to anybody.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
-/// How often at most it is written what was counted.
+/// How often the counts are written, at most.
 const SAVE_INTERVAL: Duration = Duration::from_secs(5);
-/// How long an alert that is not accepted waits.
+/// After how long an alert that was not accepted is submitted again.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
-/// Where the digest is kept.
+/// The key of the reader's record with the digest.
 const RECORD_KEY: &[u8] = b"book";
 /// The longest name.
 const LONGEST_NAME: usize = 150;
 
-/// A digest of events, sent by mail.
+/// Reports events by mail, several in one digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alert {
-    /// Names it, over restarts.
+    /// Its name; its position in the journal is kept under it.
     pub name: String,
-    /// Who gets it.
+    /// The recipients.
     pub to: Vec<String>,
     /// The sender of the mail; `postrider@` and this machine's name when absent.
     pub from: Option<String>,
     /// Which events it reports.
     pub filter: Filter,
-    /// How many mails there are at most.
+    /// The most mails per time.
     pub at_most: AtMost,
 }
 
-/// So many in so long a time: `1/10m`.
+/// A number of mails in a span of time: `1/10m`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AtMost {
-    /// How many.
+    /// The number of mails.
     pub count: usize,
-    /// In how long a time.
+    /// The span of time.
     pub span: Duration,
 }
 
@@ -98,7 +99,7 @@ impl fmt::Display for AtMost {
 }
 
 impl Alert {
-    /// An alert of dead letters, of relays that are down and of webhooks that are switched off,
+    /// An alert for dead letters, relays that are down and webhooks that are switched off, at most
     /// once in ten minutes.
     pub fn new(to: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let to: Vec<String> = to.into_iter().map(Into::into).collect();
@@ -117,14 +118,14 @@ impl Alert {
         }
     }
 
-    /// The events of an alert that does not say which it tells.
+    /// The events of an alert whose configuration names none.
     pub fn usual_events() -> Vec<String> {
         ["dead", "relay_down", "webhook_off"]
             .map(str::to_owned)
             .to_vec()
     }
 
-    /// Why it cannot be used, by the key that says so.
+    /// Why it cannot be used: each mistake with the key of its setting.
     pub fn mistakes(&self) -> Vec<(&'static str, String)> {
         let mut mistakes = Vec::new();
         if self.to.is_empty() {
@@ -159,22 +160,22 @@ impl Alert {
         mistakes
     }
 
-    /// Whether it tells of an event.
+    /// Whether it reports an event.
     fn admits(&self, event: &Event) -> bool {
         self.filter.admits(event) && !event.tags.iter().any(|tag| tag == TAG)
     }
 }
 
-/// What is kept.
+/// An alert's record in the spool.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct AlertRecord {
-    /// What happened since the mail before.
+    /// The events since the last mail.
     digest: Option<Digest>,
     /// When the last mails were sent.
     sent: Vec<Timestamp>,
-    /// The mail before.
+    /// The last mail.
     before: Option<MailId>,
-    /// The digest is being sent: under this key, at this time.
+    /// If the digest is being sent: the mail's idempotency key, and the time at which it was fixed.
     sending: Option<(String, Timestamp)>,
 }
 
@@ -218,7 +219,7 @@ impl NamedTask for AlertTask {
     }
 }
 
-/// Works until the post is closed or the spool is.
+/// Runs until it is to end, or the spool is closed.
 async fn run(postrider: Dispatcher, task: Arc<AlertTask>) {
     let name = task.reader();
     let closing = task.closing.subscribe();
@@ -246,16 +247,16 @@ struct AlertRun<'a> {
     name: &'a str,
     reader: JournalReader,
     record: AlertRecord,
-    /// The event before.
+    /// The event that was read last.
     before: Option<Arc<Event>>,
     /// Everything up to this event is counted.
     seen: u64,
-    /// When the first and the last event of this digest came.
+    /// When the first and the last event of this digest were read.
     gathered: Option<(Timestamp, Timestamp)>,
-    /// It is looked no earlier whether the mail before has reached anybody.
+    /// When it is checked next whether the last mail was delivered to anybody.
     looks_at: Timestamp,
     noted_at: Instant,
-    /// When this digest was begun, on a clock that nobody sets.
+    /// When this digest was begun, on the monotonic clock.
     digest_began: Instant,
 }
 
@@ -298,7 +299,7 @@ impl<'a> AlertRun<'a> {
                 return self.note().await;
             }
             let due = self.due();
-            // What has happened already belongs to it, however fast time passes.
+            // Events that are in the journal already belong to this digest, however late it is.
             let is_behind = self.seen < self.postrider.journal().last()?
                 && self.digest_began.elapsed() < LONGEST_GATHERING;
             if due.is_some_and(|due| due <= clock.now()) && !is_behind {
@@ -363,8 +364,8 @@ impl<'a> AlertRun<'a> {
         Some(gathered.max(self.looks_at).max(earlier.unwrap_or(gathered)))
     }
 
-    /// Fixes what is sent, unless the mail before has not reached anybody yet: then they go
-    /// together.
+    /// Fixes the mail to be sent. If the last mail was not delivered to anybody yet, the digest
+    /// goes on instead: both are reported together.
     async fn begin(&mut self) -> Result<(), Error> {
         let now = self.postrider.clock().now();
         if let Some(before) = self.record.before
@@ -387,7 +388,7 @@ impl<'a> AlertRun<'a> {
         states.all(|state| state != State::Delivered) && !status.state.is_final()
     }
 
-    /// Hands the digest in, and begins a new one.
+    /// Submits the digest, and begins a new one.
     async fn send(&mut self) -> Result<(), Error> {
         let (Some((key, at)), Some(digest)) = (self.record.sending.clone(), &self.record.digest)
         else {
@@ -395,7 +396,7 @@ impl<'a> AlertRun<'a> {
             return Ok(());
         };
 
-        match self.hand_in(digest, key).await {
+        match self.submit(digest, key).await {
             Ok(mail) => self.record.before = mail,
             Err(error @ Error::Spool(_)) | Err(error @ Error::Stopped(_)) => return Err(error),
             Err(error) => {
@@ -417,7 +418,7 @@ impl<'a> AlertRun<'a> {
         self.note().await
     }
 
-    async fn hand_in(&self, digest: &Digest, key: String) -> Result<Option<MailId>, Error> {
+    async fn submit(&self, digest: &Digest, key: String) -> Result<Option<MailId>, Error> {
         let intake = self.postrider.intake();
         let host = intake.domain.or(intake.host).unwrap_or("localhost");
         let usual = format!("postrider@{host}");
@@ -444,13 +445,13 @@ impl<'a> AlertRun<'a> {
             .await
         {
             Ok(receipt) => Ok(Some(receipt.id)),
-            // It was sent before the end that came in between.
+            // It was submitted before a crash, with other content.
             Err(Error::KeyReused(_)) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Writes what was counted, and up to where.
+    /// Writes the digest together with the reader's position.
     async fn note(&mut self) -> Result<(), Error> {
         self.noted_at = Instant::now();
         let change = self.record.change();

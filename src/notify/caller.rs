@@ -1,5 +1,5 @@
-//! Tells an endpoint one message: a signed POST request, without redirects, bounded in time and
-//! bytes.
+//! Sends one message to an endpoint: a signed POST request that follows no redirects and is bounded
+//! in time and bytes. `endpoint_run` calls it, and `endpoint` for a test.
 
 use std::time::{Duration, Instant};
 
@@ -14,12 +14,12 @@ use crate::mail::Timestamp;
 use crate::transport::http::{HttpClient, Post};
 use crate::transport::{Reach, TimeOuts};
 
-/// The longest that an endpoint may ask us to wait.
+/// The longest wait that is accepted from an endpoint's `Retry-After`.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
-/// The most characters of what went wrong.
+/// The most characters of an error that are kept.
 const REASON_CHARACTERS: usize = 200;
 
-/// Whoever calls one endpoint.
+/// Sends messages to one endpoint.
 pub(super) struct WebhookClient {
     client: HttpClient,
     secrets: Secrets,
@@ -27,14 +27,14 @@ pub(super) struct WebhookClient {
     timeout: Duration,
 }
 
-/// What came of a call.
+/// The result of a call.
 #[derive(Clone, Debug)]
 pub(super) struct CallResult {
-    /// The status, where there was an answer.
+    /// The HTTP status, if there was an answer.
     pub status: Option<u16>,
-    /// What went wrong, where something did.
+    /// What went wrong, if the message was not taken.
     pub error: Option<String>,
-    /// How long the endpoint wants to be left alone.
+    /// The endpoint's `Retry-After`.
     pub retry_after: Option<Duration>,
     pub took: Duration,
 }
@@ -50,7 +50,7 @@ impl CallResult {
         self.status == Some(410)
     }
 
-    /// Whether the endpoint, or what stands before it, wants fewer messages.
+    /// Whether the endpoint, or a proxy before it, wants fewer messages.
     pub(super) fn is_too_much(&self) -> bool {
         matches!(self.status, Some(429 | 502 | 503 | 504))
     }
@@ -81,13 +81,13 @@ impl WebhookClient {
         Ok(WebhookClient {
             client,
             secrets,
-            // As it was read and checked: an address has more than one way to be written.
+            // In the form that was checked: one address can be written in several ways.
             url: Url::parse(&webhook.url).map_or_else(|_| webhook.url.clone(), String::from),
             timeout: webhook.timeout,
         })
     }
 
-    /// Tells it; `now` is the time of this try.
+    /// Sends a message; `now` is the time of this call, which is signed with it.
     pub(super) async fn call(&self, message: &WebhookMessage, now: Timestamp) -> CallResult {
         let seconds = now.as_millis() / 1000;
         let post = Post {
@@ -139,7 +139,7 @@ impl WebhookClient {
     }
 }
 
-/// Seconds, or a date (RFC 9110 §10.2.3).
+/// Reads `Retry-After`: seconds or a date (RFC 9110 §10.2.3).
 fn read_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
     let text = text.trim();
     let span = match text.parse::<u64>() {

@@ -1,4 +1,4 @@
-//! What happened since an alert was sent last: counted, with a few examples, and never large.
+//! The events since an alert's last mail: counts by kind and a few examples. Its size is bounded.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -8,16 +8,16 @@ use serde::{Deserialize, Serialize};
 use crate::delivery::{Attempt, Event, EventKind};
 use crate::mail::Timestamp;
 
-/// How many kinds of events are counted apart, and how many examples are kept.
+/// The most kinds of events that are counted separately, and the most examples.
 const MOST_KINDS: usize = 20;
 const MOST_EXAMPLES: usize = 10;
-/// The most characters of a kind and of an example.
+/// The most characters of a kind's label and of an example.
 const LABEL_CHARACTERS: usize = 120;
 const EXAMPLE_CHARACTERS: usize = 220;
-/// What is counted together once there are too many kinds.
+/// The label of all events beyond [`MOST_KINDS`].
 const OTHER_KINDS: &str = "others";
 
-/// What happened.
+/// Counted events, as they are stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Digest {
     first: Timestamp,
@@ -36,7 +36,7 @@ impl Digest {
         }
     }
 
-    /// Counts an event; `tried` is the attempt that it came of.
+    /// Counts an event; `tried` is the attempt that caused it.
     pub(super) fn add(&mut self, event: &Event, tried: Option<&Attempt>) {
         self.first = self.first.min(event.at);
         self.last = self.last.max(event.at);
@@ -59,7 +59,7 @@ impl Digest {
         self.counts.values().sum()
     }
 
-    /// The subject of the mail that tells it.
+    /// The mail's subject.
     pub(super) fn subject(&self, host: &str) -> String {
         let mut counts: Vec<_> = self.counts.iter().collect();
         counts.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
@@ -71,7 +71,7 @@ impl Digest {
         cut(&format!("[postrider {host}] {}{more}", few.join(", ")), 200)
     }
 
-    /// Its text.
+    /// The mail's text.
     pub(super) fn text(&self, host: &str) -> String {
         let mut text = format!("On {host}, from {} to {}:\n\n", self.first, self.last);
         for (label, count) in &self.counts {
@@ -94,7 +94,7 @@ impl Digest {
     }
 }
 
-/// What is counted together.
+/// The label under which an event is counted.
 fn label(event: &Event) -> String {
     let relay = event.relay.as_deref().unwrap_or("?");
     match &event.kind {

@@ -1,5 +1,5 @@
-//! An endpoint as the rest of the program sees it: its status, a test call, and what an operator
-//! orders. `endpoint_run` serves it.
+//! A webhook's endpoint as the rest of the program sees it: its status, a test call, and orders
+//! from an operator. `Notices` calls it; the task in `endpoint_run` serves it.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -17,17 +17,17 @@ use super::{NamedTask, Redeliver, endpoint_run};
 use crate::dispatch::{Dispatcher, Error, JournalHandle};
 use crate::mail::Timestamp;
 
-/// How long somebody who orders something waits until it is noted.
+/// How long a caller waits for its order to be carried out.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What others see of an endpoint, and how they reach it.
+/// A handle to an endpoint's task.
 pub(super) struct EndpointHandle {
     pub webhook: Webhook,
     pub caller: WebhookClient,
     pub shown: Mutex<EndpointSnapshot>,
-    /// Tells of an order that was given here.
+    /// Notified of each order that was given on this node.
     pub ordered: Notify,
-    /// Tells that orders were obeyed here.
+    /// Notified when this node has carried out orders.
     pub obeyed: Notify,
     pub closing: watch::Sender<bool>,
 }
@@ -39,7 +39,7 @@ pub(super) struct EndpointSnapshot {
     pub waiting: u64,
     pub given_up: u64,
     pub next_due: Option<Timestamp>,
-    /// The last event that was looked at; none before the journal was opened.
+    /// The last event that was handled; `None` until the journal is open.
     pub seen: Option<u64>,
     pub last: Option<LastAnswer>,
     pub delivered: u64,
@@ -70,8 +70,9 @@ impl EndpointHandle {
         })
     }
 
-    /// Has it told again, whichever node calls it, and waits a while until that is noted. Returns
-    /// whether there is anything like what is asked for.
+    /// Stores an order to send messages again, and waits up to [`ORDER_TIMEOUT`] until the node
+    /// that serves the endpoint has carried it out. Returns whether the message that is asked for
+    /// exists.
     pub(super) async fn redeliver(
         &self,
         what: &Redeliver,
@@ -89,7 +90,7 @@ impl EndpointHandle {
         let obeyed = order.until_obeyed(journal, &reader, &self.obeyed, is_shared);
         match tokio::time::timeout(ORDER_TIMEOUT, obeyed).await {
             Ok(obeyed) => obeyed?,
-            Err(_) => tracing::debug!(reader, "an order is not obeyed yet"),
+            Err(_) => tracing::debug!(reader, "an order is not carried out yet"),
         }
         Ok(true)
     }
@@ -106,13 +107,13 @@ impl EndpointHandle {
         }
     }
 
-    /// How it is; of one that another node looks after, as that has noted it.
+    /// Its status; if another node serves it, as that node has stored it.
     pub(super) async fn status(&self, journal: &JournalHandle) -> WebhookStatus {
         if self.shown.lock().is_elsewhere {
             match self.noted(journal).await {
                 Ok((held, seen)) => self.shown.lock().take(&held, seen),
                 Err(error) => tracing::debug!(webhook = self.name(), %error,
-                    "what another node has noted of a webhook cannot be read"),
+                    "the state of a webhook that another node serves cannot be read"),
             }
         }
 
@@ -146,7 +147,7 @@ impl EndpointHandle {
         }
     }
 
-    /// What whoever looks after it has noted, and how far that is.
+    /// The state that the node that serves it has stored, and its position.
     async fn noted(&self, journal: &JournalHandle) -> Result<(HeldMessages, u64), Error> {
         let reader = journal.reader(&self.reader(), None).await?;
         Ok((HeldMessages::read(&reader).await?, reader.done()))

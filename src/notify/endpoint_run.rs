@@ -1,8 +1,8 @@
-//! How an endpoint is served: its task reads the journal under its own name, sends the messages
-//! that are wanted, sends again what failed, and notes how far it is.
+//! The task of an endpoint: it reads the journal under the webhook's name, sends messages about the
+//! wanted events, sends failed messages again, and stores its position.
 //!
-//! *Invariant:* the reader's place moves in the commit that keeps what failed before it, so that
-//! every wanted event was taken, or is held, or is read again.
+//! *Invariant:* the commit that moves the reader's position also stores the messages before it that
+//! failed. So each wanted event was taken by the endpoint, or is held, or is read again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,17 +25,17 @@ use crate::dispatch::{Dispatcher, Error, JournalHandle, JournalReader, NoticeRes
 use crate::mail::Timestamp;
 use crate::spool::ReaderChange;
 
-/// How many messages are sent before it is noted how far that is. After a crash those are sent
+/// How many messages are sent before the position is stored. After a crash at most these are sent
 /// again.
 const CHUNK_MESSAGES: usize = 16;
-/// After so many failures in a row one message at a time is tried, and nothing new is read.
+/// After this many failures in a row, one message at a time is tried, and no new events are read.
 const FAILING_AFTER: u32 = 5;
-/// How long it may stay unnoted that nothing of what was read was wanted.
+/// How long the position may stay unstored while no event is wanted.
 const SAVE_INTERVAL: Duration = Duration::from_secs(5);
-/// How often it looks for what it was ordered, where that may have been given on another node.
+/// How often it looks for orders that were given on another node.
 const ORDER_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Works until the endpoint is closed or the spool is.
+/// Runs until it is to end, or the spool is closed.
 pub(super) async fn run(postrider: Dispatcher, endpoint: Arc<EndpointHandle>) {
     let name = endpoint.reader();
     let shows = |is_elsewhere| endpoint.shown.lock().is_elsewhere = is_elsewhere;
@@ -59,7 +59,8 @@ pub(super) async fn run(postrider: Dispatcher, endpoint: Arc<EndpointHandle>) {
     .await;
 }
 
-/// Waits until something may be ordered: of this node at once, of another after a while.
+/// Waits until there may be an order: one from this node is noticed at once, one from another after
+/// [`ORDER_POLL_INTERVAL`].
 async fn is_ordered(postrider: &Dispatcher, endpoint: &EndpointHandle) {
     let (journal, reader) = (postrider.journal(), endpoint.reader());
     let elsewhere = async {
@@ -89,21 +90,22 @@ struct EndpointRun<'a> {
     journal_name: String,
     reader: JournalReader,
     held: HeldMessages,
-    /// What was read and is not looked at yet, and the number that it ends with.
+    /// Events that were read and not handled yet, and the number of the last one.
     page: VecDeque<Arc<Event>>,
     page_end: u64,
-    /// The event before.
+    /// The event that was handled last.
     before: Option<Arc<Event>>,
     /// Everything up to this event was taken, is held, or was not wanted.
     seen: u64,
     noted_at: Instant,
-    /// When it looks again for what it was ordered.
+    /// When it looks for orders again.
     looks_at: Instant,
-    /// What is not shown yet: others see it together with what follows from it.
+    /// Results that the handle does not show yet: it shows them together with the state that
+    /// follows from them.
     news: CallResults,
 }
 
-/// What came of calls.
+/// The results of calls.
 #[derive(Default)]
 struct CallResults {
     last: Option<LastAnswer>,
@@ -215,7 +217,8 @@ impl<'a> EndpointRun<'a> {
         }
     }
 
-    /// The next messages of what was read, and the event that they end with.
+    /// The next messages from the events that were read, and the number of the last event among
+    /// them.
     async fn look(&mut self) -> (Vec<HeldMessage>, u64) {
         let now = self.postrider.clock().now();
         let (mut wanted, mut seen) = (Vec::new(), self.seen);
@@ -236,7 +239,7 @@ impl<'a> EndpointRun<'a> {
                     due: None,
                 });
             }
-            // What came of a try is told with the try, and begins no new reading.
+            // An attempt is followed by its outcome, and both are handled together.
             let is_try = matches!(event.kind, EventKind::Attempted { .. });
             self.before = Some(event);
             if wanted.len() >= CHUNK_MESSAGES && !is_try {
@@ -250,7 +253,7 @@ impl<'a> EndpointRun<'a> {
         (wanted, seen)
     }
 
-    /// The last try of a delivery that died without one, such as one that expired while it waited.
+    /// The last attempt of a delivery that died without a new one, for example because it expired.
     async fn last_attempt(&self, event: &Event) -> Option<Attempt> {
         let (EventKind::Dead { .. }, Some(mail)) = (&event.kind, event.mail) else {
             return None;
@@ -294,8 +297,8 @@ impl<'a> EndpointRun<'a> {
                 reason,
                 "a webhook is switched off"
             );
-            // Before the state is stored: after a crash in between it is announced twice, and never
-            // not at all.
+            // Before the state is stored: a crash in between announces it twice, and never not at
+            // all.
             self.postrider
                 .note_webhook_off(endpoint.name(), reason)
                 .await;
@@ -326,14 +329,14 @@ impl<'a> EndpointRun<'a> {
         if answer.is_taken() {
             self.postrider.count_notice(name, NoticeResult::Delivered);
             if state.failures > 0 {
-                tracing::info!(webhook = name, "a webhook takes messages again");
+                tracing::info!(webhook = name, "a webhook accepts messages again");
             }
             let was_down = state.failures >= FAILING_AFTER;
             *state = EndpointState::default();
             if self.held.messages.remove(&seq).is_some() {
                 changes.push((HeldMessage::key(seq), None));
             }
-            // What waited for it to come back waits no longer.
+            // Messages that waited for the endpoint are due again.
             let waiting = self.held.messages.values_mut();
             for held in waiting.filter(|held| was_down && held.due.is_some()) {
                 held.due = Some(now);
@@ -373,7 +376,7 @@ impl<'a> EndpointRun<'a> {
             state.off = Some((now, "it answered 410 Gone".to_owned()));
         } else if now.since(since) >= webhook.give_up_after {
             let span = humantime::format_duration(webhook.give_up_after);
-            state.off = Some((now, format!("it has taken nothing for {span}: {reason}")));
+            state.off = Some((now, format!("it has accepted nothing for {span}: {reason}")));
         } else if now.since(held.first) >= webhook.give_up_after {
             held.due = None;
             self.postrider.count_notice(name, NoticeResult::GivenUp);
@@ -389,7 +392,7 @@ impl<'a> EndpointRun<'a> {
         self.held.messages.insert(seq, held);
     }
 
-    /// Does what was ordered meanwhile.
+    /// Carries out the orders that were given meanwhile.
     async fn obey(&mut self) -> Result<(), Error> {
         let orders = Order::given(&self.journal, &self.endpoint.reader()).await?;
         self.looks_at = Instant::now() + ORDER_POLL_INTERVAL;
@@ -426,7 +429,7 @@ impl<'a> EndpointRun<'a> {
 
         self.held.state = EndpointState::default();
         changes.push(self.held.state.change());
-        // Whoever ordered it looks once it is noted.
+        // The caller looks at the status as soon as it is notified.
         self.show();
         let back = back.filter(|back| *back < self.seen);
         self.seen = back.unwrap_or(self.seen);
@@ -441,7 +444,7 @@ impl<'a> EndpointRun<'a> {
         Ok(())
     }
 
-    /// Notes how far it is, with what changed.
+    /// Stores its position together with these changes.
     async fn note(&mut self, changes: Vec<ReaderChange>) -> Result<(), Error> {
         if changes.is_empty() && self.seen == self.reader.done() {
             return Ok(());
@@ -450,7 +453,7 @@ impl<'a> EndpointRun<'a> {
         self.reader.advance_with(self.seen, changes).await
     }
 
-    /// Shows others how it is.
+    /// Updates what the handle shows.
     fn show(&mut self) {
         self.postrider
             .show_webhook(self.endpoint.name(), self.held.state.off.is_some());

@@ -1,4 +1,4 @@
-//! Which events somebody wants to be told of.
+//! Which events a webhook or an alert reports.
 
 use crate::delivery::Event;
 
@@ -27,12 +27,12 @@ pub const EVENTS: [&str; 21] = [
     "act",
 ];
 
-/// Which events somebody wants to be told of.
+/// Which events a webhook or an alert reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Their names.
     pub events: Vec<String>,
-    /// Of what happens to mail, only to mail that has one of these tags; none: to all mail.
+    /// Of events about mail, only those of mail with one of these tags; if empty, of all mail.
     pub tags: Vec<String>,
 }
 

@@ -1,5 +1,5 @@
-//! What is kept of an endpoint beside its reader's place: messages that failed, and how it is. All
-//! of it is written in the commit that says how far the reader is.
+//! What the spool stores of an endpoint beside its reader's position: its state, and the messages
+//! that failed. All of it is written in the commit that moves the position.
 
 use std::collections::BTreeMap;
 
@@ -10,22 +10,22 @@ use crate::dispatch::{Error, JournalReader};
 use crate::mail::Timestamp;
 use crate::spool::ReaderChange;
 
-/// The most messages that are held; beyond it the journal is not read on.
+/// The most messages that are held; when there are as many, no further events are read.
 pub(super) const MOST_HELD: usize = 1000;
 
 const STATE_KEY: &[u8] = b"standing";
 const MESSAGE_KEYS: u8 = b'm';
 
-/// How an endpoint is, as it is kept.
+/// An endpoint's state, as it is stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct EndpointState {
     /// How many calls have failed since the last success.
     pub failures: u32,
-    /// Since when.
+    /// When the first of these calls failed.
     pub failing_since: Option<Timestamp>,
-    /// It is left alone until then.
+    /// It is not called before this time.
     pub rests_until: Option<Timestamp>,
-    /// Since when it is off, and why.
+    /// Since when it is switched off, and why.
     pub off: Option<(Timestamp, String)>,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct HeldMessage {
     pub tries: u32,
     /// When it was tried first.
     pub first: Timestamp,
-    /// When it is sent again; `None` once it was given up.
+    /// When it is sent again; `None` if it was given up.
     pub due: Option<Timestamp>,
 }
 
@@ -59,7 +59,7 @@ impl EndpointState {
     }
 }
 
-/// What is held, in memory as it is in the spool.
+/// The state and the messages that the spool holds for an endpoint, in memory.
 #[derive(Default)]
 pub(super) struct HeldMessages {
     pub state: EndpointState,
@@ -113,7 +113,8 @@ impl HeldMessages {
         self.counts().0 < MOST_HELD as u64
     }
 
-    /// Forgets the oldest messages that were given up, where too much is held; what that changes.
+    /// Removes the oldest messages that were given up while too many are held. Returns the changes
+    /// to be stored.
     pub(super) fn tidy(&mut self) -> Vec<ReaderChange> {
         let mut changes = Vec::new();
         while self.messages.len() > MOST_HELD {

@@ -1,4 +1,4 @@
-//! What an endpoint is told: an event as JSON, in the form of the Standard Webhooks specification.
+//! A webhook's messages: an event as JSON, in the form of the Standard Webhooks specification.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -10,7 +10,8 @@ use crate::mail::Timestamp;
 /// One message, the same however often it is sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct WebhookMessage {
-    /// Its name: of an event of this journal always the same.
+    /// Made of the journal's name and the event's number, so that it is always the same for an
+    /// event.
     pub id: String,
     /// The number of its event.
     pub seq: u64,
@@ -18,7 +19,7 @@ pub(super) struct WebhookMessage {
 }
 
 impl WebhookMessage {
-    /// The message about an event; `tried` is the attempt that it came of.
+    /// The message about an event; `tried` is the attempt that caused it.
     pub(super) fn about(event: &Event, tried: Option<&Attempt>, journal: &str) -> Self {
         let body = json!({
             "type": event.kind.as_str(),
@@ -32,7 +33,7 @@ impl WebhookMessage {
         }
     }
 
-    /// The message about the event of this number, where the journal still has it.
+    /// The message about the event of this number; `None` if the journal no longer has it.
     pub(super) async fn again(journal: &JournalHandle, seq: u64) -> Result<Option<Self>, Error> {
         let events = journal.after(seq.saturating_sub(2), 2).await?.events;
         let Some(event) = events.iter().find(|event| event.seq == seq) else {
@@ -43,7 +44,7 @@ impl WebhookMessage {
         Ok(Some(WebhookMessage::about(event, tried, &journal.name())))
     }
 
-    /// A message that tells nothing but that messages come through.
+    /// A message that only shows that messages arrive.
     pub(super) fn test(webhook: &str, now: Timestamp) -> Self {
         let body = json!({
             "type": "test",
@@ -64,7 +65,7 @@ impl WebhookMessage {
     }
 }
 
-/// The try that an event came of, if the one before it is that.
+/// The attempt that caused an event, if the event before it is that attempt.
 pub(super) fn attempt_of<'a>(before: &'a Event, event: &Event) -> Option<&'a Attempt> {
     let is_of_it = before.mail == event.mail && before.recipient == event.recipient;
     match &before.kind {
@@ -75,7 +76,7 @@ pub(super) fn attempt_of<'a>(before: &'a Event, event: &Event) -> Option<&'a Att
     }
 }
 
-/// The event's own fields; with what a receiver asks for first under names of its own.
+/// The event's own fields, and those that most receivers need under fixed names.
 fn data(event: &Event, tried: Option<&Attempt>) -> Map<String, Value> {
     let mut data = match serde_json::to_value(event) {
         Ok(Value::Object(fields)) => fields,
@@ -113,7 +114,7 @@ fn data(event: &Event, tried: Option<&Attempt>) -> Map<String, Value> {
     data
 }
 
-/// How far the delivery, or the mail, is after the event.
+/// The state of the delivery, or of the mail, after the event.
 fn state(kind: &EventKind) -> &'static str {
     match kind {
         EventKind::Accepted | EventKind::Retried => State::Queued.as_str(),

@@ -1,19 +1,19 @@
-//! NOTIFICATIONS: messages to the outside about events, and mail that is sent at set times. Each
-//! webhook and each alert is a reader of the journal with a name of its own, so that a crash loses
-//! none, and a task of its own, so that none waits for another; each schedule keeps its place
-//! likewise.
+//! Notifications: webhooks and alerts, which report events, and schedules, which send mail at set
+//! times. `config` makes a [`Notices`] of its sections, and `cli` keeps it while the service runs.
+//! Each webhook, alert and schedule is a task of its own, so that none waits for another, and a
+//! named reader of the journal, so that a crash loses nothing.
 //!
 //! ```text
 //! journal ─▶ filter ─▶ message ─▶ endpoint ─▶ caller (signed POST)
-//!                 │                  └ held: what failed, kept beside the reader's place
+//!                 │                  └ held messages: those that failed, stored with the position
 //!                 └──▶ digest ──▶ alert ───▶ a mail
 //! clock ───▶ schedule ────────────────────▶ a mail
 //! ```
 //!
-//! *Invariants made here:* what is told is told at least once, under one id however often; where a
-//! reader is, and what it keeps, are written in one commit; a mail is submitted under a key that
-//! makes it one; none of them costs more memory than a stated bound; nothing is told to an address
-//! that was not looked at.
+//! *Invariants:* every message is sent at least once, and always under the same id; a reader's
+//! position and its own records are written in one commit; a mail is submitted with an idempotency
+//! key, so that it is sent once; the memory of each task is bounded; nothing is sent to an address
+//! that was not checked.
 
 mod alert;
 mod caller;
@@ -50,16 +50,16 @@ use self::endpoint::EndpointHandle;
 use self::schedule_task::ScheduleTask;
 use crate::dispatch::{Dispatcher, Error};
 
-/// How long a task may take to end before another takes its place.
+/// How long a task may take to end before it is replaced by another.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What cannot be done with a webhook.
+/// Why a webhook cannot be tested or told to send messages again.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum NoticeError {
-    /// There is none of that name.
+    /// There is no webhook of this name.
     #[error("there is no webhook named `{}`", .0.escape_debug())]
     UnknownWebhook(String),
-    /// The message's event is none of this journal, or was kept long enough.
+    /// The message's event is not in this journal, or is no longer kept.
     #[error("the journal has no message `{}`", .0.escape_debug())]
     UnknownMessage(String),
     /// The journal cannot be read or written.
@@ -67,17 +67,17 @@ pub enum NoticeError {
     Dispatcher(#[from] Error),
 }
 
-/// A task that reads the journal under a name that outlives restarts.
+/// A task that reads the journal under a name, so that it goes on after a restart where it was.
 trait NamedTask: Send + Sync + 'static {
-    /// What the names of these readers begin with.
+    /// The prefix of these readers' names.
     const READERS: &'static str;
 
     fn name(&self) -> &str;
 
-    /// Tells the task to end.
+    /// The switch that makes the task end.
     fn closing(&self) -> &watch::Sender<bool>;
 
-    /// Works until it is told to end, or the spool is closed.
+    /// Runs until it is to end, or the spool is closed.
     fn run(postrider: Dispatcher, this: Arc<Self>) -> impl Future<Output = ()> + Send;
 
     fn reader(&self) -> String {
@@ -85,7 +85,7 @@ trait NamedTask: Send + Sync + 'static {
     }
 }
 
-/// The tasks that run now.
+/// The tasks that are running.
 struct TaskTable<T>(Mutex<Vec<(Arc<T>, JoinHandle<()>)>>);
 
 impl<T> Default for TaskTable<T> {
@@ -115,17 +115,17 @@ impl<T: NamedTask> TaskTable<T> {
         self.all().into_iter().find(|one| one.name() == name)
     }
 
-    /// Runs these tasks from now on, and none of the others.
+    /// Ends all running tasks and runs these instead.
     async fn replace(&self, postrider: &Dispatcher, new: Vec<T>) {
         self.close(END_TIMEOUT).await;
         self.forget_others(postrider, &new).await;
         let mut running = Vec::new();
 
         for one in new {
-            // What happens from now on is told, whenever the task comes to it.
+            // A new reader begins here and now, even if its task starts later.
             let name = one.reader();
             if let Err(error) = postrider.journal().reader(&name, None).await {
-                tracing::warn!(reader = name, %error, "it has no place in the journal yet");
+                tracing::warn!(reader = name, %error, "it has no position in the journal yet");
             }
             let one = Arc::new(one);
             let task = T::run(postrider.clone(), Arc::clone(&one));
@@ -134,7 +134,7 @@ impl<T: NamedTask> TaskTable<T> {
         *self.0.lock() = running;
     }
 
-    /// Ends all tasks, at once those that have not ended within this time.
+    /// Ends all tasks; those that have not ended within this time are aborted.
     async fn close(&self, within: Duration) {
         let running = std::mem::take(&mut *self.0.lock());
         let deadline = tokio::time::Instant::now() + within;
@@ -149,8 +149,8 @@ impl<T: NamedTask> TaskTable<T> {
         }
     }
 
-    /// Forgets the readers of those that are no more, which would hold the journal back. Not where
-    /// others share the spool: they may have them.
+    /// Deletes the readers of tasks that are gone: the journal would keep events for them. Where
+    /// nodes share the spool another node may still have them, so nothing is deleted.
     async fn forget_others(&self, postrider: &Dispatcher, stay: &[T]) {
         if postrider.shares_its_spool() {
             return;
@@ -167,13 +167,13 @@ impl<T: NamedTask> TaskTable<T> {
             let reader = &reader.name;
             match journal.forget(reader).await {
                 Ok(()) => {
-                    tracing::info!(reader, "it is not configured any more, and was forgotten")
+                    tracing::info!(reader, "it is not configured any more, and was deleted")
                 }
                 Err(error) => {
                     tracing::warn!(
                         reader,
                         %error,
-                        "it is not configured any more, and could not be forgotten"
+                        "it is not configured any more, and could not be deleted"
                     );
                 }
             }
@@ -181,7 +181,7 @@ impl<T: NamedTask> TaskTable<T> {
     }
 }
 
-/// Sends notifications while this, or a clone of it, exists.
+/// Sends notifications while this value, or a clone of it, exists.
 #[derive(Clone)]
 pub struct Notices {
     inner: Arc<Inner>,
@@ -219,7 +219,7 @@ impl std::fmt::Debug for Notices {
 }
 
 impl Notices {
-    /// Notices of what this dispatcher does; none yet.
+    /// Notifications about this dispatcher's events; none until they are set.
     pub fn of(postrider: &Dispatcher) -> Self {
         Notices {
             inner: Arc::new(Inner {
@@ -231,12 +231,12 @@ impl Notices {
         }
     }
 
-    /// The webhooks from now on, instead of those there were. One that keeps its name goes on where
-    /// it was; of one that is new, what happens from now on is told. Where the spool is this
-    /// dispatcher's own, what is known of one that is gone is forgotten.
+    /// Replaces all webhooks. One that keeps its name goes on where it was; a new one reports
+    /// events from now on. If no other node shares the spool, the stored state of webhooks that are
+    /// gone is deleted.
     ///
     /// # Errors
-    /// One of them cannot be used: all is as it was.
+    /// If one of them cannot be used; then nothing is changed.
     pub async fn set_webhooks(&self, webhooks: Vec<Webhook>) -> Result<(), WebhookError> {
         let desks: Result<Vec<EndpointHandle>, _> =
             webhooks.into_iter().map(EndpointHandle::new).collect();
@@ -249,10 +249,10 @@ impl Notices {
         Ok(())
     }
 
-    /// The alerts from now on, likewise.
+    /// Replaces all alerts, likewise.
     ///
     /// # Errors
-    /// [`Error::Configuration`]: one of them cannot be used, and all is as it was.
+    /// [`Error::Configuration`] if one of them cannot be used; then nothing is changed.
     pub async fn set_alerts(&self, alerts: Vec<Alert>) -> Result<(), Error> {
         let posts: Result<Vec<AlertTask>, _> = alerts.into_iter().map(AlertTask::new).collect();
         let posts = posts.map_err(|reason| Error::Configuration(format!("an alert: {reason}")))?;
@@ -263,8 +263,8 @@ impl Notices {
         Ok(())
     }
 
-    /// The schedules from now on, likewise. What one that keeps its name and its times has missed
-    /// meanwhile is sent once or left out, as it says.
+    /// Replaces all schedules, likewise. Times that a schedule with the same name and times has
+    /// missed meanwhile are handled as its [`Missed`] says.
     ///
     /// # Errors
     /// As [`Notices::set_alerts`].
@@ -281,7 +281,7 @@ impl Notices {
         Ok(())
     }
 
-    /// How each webhook is, in the order of the configuration.
+    /// The status of each webhook, in the order of the configuration.
     pub async fn webhooks(&self) -> Vec<WebhookStatus> {
         let journal = self.inner.postrider.journal();
         let desks = self.inner.webhooks.all();
@@ -295,22 +295,22 @@ impl Notices {
         Some(desk.status(&self.inner.postrider.journal()).await)
     }
 
-    /// When each schedule sends next, and what it sent last.
+    /// The status of each schedule: when it sends next, and what it sent last.
     pub fn schedules(&self) -> Vec<ScheduleStatus> {
         let now = self.inner.postrider.clock().now();
         let all = self.inner.schedules.all();
         all.iter().map(|calendar| calendar.status(now)).collect()
     }
 
-    /// Sends a webhook a message of the type `test`, whether it is switched off or not, and says
-    /// what was answered. `None` where there is none of that name.
+    /// Sends a webhook a message of the type `test`, even if it is switched off. Returns the
+    /// answer; `None` if there is no webhook of this name.
     pub async fn test(&self, name: &str) -> Option<Tested> {
         let desk = self.inner.webhooks.find(name)?;
         Some(desk.test(&self.inner.postrider).await)
     }
 
-    /// Has a webhook told again, whichever node looks after it: see [`Redeliver`]. One that was
-    /// switched off is switched on. What was asked is kept, so that no crash loses it.
+    /// Sends messages to a webhook again, whichever node serves it: see [`Redeliver`]. If it was
+    /// switched off, it is switched on. The request is stored, so that a crash does not lose it.
     ///
     /// # Errors
     /// [`NoticeError`].
@@ -330,7 +330,7 @@ impl Notices {
         Ok(desk.status(&postrider.journal()).await)
     }
 
-    /// Ends what goes on, within this time: what was not told is told after the next start.
+    /// Ends all tasks within this time. Messages that were not sent are sent after the next start.
     pub async fn close(&self, within: Duration) {
         let Inner {
             webhooks,

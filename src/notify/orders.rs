@@ -1,7 +1,8 @@
-//! What somebody asks of an endpoint. It is kept beside the reader's place until it is obeyed: so
-//! any node may be asked, whichever calls the endpoint, and no crash loses it.
+//! Orders of an operator to an endpoint: send messages again. An order is stored with the reader's
+//! records until it is carried out. So any node can be asked, whichever serves the endpoint, and no
+//! crash loses it.
 //!
-//! *Invariant:* an order goes in the commit that keeps what it did.
+//! *Invariant:* an order is removed in the commit that stores its effect.
 
 use std::time::Duration;
 
@@ -12,26 +13,26 @@ use super::message::WebhookMessage;
 use crate::dispatch::{Error, JournalHandle};
 use crate::spool::ReaderChange;
 
-/// The most orders that are obeyed in one commit.
+/// The most orders that are carried out in one commit.
 const ORDERS_PER_COMMIT: usize = 16;
-/// How often whoever gave an order looks whether another node has obeyed it.
+/// How often the caller checks whether another node has carried out its order.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 const ORDER_KEYS: u8 = b'o';
 
-/// What somebody asks of an endpoint. The same order given twice is one.
+/// An order to an endpoint. The same order given twice is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
-    /// Send all that failed, now.
+    /// Send all failed messages now.
     Retry,
-    /// Tell again what came after this event.
+    /// Report all events after this one again.
     Back(u64),
-    /// Tell of this event again.
+    /// Report this event again.
     Again(u64),
 }
 
 impl Order {
-    /// What is asked; `None` where the message is not in the journal any more.
+    /// The order for a request; `None` if the message's event is no longer in the journal.
     pub(super) async fn of(
         what: &Redeliver,
         journal: &JournalHandle,
@@ -48,7 +49,7 @@ impl Order {
         })
     }
 
-    /// What a reader was asked and has not obeyed yet; at most as much as is obeyed at once.
+    /// The orders to a reader that are still to be carried out, at most [`ORDERS_PER_COMMIT`].
     pub(super) async fn given(journal: &JournalHandle, reader: &str) -> Result<Vec<Self>, Error> {
         let (from, to) = (vec![ORDER_KEYS], vec![ORDER_KEYS + 1]);
         let kept = journal.kept(reader, from, to, ORDERS_PER_COMMIT).await?;
@@ -58,14 +59,14 @@ impl Order {
             .collect())
     }
 
-    /// Asks it of a reader, whichever node has that.
+    /// Stores the order for a reader, whichever node has that reader.
     pub(super) async fn give(self, journal: &JournalHandle, reader: &str) -> Result<(), Error> {
         let order = (self.key(), Some(Vec::new()));
         journal.leave(reader, vec![order]).await
     }
 
-    /// Waits until it is obeyed. `obeyed` tells of each time that this node obeys; where others
-    /// share the spool, one of them may have the reader, and nothing tells of that but the spool.
+    /// Waits until the order is carried out. `obeyed` is notified when this node has done so; if
+    /// another node has the reader, only the spool shows it.
     pub(super) async fn until_obeyed(
         self,
         journal: &JournalHandle,
@@ -75,20 +76,20 @@ impl Order {
     ) -> Result<(), Error> {
         let (from, to) = (self.key(), [&self.key()[..], &[0]].concat());
         loop {
-            let told = obeyed.notified();
+            let notified = obeyed.notified();
             let left = journal.kept(reader, from.clone(), to.clone(), 1).await?;
             if left.is_empty() {
                 return Ok(());
             }
 
             tokio::select! {
-                () = told => {}
+                () = notified => {}
                 () = tokio::time::sleep(POLL_INTERVAL), if is_shared => {}
             }
         }
     }
 
-    /// That it is obeyed.
+    /// The change that removes the order once it is carried out.
     pub(super) fn done(self) -> ReaderChange {
         (self.key(), None)
     }

@@ -1,6 +1,6 @@
-//! Schedules: a mail at times that a cron expression names, in a time zone. Each is submitted under
-//! a key made of the schedule's name and of the time, so that however many nodes and restarts there
-//! are it is sent once.
+//! Schedules: a mail at the times of a cron expression in a time zone. Each mail has an idempotency
+//! key made of the schedule's name and the time, so that it is sent once, however many nodes and
+//! restarts there are.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use crate::dispatch::Dispatcher;
 use crate::mail::{Mail, MailId, Timestamp};
 
-/// The longest time that a clock leaves out and that cron's own search looks over, in seconds.
+/// The longest gap of a local clock, in seconds, that croner's own search can pass.
 const LONGEST_GAP: i32 = 2 * 60 * 60;
-/// How many jumps of a clock are looked through: a hundred years of summer time.
+/// The most clock changes that a search passes: a hundred years of summer time.
 const MOST_JUMPS: usize = 200;
 /// The longest name.
 const LONGEST_NAME: usize = 64;
@@ -23,7 +23,7 @@ const LONGEST_NAME: usize = 64;
 /// Makes the mail, with this idempotency key.
 pub type Compose = Arc<dyn Fn(&Dispatcher, &str) -> Result<Mail, String> + Send + Sync>;
 
-/// What is done about times that passed while nobody was there.
+/// What is done about times that passed while no service was running.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
@@ -31,19 +31,19 @@ pub enum Missed {
     /// One mail is sent for all of them.
     #[default]
     Once,
-    /// None is sent.
+    /// No mail is sent.
     Skip,
 }
 
-/// A mail that is sent at times that a cron expression names.
+/// A mail that is sent at the times of a cron expression.
 #[derive(Clone)]
 pub struct Schedule {
-    /// Names it, over restarts and nodes.
+    /// Its name, which is the same on all nodes and after restarts.
     pub name: String,
-    /// When: minute, hour, day of the month, month, day of the week, as cron has them; seconds may
-    /// stand before them.
+    /// The times: minute, hour, day of the month, month, day of the week, as in cron; seconds may
+    /// precede them.
     pub cron: String,
-    /// The time zone that is meant, such as `Europe/Berlin`.
+    /// The time zone of these times, such as `Europe/Berlin`.
     pub timezone: String,
     /// What is done about times that were missed.
     pub missed: Missed,
@@ -62,26 +62,26 @@ impl fmt::Debug for Schedule {
     }
 }
 
-/// A schedule, now.
+/// The status of a schedule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct ScheduleStatus {
     /// Its name.
     pub name: String,
-    /// When, as it was written.
+    /// The cron expression, as it was configured.
     pub cron: String,
-    /// The time zone that is meant.
+    /// The time zone of its times.
     pub timezone: String,
     /// What is done about times that were missed.
     pub missed: Missed,
-    /// When the next mail is sent; absent where there is no such time.
+    /// When the next mail is sent; absent if there is no such time.
     pub next: Option<Timestamp>,
     /// The last time that was due; absent before the first.
     pub last: Option<Timestamp>,
-    /// The mail that was sent for it; absent where it was missed or sent by another node.
+    /// The mail that was sent for it; absent if it was missed, or sent by another node.
     #[cfg_attr(feature = "server", schema(value_type = Option<String>))]
     pub mail: Option<MailId>,
-    /// Why its mail is not accepted yet, where it is not.
+    /// Why its mail is not accepted yet; absent if it is.
     pub error: Option<String>,
 }
 
@@ -94,7 +94,7 @@ pub(super) struct Times {
 
 impl Times {
     /// # Errors
-    /// The key that is wrong, and why.
+    /// The key of the setting that is wrong, and why.
     pub(super) fn read(cron: &str, zone: &str) -> Result<Self, (&'static str, String)> {
         let cron = Cron::from_str(cron).map_err(|error| {
             let reason = format!(
@@ -115,11 +115,11 @@ impl Times {
         let times = Times { cron, zone };
         match times.after(Timestamp::now()) {
             Some(_) => Ok(times),
-            None => Err(("cron", "names no time that is to come".to_owned())),
+            None => Err(("cron", "names no future time".to_owned())),
         }
     }
 
-    /// The first time after this one.
+    /// The first time of the schedule after `at`.
     pub(super) fn after(&self, at: Timestamp) -> Option<Timestamp> {
         let from = self.zoned(at)?;
         if let Ok(found) = self.cron.find_next_occurrence(&from, false) {
@@ -131,7 +131,7 @@ impl Times {
         goes_on.then(|| stamp(&jump))
     }
 
-    /// The last time that is not after this one.
+    /// The last time of the schedule that is not after `at`.
     pub(super) fn last(&self, at: Timestamp) -> Option<Timestamp> {
         let from = self.zoned(at)?;
         if let Ok(found) = self.cron.find_previous_occurrence(&from, true) {
@@ -143,8 +143,8 @@ impl Times {
         Some(stamp(&jump))
     }
 
-    /// Where a zone left out a whole day, as Samoa did the 30 December 2011, cron's own search
-    /// gives up. What falls into that day comes when the clock jumps, as with an hour.
+    /// Where a zone skipped a whole day, as Samoa did on 30 December 2011, croner's own search
+    /// gives up. Times on that day are moved to the moment of the jump, as they are for an hour.
     fn long_jump(&self, jump: &jiff::tz::TimeZoneTransition<'_>) -> Option<jiff::Zoned> {
         let second = jiff::SignedDuration::from_secs(1);
         let before = self.zone.to_offset(jump.timestamp() - second);
@@ -152,7 +152,7 @@ impl Times {
         (leaves_out > LONGEST_GAP).then(|| jump.timestamp().to_zoned(self.zone.clone()))
     }
 
-    /// In whole seconds: cron knows nothing finer.
+    /// In whole seconds, the finest that a cron expression knows.
     fn zoned(&self, at: Timestamp) -> Option<jiff::Zoned> {
         let second = at.as_millis().div_euclid(1000);
         let at = jiff::Timestamp::from_second(second).ok()?;
@@ -165,7 +165,7 @@ fn stamp(at: &jiff::Zoned) -> Timestamp {
 }
 
 impl Schedule {
-    /// Why it cannot be used, by the key that says so.
+    /// Why it cannot be used: each mistake with the key of its setting.
     pub fn mistakes(&self) -> Vec<(&'static str, String)> {
         let mut mistakes = Vec::new();
         let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -180,7 +180,7 @@ impl Schedule {
         mistakes
     }
 
-    /// The key under which the mail of this time is submitted.
+    /// The idempotency key of the mail of this time.
     pub(super) fn key(&self, due: Timestamp) -> String {
         format!("schedule:{}:{due}", self.name)
     }

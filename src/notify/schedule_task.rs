@@ -1,7 +1,8 @@
-//! The task of one schedule: it waits for the next time, submits the mail, and notes how far it is.
+//! The task of one schedule: it waits for the next time, submits the mail, and stores that this
+//! time was handled.
 //!
-//! *Invariant:* a mail is submitted under the key of its time before that time is noted as handled,
-//! so that a crash in between submits the same mail again, which changes nothing.
+//! *Invariant:* a mail is submitted with the idempotency key of its time before that time is stored
+//! as handled. A crash in between submits the same mail again, which changes nothing.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -19,30 +20,32 @@ use super::task::{Closing, run_turns};
 use crate::dispatch::{Dispatcher, Error, JournalReader, Turn};
 use crate::mail::{MailId, Timestamp, hours, seconds};
 
-/// How often the reader's place is moved on, so that it does not hold the journal back.
+/// How often the reader's position is moved forward, so that the journal need not keep events for
+/// it.
 const MOVE_ON_INTERVAL: Duration = hours(1);
 /// How long a mail that was not accepted waits to be submitted again: at first, and at most.
 const FIRST_REST: Duration = seconds(2);
 const LONGEST_REST: Duration = seconds(60);
-/// How late a mail may be and is still no missed one, such as after a machine slept.
+/// How late a mail may be without counting as missed, for example after the machine was suspended.
 const LATENESS_ALLOWED: Duration = seconds(60);
-/// So many of the last times that were due are remembered, for a clock that is set back.
+/// How many of the last due times are remembered, in case the clock is set back.
 const REMEMBERED_TIMES: usize = 64;
-/// Where it is kept how far it is.
+/// The key of the reader's record with the progress.
 const PROGRESS_KEY: &[u8] = b"place";
 
-/// How far a schedule is, as it is kept.
+/// A schedule's progress, as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct ScheduleProgress {
-    /// By which expression, in which zone: what another one has missed is not missed by this.
+    /// The expression and the zone that it is about: after a change of either, nothing counts as
+    /// missed.
     by: String,
-    /// Everything up to this time is done with.
+    /// All times up to this one are handled.
     done: Timestamp,
     /// The last time that was due.
     last: Option<Timestamp>,
     /// Its mail.
     mail: Option<MailId>,
-    /// The last times that were due: none of them is due again, though the clock comes to it again.
+    /// The last times that were due. None of them is due again, even if the clock reaches it again.
     #[serde(default)]
     handled: VecDeque<Timestamp>,
 }
@@ -100,7 +103,8 @@ impl NamedTask for ScheduleTask {
     }
 }
 
-/// Works until the calendar is closed or the spool is. On every node: the key makes it one mail.
+/// Runs until it is to end, or the spool is closed; on every node, since the idempotency key makes
+/// it one mail.
 async fn run(postrider: Dispatcher, task: Arc<ScheduleTask>) {
     let name = task.reader();
     let closing = task.closing.subscribe();
@@ -127,7 +131,7 @@ struct ScheduleRun<'a> {
     task: &'a ScheduleTask,
     reader: JournalReader,
     place: ScheduleProgress,
-    /// What was due before was missed.
+    /// Times before this one were missed.
     since: Timestamp,
 }
 
@@ -166,7 +170,7 @@ impl<'a> ScheduleRun<'a> {
         };
 
         if work.place.done > now {
-            // A clock that was ahead, for a year perhaps, would else keep all mail until then.
+            // Otherwise a clock that was once a year ahead would hold back all mail for that year.
             let (schedule, ahead) = (&schedule.name, work.place.done);
             tracing::warn!(schedule, %ahead, "the clock was ahead, and was set back since");
             work.place.done = now;
@@ -194,7 +198,7 @@ impl<'a> ScheduleRun<'a> {
             if let Some(next) = next
                 && next <= now
             {
-                // Of several times that have passed the last one counts.
+                // If several times have passed, the last one counts.
                 let due = times.last(now).unwrap_or(next).max(next);
                 match self.send(due, now).await {
                     Ok(()) => rest = FIRST_REST,
@@ -227,7 +231,7 @@ impl<'a> ScheduleRun<'a> {
         Ok(())
     }
 
-    /// Sends the mail of this time, or leaves it out where it was missed.
+    /// Submits the mail of this time, or skips it if the time was missed and is to be skipped.
     async fn send(&mut self, due: Timestamp, now: Timestamp) -> Result<(), Error> {
         let schedule = &self.task.schedule;
         if self.place.handled.contains(&due) {
@@ -245,7 +249,7 @@ impl<'a> ScheduleRun<'a> {
             );
             None
         } else {
-            self.hand_in(due).await?
+            self.submit(due).await?
         };
 
         self.place.done = due;
@@ -259,7 +263,7 @@ impl<'a> ScheduleRun<'a> {
         Ok(())
     }
 
-    async fn hand_in(&self, due: Timestamp) -> Result<Option<MailId>, Error> {
+    async fn submit(&self, due: Timestamp) -> Result<Option<MailId>, Error> {
         let schedule = &self.task.schedule;
         let key = schedule.key(due);
         let mail = (schedule.compose)(self.postrider, &key).map_err(|reason| {
@@ -272,13 +276,13 @@ impl<'a> ScheduleRun<'a> {
                     duplicate = receipt.duplicate, "a mail of a schedule is submitted");
                 Ok(Some(receipt.id))
             }
-            // Another node, or this one before it ended, has submitted what the schedule said then.
+            // Another node, or this one before a restart, has submitted it with other content.
             Err(Error::KeyReused(_)) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Writes how far it is.
+    /// Stores the progress.
     async fn note(&mut self) -> Result<(), Error> {
         let last = self.postrider.journal().last()?.max(self.reader.done());
         let change = (PROGRESS_KEY.to_vec(), serde_json::to_vec(&self.place).ok());

@@ -1,28 +1,28 @@
-//! What webhooks are signed with, by the Standard Webhooks specification (1.0.0): HMAC-SHA256 over
-//! the message's id, the time of the try, and the body.
+//! The signatures of messages, by the Standard Webhooks specification (1.0.0): HMAC-SHA256 over the
+//! message's id, the time of the call, and the body.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ring::hmac;
 use secrecy::{ExposeSecret, SecretString};
 
-/// What a secret begins with.
+/// The prefix of a secret.
 const PREFIX: &str = "whsec_";
-/// The bytes that a secret may have.
+/// How many bytes a secret may have.
 const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
-/// The keys of an endpoint: more than one while a secret is being replaced, each of which signs.
+/// The keys of an endpoint. While a secret is being replaced there are two, and each signs.
 pub(super) struct Secrets(Vec<hmac::Key>);
 
 impl Secrets {
-    /// Reads secrets, which stand one behind the other with white space between them.
+    /// Reads one or more secrets, separated by white space.
     pub(super) fn read(text: &SecretString) -> Result<Self, &'static str> {
         let mut keys = Vec::new();
         for word in text.expose_secret().split_ascii_whitespace() {
             let base64 = word.strip_prefix(PREFIX).unwrap_or(word);
             let bytes = STANDARD
                 .decode(base64)
-                .map_err(|_| "is not `whsec_` and base64 behind it")?;
+                .map_err(|_| "must be `whsec_` followed by base64")?;
             if !SECRET_BYTES.contains(&bytes.len()) {
                 return Err("must be `whsec_` and base64 of 24 to 64 bytes");
             }
@@ -35,7 +35,7 @@ impl Secrets {
         }
     }
 
-    /// What the header field `webhook-signature` says.
+    /// The value of the header field `webhook-signature`.
     pub(super) fn sign(&self, id: &str, timestamp: i64, body: &str) -> String {
         let signed = format!("{id}.{timestamp}.{body}");
         let sign = |key| {

@@ -1,5 +1,5 @@
-//! What every task that reads the journal by name does alike: it works while it is this node's
-//! turn, rests where the journal cannot be read or written, and ends when it is told to.
+//! What all tasks with a named reader have in common: they work while this node has the reader,
+//! rest while the journal cannot be read or written, and end on request.
 
 use std::time::Duration;
 
@@ -9,14 +9,15 @@ use tokio::sync::watch;
 use crate::dispatch::{Error, Turn};
 use crate::spool::SpoolError;
 
-/// How long a journal that cannot be read or written is left alone.
+/// How long a task rests after the journal could not be read or written.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// How a task is told to end.
+/// Becomes true when a task is to end.
 pub(super) type Closing = watch::Receiver<bool>;
 
-/// Works while it is this node's turn, until it is told to end, or the spool is closed. `shows` is
-/// told whether another node does it; `work` goes on until it is not this node's turn any more.
+/// Runs `work` while this node has the reader, until the task is to end or the spool is closed.
+/// `work` returns when the reader was lost to another node; `shows` is called with whether another
+/// node has it.
 pub(super) async fn run_turns(
     mut turn: Turn,
     name: &str,

@@ -1,4 +1,4 @@
-//! A webhook as it is configured, and as it is.
+//! A webhook's settings, and its status.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -16,17 +16,17 @@ const LONGEST_NAME: usize = 64;
 /// The most calls at once.
 const MOST_CALLS: usize = 64;
 
-/// Where messages about what happens are sent.
+/// An address that gets a message about each event that it wants.
 #[derive(Clone, Debug)]
 pub struct Webhook {
-    /// Names it, over restarts: where it is in the journal is kept under this name.
+    /// Its name; its position in the journal is kept under it.
     pub name: String,
-    /// Where its messages go: an http or https URL.
+    /// Where its messages are sent: an http or https URL.
     pub url: String,
-    /// What they are signed with: `whsec_` and base64; several with white space between them each
-    /// sign, while one is replaced by another.
+    /// The secret that signs its messages: `whsec_` and base64. While it is being replaced, both
+    /// secrets are given, separated by white space, and each signs.
     pub secret: SecretString,
-    /// Which events it is sent.
+    /// Which events it reports.
     pub filter: Filter,
     /// Whether the address may be a private one.
     pub allow_private: bool,
@@ -34,18 +34,18 @@ pub struct Webhook {
     pub ca_file: Option<PathBuf>,
     /// How long a call may take.
     pub timeout: Duration,
-    /// How many calls there may be at once. With one, messages that do not fail come in order.
+    /// The most calls at once. With 1, messages that do not fail arrive in order.
     pub connections: usize,
     /// The delays before a message that failed is sent again; the last repeats.
     pub retry: Vec<Duration>,
-    /// How long a message is tried, and after how long without a success the webhook is switched
-    /// off.
+    /// How long a failed message is sent again; after this long without a success, the webhook is
+    /// switched off.
     pub give_up_after: Duration,
 }
 
 impl Webhook {
-    /// A webhook that is told of dead letters, what was delivered, bounces, complaints, those who
-    /// unsubscribe and relays that are down.
+    /// A webhook for the events `delivered`, `dead`, `bounced`, `complained`, `unsubscribed` and
+    /// `relay_down`.
     pub fn new(
         name: impl Into<String>,
         url: impl Into<String>,
@@ -68,7 +68,7 @@ impl Webhook {
         }
     }
 
-    /// The events of a webhook that does not say which it wants.
+    /// The events of a webhook whose configuration names none.
     pub fn usual_events() -> Vec<String> {
         let usual = [
             "delivered",
@@ -96,7 +96,7 @@ impl Webhook {
         ]
     }
 
-    /// Why it cannot be used, by the key that says so.
+    /// Why it cannot be used.
     pub fn mistakes(&self) -> Vec<WebhookError> {
         let mut mistakes = Vec::new();
         let mut add = |key, reason: String| {
@@ -144,7 +144,7 @@ impl Webhook {
             add("connections", format!("must be 1 to {MOST_CALLS}"));
         }
         if self.retry.is_empty() || self.retry.iter().any(Duration::is_zero) {
-            let reason = "must be delays, each longer than no time";
+            let reason = "must be delays above zero";
             add("retry", reason.to_owned());
         }
 
@@ -168,7 +168,7 @@ impl Webhook {
         None
     }
 
-    /// The URL, without what may be a secret in it.
+    /// The URL without the parts that may be secret.
     pub(super) fn shown_url(&self) -> String {
         match Url::parse(&self.url) {
             Ok(mut url) => {
@@ -187,11 +187,11 @@ impl Webhook {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("webhook {}: {key}: {reason}", .webhook.escape_debug())]
 pub struct WebhookError {
-    /// Which.
+    /// The webhook's name.
     pub webhook: String,
-    /// What of it.
+    /// The key of the setting.
     pub key: &'static str,
-    /// Why.
+    /// What is wrong with it, and the way out.
     pub reason: String,
 }
 
@@ -202,9 +202,9 @@ pub struct WebhookError {
 pub enum WebhookState {
     /// It accepts its messages.
     Active,
-    /// Its last messages failed; they are sent again.
+    /// Its last calls failed; the messages are sent again.
     Failing,
-    /// Nothing is sent to it until somebody has messages delivered again.
+    /// Nothing is sent to it until an operator has messages sent again.
     Off,
 }
 
@@ -229,13 +229,13 @@ impl fmt::Display for WebhookState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct LastAnswer {
-    /// When.
+    /// When it answered.
     pub at: Timestamp,
     /// The message's id.
     pub id: String,
-    /// The status; absent where there was no answer.
+    /// The HTTP status; absent if there was no answer.
     pub status: Option<u16>,
-    /// What went wrong; absent where the message was taken.
+    /// What went wrong; absent if the message was accepted.
     pub error: Option<String>,
     /// How long it took, in milliseconds.
     pub took_ms: u64,
@@ -247,55 +247,55 @@ pub struct LastAnswer {
 pub struct WebhookStatus {
     /// Its name.
     pub name: String,
-    /// Where its messages go; without what stands behind a question mark.
+    /// Where its messages are sent, without the query of the URL.
     pub url: String,
     /// The events that it is sent.
     pub events: Vec<String>,
-    /// The tags of the mail that it is told of; none: of all mail.
+    /// It reports only events of mail with one of these tags; if empty, of all mail.
     pub tags: Vec<String>,
-    /// How it is.
+    /// Its state.
     pub state: WebhookState,
-    /// Why it is off.
+    /// Why it is switched off.
     pub reason: Option<String>,
-    /// Since when.
+    /// Since when it is switched off.
     pub off_since: Option<Timestamp>,
-    /// Since when it has taken nothing, where its last message failed.
+    /// When the first of its failures in a row happened; absent if the last call succeeded.
     pub failing_since: Option<Timestamp>,
-    /// How much is before it: messages that are to be sent again, and events that it has not been
-    /// asked about yet, whether it wants them or not.
+    /// Its backlog: failed messages that are sent again, and events that it has not read yet,
+    /// wanted or not.
     pub backlog: u64,
-    /// The messages among it that failed and are sent again.
+    /// The failed messages of the backlog.
     pub waiting: u64,
-    /// Messages that were given up; they are kept, and can be delivered again.
+    /// Messages that were given up; they are kept, and can be sent again.
     pub given_up: u64,
-    /// When the next of those that failed is sent again.
+    /// When the next failed message is sent again.
     pub next_attempt_at: Option<Timestamp>,
     /// What it answered this node last.
     pub last: Option<LastAnswer>,
-    /// Messages that it has taken of this node, since the service has started.
+    /// Messages from this node that it accepted since the service was started.
     pub delivered: u64,
-    /// Calls of this node that failed, since the service has started.
+    /// Calls from this node that failed since the service was started.
     pub failed: u64,
 }
 
-/// What a webhook answered to a test.
+/// A webhook's answer to a test message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Tested {
-    /// Whether it took the message.
+    /// Whether it accepted the message.
     pub delivered: bool,
-    /// What it answered.
+    /// Its answer.
     #[serde(flatten)]
     pub answer: LastAnswer,
 }
 
-/// Which messages a webhook is to be sent again.
+/// Which messages are to be sent to a webhook again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Redeliver {
-    /// All that failed, at once.
+    /// All failed messages, now.
     Failed,
-    /// Everything that happened at this time or later.
+    /// All events from this time on.
     Since(Timestamp),
-    /// The message of this id.
+    /// The message with this id.
     Message(String),
 }

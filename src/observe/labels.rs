@@ -1,5 +1,5 @@
-//! The labels of the metrics: a label's name is its field's, and a value has the name that it has
-//! everywhere. Both are part of the public contract.
+//! The labels of the metrics: a label is named like its field, and its values like everywhere else.
+//! Both are part of the public contract.
 
 use std::fmt;
 
@@ -120,7 +120,7 @@ impl ConnectionState {
     }
 }
 
-/// The derived form would write `InDoubt`, where the name is `in_doubt`.
+/// Encodes a label's value by its name: the derived form would write `InDoubt` for `in_doubt`.
 macro_rules! encode_by_name {
     ($($named:ty),*) => {
         $(impl EncodeLabelValue for $named {

@@ -1,10 +1,11 @@
 //! The log lines that people and alerts rely on: INFO delivered, WARN will retry, ERROR gave up. A
-//! recipient whom a server or a list of ours refused is a WARN: nothing is wrong with the service.
+//! recipient that a server or the suppression list refused is a WARN, since nothing is wrong with
+//! the service.
 
 use crate::delivery::{Attempt, DeadReason, EventKind, LogValue, printable};
 use crate::mail::{Address, MailId};
 
-/// Logs one fact about a delivery; `attempt` is the try that led to it.
+/// Logs an event of a delivery; `attempt` is the attempt that caused it.
 pub(crate) fn log(
     (mail, subject): (MailId, &str),
     recipient: &Address,
@@ -12,7 +13,7 @@ pub(crate) fn log(
     kind: &EventKind,
 ) {
     let recipient = LogValue(recipient.as_str());
-    // Made where a line is written, and not where nobody wants it.
+    // Formatted only if the line is written.
     let subject = || (!subject.is_empty()).then(|| printable(subject));
     let relay = attempt.map_or("", |a| a.relay.as_str());
     let code = attempt.and_then(|a| a.code);

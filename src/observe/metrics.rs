@@ -1,7 +1,7 @@
-//! Counters and histograms for Prometheus, one registry a dispatcher.
+//! Counters, gauges and histograms for Prometheus; each dispatcher has a registry of its own.
 //!
-//! Names and labels are part of the public contract. Gauges that mirror the engine's state are set
-//! when the numbers are asked for; counters count as things happen.
+//! Names and labels are part of the public contract. Gauges are set from the engine's state when
+//! the metrics are requested; counters count events as they happen.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use crate::delivery::{AttemptClass, State};
 use crate::mail::{Priority, Submitter};
 use crate::policy::BreakerState;
 
-/// The numbers that graphs are made from.
+/// The metrics of one dispatcher.
 pub struct Metrics {
     registry: Registry,
     accepted: Family<AcceptedLabels, Counter>,
@@ -61,7 +61,7 @@ pub struct Metrics {
     journal_missed: Family<ReaderLabels, CounterGauge>,
     quota_refusals: Family<QuotaLabels, Counter>,
     key_conflicts: Family<KeyConflictLabels, Counter>,
-    /// Totals since start, for those who want a number without labels.
+    /// Totals since start, without labels.
     pub(crate) totals: CountsSinceStart,
 }
 
@@ -94,7 +94,7 @@ impl Recent {
         }
     }
 
-    /// Deliveries each second, over the last minute or since the first one in it.
+    /// Deliveries per second over the last minute, or since the first one in it.
     pub(crate) fn per_second(&self, now: Duration) -> f64 {
         let seconds = self.0.lock();
         let recent = seconds
@@ -109,7 +109,7 @@ impl Recent {
     }
 }
 
-/// The result of a delivery's step, as a label.
+/// The outcome of a delivery, as a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum DeliveryResult {
     Delivered,
@@ -127,7 +127,7 @@ impl DeliveryResult {
     }
 }
 
-/// What gauges show, gathered by the dispatcher when the numbers are asked for.
+/// The gauges' values, which the dispatcher gathers when the metrics are requested.
 pub(crate) struct Gauges {
     pub depth: Vec<(State, Priority, u64)>,
     pub oldest_queued_seconds: f64,
@@ -135,22 +135,23 @@ pub(crate) struct Gauges {
     pub stale_settles: u64,
     pub held_back_seconds: f64,
     pub quarantined: u64,
-    /// How many commits took how long: upper bounds in seconds, the last without one.
+    /// The histogram of commit times: upper bounds in seconds with their counts; the last is
+    /// unbounded.
     pub commit_buckets: Vec<(f64, u64)>,
-    /// All commits together.
+    /// The sum of all commit times in seconds.
     pub commit_seconds: f64,
     pub journal_bytes: u64,
     pub max_pending: u64,
-    /// By named reader.
+    /// Missed events by named reader.
     pub journal_missed: Vec<(String, u64)>,
     pub relays: Vec<RelayGauges>,
 }
 
-/// What gauges show of one relay.
+/// The gauges' values of one relay.
 pub(crate) struct RelayGauges {
     pub name: String,
     pub busy: usize,
-    /// Open, and nobody sends over it.
+    /// Open connections that no mail is sent over.
     pub idle: usize,
     pub breaker: BreakerState,
     pub is_paused: bool,
@@ -160,54 +161,57 @@ impl Metrics {
     pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("postrider");
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "Which version this is", build);
+        registry.register("build", "The version that is running", build);
         let to = &mut registry;
 
         Metrics {
             accepted: made(
                 to,
                 "mails_accepted",
-                "Mails made durable, by door and priority",
+                "Accepted mails, by listener and priority",
             ),
-            deliveries: made(to, "deliveries", "Steps of deliveries, by relay and result"),
-            attempts: made(to, "attempts", "Tries, by relay and what they came to"),
-            queue_depth: made(to, "queue_depth", "Deliveries kept, by state and priority"),
+            deliveries: made(
+                to,
+                "deliveries",
+                "Outcomes of deliveries, by relay and result",
+            ),
+            attempts: made(to, "attempts", "Attempts, by relay and class of outcome"),
+            queue_depth: made(
+                to,
+                "queue_depth",
+                "Deliveries in the spool, by state and priority",
+            ),
             oldest_queued: made(
                 to,
                 "oldest_queued_seconds",
-                "For how long the longest-waiting due delivery has been due",
+                "How long the longest-waiting due delivery has been due",
             ),
             accept_seconds: registered(
                 to,
                 "accept_seconds",
-                "From submitting a mail to its receipt",
+                "Time from a mail's submission to its receipt",
                 Histogram::new(exponential_buckets(0.000_1, 2.0, 18)),
             ),
             delivery_latency: registered(
                 to,
                 "delivery_latency_seconds",
-                "From accept to delivered",
+                "Time from a mail's receipt to its delivery",
                 Histogram::new(exponential_buckets(0.001, 2.0, 24)),
             ),
             commits: made(
                 to,
                 "spool_sync_seconds",
-                "One commit of the spool, its sync included",
+                "Time of one commit of the spool, including its sync",
             ),
             spool_bytes: made(to, "spool_bytes", "Bytes of the spool on disk"),
             relay_connections: made(
                 to,
                 "relay_connections",
-                "Connections to a relay: those that are sent over, and those that are open and \
-                 idle",
+                "Open connections to a relay, busy or idle",
             ),
-            relay_breaker: made(
-                to,
-                "relay_breaker",
-                "1 for the state that a relay's breaker is in",
-            ),
+            relay_breaker: made(to, "relay_breaker", "1 for the state of a relay's breaker"),
             relay_paused: made(to, "relay_paused", "1 while the relay is paused"),
-            max_pending: made(to, "max_pending", "How many deliveries may be pending"),
+            max_pending: made(to, "max_pending", "The most deliveries that may be pending"),
             stale_settles: made(
                 to,
                 "stale_settles",
@@ -216,14 +220,14 @@ impl Metrics {
             held_back: made(
                 to,
                 "spool_held_back_seconds",
-                "For how long an old transaction has kept the database from removing dead rows",
+                "How long an old transaction has kept the database from removing dead rows",
             ),
             quarantined: made(
                 to,
                 "quarantined",
                 "Records set aside because they could not be read",
             ),
-            restarts: made(to, "actor_restarts", "Actors created anew after they ended"),
+            restarts: made(to, "actor_restarts", "Actors restarted after they ended"),
             quota_refusals: made(
                 to,
                 "quota_refusals",
@@ -234,32 +238,20 @@ impl Metrics {
                 "key_conflicts",
                 "Mails refused because their idempotency key was used for other content",
             ),
-            turned_away: made(
-                to,
-                "refusals",
-                "Clients that were not let in, by door and reason",
-            ),
-            acts: made(to, "acts", "What people and programs did"),
-            feedback: made(
-                to,
-                "feedback",
-                "What came back for mail, by who said it and what it was",
-            ),
-            journal_bytes: made(
-                to,
-                "journal_bytes",
-                "Bytes of what is kept of what happened",
-            ),
+            turned_away: made(to, "refusals", "Refused clients, by listener and reason"),
+            acts: made(to, "acts", "Operations by users and programs"),
+            feedback: made(to, "feedback", "Feedback about mail, by source and result"),
+            journal_bytes: made(to, "journal_bytes", "Bytes of the journal"),
             journal_missed: made(
                 to,
                 "journal_missed_events",
-                "Events that were gone before this reader read them, since the spool was opened",
+                "Events deleted before this reader had read them, since the spool was opened",
             ),
             #[cfg(feature = "notify")]
             webhook_messages: made(
                 to,
                 "webhook_messages",
-                "Messages to webhooks, by webhook and what came of sending them",
+                "Messages to webhooks, by webhook and result",
             ),
             #[cfg(feature = "notify")]
             webhook_off: made(to, "webhook_off", "1 for a webhook that is switched off"),
@@ -339,7 +331,7 @@ impl Metrics {
         shown.set(i64::from(is_off));
     }
 
-    /// Something came back, or came of a provider: what it was, and who said it.
+    /// Counts feedback: a report, or a provider's event.
     pub(crate) fn fed_back(&self, by: &str, result: &str) {
         let (by, result) = (by.to_owned(), result.to_owned());
         let labels = FeedbackLabels { by, result };
@@ -351,7 +343,7 @@ impl Metrics {
         self.acts.get_or_create(&ActLabels { act }).inc();
     }
 
-    /// All numbers in OpenMetrics 1.0 text.
+    /// All metrics as OpenMetrics 1.0 text.
     pub(crate) fn encode(&self, gauges: Gauges) -> String {
         for (state, priority, count) in gauges.depth {
             let labels = DepthLabels { state, priority };
@@ -414,12 +406,12 @@ impl Metrics {
     }
 }
 
-/// A metric that begins at nothing, and that the registry tells from now on.
+/// Creates and registers a metric that begins at zero.
 fn made<M: Metric + Clone + Default>(to: &mut Registry, name: &str, help: &str) -> M {
     registered(to, name, help, M::default())
 }
 
-/// The metric, which the registry tells from now on.
+/// Registers a metric and returns it.
 fn registered<M: Metric + Clone>(to: &mut Registry, name: &str, help: &str, metric: M) -> M {
     to.register(name, help, metric.clone());
     metric
@@ -429,7 +421,7 @@ fn signed(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// A gauge that is told as a counter: the number itself is counted elsewhere, and only ever grows.
+/// A gauge that is exposed as a counter: the number is counted elsewhere, and never decreases.
 #[derive(Clone, Debug, Default)]
 struct CounterGauge(Gauge);
 
@@ -448,7 +440,7 @@ impl EncodeMetric for CounterGauge {
     }
 }
 
-/// A histogram that is counted elsewhere: buckets by upper bound, and the sum in seconds.
+/// A histogram that is counted elsewhere.
 #[derive(Clone, Debug, Default)]
 struct CommitHistogram(Arc<Mutex<Commits>>);
 

@@ -1,4 +1,5 @@
-//! Metrics for graphs and log lines for people. One fact, one call here.
+//! Metrics for graphs and log lines for people. `dispatch` and `notify` call it, once for each
+//! fact.
 
 mod labels;
 mod log;

@@ -1,6 +1,6 @@
-//! Directories and files that only their owner can read, whatever the umask says: codes, subjects
-//! and keys are in them. The spool, what is captured and exported, and what the command line makes
-//! are written through here.
+//! Creates directories and files that only their owner can read, whatever the umask is, because
+//! they contain mail and keys. The spool, captured and exported mail, and the files of the command
+//! line are written through here.
 //!
 //! *Invariant:* nothing is ever written through a link that somebody else may have put there.
 
@@ -11,10 +11,10 @@ use std::path::Path;
 
 const DIRECTORY: u32 = 0o700;
 const FILE: u32 = 0o600;
-/// The bit of a directory that everybody may write into, such as `/tmp`: it is nobody's own.
+/// The bit of a directory that everybody may write into, such as `/tmp`.
 const STICKY: u32 = 0o1000;
 
-/// Makes a directory, and those above it that are missing.
+/// Creates a directory, and the missing ones above it.
 pub(crate) fn make_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new()
         .recursive(true)
@@ -22,10 +22,10 @@ pub(crate) fn make_directory(path: &Path) -> io::Result<()> {
         .create(path)
 }
 
-/// The same for one that files of any name are put into: it is none through a link.
+/// Creates a directory for files of any name. It is an error if the directory itself is a link.
 pub(crate) fn make_target(path: &Path) -> io::Result<()> {
     make_directory(path)?;
-    // With a slash at its end a link would be what it leads to.
+    // Without a slash at the end, which would follow the link.
     let path: std::path::PathBuf = path.components().collect();
     if fs::symlink_metadata(&path)?.is_symlink() {
         let reason = "it is a link; name the directory that it leads to";
@@ -34,14 +34,14 @@ pub(crate) fn make_target(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Options for a file that is made where it is missing.
+/// Options for a file, which has the right mode if it is created.
 pub(crate) fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.mode(FILE);
     options
 }
 
-/// Writes a file that was not there before.
+/// Writes a new file. It is an error if it exists.
 #[cfg(feature = "server")]
 pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = options().write(true).create_new(true).open(path)?;
@@ -49,7 +49,7 @@ pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Writes a file, in the place of whatever has its name: whole or not at all.
+/// Writes a file atomically, in place of a file or link of the same name.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
@@ -63,9 +63,10 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
-/// Takes a directory and all that is in it from everybody but its owner, as far as it is ours.
+/// Makes a directory and everything in it inaccessible to everybody but its owner, as far as this
+/// process may change it.
 pub(crate) fn close_off(directory: &Path) {
-    // One that is somebody else's cannot be changed, and one that everybody shares must not be.
+    // Another user's directory cannot be changed, and one that everybody shares must not be.
     let is_shared =
         fs::metadata(directory).is_ok_and(|metadata| metadata.permissions().mode() & STICKY != 0);
     if !is_shared {
@@ -92,7 +93,7 @@ fn narrow(path: &Path, to: u32) -> io::Result<()> {
     }
 }
 
-/// Whether others than its owner and its group may read a file.
+/// Whether users other than the owner and the group may read a file.
 #[cfg(feature = "server")]
 pub(crate) fn is_readable_by_all(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)

@@ -1,5 +1,5 @@
-//! A spool with many mails pending: how it restarts, what memory it takes, and how fast the mails
-//! then go out.
+//! A spool with many pending mails: the time of a restart, its memory, and how fast the mails are
+//! then sent.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::dispatch::{Builder, Dispatcher, Drain, Error};
 use crate::mail::{Mail, seconds};
 use crate::transport::Relay;
 
-/// How many mails are timed on their way out.
+/// How many mails are sent while it is timed.
 const TIMED_MAILS: usize = 100_000;
 /// How many mails are submitted together.
 const GROUP_MAILS: usize = 500;
@@ -40,10 +40,10 @@ pub(super) async fn run(count: usize, place: &SpoolPlace) -> Result<Value, Failu
     }))
 }
 
-/// How one spool did.
+/// The result of one spool.
 struct BacklogResult {
     filled: Duration,
-    /// What looking at it cost while all of it was pending.
+    /// The cost of queries while all of it was pending.
     looks: Value,
     /// From opening to the first delivery.
     first: Duration,

@@ -1,4 +1,4 @@
-//! The HTTP door, open for as long as something is asked of it.
+//! The HTTP listener, open for the time of one request.
 
 use tokio::sync::watch;
 
@@ -6,8 +6,7 @@ use crate::cli::Failure;
 use crate::dispatch::Dispatcher;
 use crate::ingress::http::{HttpDoor, HttpSettings, Limits};
 
-/// Opens the door, asks, and closes it. `ask` is given the door's address, `http://…`, and may
-/// block.
+/// Opens the listener, calls `ask` with its address, `http://…`, and closes it. `ask` may block.
 pub(super) async fn through<T: Send + 'static>(
     postrider: &Dispatcher,
     ask: impl FnOnce(String) -> Result<T, String> + Send + 'static,

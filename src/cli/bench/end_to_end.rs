@@ -1,4 +1,4 @@
-//! From the first submit to the last 250.
+//! The benchmark from the first submission to the last 250.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub(super) struct EndToEndOptions {
     /// again to sign with several
     #[arg(long, value_name = "FILE")]
     dkim: Vec<PathBuf>,
-    /// Beside so many readers that follow all events, and say what that costs them
+    /// Add this many readers that follow all events, and report what they cost
     #[arg(long, value_name = "N", default_value_t = 0)]
     readers: usize,
     /// Keep the spool below this size, such as 1GiB
@@ -94,7 +94,7 @@ pub(super) async fn run(options: &EndToEndOptions, place: &SpoolPlace) -> Result
     }))
 }
 
-/// Keys that sign what the benchmark sends, each as a selector of its own.
+/// The keys that sign the benchmark's mail, each with a selector of its own.
 fn signers(files: &[PathBuf]) -> Result<Dkim, Failure> {
     let signer = |(place, file): (usize, &PathBuf)| {
         let key = SigningKey::read(file).map_err(|e| Failure::Usage(e.to_string()))?;

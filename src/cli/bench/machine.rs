@@ -1,4 +1,4 @@
-//! What the system tells of this process, and the programs that run beside it.
+//! What the system reports about this process, and the programs that a benchmark starts.
 
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::cli::Failure;
 
-/// `smtp-sink`, which takes every mail and keeps none. Ends with its owner.
+/// A running `smtp-sink`, which accepts every mail and keeps none. It ends when this is dropped.
 pub(super) struct SinkProcess {
     process: Child,
     pub port: u16,
@@ -45,7 +45,7 @@ impl SinkProcess {
         Ok(sink)
     }
 
-    /// What `smtp-source` gets through it with so many connections, in mails a second.
+    /// The rate of `smtp-source` into it with this many connections, in mails a second.
     pub(super) fn yardstick(
         &self,
         count: usize,
@@ -88,7 +88,7 @@ impl Drop for SinkProcess {
     }
 }
 
-/// Postfix's programs lie where only root looks.
+/// A PATH with the directories of Postfix's programs, which are in root's only.
 fn path() -> String {
     format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default())
 }
@@ -114,7 +114,7 @@ pub(super) fn cpu_seconds() -> f64 {
     (ticks(11) + ticks(12)) / 100.0
 }
 
-/// The CPU seconds so far of this process' threads of that name that live.
+/// The CPU seconds so far of this process's living threads with this name.
 pub(super) fn thread_seconds(name: &str) -> f64 {
     let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten();
     let nanoseconds = tasks.flatten().filter_map(|task| {

@@ -1,6 +1,6 @@
-//! `postrider bench`: what BENCHMARKS.md is made with. Each benchmark measures the engine and a
-//! yardstick in the same run, because a figure by itself says more about the machine; each prints a
-//! line of JSON a figure.
+//! `postrider bench`: the measurements of BENCHMARKS.md. Each benchmark measures the engine and a
+//! baseline in the same run, because a figure by itself says more about the machine; its results
+//! are one line of JSON.
 
 mod accept;
 mod backlog;
@@ -36,20 +36,20 @@ const CALLERS: usize = 64;
 pub(super) struct BenchCommand {
     #[command(subcommand)]
     which: Benchmark,
-    /// Where the spools go: a disk like the one that it will be used with
+    /// The directory for the spools: on a disk like the one of the real spool
     #[arg(long, global = true, value_name = "DIR", default_value = ".")]
     dir: PathBuf,
 
-    /// A database of PostgreSQL for the spools instead (`end-to-end`, `accept`, `backlog`), each in
-    /// a schema of its own that stays there
+    /// A PostgreSQL database for the spools instead (`end-to-end`, `accept`, `backlog`); each has a
+    /// schema of its own, which is not deleted
     #[arg(long, global = true, value_name = "URL")]
     url: Option<String>,
 }
 
 #[derive(Subcommand)]
 enum Benchmark {
-    /// From the first submit to the last 250 of smtp-sink, against smtp-source straight into the
-    /// same sink
+    /// From the first submission to the last 250 of smtp-sink, against smtp-source straight into
+    /// the same sink
     EndToEnd(end_to_end::EndToEndOptions),
     /// Durable accept by 1 and by 64 callers, against appending to a file and fdatasync
     Accept {
@@ -57,21 +57,21 @@ enum Benchmark {
         #[arg(long, value_name = "N", default_value_t = 50_000)]
         count: usize,
     },
-    /// Many mails pending: memory, restart, what looking at them and exporting them costs, and how
-    /// fast they then go out
+    /// Many pending mails: memory, restart, the cost of queries and exports, and how fast they are
+    /// then sent
     Backlog {
         /// How many mails
         #[arg(long, value_name = "N", default_value_t = 1_000_000)]
         count: usize,
     },
-    /// Many addresses that are not to get mail: a file of them read over HTTP, its memory, and what
-    /// they cost other people's mail
+    /// Many suppressed addresses: the time and memory of their import over HTTP, and what they cost
+    /// other mail
     Suppressions {
         /// How many addresses
         #[arg(long, value_name = "N", default_value_t = 1_000_000)]
         count: usize,
     },
-    /// One connection to a relay whose every answer takes 50 ms
+    /// One connection to a relay with a round trip of 50 ms
     RoundTrip,
 }
 
@@ -104,7 +104,7 @@ impl Benchmark {
     }
 }
 
-/// The mail that somebody composes.
+/// The mail that a caller composes.
 fn mail(caller: usize) -> Result<Mail, MailError> {
     let text = "All work and no play makes a dull mail.\r\n".repeat(TEXT_BYTES / 41);
     let to = format!("user{caller}@example.org");
@@ -116,11 +116,11 @@ fn mail(caller: usize) -> Result<Mail, MailError> {
         .build()
 }
 
-/// How long each submit took, the shortest first.
+/// The duration of each submission, the shortest first.
 struct SubmitTimes(Vec<Duration>);
 
 impl SubmitTimes {
-    /// The time that this share of them stayed within, in milliseconds.
+    /// The time within which this share of them was done, in milliseconds.
     fn at(&self, share: f64) -> f64 {
         let place = (self.0.len().saturating_sub(1) as f64 * share) as usize;
         self.0
@@ -129,8 +129,8 @@ impl SubmitTimes {
     }
 }
 
-/// Submits `count` mails by so many callers, each waiting for its receipt before the next. Each
-/// composes its mail once, because what is measured begins when a mail is submitted.
+/// Submits `count` mails by this many callers, each of which waits for its receipt before the next.
+/// Each composes its mail once, because the measurement begins with the submission.
 async fn submit(
     postrider: &Dispatcher,
     count: usize,
@@ -156,13 +156,13 @@ async fn submit(
 
     let mut all = Vec::with_capacity(count);
     while let Some(done) = calls.join_next().await {
-        all.extend(done.map_err(|e| Failure::Failed(format!("a caller was broken off: {e}")))??);
+        all.extend(done.map_err(|e| Failure::Failed(format!("a caller was aborted: {e}")))??);
     }
     all.sort();
     Ok(SubmitTimes(all))
 }
 
-/// Waits until so many deliveries were taken by the relay since start.
+/// Waits until the relay has accepted this many deliveries since the start.
 async fn delivered(postrider: &Dispatcher, count: u64) {
     while postrider.delivered() < count {
         tokio::time::sleep(Duration::from_millis(2)).await;

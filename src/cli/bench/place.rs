@@ -1,5 +1,4 @@
-//! Where the spools of a benchmark are: in a directory that is removed afterwards, or in a
-//! database.
+//! The place of a benchmark's spools: a directory that is removed afterwards, or a database.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +8,7 @@ use crate::spool::postgres::PostgresSpool;
 pub(super) struct SpoolPlace {
     dir: PathBuf,
     database: Option<String>,
-    /// No run meets the schemas of another.
+    /// Part of the schemas' names, so that no run uses those of another.
     run: String,
 }
 
@@ -27,7 +26,7 @@ impl SpoolPlace {
         &self.dir
     }
 
-    /// What keeps the spools.
+    /// The kind of the spools.
     pub(super) fn kind(&self) -> &'static str {
         match self.database {
             Some(_) => "postgres",
@@ -35,7 +34,7 @@ impl SpoolPlace {
         }
     }
 
-    /// Has a dispatcher keep its mail here, in a spool of this name.
+    /// Configures a dispatcher to use a spool of this name here.
     pub(super) fn keep(&self, builder: Builder, name: &str) -> Builder {
         match &self.database {
             Some(url) => {

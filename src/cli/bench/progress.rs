@@ -1,4 +1,4 @@
-//! How a run goes: how large the spool's files are meanwhile, and whether its pace holds.
+//! Samples a run: the size of the spool's files, and whether the rate stays even.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,20 +12,20 @@ use crate::dispatch::{Dispatcher, Error};
 /// How often a sample is taken.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Samples a run until it is ended.
+/// Takes samples until it is ended.
 pub(super) struct ProgressWatch {
     has_ended: Arc<AtomicBool>,
     samples: JoinHandle<Result<Vec<ProgressSample>, Error>>,
 }
 
-/// What was seen at one moment.
+/// One sample.
 struct ProgressSample {
     at: Instant,
     delivered: u64,
     bytes: u64,
 }
 
-/// What was seen in all.
+/// The summary of all samples.
 pub(super) struct ProgressSummary {
     pub largest_megabytes: u64,
     /// Mails a second in each fifth of the time.
@@ -57,7 +57,7 @@ impl ProgressWatch {
     pub(super) async fn end(self) -> Result<ProgressSummary, Failure> {
         self.has_ended.store(true, Ordering::Relaxed);
         let seen = self.samples.await;
-        let seen = seen.map_err(|e| Failure::Failed(format!("nobody looked on: {e}")))??;
+        let seen = seen.map_err(|e| Failure::Failed(format!("sampling was aborted: {e}")))??;
 
         let largest = seen.iter().map(|seen| seen.bytes).max().unwrap_or_default();
         let step = seen.len().div_ceil(5).max(1);

@@ -1,5 +1,5 @@
-//! What queries cost while much mail is pending in a spool: counts, lists, exports over HTTP with
-//! the memory that they take, and operations on many mails.
+//! The cost of queries while much mail is pending: counts, lists, exports over HTTP with their
+//! memory, and operations on many mails.
 
 use std::io::Read;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::delivery::State;
 use crate::dispatch::{Act, Dispatcher, JobRequest, JobState};
 use crate::spool::Query;
 
-/// To how many mails the acts are done.
+/// How many mails the operations change.
 const BULK_MAILS: u64 = 10_000;
 
 pub(super) async fn look(postrider: &Dispatcher) -> Result<Value, Failure> {
@@ -61,7 +61,7 @@ pub(super) async fn look(postrider: &Dispatcher) -> Result<Value, Failure> {
     }))
 }
 
-/// Exports all mails, and looks at the memory while they come.
+/// Exports all mails, and measures the memory meanwhile.
 async fn export(postrider: &Dispatcher, format: &'static str) -> Result<Value, Failure> {
     let read = move |url: String| {
         let before = resident_megabytes();
@@ -90,7 +90,7 @@ async fn export(postrider: &Dispatcher, format: &'static str) -> Result<Value, F
     door::through(postrider, read).await
 }
 
-/// Does something to many mails, and says how long the job took.
+/// Runs an operation on many mails as a job. Returns how long it took.
 async fn act(postrider: &Dispatcher, act: Act, query: Query) -> Result<Duration, Failure> {
     let began = Instant::now();
     let job = postrider.jobs().start(JobRequest {

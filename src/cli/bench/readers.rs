@@ -1,5 +1,5 @@
-//! Readers that follow all events while mail flows, on threads of their own, so that their cost can
-//! be told from the engine's.
+//! Readers that follow all events while mail is sent, on threads of their own, so that their CPU
+//! time can be measured separately from the engine's.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,27 +11,28 @@ use super::machine::thread_seconds;
 use crate::cli::Failure;
 use crate::dispatch::{Dispatcher, EventItem};
 
-/// The threads' name, by which their time is found.
+/// The threads' name, by which their CPU time is found.
 const NAME: &str = "bench-reader";
 
 pub(super) struct Readers {
-    /// There until it is dropped, which must not wait: that is within another runtime.
+    /// `None` only while it is dropped: that happens within another runtime, where it must not
+    /// wait.
     runtime: Option<Runtime>,
     events: Arc<AtomicU64>,
     missed: Arc<AtomicU64>,
     seconds_before: f64,
 }
 
-/// What they did since they began.
+/// What the readers did since they were started.
 pub(super) struct ReaderResult {
     pub events: u64,
-    /// How many were told as gone.
+    /// How many events were reported as missed.
     pub missed: u64,
     pub cpu_seconds: f64,
 }
 
 impl Readers {
-    /// So many, each from now on.
+    /// Starts this many readers, each from the current end of the journal.
     pub(super) fn start(postrider: &Dispatcher, count: usize) -> Result<Self, Failure> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)

@@ -1,4 +1,4 @@
-//! One connection to a relay that is far away.
+//! The benchmark of one connection to a distant relay.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,8 @@ const ONE_WAY_DELAY: Duration = Duration::from_millis(25);
 const MAILS: usize = 200;
 
 pub(super) async fn run() -> Result<Value, Failure> {
-    let fail = |e: std::io::Error| Failure::Failed(format!("no relay can be put far away: {e}"));
+    let fail =
+        |e: std::io::Error| Failure::Failed(format!("the distant relay cannot be started: {e}"));
     let sink = SinkProcess::start()?;
 
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(fail)?;
@@ -67,7 +68,7 @@ pub(super) async fn run() -> Result<Value, Failure> {
     }))
 }
 
-/// Passes bytes on, each some time after it came.
+/// Forwards bytes, each [`ONE_WAY_DELAY`] after it was received.
 async fn delay(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
     let (sender, mut receiver) = mpsc::unbounded_channel::<(tokio::time::Instant, Vec<u8>)>();
     tokio::spawn(async move {

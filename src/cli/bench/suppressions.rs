@@ -1,5 +1,5 @@
-//! Many addresses that are not to get mail: how long a file of them takes to be read over HTTP,
-//! what memory it takes, and what it costs other people's mail that they are asked for.
+//! Many suppressed addresses: the time and memory of their import over HTTP, and what looking them
+//! up costs other mail.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -52,7 +52,7 @@ pub(super) async fn run(count: usize, dir: &Path) -> Result<Value, Failure> {
     Ok(answer)
 }
 
-/// A line an address, as a provider exports them.
+/// A CSV file with one address per line, as providers export them.
 fn file_of(count: usize) -> String {
     let mut file = String::from("address,reason,list,since,until,note\n");
     for n in 0..count {
@@ -65,7 +65,7 @@ fn file_of(count: usize) -> String {
     file
 }
 
-/// Brings the file to the HTTP door; how many entries that made.
+/// Imports the file over HTTP. Returns the number of new entries.
 async fn import(postrider: &Dispatcher, file: String) -> Result<u64, Failure> {
     let send = move |url: String| {
         let request = ureq::post(format!("{url}/v1/suppressions/import"));

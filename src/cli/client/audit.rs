@@ -14,28 +14,28 @@ use crate::cli::screen::{
 use crate::dispatch::{AuditEntry, AuditPage};
 use crate::mail::{MailId, Timestamp};
 
-/// The most acts that the service puts into one page.
+/// The most operations in one page of the service's answer.
 const LARGEST_PAGE: usize = 1000;
 
 /// `postrider audit`.
 #[derive(Args)]
 pub struct Audit {
-    /// Only what this client did: token:NAME, user:NAME, local, or the name alone
+    /// Only operations of this client: token:NAME, user:NAME, local, or the name alone
     #[arg(long)]
     who: Option<String>,
     /// Only this operation: cancel, retry, purge, pause, resume, reload, start, stop, login_refused
     #[arg(long)]
     act: Option<String>,
-    /// Only what was done to this mail
+    /// Only operations on this mail
     #[arg(long, value_name = "ID")]
     mail: Option<MailId>,
-    /// Only what was done to this relay
+    /// Only operations on this relay
     #[arg(long, value_name = "NAME")]
     relay: Option<String>,
-    /// Only what was done since: a span such as 1h, or a time such as 2026-01-31T12:00:00Z
+    /// Only operations since: a span such as 1h, or a time such as 2026-01-31T12:00:00Z
     #[arg(long, value_name = "WHEN", value_parser = past_time)]
     since: Option<Timestamp>,
-    /// Only what was done before this time
+    /// Only operations before this time
     #[arg(long, value_name = "WHEN", value_parser = past_time)]
     until: Option<Timestamp>,
     #[command(flatten)]
@@ -85,7 +85,7 @@ impl Audit {
             return Ok(ExitCode::SUCCESS);
         }
         if rows.is_empty() {
-            screen.line(&[tinted("nothing was done", TextStyle::Faint)])?;
+            screen.line(&[tinted("no operations", TextStyle::Faint)])?;
         } else {
             let heads = ["WHEN", "WHO", "FROM", "ACT", "TO"];
             screen.table(&heads, rows, ColumnFit::Wrap)?;
@@ -108,7 +108,7 @@ fn row(entry: &AuditEntry) -> Vec<StyledText> {
     ]
 }
 
-/// To what it was done, in words.
+/// The object of an operation, in words.
 fn to(entry: &AuditEntry) -> String {
     let mut words = Vec::new();
     if let Some(relay) = &entry.relay {
@@ -128,7 +128,7 @@ fn to(entry: &AuditEntry) -> String {
     words.join(" ")
 }
 
-/// To how many mails something was done, and which; what is done to anything else says so itself.
+/// How many mails an operation changed, and by which filter; empty for operations on other things.
 pub(super) fn done_to(act: &str, count: u64, filter: &str) -> String {
     match act {
         "cancel" | "retry" | "purge" => format!("{} of {filter}", counted(count, "mail")),

@@ -10,7 +10,7 @@ use super::service::{Parameters, Payload};
 use super::{Failure, ServiceArgs, send};
 use crate::cli::screen::{Screen, plain};
 
-/// How a mail server is told to pipe reports.
+/// The end of the help: how to configure a mail server to pipe reports.
 pub const EXAMPLES: &str = "\
 In a mail server's aliases:
   bounces: \"|/usr/bin/postrider bounce\"
@@ -20,7 +20,7 @@ Where the service has tokens, one of the scope `admin` is needed.";
 /// `postrider bounce`.
 #[derive(Args)]
 pub struct Bounce {
-    /// The addresses that it was sent to, where they are known
+    /// The addresses that the report was sent to, if known
     #[arg(value_name = "ADDRESS")]
     to: Vec<String>,
     #[command(flatten)]
@@ -44,7 +44,7 @@ struct ReportedFeedback {
 }
 
 impl Bounce {
-    /// Hands the report in.
+    /// Submits the report.
     pub(super) fn run(self, screen: &mut Screen) -> Result<ExitCode, Failure> {
         let report = send::read(Path::new("-"))?;
         let to: Parameters = self.to.into_iter().map(|to| ("to", to)).collect();
@@ -59,7 +59,7 @@ impl Bounce {
 
         let FeedbackAnswer { results } = answer.decode()?;
         if results.is_empty() {
-            screen.line(&[plain("nothing follows from this report")])?;
+            screen.line(&[plain("this report changes nothing")])?;
         }
 
         for one in results {

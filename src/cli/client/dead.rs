@@ -1,4 +1,4 @@
-//! `postrider dead`: list, retry and purge what failed for good.
+//! `postrider dead`: lists, retries and purges dead letters, mail that failed for good.
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -38,17 +38,17 @@ pub enum Dead {
         #[command(flatten)]
         asking: ServiceArgs,
     },
-    /// Delete them for good, with their records, those of recipients who got them included
+    /// Delete them for good, with all their records, including those of recipients who got them
     Purge {
         #[command(flatten)]
         filter: FilterOptions,
-        /// All of them: without a filter it must be said
+        /// Delete all of them; required if there is no filter
         #[arg(long)]
         all: bool,
         /// Only count them
         #[arg(long)]
         dry_run: bool,
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(long, short)]
         yes: bool,
         #[command(flatten)]
@@ -56,17 +56,17 @@ pub enum Dead {
     },
 }
 
-/// How many mails it was about.
+/// How many mails were changed or would be.
 #[derive(Deserialize)]
 struct DeadLetterCount {
     count: u64,
-    /// Those of the recipients of what is deleted who got it.
+    /// How many recipients of the deleted mails got them.
     #[serde(default)]
     delivered: u64,
 }
 
 impl DeadLetterCount {
-    /// `2 mails`, and whose record goes with them.
+    /// `2 mails`, and how many records of delivered mail are deleted with them.
     fn sentence(&self, what: &str) -> String {
         let mails = counted(self.count, "mail");
         match self.delivered {
@@ -170,7 +170,7 @@ fn list(
     )
 }
 
-/// When and why the mail's first dead delivery died, whose it was, and what the relay said last.
+/// Time, reason, recipient and the relay's last answer of the mail's first dead delivery.
 fn why_dead(mail: &MailStatus, now: Timestamp) -> (String, String, String, String) {
     let mut dead = mail
         .deliveries
@@ -224,7 +224,7 @@ fn print_count(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Asks whoever sits at the terminal.
+/// Asks the user at the terminal for confirmation.
 fn confirmed(client: &ServiceClient, filter: &FilterOptions) -> Result<bool, Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::Usage(

@@ -1,4 +1,4 @@
-//! Which mails a command is about: the filters that the lists and the dead letters share.
+//! The filters that `list`, `dead` and the searches share.
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -7,7 +7,7 @@ use super::service::Parameters;
 use super::times::past_time;
 use crate::mail::{Address, Priority, Timestamp};
 
-/// Which mails. What is absent asks nothing.
+/// A filter of mails. Conditions that are absent match every mail.
 #[derive(Args, Clone, Debug)]
 pub struct FilterOptions {
     /// Only mails to this address
@@ -28,7 +28,7 @@ pub struct FilterOptions {
 }
 
 impl FilterOptions {
-    /// Whether it asks nothing, so that all mails are meant.
+    /// Whether there is no condition, so that all mails are meant.
     pub fn is_empty(&self) -> bool {
         self.parameters().is_empty()
     }

@@ -1,5 +1,4 @@
-//! `postrider health`: whether the service can do its work, for those who watch over it, such as
-//! HEALTHCHECK in a container.
+//! `postrider health`: whether the service works, for monitoring such as a container's HEALTHCHECK.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -16,7 +15,7 @@ use crate::config::{Settings, Sources};
 /// `postrider health`.
 #[derive(Args)]
 pub struct HealthCommand {
-    /// Ask whether it runs, and not whether it accepts mail
+    /// Check only whether it runs, not whether it accepts mail
     #[arg(long)]
     live: bool,
     /// How long the answer may take
@@ -38,8 +37,8 @@ impl HealthCommand {
             place.url = url;
         }
 
-        // Whoever asks about health need not show who they are; and on this machine the
-        // certificate is for another name.
+        // Health needs no token; and a certificate is not checked on this machine, because it is
+        // for another name.
         let local = is_loopback(&place.url);
         let client = ServiceClient::new(
             ServiceAddress {
@@ -69,7 +68,7 @@ impl HealthCommand {
     }
 }
 
-/// Whatever is the matter, it is not well now: 1, as HEALTHCHECK wants it.
+/// Whatever the reason, the service is not healthy: exit code 1, as HEALTHCHECK requires it.
 fn unhealthy(failure: Failure) -> Failure {
     match failure {
         Failure::TryLater(why) => Failure::Failed(why),
@@ -86,7 +85,7 @@ fn unhealthy(failure: Failure) -> Failure {
     }
 }
 
-/// Where the service that is configured here listens, if that can be told.
+/// The address of the service that is configured on this machine, if it is known.
 fn configured() -> Option<Url> {
     let settings = Settings::load(&Sources::of_process(None)).ok()?;
     let mut listen = settings.http.listen.address().filter(|at| at.port() != 0)?;

@@ -1,5 +1,5 @@
-//! Acts on everything that a search finds: `cancel -q`, `retry -q` and `purge -q` begin a job;
-//! `postrider job` looks after those that go on.
+//! Operations on all mails that a search finds: `cancel -q`, `retry -q` and `purge -q` begin a job;
+//! `postrider job` shows and stops jobs.
 
 use std::process::ExitCode;
 
@@ -16,7 +16,7 @@ use crate::cli::screen::{
 use crate::dispatch::{JobState, JobStatus};
 use crate::mail::Timestamp;
 
-/// Which mails an act is done to, and how fast.
+/// Which mails an operation changes, and how fast.
 #[derive(Args, Clone, Debug)]
 pub struct BulkArgs {
     /// All mails that this search finds: `state:deferred code:451`
@@ -25,22 +25,22 @@ pub struct BulkArgs {
     /// Only count them
     #[arg(long)]
     dry_run: bool,
-    /// Act on at most so many mails
+    /// Change at most this many mails
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
-    /// Act on at most so many mails a minute
+    /// Change at most this many mails per minute
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     per_minute: Option<u32>,
 }
 
-/// How many mails it was about.
+/// How many mails the search finds.
 #[derive(Deserialize)]
 struct MailCount {
     count: u64,
 }
 
 impl BulkArgs {
-    /// Counts them, or begins the job; without a search, all mail is meant.
+    /// Counts the mails, or begins the job; without a search, all mail is meant.
     pub fn act(
         self,
         act: &str,
@@ -69,11 +69,11 @@ impl BulkArgs {
         } else if self.dry_run {
             let MailCount { count } = answer.decode()?;
             let mails = counted(count, "mail");
-            screen.line(&[plain(format_args!("{act} would be done to {mails}"))])?;
+            screen.line(&[plain(format_args!("would {act} {mails}"))])?;
         } else {
             let job: JobStatus = answer.decode()?;
             screen.line(&[plain(format_args!(
-                "job {} began; see how far it is with `postrider job show {}`",
+                "job {} has begun; see its progress with `postrider job show {}`",
                 job.id, job.id
             ))])?;
         }
@@ -85,7 +85,7 @@ impl BulkArgs {
 /// `postrider purge`.
 #[derive(Args)]
 pub struct Purge {
-    /// All mails, without a search
+    /// Delete all ended mail, without a search
     #[arg(long, required_unless_present = "query", conflicts_with = "query")]
     all: bool,
     #[command(flatten)]

@@ -1,5 +1,5 @@
-//! How a message looks on the screen: its header section as it is written, then its text and its
-//! attachments.
+//! Prints a message for a person: the header section as it is written, then the text and the
+//! attachments. `show` calls it.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use crate::mail::parsed as parse;
 /// The most lines of a mail's text that are shown.
 const SHOWN_LINES: usize = 200;
 
-/// Prints a message for a person. Nothing in it reaches the terminal raw.
+/// Prints a message, escaped for the terminal.
 pub fn print(message: &[u8], screen: &mut Screen) -> io::Result<()> {
     let header = header_section(message);
     screen.line(&[])?;

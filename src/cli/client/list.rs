@@ -15,7 +15,7 @@ use crate::delivery::State;
 use crate::dispatch::{MailStatus, StatusPage};
 use crate::mail::Timestamp;
 
-/// The most mails that the service puts into one page.
+/// The most mails in one page of the service's answer.
 const LARGEST_PAGE: usize = 1000;
 
 /// `postrider list`.
@@ -35,10 +35,10 @@ pub struct ListCommand {
     asking: ServiceArgs,
 }
 
-/// How much of a list is wanted.
+/// How many entries of a list are printed.
 #[derive(Args, Clone, Copy)]
 pub struct ListLength {
-    /// List at most so many
+    /// List at most this many
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = at_least_one())]
     limit: u64,
     /// List all, however many there are
@@ -47,7 +47,7 @@ pub struct ListLength {
 }
 
 impl ListLength {
-    /// The most that are wanted.
+    /// The most entries to print.
     pub fn most(self) -> usize {
         if self.all {
             usize::MAX
@@ -91,7 +91,7 @@ impl ListCommand {
     }
 }
 
-/// Prints page after page until there are no more or enough were listed: as tables, or as the
+/// Prints page after page until the list ends or its length is reached: as tables, or as the
 /// service's JSON.
 pub fn pages(
     asking: &ServiceArgs,
@@ -123,8 +123,8 @@ pub fn pages(
         } else {
             let now = Timestamp::now();
             rows.extend(page.mails.iter().map(|mail| row(mail, now)));
-            // Pages can be short, even empty, although more follow; a table of its own for each
-            // would be hard to read.
+            // A page can be short, even empty, although more follow; so pages are joined into
+            // larger tables.
             if !rows.is_empty() && (ends || rows.len() >= LARGEST_PAGE) {
                 progress = SearchProgress::new();
                 screen.table(heads, std::mem::take(&mut rows), ColumnFit::Cut)?;

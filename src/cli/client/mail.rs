@@ -10,10 +10,10 @@ use super::{Failure, ServiceArgs, letter, record, search_progress};
 use crate::cli::screen::Screen;
 use crate::dispatch::MailStatus;
 
-/// So short a text is no name of a mail, and is more likely a mistake.
+/// Shorter text is more likely a mistake than the name of a mail.
 const SHORTEST_NAME: usize = 4;
 
-/// What names a mail: the service knows which.
+/// Checks the name of a mail; the service finds the mail.
 fn mail_name(text: &str) -> Result<String, String> {
     match text.trim().chars().count() < SHORTEST_NAME {
         true => Err(format!(
@@ -28,7 +28,7 @@ fn mail_name(text: &str) -> Result<String, String> {
 /// `postrider status`.
 #[derive(Args)]
 pub struct StatusCommand {
-    /// The mail: its id, the first characters of it, its key, its Message-ID, or its sender
+    /// The mail: its id or the beginning of it, its key, its Message-ID, or its sender
     #[arg(value_name = "MAIL", value_parser = mail_name)]
     id: String,
     #[command(flatten)]
@@ -51,10 +51,10 @@ impl StatusCommand {
 /// `postrider show`.
 #[derive(Args)]
 pub struct Show {
-    /// The mail: its id, the first characters of it, its key, its Message-ID, or its sender
+    /// The mail: its id or the beginning of it, its key, its Message-ID, or its sender
     #[arg(value_name = "MAIL", value_parser = mail_name)]
     id: String,
-    /// Print the message itself, byte by byte; to a terminal, with control characters escaped
+    /// Print the message itself, unchanged; on a terminal, with control characters escaped
     #[arg(long, conflicts_with = "json")]
     raw: bool,
     #[command(flatten)]
@@ -94,10 +94,10 @@ fn record_of(client: &ServiceClient, name: &str) -> Result<ServiceAnswer, Failur
     search_progress::about(client, name, |id| client.get(&["v1", "mails", id], &vec![]))
 }
 
-/// `postrider cancel` and `postrider retry`: of one mail, or of all that a search finds.
+/// `postrider cancel` and `postrider retry`: for one mail, or for all that a search finds.
 #[derive(Args)]
 pub struct ActCommand {
-    /// The mail: its id, the first characters of it, its key, its Message-ID, or its sender
+    /// The mail: its id or the beginning of it, its key, its Message-ID, or its sender
     #[arg(
         value_name = "MAIL",
         required_unless_present = "query",

@@ -1,4 +1,4 @@
-//! Shell completions and manual pages, both from the command line's own description.
+//! Shell completions and manual pages, both made from the command line's description.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,9 +1,8 @@
-//! The commands that talk to a running service, over HTTP as any other program would.
+//! The commands that call a running service, over its HTTP API.
 //!
 //! [`ClientCommand`] is flattened into the root's own commands; each command is one file. They
-//! share `place`, which knows where the service is, `service`, which calls it and turns its
-//! refusals into messages, and `screen`, through which alone they print: so nothing that came from
-//! a mail or from a remote server reaches a terminal unescaped.
+//! share `place`, which finds the service's address and token, `service`, which calls it and turns
+//! its refusals into messages, and `screen`, which prints and escapes all output.
 
 mod audit;
 mod bounce;
@@ -111,7 +110,7 @@ pub enum ClientCommand {
     Man(manual::Man),
 }
 
-/// What the commands that ask the service for something have in common.
+/// The options of all commands that print an answer of the service.
 #[derive(Args)]
 pub struct ServiceArgs {
     #[command(flatten)]
@@ -122,11 +121,11 @@ pub struct ServiceArgs {
 }
 
 impl ClientCommand {
-    /// Does what the command says. `root` makes the description of the whole command line, for
-    /// completions and manual.
+    /// Runs the command. `root` makes the description of the whole command line, for completions
+    /// and manual pages.
     ///
     /// # Errors
-    /// A [`Failure`], which is one readable message and knows its exit code.
+    /// A [`Failure`] with one readable message and an exit code.
     pub(super) fn execute(
         self,
         root: impl FnOnce() -> clap::Command,
@@ -163,8 +162,8 @@ impl ClientCommand {
     }
 }
 
-/// The command line as it was meant: a binary that is called `sendmail`, `mailq` or `newaliases`,
-/// by a link to it, is `postrider sendmail`.
+/// The arguments to parse: if the binary is called as `sendmail`, `mailq` or `newaliases`, by a
+/// link to it, these are those of `postrider sendmail`.
 pub fn arguments(given: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = given.into_iter().collect();
     let called = arguments
@@ -177,7 +176,7 @@ pub fn arguments(given: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
         _ => return arguments,
     };
 
-    // After `--` every word belongs to sendmail, whatever it looks like.
+    // After `--` every word belongs to sendmail, even one that looks like an option of ours.
     let words = ["sendmail", "--"]
         .into_iter()
         .chain(task)

@@ -9,7 +9,7 @@ use super::{Failure, ServiceArgs};
 use crate::cli::screen::{ColumnFit, Screen, grouped, plain};
 use crate::spool::NodeStatus;
 
-/// What the service answers when it is asked for its nodes.
+/// The service's answer with its nodes.
 #[derive(Deserialize)]
 struct Nodes {
     nodes: Vec<NodeStatus>,

@@ -1,7 +1,7 @@
-//! Where the service is, and the token for it: flags win over variables, variables over the user's
+//! The service's address and the token for it: flags win over variables, variables over the user's
 //! file `~/.config/postrider.toml`, and that over the machine's `/etc/postrider/client.toml`.
 //!
-//! A token goes to no other address than the one it stands beside.
+//! *Invariant:* a token is sent only to the address that was given in the same place.
 
 use std::env::{self, VarError};
 use std::fmt::Display;
@@ -20,7 +20,7 @@ use crate::config::{ClientFile, Mistake, Mistakes};
 
 const DEFAULT_URL: &str = "http://127.0.0.1:8025";
 
-/// Where the service is, and what opens its door.
+/// The options for the service's address and token.
 #[derive(Args, Clone, Debug, Default)]
 pub struct ServiceOptions {
     /// The service's address [env: POSTRIDER_URL] [default: http://127.0.0.1:8025]
@@ -39,23 +39,23 @@ pub struct ServiceOptions {
     ca_file: Option<PathBuf>,
 }
 
-/// Where the service is, all that was said about it put together.
+/// The service's address and token, after flags, variables and files were merged.
 pub(super) struct ServiceAddress {
     pub url: Url,
-    /// What `Authorization` carries.
+    /// The value of the header field `Authorization`.
     pub authorization: Option<HeaderValue>,
-    /// The authorities that its certificate may come from; the public ones where there are none.
+    /// The certificate authorities to trust; `None` for the public ones.
     pub authorities: Option<Vec<Certificate<'static>>>,
 }
 
-/// Something that was said, and where.
+/// A setting, and where it was given.
 #[derive(Clone)]
 struct Setting<T> {
     value: T,
     by: SettingSource,
 }
 
-/// Where something was said.
+/// Where a setting was given.
 #[derive(Clone)]
 enum SettingSource {
     Flag(&'static str),
@@ -64,7 +64,7 @@ enum SettingSource {
 }
 
 impl SettingSource {
-    /// That what was said here is wrong.
+    /// The error that a setting from here is wrong.
     fn wrong(&self, reason: impl Display) -> Failure {
         match self {
             SettingSource::Flag(flag) => Failure::Usage(format!("{flag} {reason}")),
@@ -82,7 +82,7 @@ impl ServiceOptions {
         self.url.is_some() || env::var_os("POSTRIDER_URL").is_some_and(|url| !url.is_empty())
     }
 
-    /// Puts together what was said.
+    /// Merges flags, variables and files.
     pub(super) fn place(&self) -> Result<ServiceAddress, Failure> {
         let (file, written) = ClientFile::find()?;
         let in_file = |key| SettingSource::File(file.clone(), key);
@@ -146,7 +146,7 @@ impl ServiceOptions {
         if let Some(token) = &self.token {
             let by = SettingSource::Flag("--token");
             let value = token.clone();
-            // An empty token says that none is to be sent.
+            // An empty token means that none is sent.
             return Ok(Some(Setting { value, by }));
         }
 
@@ -167,7 +167,7 @@ impl ServiceOptions {
     }
 }
 
-/// What a flag says, or else a variable; one that is empty says nothing.
+/// The value of a flag, or else of a variable, unless that is empty.
 fn said(
     flag: Option<String>,
     name: &'static str,
@@ -190,7 +190,7 @@ fn parsed(said: &Setting<String>) -> Result<Url, Failure> {
     let mut url = Url::parse(&said.value)
         .map_err(|_| wrong(&format!("is not a URL such as {DEFAULT_URL}")))?;
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
-        return Err(wrong("has to begin with http:// or https://"));
+        return Err(wrong("must begin with http:// or https://"));
     }
 
     if !url.username().is_empty() || url.password().is_some() {
@@ -210,7 +210,7 @@ fn bearer(token: &Setting<SecretString>) -> Result<HeaderValue, Failure> {
     let mut value = HeaderValue::from_str(&value).map_err(|_| {
         token
             .by
-            .wrong("has a character that no token has; see --token and --token-file")
+            .wrong("contains a character that no token can have; see --token and --token-file")
     })?;
     value.set_sensitive(true);
     Ok(value)
@@ -261,7 +261,7 @@ fn mistake(path: &Path, key: &str, reason: &str) -> Failure {
     }]))
 }
 
-/// A path as a file means it: from the home where it begins with `~/`, else from the file's own
+/// A path in a file: relative to the home directory if it begins with `~/`, else to the file's own
 /// directory.
 fn beside_file(file: &Path, path: PathBuf) -> PathBuf {
     if let (Ok(rest), Some(home)) = (path.strip_prefix("~"), env::home_dir()) {

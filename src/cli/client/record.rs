@@ -1,4 +1,5 @@
-//! How a mail's record looks on the screen, a little or all of it.
+//! Prints a mail's record: one line, a summary, or all attempts. `status`, `show` and `send` call
+//! it.
 
 use std::io;
 
@@ -8,12 +9,12 @@ use crate::delivery::{Attempt, Feedback, FeedbackKind, MailState, State};
 use crate::dispatch::{DeliveryStatus, MailStatus, WaitReason};
 use crate::mail::{Guarantee, Priority, Timestamp};
 
-/// One line: which mail, and its state.
+/// Prints one line with the mail's id and state.
 pub fn line(mail: &MailStatus, screen: &mut Screen) -> io::Result<()> {
     screen.line(&[plain(mail.id), plain("  "), state(mail.state.as_str())])
 }
 
-/// The mail's facts, and where each of its deliveries is.
+/// Prints the mail's facts, and the state of each delivery.
 pub fn summary(mail: &MailStatus, screen: &mut Screen) -> io::Result<()> {
     let now = Timestamp::now();
     let fact = |piece: StyledText| Some(vec![piece]);
@@ -86,7 +87,7 @@ pub fn summary(mail: &MailStatus, screen: &mut Screen) -> io::Result<()> {
     feedback(mail, now, screen)
 }
 
-/// What came back for it afterwards, if anything did.
+/// Prints the feedback that arrived for it, if any.
 fn feedback(mail: &MailStatus, now: Timestamp, screen: &mut Screen) -> io::Result<()> {
     let of_one = |delivery: &DeliveryStatus| {
         let recipient = delivery.recipient.to_string();
@@ -126,7 +127,7 @@ fn delivery_row(delivery: &DeliveryStatus, now: Timestamp) -> Vec<StyledText> {
         .or(delivery.relays.first().map(String::as_str));
 
     let answer = match (last, &delivery.waits) {
-        // What was said last is why it is tried again later.
+        // The relay's last answer is the reason for the next attempt.
         (Some(attempt), Some(waits)) if waits.because == WaitReason::Retry => said(attempt),
         (_, Some(waits)) => format!("waits: {waits}"),
         (Some(attempt), None) => said(attempt),
@@ -158,7 +159,7 @@ fn delivery_state(delivery: &DeliveryStatus) -> StyledText {
     }
 }
 
-/// Every attempt that is remembered, in the order of time.
+/// Prints every attempt that is remembered, in the order of time.
 pub fn attempts(mail: &MailStatus, screen: &mut Screen) -> io::Result<()> {
     let mut all: Vec<(&DeliveryStatus, &Attempt)> = mail
         .deliveries
@@ -188,7 +189,7 @@ pub fn attempts(mail: &MailStatus, screen: &mut Screen) -> io::Result<()> {
     )
 }
 
-/// What the relay said, and to which step where it did not take the mail.
+/// The relay's answer, and the step that it refused.
 pub fn said(attempt: &Attempt) -> String {
     let mut text = String::new();
     if attempt.code != Some(250) {
@@ -197,7 +198,7 @@ pub fn said(attempt: &Attempt) -> String {
     text + &attempt.reply_text()
 }
 
-/// Its recipients in a few words: `ada@example.org and 2 more`.
+/// Its recipients in short: `ada@example.org and 2 more`.
 pub fn recipients(mail: &MailStatus) -> String {
     match mail.deliveries.as_slice() {
         [] => String::new(),

@@ -1,4 +1,4 @@
-//! `postrider relay`: list, pause and resume.
+//! `postrider relay`: lists, pauses and resumes relays.
 
 use std::io;
 use std::process::ExitCode;
@@ -11,7 +11,7 @@ use super::{Failure, ServiceArgs};
 use crate::cli::screen::{ColumnFit, Screen, grouped, plain, state};
 use crate::dispatch::{RelayStatus, WaitingDomain, WaitingDomains};
 
-/// What the service answers when it is asked for its relays.
+/// The service's answer with its relays.
 #[derive(Deserialize)]
 struct Relays {
     relays: Vec<RelayStatus>,
@@ -25,7 +25,7 @@ pub enum RelayCommand {
         #[command(flatten)]
         asking: ServiceArgs,
     },
-    /// List what waits for a relay, by the recipients' domain
+    /// List the mail that waits for a relay, by the recipients' domain
     Domains {
         /// The relay's name
         name: String,
@@ -109,7 +109,7 @@ fn switch(
     Ok(ExitCode::SUCCESS)
 }
 
-/// What waits for a relay, a domain a row.
+/// Prints the mail that waits for a relay, one domain per row.
 fn domains(waiting: &WaitingDomains, screen: &mut Screen) -> io::Result<()> {
     let row = |one: &WaitingDomain| {
         vec![
@@ -140,12 +140,12 @@ fn domains(waiting: &WaitingDomains, screen: &mut Screen) -> io::Result<()> {
         screen.line(&[plain(format_args!("{others} more for other domains"))])?;
     }
     if !waiting.complete {
-        screen.line(&[plain("more waits than was looked at")])?;
+        screen.line(&[plain("more mail waits than was searched")])?;
     }
     Ok(())
 }
 
-/// The relays, one a row.
+/// Prints the relays, one per row.
 pub fn table(relays: &[RelayStatus], screen: &mut Screen) -> io::Result<()> {
     let row = |relay: &RelayStatus| {
         vec![

@@ -1,4 +1,4 @@
-//! `postrider schedule`: mail that is sent at times which a cron expression names.
+//! `postrider schedule`: lists the schedules, mail that is sent at the times of a cron expression.
 
 use std::process::ExitCode;
 
@@ -14,7 +14,7 @@ use crate::notify::ScheduleStatus;
 /// `postrider schedule`.
 #[derive(Subcommand)]
 pub enum ScheduleCommand {
-    /// List the schedules, with the next time of each and the last
+    /// List the schedules, with the next and the last time of each
     List {
         #[command(flatten)]
         asking: ServiceArgs,

@@ -1,5 +1,5 @@
-//! `postrider count`, `export` and `failures`: what a search finds, as numbers, as a table for
-//! other programs, and by what went wrong.
+//! `postrider count`, `export` and `failures`: the mails that a search finds, as counts, as a table
+//! for other programs, and grouped by what went wrong.
 
 use std::process::ExitCode;
 
@@ -15,7 +15,7 @@ use crate::cli::screen::{ColumnFit, Screen, TextStyle, grouped, note, plain, sta
 use crate::dispatch::{Counted, Failures};
 use crate::mail::Timestamp;
 
-/// Which mails: a search, filters, or both.
+/// A selection of mails: by a search, by filters, or both.
 #[derive(Args, Clone, Debug)]
 pub struct SearchOptions {
     /// Only mails that this search finds: `to:ada state:deferred code:451 welcome`
@@ -67,7 +67,7 @@ impl Count {
 }
 
 impl Count {
-    /// Added up over as many calls as it takes to look at all.
+    /// Repeats the call until all mails were searched, and adds the counts.
     fn counted(&self, client: &ServiceClient) -> Result<Counted, Failure> {
         let mut all = Counted::default();
         let mut progress = SearchProgress::new();
@@ -96,7 +96,7 @@ impl Count {
 pub struct ExportCommand {
     #[command(flatten)]
     search: SearchOptions,
-    /// A table with a row a recipient, or a record a line
+    /// The format: csv has one row per recipient, ndjson one record per line
     #[arg(long, default_value = "csv", value_parser = PossibleValuesParser::new(["csv", "ndjson"]))]
     format: String,
     #[command(flatten)]
@@ -117,7 +117,7 @@ impl ExportCommand {
 /// `postrider failures`.
 #[derive(Args)]
 pub struct FailureGroups {
-    /// By what the relays said, or by the recipients' domain
+    /// Group by what the relays said, or by the recipients' domain
     #[arg(
         long,
         default_value = "error",
@@ -163,7 +163,7 @@ impl FailureGroups {
         let heads = ["DEAD", "DEFERRED", "LAST", "WHAT", "FOR EXAMPLE"];
         screen.table(&heads, rows.collect(), ColumnFit::Wrap)?;
         if !failures.complete {
-            note("Only the newest were looked at: narrow it with -q or --since.");
+            note("Only the newest mails were searched: narrow the search with -q or --since.");
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -10,7 +10,7 @@ use crate::cli::screen::{Screen, escaped, grouped};
 use crate::dispatch::MailStatus;
 use crate::mail::MailId;
 
-/// How many mails were looked at so far, said on a terminal from the second call on.
+/// How many mails were searched so far, shown on a terminal from the second call on.
 pub struct SearchProgress {
     looked_at: u64,
     is_shown: bool,
@@ -24,10 +24,10 @@ impl SearchProgress {
         }
     }
 
-    /// So many more were looked at, and there is more.
+    /// Adds mails that were searched, if there are more.
     pub fn goes_on(&mut self, looked_at: u64) {
         self.looked_at += looked_at;
-        let text = format!("{} mails looked at ...", grouped(self.looked_at));
+        let text = format!("{} mails searched ...", grouped(self.looked_at));
         self.is_shown = Screen::for_notes().show_for_now(&text).unwrap_or(false);
     }
 }
@@ -40,7 +40,7 @@ impl Drop for SearchProgress {
     }
 }
 
-/// What a service says that has not looked at all mail for a name.
+/// The service's answer if it has not searched all mail for a name.
 #[derive(Deserialize)]
 struct IncompleteSearch {
     #[serde(default)]
@@ -56,8 +56,8 @@ impl IncompleteSearch {
     }
 }
 
-/// Asks something about the mail of this name. Where the service has not looked at all mail it is
-/// asked on, until it is known which mail is meant.
+/// Calls `ask` with the name of a mail. If the service has not searched all mail, it is asked
+/// again, until it is known which mail is meant.
 pub fn about(
     client: &ServiceClient,
     name: &str,
@@ -74,7 +74,7 @@ pub fn about(
         };
         let Some(seen) = IncompleteSearch::of(&refusal) else {
             return match found {
-                // Nothing else was found.
+                // No other mail was found.
                 Some(id) if refusal.status == 404 => ask(&id.to_string()),
                 _ => Err(Failure::Refused(refusal)),
             };
@@ -104,7 +104,7 @@ pub fn about(
 
 fn several(name: &str, one: MailId, other: MailId) -> Failure {
     Failure::Failed(format!(
-        "`{}` fits several mails: {one}, {other}; name one by more of its id",
+        "`{}` matches several mails: {one}, {other}; give more of the id",
         escaped(name)
     ))
 }

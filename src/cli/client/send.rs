@@ -1,4 +1,4 @@
-//! `postrider send`: a mail from its parts, or a message that is already written.
+//! `postrider send`: submits a mail made from options, or a finished message.
 
 use std::fs;
 use std::io::{self, Read};
@@ -21,11 +21,11 @@ use crate::dispatch::MailStatus;
 use crate::mail::{Addressees, MailError, MailId, Priority, Timestamp, parse_span};
 use crate::spool::Durability;
 
-/// How often the mail's state is asked for while waiting: first, and at most.
+/// The interval between two requests for the mail's state: at first, and at most.
 const FIRST_POLL_INTERVAL: Duration = Duration::from_millis(50);
 const LONGEST_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What the help ends with.
+/// The end of the help.
 pub const EXAMPLES: &str = "\
 Examples:
   postrider send --to ada@example.org --subject Hello --text 'Good morning'
@@ -50,13 +50,13 @@ pub struct Send {
     /// A recipient; repeat it for more
     #[arg(long, value_name = "ADDRESS", required_unless_present_any = ["cc", "bcc", "eml"])]
     to: Vec<String>,
-    /// Gets a copy
+    /// A recipient of a copy; repeat it for more
     #[arg(long, value_name = "ADDRESS")]
     cc: Vec<String>,
-    /// Gets a copy that the others do not see
+    /// A recipient of a copy whom the others do not see; repeat it for more
     #[arg(long, value_name = "ADDRESS")]
     bcc: Vec<String>,
-    /// Where replies go
+    /// The address for replies; repeat it for more
     #[arg(long, value_name = "ADDRESS")]
     reply_to: Vec<String>,
     /// The subject
@@ -77,8 +77,8 @@ pub struct Send {
     /// The template's language, such as pt-BR; the closest one that exists is used
     #[arg(long, value_name = "LOCALE", requires = "template")]
     locale: Option<String>,
-    /// A message that is already written, to the recipients that it names or to those in --to; `-`
-    /// reads standard input
+    /// A file with a finished message, sent to the recipients that it names or to those in --to;
+    /// `-` reads standard input
     #[arg(
         long,
         value_name = "FILE",
@@ -98,7 +98,7 @@ pub struct Send {
     header: Vec<(String, String)>,
     #[command(flatten)]
     options: SendOptions,
-    /// Wait until it is delivered or has failed for good; with a span, at most that long:
+    /// Wait until it is delivered or has failed for good; with a span, at most this long:
     /// --wait=30s
     #[arg(
         long,
@@ -113,10 +113,10 @@ pub struct Send {
     asking: ServiceArgs,
 }
 
-/// What a sender asks for besides the message itself.
+/// The mail's options besides the message itself.
 #[derive(Args)]
 struct SendOptions {
-    /// How urgent it is
+    /// The priority
     #[arg(long, value_parser = priority())]
     priority: Option<Priority>,
     /// Send it at this time: 2026-01-31T12:00:00Z, or on this machine's clock "2026-01-31 12:00" or
@@ -143,7 +143,7 @@ struct SendOptions {
     at_most_once: bool,
 }
 
-/// What the service answers when it took a mail.
+/// The service's answer to an accepted mail.
 #[derive(Deserialize)]
 struct AcceptedAnswer {
     id: MailId,
@@ -254,7 +254,7 @@ impl Send {
         Ok(mail.into())
     }
 
-    /// The template that is asked for.
+    /// The template with its data, as JSON.
     fn template(&self, name: &str) -> Result<Value, Failure> {
         let mut template = Map::new();
         template.insert("name".into(), name.into());
@@ -267,7 +267,7 @@ impl Send {
         Ok(template.into())
     }
 
-    /// The envelope of a message that is already written, and the options.
+    /// The envelope of a finished message, and the options, as parameters.
     fn envelope(&self, message: &[u8]) -> Result<Parameters, Failure> {
         let domain = user::mail_name();
         let wrong = |error: MailError| Failure::Usage(escaped(&error.to_string()));
@@ -340,7 +340,7 @@ impl Send {
         ));
 
         if self.asking.json {
-            // The record is the answer in JSON; the verdict on it is for people.
+            // In JSON the record is the answer; the verdict on it is for people.
             failure.print(false);
             return Ok(failure.exit_code());
         }
@@ -377,7 +377,7 @@ fn wait(
                 humantime::format_duration(time_limit)
             );
             return Err(Failure::TryLater(format!(
-                "{why}; it is still being looked after"
+                "{why}; the service goes on trying"
             )));
         }
         std::thread::sleep(pause.min(left));
@@ -390,7 +390,7 @@ fn announce(accepted: &AcceptedAnswer, screen: &mut Screen) -> Result<(), Failur
         Durability::Synced => "on disk",
         Durability::Written => "written, not yet synced to disk",
         Durability::InMemory => "in memory only",
-        Durability::Direct => "sent at once, because it could not be kept",
+        Durability::Direct => "sent at once, because it could not be stored",
     };
 
     let kept = if accepted.duplicate {
@@ -408,7 +408,7 @@ fn announce(accepted: &AcceptedAnswer, screen: &mut Screen) -> Result<(), Failur
 }
 
 impl SendOptions {
-    /// The options by the names that the service has for them; `tag` once for each.
+    /// The options as the service's parameters; `tag` once for each tag.
     fn parameters(&self) -> Parameters {
         let span = |span: Duration| humantime::format_duration(span).to_string();
 
@@ -447,8 +447,7 @@ fn alternative(file: &Path) -> Result<Value, Failure> {
     Ok(json!({"content_type": kind, "content": BASE64_STANDARD.encode(content)}))
 }
 
-/// The type of a calendar file, with the method that its reader is to find there as well (RFC 6047
-/// §2.4).
+/// The content type of a calendar file, with the method that the file itself has (RFC 6047 §2.4).
 fn invitation(content: &[u8]) -> String {
     let text = String::from_utf8_lossy(content);
     let method = text

@@ -1,5 +1,4 @@
-//! The running service, as the commands reach it: blocking HTTP, with every refusal told as one
-//! message.
+//! The client of the running service: blocking HTTP, which turns every refusal into one message.
 
 use std::cell::Cell;
 use std::fmt::Write as _;
@@ -21,14 +20,14 @@ use crate::cli::{Failure, FieldError, ServiceRefusal};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// A stream of events that is silent for longer than this is taken for broken: the service says
+/// After this long without data a stream of events is considered broken: the service writes
 /// something every 15 s.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(50);
-/// The most bytes of an answer that are taken: more than the largest message and the largest page.
+/// The most bytes of an answer: more than the largest message and the largest page.
 const LARGEST_ANSWER: u64 = 1 << 30;
 
 impl ServiceOptions {
-    /// A client of this service. Nothing is sent yet.
+    /// A client of this service. It sends nothing yet.
     pub fn client(&self) -> Result<ServiceClient, Failure> {
         Ok(ServiceClient::new(self.place()?, CALL_TIMEOUT, false))
     }
@@ -51,27 +50,27 @@ pub struct ServiceClient {
     timeout: Duration,
 }
 
-/// What goes with a call.
+/// The body of a call.
 pub enum Payload {
     /// Nothing.
     None,
     /// JSON.
     Json(serde_json::Value),
-    /// A message as RFC 5322 writes it.
+    /// A message (RFC 5322).
     Message(Vec<u8>),
 }
 
-/// Parameters behind the question mark of a URL.
+/// Parameters of a URL's query.
 pub type Parameters = Vec<(&'static str, String)>;
 
-/// What the service answered when it said yes.
+/// The answer to a successful call.
 pub struct ServiceAnswer {
-    /// The body, byte by byte.
+    /// The body, unchanged.
     pub body: Vec<u8>,
 }
 
 impl ServiceAnswer {
-    /// What the body says.
+    /// The body, decoded from JSON.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         serde_json::from_slice(&self.body).map_err(|error| {
             Failure::Failed(format!(
@@ -83,8 +82,8 @@ impl ServiceAnswer {
 }
 
 impl ServiceClient {
-    /// A client of the service at this place, each of whose calls may take so long. With
-    /// `any_certificate`, whoever answers is believed: for a question that tells nothing.
+    /// A client of the service at this address, with a time-out for each call. With
+    /// `any_certificate`, certificates are not checked: only for requests without secrets.
     pub(super) fn new(place: ServiceAddress, timeout: Duration, any_certificate: bool) -> Self {
         let mut tls = TlsConfig::builder().disable_verification(any_certificate);
         if let Some(authorities) = place.authorities {
@@ -93,7 +92,7 @@ impl ServiceClient {
 
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
-            // A redirect would carry the token, or turn a POST into a GET.
+            // A redirect would send the token elsewhere, or turn a POST into a GET.
             .max_redirects(0)
             .user_agent(concat!("postrider/", env!("CARGO_PKG_VERSION")))
             .timeout_connect(Some(CONNECT_TIMEOUT))
@@ -110,12 +109,12 @@ impl ServiceClient {
         }
     }
 
-    /// Asks for something. The path is given by its segments.
+    /// Sends GET. The path is given by its segments.
     pub fn get(&self, path: &[&str], parameters: &Parameters) -> Result<ServiceAnswer, Failure> {
         self.call(Method::GET, path, parameters, Payload::None)
     }
 
-    /// Asks to do something.
+    /// Sends POST.
     pub fn post(
         &self,
         path: &[&str],
@@ -125,17 +124,17 @@ impl ServiceClient {
         self.call(Method::POST, path, parameters, payload)
     }
 
-    /// Asks to delete something.
+    /// Sends DELETE.
     pub fn delete(&self, path: &[&str], parameters: &Parameters) -> Result<ServiceAnswer, Failure> {
         self.call(Method::DELETE, path, parameters, Payload::None)
     }
 
-    /// Asks to delete what a body names.
+    /// Sends DELETE with a body.
     pub fn delete_with(&self, path: &[&str], payload: Payload) -> Result<ServiceAnswer, Failure> {
         self.call(Method::DELETE, path, &vec![], payload)
     }
 
-    /// Sends a table as it is read, however long it is.
+    /// Sends a table while it is read, whatever its length.
     pub fn upload(
         &self,
         path: &[&str],
@@ -150,7 +149,7 @@ impl ServiceClient {
         let request = self
             .request(Method::POST, path, &vec![])
             .header(header::CONTENT_TYPE, "text/csv")
-            // Who may not do it learns that before all is sent.
+            // A client without permission learns that before it has sent everything.
             .header(header::EXPECT, "100-continue")
             .body(SendBody::from_owned_reader(table))
             .map_err(|error| self.trouble(error.into()))?;
@@ -213,7 +212,7 @@ impl ServiceClient {
                         .build(),
                 )
             } else {
-                // DELETE has a body only where that is asked for.
+                // ureq sends a DELETE with a body only if forced to.
                 let mut with_body = self.agent.delete(request.uri().clone()).force_send_body();
                 for (name, value) in request.headers() {
                     with_body = with_body.header(name.clone(), value.clone());
@@ -229,7 +228,7 @@ impl ServiceClient {
         })
     }
 
-    /// Opens the stream of events, after the one of this number where one is given.
+    /// Opens the stream of events, after the event of this number if one is given.
     pub fn events(
         &self,
         parameters: &Parameters,
@@ -243,7 +242,7 @@ impl ServiceClient {
         self.open(request)
     }
 
-    /// Asks for something that may be long, to be read as it comes.
+    /// Sends GET and returns the answer as a stream, whatever its length.
     pub fn stream(
         &self,
         path: &[&str],
@@ -252,7 +251,7 @@ impl ServiceClient {
         self.open(self.request(Method::GET, path, parameters))
     }
 
-    /// An answer to be read as it comes, however long it is.
+    /// Sends a request and returns the answer as a stream.
     fn open(
         &self,
         request: ureq::http::request::Builder,
@@ -391,7 +390,7 @@ impl ServiceClient {
     }
 }
 
-/// A file that is sent: where it cannot be read, that is no trouble with the service.
+/// A file that is being sent. It notes read errors, which are not errors of the service.
 struct WatchedFile<R> {
     file: R,
     error: Rc<Cell<Option<String>>>,
@@ -406,7 +405,7 @@ impl<R: io::Read> io::Read for WatchedFile<R> {
     }
 }
 
-/// A refusal as RFC 9457 writes it.
+/// A refusal in the form of RFC 9457.
 #[derive(Deserialize)]
 struct ProblemAnswer {
     title: Option<String>,
@@ -415,7 +414,7 @@ struct ProblemAnswer {
     errors: Vec<FieldProblem>,
 }
 
-/// What is wrong with one field of the input.
+/// A mistake in one field of the input.
 #[derive(Deserialize)]
 struct FieldProblem {
     #[serde(default)]
@@ -425,7 +424,7 @@ struct FieldProblem {
 }
 
 impl ProblemAnswer {
-    /// One line; where several fields are wrong, one more for each.
+    /// The message: one line, and a further one for each wrong field if there are several.
     fn message(&self, status: u16, errors: &[FieldError]) -> String {
         let title = match (&self.title, &self.detail) {
             (Some(title), _) | (None, Some(title)) => escaped(title),

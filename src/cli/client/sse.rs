@@ -1,4 +1,4 @@
-//! Reads Server-Sent Events, as the HTML standard's section 9.2 writes them.
+//! Reads Server-Sent Events (WHATWG HTML §9.2). `tail` calls it.
 
 use std::io::{self, BufRead, BufReader, Read};
 
@@ -8,11 +8,11 @@ const LONGEST_LINE: u64 = 1 << 20;
 /// One event.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// Its name; `message` where it has none.
+    /// Its name; `message` if it has none.
     pub event: String,
     /// Its data; several lines are joined by line feeds.
     pub data: String,
-    /// The number to ask to go on after.
+    /// Its number, after which a new connection continues.
     pub id: Option<String>,
 }
 
@@ -31,8 +31,7 @@ impl<R: Read> Frames<R> {
         }
     }
 
-    /// The next event; `None` at the end of the stream, where an event that was not finished does
-    /// not count.
+    /// The next event; `None` at the end of the stream, even after an unfinished event.
     pub fn next(&mut self) -> io::Result<Option<Frame>> {
         let mut event = String::new();
         let mut data: Option<String> = None;
@@ -65,7 +64,7 @@ impl<R: Read> Frames<R> {
                         data.push_str(value);
                     }
                 },
-                // A comment, which begins with a colon, only says that the service is there.
+                // A comment, which begins with a colon, only keeps the connection alive.
                 _ => {}
             }
         }

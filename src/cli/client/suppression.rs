@@ -30,13 +30,13 @@ pub enum SuppressionCommand {
     Export(ExportSuppressions),
 }
 
-/// Which entries.
+/// A selection of entries.
 #[derive(Args)]
 struct EntryArgs {
-    /// For this reason: bounce, complaint, unsubscribe, manual
+    /// Entries for this reason: bounce, complaint, unsubscribe, manual
     #[arg(long)]
     reason: Option<SuppressionReason>,
-    /// Of this list
+    /// Entries of this list
     #[arg(long, value_name = "NAME")]
     list: Option<String>,
 }
@@ -44,7 +44,7 @@ struct EntryArgs {
 /// `postrider suppression list`.
 #[derive(Args)]
 pub struct ListSuppressions {
-    /// Of this address
+    /// Entries of this address
     #[arg(long, value_name = "ADDRESS")]
     address: Option<String>,
     #[command(flatten)]
@@ -52,7 +52,7 @@ pub struct ListSuppressions {
     /// The most entries
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
     limit: u16,
-    /// Continue where the page before ended
+    /// Continue after the page that returned this cursor
     #[arg(long)]
     cursor: Option<String>,
     #[command(flatten)]
@@ -62,14 +62,14 @@ pub struct ListSuppressions {
 /// `postrider suppression add`.
 #[derive(Args)]
 pub struct Add {
-    /// Who is not to get mail
+    /// The address that is to get no mail
     address: String,
     #[command(flatten)]
     which: EntryArgs,
-    /// Until when; for ever when absent, or for a bounce as the configuration says
+    /// When it expires; never when absent, or for a bounce as the configuration says
     #[arg(long, value_name = "TIME", value_parser = times::time_to_come)]
     until: Option<Timestamp>,
-    /// What is known besides
+    /// A note
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
     #[command(flatten)]
@@ -79,7 +79,7 @@ pub struct Add {
 /// `postrider suppression remove`.
 #[derive(Args)]
 pub struct Remove {
-    /// Whose entries; all addresses when absent, and then a reason or a list is needed
+    /// The address; all addresses when absent, and then a reason or a list is needed
     #[arg(required_unless_present_any = ["reason", "list"])]
     address: Option<String>,
     #[command(flatten)]
@@ -224,7 +224,7 @@ impl Remove {
             return Ok(ExitCode::SUCCESS);
         }
         let Removed { count } = answer.decode()?;
-        screen.line(&[plain(format_args!("entries taken off: {count}"))])?;
+        screen.line(&[plain(format_args!("entries removed: {count}"))])?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -1,7 +1,7 @@
-//! `postrider tail`: what happens, as it happens.
+//! `postrider tail`: prints events as they happen.
 //!
-//! A connection that breaks is opened again, from where it broke. Nothing is missed in silence: the
-//! service says how many events it could not tell any more, and that is printed like an event.
+//! A broken connection is opened again and continues where it broke. No event is missed silently:
+//! the service reports how many events are gone, and that is printed like an event.
 
 use std::io;
 use std::process::ExitCode;
@@ -26,11 +26,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// `postrider tail`.
 #[derive(Args)]
 pub struct TailCommand {
-    /// Only what happens to this mail
+    /// Only events of this mail
     #[arg(long, value_name = "ID")]
     mail: Option<MailId>,
-    /// Begin with what happened since: a span such as 1h, a time such as 2026-01-31T12:00:00Z, or
-    /// the number of an event, 0 being the oldest that is kept
+    /// Begin with the events since: a span such as 1h, a time such as 2026-01-31T12:00:00Z, or the
+    /// number of an event; 0 is the oldest that is kept
     #[arg(long, value_name = "WHEN")]
     since: Option<String>,
     #[command(flatten)]
@@ -89,15 +89,15 @@ fn show(frame: &Frame, json: bool, screen: &mut Screen) -> io::Result<()> {
 
     match serde_json::from_str::<Event>(&frame.data) {
         Ok(event) => screen.line(&line(&event)),
-        // A newer service may tell what is not known here yet.
+        // A newer service may send events that this version does not know.
         Err(_) => screen.line(&[plain(format_args!("{}  {}", frame.event, frame.data))]),
     }
 }
 
-/// What the service says where it cannot tell everything.
+/// The service's report of events that are gone.
 #[derive(Deserialize)]
 struct MissedEvents {
-    /// How many events; unknown where they were of another journal.
+    /// How many events; unknown if they were of another journal.
     count: Option<u64>,
 }
 

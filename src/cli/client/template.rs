@@ -1,7 +1,7 @@
-//! `postrider template`: which templates there are, whether they are in order, and what one makes.
+//! `postrider template`: lists, checks and renders templates.
 //!
-//! `check` reads the files themselves, before they are in force anywhere; `list` and `render` ask
-//! the service, or with `--config` read the files, too.
+//! `check` reads the files themselves, so that mistakes are found before a service uses them;
+//! `list` and `render` ask the service, or with `--config` read the files too.
 
 use std::fs;
 use std::path::Path;
@@ -26,7 +26,7 @@ pub enum TemplateCommand {
     List(ListTemplates),
     /// Check the templates' files for mistakes
     Check(CheckTemplates),
-    /// Show what a template makes, and send nothing
+    /// Render a template and print it; nothing is sent
     Render(Render),
 }
 
@@ -47,7 +47,7 @@ pub struct CheckTemplates {
     /// The folder of templates, instead of the one in the configuration
     #[arg(value_name = "FOLDER", conflicts_with = "config")]
     folder: Option<std::path::PathBuf>,
-    /// Print what was found as JSON
+    /// Print the findings as JSON
     #[arg(long)]
     json: bool,
 }
@@ -57,14 +57,14 @@ pub struct CheckTemplates {
 pub struct Render {
     /// The template
     name: String,
-    /// What it is to say, as JSON: an object, @FILE, or `-` for standard input; its own sample when
-    /// absent
+    /// The template's data, as JSON: an object, @FILE, or `-` for standard input; its own sample
+    /// when absent
     #[arg(long, value_name = "JSON")]
     data: Option<String>,
-    /// The language, such as pt-BR; the nearest that there is is taken
+    /// The language, such as pt-BR; the closest one that exists is used
     #[arg(long, value_name = "LOCALE")]
     locale: Option<String>,
-    /// Print this part alone, as it is
+    /// Print only this part, unchanged
     #[arg(long, value_enum, value_name = "PART")]
     part: Option<OutputPart>,
     #[command(flatten)]
@@ -88,13 +88,13 @@ enum OutputPart {
     Text,
 }
 
-/// What the service answers when it is asked for its templates.
+/// The service's answer with its templates.
 #[derive(Deserialize, Serialize)]
 struct TemplateNames {
     templates: Vec<TemplateInfo>,
 }
 
-/// What a template makes, as the service says it.
+/// The service's answer with a rendered template.
 #[derive(Deserialize, Serialize)]
 struct Rendered {
     name: String,
@@ -105,7 +105,7 @@ struct Rendered {
     text: Option<String>,
 }
 
-/// What was found, as `--json` prints it.
+/// The findings as `--json` prints them.
 #[derive(Serialize)]
 struct TemplateFindings {
     ok: bool,
@@ -269,7 +269,7 @@ impl Rendered {
 }
 
 impl Files {
-    /// The templates that the configuration names; `None` where the service is to be asked.
+    /// The templates that the configuration names; `None` if the service is to be asked.
     fn templates(&self) -> Result<Option<Templates>, Failure> {
         let Some(file) = &self.config else {
             return Ok(None);
@@ -280,7 +280,7 @@ impl Files {
     }
 }
 
-/// Data of a template: JSON, or a file of it.
+/// Reads a template's data: JSON, or a file with JSON.
 pub(super) fn data(given: &str) -> Result<Value, Failure> {
     let text = match (given, given.strip_prefix('@')) {
         ("-", _) => send::read(Path::new("-"))?,
@@ -295,7 +295,7 @@ pub(super) fn data(given: &str) -> Result<Value, Failure> {
     }
 }
 
-/// The folder that the configuration names, and the language that stands in.
+/// The folder that the configuration names, and its default locale.
 fn configured(sources: &Sources) -> Result<(std::path::PathBuf, String), Failure> {
     let templates = Settings::templates(sources)?;
     let missing = || Failure::Usage("the configuration has no templates.path".to_owned());
@@ -305,7 +305,7 @@ fn configured(sources: &Sources) -> Result<(std::path::PathBuf, String), Failure
     ))
 }
 
-/// What is wrong with templates, told as what is wrong with the configuration is.
+/// Mistakes in templates in the form of mistakes in the configuration.
 fn as_mistakes(mistakes: Vec<TemplateMistake>) -> Mistakes {
     let as_mistake = |mistake: TemplateMistake| Mistake {
         source: match mistake.line {

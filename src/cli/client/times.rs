@@ -1,4 +1,4 @@
-//! Times as people type them, and as they read them.
+//! Times as users type them, and as they are printed.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use jiff::tz::TimeZone;
 
 use crate::mail::{Timestamp, parse_span_with_unit};
 
-/// Reads a time that is to come or has passed: in RFC 3339, on this machine's clock, or in words
-/// such as `tomorrow 9:00`, `next monday`, `2 hours`.
+/// Reads a time, past or future: in RFC 3339, on this machine's clock, or in words such as
+/// `tomorrow 9:00`, `next monday`, `2 hours`.
 pub fn point_in_time(text: &str) -> Result<Timestamp, String> {
     if let Ok(at) = text.parse() {
         return Ok(at);
@@ -27,13 +27,12 @@ pub fn point_in_time(text: &str) -> Result<Timestamp, String> {
     })
 }
 
-/// Reads a time that is to come, as [`point_in_time`] does, or as the span until then, such as
-/// `2h`. Words that name a time which has passed, such as `9:00` at ten, are refused: whoever types
-/// them means another one.
+/// Reads a future time as [`point_in_time`] does, or as the span until then, such as `2h`. Words
+/// for a past time, such as `9:00` at ten, are refused: the user means another time.
 pub fn time_to_come(text: &str) -> Result<Timestamp, String> {
     let now = Timestamp::now();
     let counted = in_digits(text);
-    // A lone number would be an hour of the day in words and seconds as a span.
+    // A number alone is ambiguous: an hour of the day in words, seconds as a span.
     let span = counted.trim_start_matches("in ").trim_start_matches('+');
     if let Ok(span) = parse_span_with_unit(span) {
         return Ok(now + span);
@@ -52,10 +51,10 @@ pub fn time_to_come(text: &str) -> Result<Timestamp, String> {
     Ok(at)
 }
 
-/// What `date --date` understands, in this machine's time zone.
+/// Reads what `date --date` understands, in this machine's time zone.
 fn in_words(text: &str) -> Option<Timestamp> {
     let words = text.trim();
-    // Nothing, a number or a lone letter is a time to `date`, and a slip here.
+    // An empty text, a number or a single letter is a time for `date`, but a mistake here.
     if words.len() < 2 || words.parse::<f64>().is_ok() {
         return None;
     }
@@ -66,7 +65,7 @@ fn in_words(text: &str) -> Option<Timestamp> {
     parsed.as_zoned().map(stamp)
 }
 
-/// Digits for the words that `date` does not know for a time and for one.
+/// Replaces words that `date` does not know, such as `noon` and `one`, by digits.
 fn in_digits(text: &str) -> String {
     let words = text.split_whitespace().map(|word| match word {
         "noon" => "12:00",
@@ -81,12 +80,11 @@ fn stamp(at: &jiff::Zoned) -> Timestamp {
     Timestamp::from_millis(at.timestamp().as_millisecond())
 }
 
-/// Reads a time that has passed: as [`point_in_time`] does, or as the span that it is ago, such as
-/// `2h`.
+/// Reads a past time as [`point_in_time`] does, or as a span before now, such as `2h`.
 pub fn past_time(text: &str) -> Result<Timestamp, String> {
     match parse_span_with_unit(text.strip_suffix(" ago").unwrap_or(text)) {
         Ok(span) => Ok(Timestamp::now().before(span)),
-        Err(_) => point_in_time(text).map_err(|wrong| format!("{wrong}, and no span such as 2h")),
+        Err(_) => point_in_time(text).map_err(|wrong| format!("{wrong}, nor a span such as 2h")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! `postrider webhook`: the endpoints that are sent events.
+//! `postrider webhook`: lists and tests webhooks, and sends messages again.
 
 use std::process::ExitCode;
 
@@ -23,15 +23,15 @@ pub enum WebhookCommand {
         #[command(flatten)]
         asking: ServiceArgs,
     },
-    /// Send a webhook a message of the type `test`, and say what it answered
+    /// Send a webhook a message of the type `test`, and print its answer
     Test {
         /// The webhook's name
         name: String,
         #[command(flatten)]
         asking: ServiceArgs,
     },
-    /// Send messages to a webhook again: all that failed, unless told otherwise; one that is off is
-    /// switched on
+    /// Send messages to a webhook again: all that failed, unless an option says otherwise; a
+    /// webhook that is off is switched on
     Redeliver(RedeliverCommand),
     /// Print a new secret for a webhook
     Secret,
@@ -42,10 +42,10 @@ pub enum WebhookCommand {
 pub struct RedeliverCommand {
     /// The webhook's name
     name: String,
-    /// Everything that happened since: a span such as 2h, or a time such as 2026-01-31T12:00:00Z
+    /// All events since: a span such as 2h, or a time such as 2026-01-31T12:00:00Z
     #[arg(long, value_name = "WHEN", value_parser = past_time)]
     since: Option<Timestamp>,
-    /// The message of this id
+    /// The message with this id
     #[arg(long, value_name = "ID", conflicts_with = "since")]
     id: Option<String>,
     #[command(flatten)]
@@ -176,7 +176,7 @@ impl RedeliverCommand {
         } else {
             let status: WebhookStatus = answer.decode()?;
             screen.line(&[plain(format_args!(
-                "{} is {}, with {} before it",
+                "{} is {}, with a backlog of {}",
                 self.name,
                 status.state,
                 grouped(status.backlog)

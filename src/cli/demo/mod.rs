@@ -1,6 +1,6 @@
-//! `postrider demo`: mails through the real engine and a real spool, into a mail server of its own
-//! that refuses, defers and hangs up now and then; and what became of them, as the server counted
-//! it.
+//! `postrider demo`: sends mails through the real engine and a real spool to a mail server of its
+//! own, which refuses, defers and hangs up now and then. Then it prints what happened to them, as
+//! the server counted it.
 
 mod plan;
 mod sink;
@@ -27,7 +27,7 @@ use tally::DemoTally;
 
 /// How many callers submit mail at once.
 const CALLERS: usize = 64;
-/// How long nothing may happen before the demo gives up.
+/// How long nothing may happen before the demo gives up waiting.
 const IDLE_TIMEOUT: Duration = seconds(60);
 /// How large each mail's text is, in bytes.
 const TEXT_BYTES: usize = 1500;
@@ -88,7 +88,7 @@ async fn demonstrate(
 
     let dispatcher = config::builder(&settings)?.start().await?;
     let began = Instant::now();
-    let mut callers = hand_in(&dispatcher, &tally, count);
+    let mut callers = start_callers(&dispatcher, &tally, count);
     let stats = tokio::select! {
         stats = follow(&dispatcher, &tally, count) => stats,
         failure = first_failure(&mut callers) => Err(failure),
@@ -101,8 +101,8 @@ async fn demonstrate(
     Summary::new(&tally, &stats, count, began).print(screen)
 }
 
-/// The configured engine, with the sink as its only relay, a spool that goes away, and retries that
-/// nobody has to wait for.
+/// The settings, with the sink as the only relay, a temporary spool, and short delays between
+/// attempts.
 fn for_demo(mut settings: Settings, sink: &Sink, dir: &Path) -> Settings {
     let connections = settings
         .relays
@@ -124,8 +124,8 @@ fn for_demo(mut settings: Settings, sink: &Sink, dir: &Path) -> Settings {
     settings
 }
 
-/// The callers at work.
-fn hand_in(
+/// Starts the callers, which submit all mails.
+fn start_callers(
     dispatcher: &Dispatcher,
     tally: &Arc<DemoTally>,
     count: usize,
@@ -151,13 +151,13 @@ fn hand_in(
     callers
 }
 
-/// Waits until a caller fails. For ever, if none does.
+/// Waits until a caller fails. Does not return if none does.
 async fn first_failure(callers: &mut JoinSet<Result<(), Failure>>) -> Failure {
     while let Some(ended) = callers.join_next().await {
         match ended {
             Ok(Ok(())) => {}
             Ok(Err(failure)) => return failure,
-            Err(e) => return Failure::Failed(format!("a caller was broken off: {e}")),
+            Err(e) => return Failure::Failed(format!("a caller was aborted: {e}")),
         }
     }
     std::future::pending().await
@@ -174,8 +174,8 @@ fn mail(number: usize) -> Result<Mail, MailError> {
         .build()
 }
 
-/// Waits until every mail was accepted and none is pending, or nothing happens any more. Returns
-/// the engine's last numbers.
+/// Waits until every mail was accepted and none is pending, or until nothing happened for
+/// [`IDLE_TIMEOUT`]. Returns the engine's last numbers.
 async fn follow(
     dispatcher: &Dispatcher,
     tally: &DemoTally,

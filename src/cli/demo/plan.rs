@@ -1,30 +1,30 @@
-//! What goes wrong with which mail: decided by its number and a seed alone, so that every run of
-//! the demo meets the same trouble, whatever the order in which mails arrive.
+//! The faults of the demo's mail server: decided by a mail's number and a seed alone, so that they
+//! are the same in every run, whatever the order in which mails arrive.
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-/// Which run this is; another number is another run's trouble.
+/// The seed of the faults.
 const SEED: u64 = 42;
 
-/// What the sink does to one mail, the first time or the first times that it sees it.
+/// What the sink does to one mail at its first attempt or attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PlannedFault {
-    /// None: it takes it.
+    /// It accepts the mail.
     None,
-    /// It refuses the recipient for now (450), so many times.
+    /// It defers the recipient (450) this many times.
     Refuse(u32),
-    /// It reads the mail, and defers it (451), so many times.
+    /// It reads the mail and defers it (451) this many times.
     Defer(u32),
     /// It hangs up in the middle of the mail.
     HangUp,
-    /// It takes the mail, and hangs up before it says so: nobody can know, so the mail is sent
-    /// again, and arrives twice.
+    /// It accepts the mail and hangs up before it answers. The outcome is in doubt, so the mail is
+    /// sent again and arrives twice.
     HangUpAfter,
 }
 
-/// What happens to mail `number`: out of a thousand, 20 are refused, 20 deferred, 5 cut off and 3
-/// cut off after they were taken.
+/// The fault of mail `number`: out of a thousand, 20 recipients are deferred, 20 mails are
+/// deferred, 5 are cut off, and 3 are cut off after they were accepted.
 pub(super) fn trouble(number: usize) -> PlannedFault {
     let mut chance =
         SmallRng::seed_from_u64(SEED ^ (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));

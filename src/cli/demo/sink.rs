@@ -1,5 +1,5 @@
-//! The demo's own mail server, on loopback: takes mail, counts it, and makes the trouble that the
-//! plan says.
+//! The demo's own mail server, on loopback: accepts mail, counts it, and causes the faults of the
+//! plan.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ impl Sink {
         let address = listener.local_addr()?;
         let listening = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                // A client that breaks off has said so itself.
+                // A client that closes the connection knows why.
                 let guest = SinkSession::new(stream, tally.clone());
                 tokio::spawn(async move { guest.serve().await.ok() });
             }
@@ -44,7 +44,7 @@ impl Drop for Sink {
     }
 }
 
-/// What comes after a command.
+/// What follows a command.
 enum AfterCommand {
     Command,
     HangUp,
@@ -54,11 +54,11 @@ enum AfterCommand {
 struct SinkSession {
     input: BufReader<OwnedReadHalf>,
     output: OwnedWriteHalf,
-    /// Answers that are not sent yet: with PIPELINING, those to one batch of commands go together
-    /// (RFC 2920 §3.2).
+    /// Answers that are not sent yet: with PIPELINING, those to one batch of commands are sent
+    /// together (RFC 2920 §3.2).
     answers: Vec<u8>,
     line: Vec<u8>,
-    /// The numbers of the mails that the recipients so far stand for.
+    /// The numbers of the mails of the recipients so far.
     recipients: Vec<usize>,
     tally: Arc<DemoTally>,
 }
@@ -99,7 +99,7 @@ impl SinkSession {
         Ok(())
     }
 
-    /// One line; answers go out before it is waited for. False at the end.
+    /// Reads one line, after it has sent the answers. False at the end of the connection.
     async fn read_line(&mut self) -> std::io::Result<bool> {
         if !self.input.buffer().contains(&b'\n') {
             self.flush().await?;
@@ -196,8 +196,8 @@ impl SinkSession {
         Ok(AfterCommand::Command)
     }
 
-    /// Closes so that what was answered before is read: with unread input, closing at once would
-    /// throw it away (RFC 1122 §4.2.2.13).
+    /// Closes the connection so that the client can read the answers before it: closing with unread
+    /// input would discard them (RFC 1122 §4.2.2.13).
     async fn hang_up(mut self) -> std::io::Result<()> {
         self.flush().await?;
         self.output.shutdown().await?;
@@ -213,9 +213,9 @@ mod tests {
     use super::super::plan::trouble;
     use super::*;
 
-    /// Submits one mail with all its commands in one write, and returns all that the sink says
-    /// until it hangs up.
-    async fn hand_in(sink: &Sink, number: usize) -> Vec<String> {
+    /// Sends one mail with all its commands in one write, and returns the sink's answers until it
+    /// hangs up.
+    async fn send_one(sink: &Sink, number: usize) -> Vec<String> {
         let mut stream = TcpStream::connect(sink.address).await.unwrap();
         let commands = format!(
             "EHLO me\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<mail-{number}@demo.example>\r\nDATA\r\n"
@@ -248,7 +248,7 @@ mod tests {
     async fn a_mail_without_trouble_is_taken_and_counted() {
         let (tally, sink) = open().await;
         let number = first_with(|trouble| trouble == PlannedFault::None);
-        let said = hand_in(&sink, number).await;
+        let said = send_one(&sink, number).await;
         assert_eq!(said.join(""), "220 250 250 250 354 250 221 ");
         assert_eq!((tally.progress().1, tally.duplicates()), (1, 0));
     }
@@ -258,14 +258,14 @@ mod tests {
         let (tally, sink) = open().await;
         let refused = first_with(|trouble| trouble == PlannedFault::Refuse(2));
         let deferred = first_with(|trouble| trouble == PlannedFault::Defer(1));
-        assert!(hand_in(&sink, refused).await.contains(&"450 ".to_owned()));
-        assert!(hand_in(&sink, refused).await.contains(&"450 ".to_owned()));
-        assert!(hand_in(&sink, deferred).await.contains(&"451 ".to_owned()));
+        assert!(send_one(&sink, refused).await.contains(&"450 ".to_owned()));
+        assert!(send_one(&sink, refused).await.contains(&"450 ".to_owned()));
+        assert!(send_one(&sink, deferred).await.contains(&"451 ".to_owned()));
         assert_eq!(tally.progress().1, 0, "what was not taken is not counted");
 
         for number in [refused, deferred] {
             assert_eq!(
-                hand_in(&sink, number).await.join(""),
+                send_one(&sink, number).await.join(""),
                 "220 250 250 250 354 250 221 "
             );
         }
@@ -287,12 +287,12 @@ mod tests {
         let after = first_with(|trouble| trouble == PlannedFault::HangUpAfter);
         for number in [cut, after] {
             assert_eq!(
-                hand_in(&sink, number).await.join(""),
+                send_one(&sink, number).await.join(""),
                 "220 250 250 250 354 ",
                 "nothing to the final dot"
             );
             assert_eq!(
-                hand_in(&sink, number).await.join(""),
+                send_one(&sink, number).await.join(""),
                 "220 250 250 250 354 250 221 "
             );
         }

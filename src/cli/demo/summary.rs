@@ -1,4 +1,4 @@
-//! What the demo shows: bars while it runs, on a terminal only, and a table at its end.
+//! The demo's output: bars while it runs, on a terminal only, and a table at the end.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::config::{Settings, Sync};
 use crate::dispatch::Stats;
 use crate::mail::Priority;
 
-/// Says what is about to happen.
+/// Prints what the demo is going to do.
 pub(super) fn introduce(
     screen: &mut Screen,
     count: usize,
@@ -23,7 +23,7 @@ pub(super) fn introduce(
 ) -> io::Result<()> {
     let synced = match settings.spool.sync {
         Sync::Always => "synced to disk before each receipt",
-        Sync::Interval => "synced to disk now and then",
+        Sync::Interval => "synced to disk at intervals",
     };
     let count = HumanCount(count as u64);
 
@@ -39,8 +39,7 @@ pub(super) fn introduce(
     ))
 }
 
-/// One bar for what was accepted, one for what arrived. They go to standard error, and only where
-/// that is a terminal.
+/// One bar for accepted mails and one for arrived mails, on standard error, if that is a terminal.
 pub(super) struct ProgressBars {
     accepted: ProgressBar,
     arrived: ProgressBar,
@@ -78,7 +77,7 @@ impl ProgressBars {
     }
 }
 
-/// What became of the mails.
+/// What happened to the mails.
 pub(super) struct Summary<'a> {
     tally: &'a DemoTally,
     stats: &'a Stats,
@@ -101,7 +100,7 @@ impl<'a> Summary<'a> {
         }
     }
 
-    /// Prints the table, and says in its last line whether every mail arrived.
+    /// Prints the table, and in its last line whether every mail arrived.
     pub(super) fn print(&self, screen: &mut Screen) -> Result<(), Failure> {
         screen.lines(self.table())?;
         screen.line(&[])?;
@@ -133,7 +132,7 @@ impl<'a> Summary<'a> {
             (
                 "arrived twice",
                 self.tally.duplicates(),
-                "the server took them and hung up before it said so".to_owned(),
+                "the server accepted them and hung up before it answered".to_owned(),
             ),
             (
                 "mails per second",
@@ -171,7 +170,7 @@ impl<'a> Summary<'a> {
     }
 }
 
-/// Whether every mail arrived, and none twice without need.
+/// An error unless every mail arrived, and none twice without a cause.
 fn verdict(tally: &DemoTally, count: u64) -> Result<(), Failure> {
     let missing = tally.missing();
     let (accepted, arrived) = tally.progress();

@@ -1,5 +1,4 @@
-//! Who saw which mail, and when: written by the side that submits and by the sink, read for the
-//! summary.
+//! The history of each mail: written by the callers and by the sink, read for the summary.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +8,7 @@ use parking_lot::Mutex;
 use super::plan::{PlannedFault, trouble};
 use crate::mail::Priority;
 
-/// One mail's story.
+/// One mail's history.
 #[derive(Clone, Copy, Debug, Default)]
 struct MailHistory {
     accepted: Option<Instant>,
@@ -18,7 +17,7 @@ struct MailHistory {
     troubled: u32,
 }
 
-/// How often the sink did what.
+/// How often each fault happened.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct FaultCounts {
     pub(super) refused: u64,
@@ -27,7 +26,7 @@ pub(super) struct FaultCounts {
     pub(super) hung_up_after: u64,
 }
 
-/// All mails' stories, by number.
+/// The history of all mails, by number.
 pub(super) struct DemoTally {
     state: Mutex<TallyState>,
 }
@@ -52,7 +51,7 @@ impl DemoTally {
         }
     }
 
-    /// The engine gave a receipt for it.
+    /// The engine has accepted the mail.
     pub(super) fn accepted(&self, number: usize) {
         let state = &mut *self.state.lock();
         if let Some(story) = state.stories.get_mut(number) {
@@ -61,7 +60,7 @@ impl DemoTally {
         }
     }
 
-    /// Whether the sink is to trouble this mail now; says yes as often as the plan does.
+    /// Whether the sink is to cause a fault for this mail now; true as often as the plan says.
     pub(super) fn meets(&self, number: usize, wanted: impl Fn(PlannedFault) -> bool) -> bool {
         let planned = trouble(number);
         let TallyState {
@@ -87,7 +86,7 @@ impl DemoTally {
         true
     }
 
-    /// The sink has it.
+    /// The mail has arrived at the sink.
     pub(super) fn arrived(&self, number: usize) {
         let state = &mut *self.state.lock();
         if let Some(story) = state.stories.get_mut(number) {
@@ -99,7 +98,7 @@ impl DemoTally {
         }
     }
 
-    /// How many were accepted, and how many of all arrived.
+    /// How many mails were accepted, and how many arrived.
     pub(super) fn progress(&self) -> (u64, u64) {
         let state = self.state.lock();
         (state.accepted, state.arrived)
@@ -130,7 +129,7 @@ impl DemoTally {
         missing.map(|(number, _)| number).collect()
     }
 
-    /// From `began` until the last first copy arrived.
+    /// The time from `began` until every mail had arrived once.
     pub(super) fn took(&self, began: Instant) -> Duration {
         let state = self.state.lock();
         state
@@ -141,7 +140,7 @@ impl DemoTally {
             .map_or(Duration::ZERO, |last| last - began)
     }
 
-    /// The times from receipt to arrival of the mails of one priority, or of all.
+    /// The latencies of the mails of one priority, or of all.
     pub(super) fn latencies(&self, only: Option<Priority>) -> Latencies {
         let state = self.state.lock();
         let mut micros = Histogram::new(3).expect("three significant digits are allowed");
@@ -150,7 +149,7 @@ impl DemoTally {
                 continue;
             };
             if only.is_none_or(|only| only == super::priority(number)) {
-                // A mail may arrive before the task that submitted it wakes up to its receipt.
+                // A mail may arrive before the task that submitted it has read its receipt.
                 let waited = arrived.saturating_duration_since(accepted).as_micros();
                 // Recording fails only beyond a histogram's fixed bound, and this one grows.
                 let _ = micros.record(u64::try_from(waited).unwrap_or(u64::MAX));
@@ -167,7 +166,7 @@ pub(super) struct Latencies {
 }
 
 impl Latencies {
-    /// The time that so many of a hundred mails needed at most.
+    /// The time within which this percentage of mails arrived.
     pub(super) fn percentile(&self, percent: f64) -> Duration {
         Duration::from_micros(self.micros.value_at_percentile(percent))
     }

@@ -53,8 +53,7 @@ const BODY_ERRORS: [(&str, &str); 5] = [
 #[openapi(
     info(
         title = "Postrider",
-        description = "A durable mail dispatcher: hand it a mail and go on. Every error is a \
-                       problem (RFC 9457).",
+        description = "A durable mail dispatcher. Every error is a problem (RFC 9457).",
     ),
     tags(
         (name = "mails", description = "Submitting mail, and its status"),

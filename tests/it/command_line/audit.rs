@@ -77,5 +77,5 @@ fn who_did_what_is_a_table_over_all_pages() {
 fn nothing_done_is_said() {
     let service = ScriptedService::new([answer(200, json!({"entries": []}))]);
     let out = run(&service, &["audit", "--act", "purge"]).well();
-    assert_eq!(out, "nothing was done\n");
+    assert_eq!(out, "no operations\n");
 }

@@ -269,7 +269,7 @@ async fn a_deferred_mail_is_waited_for_retried_and_cancelled() {
 
     let done = service.run(&[&words[..], &["--wait=300ms"]].concat());
     assert!(
-        done.code == 75 && done.err.contains("is still being looked after"),
+        done.code == 75 && done.err.contains("the service goes on trying"),
         "{done:?}"
     );
 

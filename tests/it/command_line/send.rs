@@ -317,7 +317,7 @@ fn a_mail_that_was_sent_at_once_is_not_waited_for() {
     let out = run(&service, &[&REQUIRED_OPTIONS[..], &["--wait"]].concat()).well();
     assert_eq!(
         out,
-        format!("{ID}  delivered  sent at once, because it could not be kept\n")
+        format!("{ID}  delivered  sent at once, because it could not be stored\n")
     );
 }
 
@@ -472,7 +472,7 @@ fn wrong_usage_is_reported_before_anything_is_sent() {
         ),
         (
             &[&REQUIRED_OPTIONS[..], &["--url", "ftp://x"]].concat(),
-            "has to begin with http",
+            "must begin with http",
         ),
         (
             &[&REQUIRED_OPTIONS[..], &["--url", "http://u:p@x"]].concat(),

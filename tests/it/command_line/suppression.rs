@@ -50,7 +50,7 @@ fn entries_are_added_listed_and_taken_off() {
 
     let service = ScriptedService::new([answer(200, json!({"count": 2}))]);
     let shown = run(&service, &["suppression", "remove", "a@example.org"]).well();
-    assert_eq!(shown, "entries taken off: 2\n");
+    assert_eq!(shown, "entries removed: 2\n");
     assert_eq!(
         service.asked_once().line,
         "DELETE /v1/suppressions?address=a%40example.org"

@@ -1,18 +1,18 @@
-//! The flags of the classic sendmail, as Postfix and others have kept them.
+//! The flags of the classic sendmail, as Postfix and others support them.
 
 use std::ffi::OsString;
 
 use super::{Code, SendmailError};
 use crate::cli::screen::escaped;
 
-/// Flags that take a value, in the same word or as the next one. Those that are not read below
-/// change nothing here: what they ask for (8-bit mail, notifications, error mode, hop counts …) is
-/// done anyway, or not by a client.
+/// Flags that take a value, in the same word or as the next one. Those that are not read below are
+/// ignored: what they ask for (8-bit mail, notifications, error mode, hop counts …) is done anyway,
+/// or is not a client's business.
 const WITH_VALUE: &str = "ABCFLMNOPRVXbdefhopqr";
-/// Flags that stand alone.
+/// Flags without a value.
 const WITHOUT_VALUE: &str = "GIUcimnstvx";
 
-/// What the command line asks for.
+/// The parsed command line.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Flags {
     /// `-t`
@@ -23,29 +23,29 @@ pub struct Flags {
     pub from: Option<String>,
     /// `-F`
     pub full_name: Option<String>,
-    /// What follows the flags.
+    /// The words after the flags.
     pub recipients: Vec<String>,
     pub task: Task,
-    /// `-q`, `-I`: with nobody to send to, there is nothing to do.
+    /// `-q`, `-I`: without recipients there is nothing to do.
     pub idle: bool,
 }
 
-/// What is to be done.
+/// What the command does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Task {
-    /// Take a message on standard input.
+    /// Submit a message from standard input.
     #[default]
     Send,
     /// `-bs`: speak SMTP on standard input and output.
     Speak,
     /// `-bp`: print the queue.
     Queue,
-    /// `-bi`: rebuild the alias table, which there is none of.
+    /// `-bi`: rebuild the alias table, which does not exist here.
     Nothing,
 }
 
 impl Flags {
-    /// Reads the words as getopt does: flags end at `--` or at the first word that is none.
+    /// Parses the words as getopt does: flags end at `--` or at the first word that is not a flag.
     pub(super) fn parse(words: Vec<OsString>) -> Result<Self, SendmailError> {
         let usage = |message: String| SendmailError::new(Code::Usage, message);
         let mut flags = Flags::default();
@@ -71,8 +71,8 @@ impl Flags {
                 if WITHOUT_VALUE.contains(flag) {
                     flags.alone(flag);
                 } else if WITH_VALUE.contains(flag) {
-                    // The error mode, the debug level and the queue's interval may be missing, and
-                    // then take no other word.
+                    // The values of the error mode, the debug level and the queue's interval are
+                    // optional, and never the next word.
                     let value = match rest {
                         "" if matches!(flag, 'd' | 'e' | 'q') => String::new(),
                         "" => words
@@ -127,7 +127,7 @@ impl Flags {
             ('b', "s") => self.task = Task::Speak,
             ('b', "d" | "D" | "l") => {
                 let message = format!(
-                    "-b{value} is not taken here: the service runs by itself, see `postrider run`"
+                    "-b{value} is not supported: the service runs by itself, see `postrider run`"
                 );
                 return Err(SendmailError::new(Code::Usage, message));
             }

@@ -1,6 +1,6 @@
-//! The message on standard input, made whole: where it ends, where its body begins, whom it is
-//! from, and what its bytes above 127 mean, which scripts do not say. The service adds Date and
-//! Message-ID and settles the line ends; the bytes are otherwise left as they came.
+//! Completes the message from standard input: finds its end and the beginning of its body, and adds
+//! what scripts leave out, a From field and the fields of MIME for 8-bit text. The service adds
+//! Date and Message-ID and normalizes line ends; all other bytes are left unchanged.
 
 use lettre::message::header::{From, Headers};
 use lettre::message::{Mailbox, Mailboxes};
@@ -8,7 +8,7 @@ use lettre::message::{Mailbox, Mailboxes};
 use super::flags::Flags;
 use crate::cli::client::user;
 
-/// What stands before a line with a single dot, which ends the message unless dots are ignored.
+/// The message up to a line with a single dot, which ends it unless dots are ignored.
 pub fn up_to_the_dot(mut input: Vec<u8>, ignore_dots: bool) -> Vec<u8> {
     if !ignore_dots {
         let mut end = 0;
@@ -23,8 +23,8 @@ pub fn up_to_the_dot(mut input: Vec<u8>, ignore_dots: bool) -> Vec<u8> {
     input
 }
 
-/// The message with what it lacks: a From field, which is made from `-f`, `-F` and the login name;
-/// and for a body of 8-bit text the fields of MIME that say so.
+/// The message with the fields that it lacks: From, which is made of `-f`, `-F` and the login name,
+/// and for a body of 8-bit text the fields of MIME.
 pub fn made_whole(input: &[u8], flags: &Flags) -> Vec<u8> {
     let input = without_mbox_line(input);
     let (header, body) = input.split_at(header_length(input));
@@ -40,7 +40,7 @@ pub fn made_whole(input: &[u8], flags: &Flags) -> Vec<u8> {
         message.extend_from_slice(mime_fields(header, body).as_bytes());
     }
     if !body.starts_with(b"\n") && !body.starts_with(b"\r\n") {
-        // The text began without an empty line, as in `echo hello | sendmail root`.
+        // A text without a header section, as in `echo hello | sendmail root`.
         message.extend_from_slice(b"\r\n");
     }
 
@@ -48,8 +48,8 @@ pub fn made_whole(input: &[u8], flags: &Flags) -> Vec<u8> {
     message
 }
 
-/// Programs that keep mail in mbox files put a line `From sender date` first, which is no header
-/// field.
+/// The message without the line `From sender date` that programs with mbox files put first: it is
+/// not a header field.
 fn without_mbox_line(input: &[u8]) -> &[u8] {
     if !input.starts_with(b"From ") {
         return input;
@@ -60,7 +60,7 @@ fn without_mbox_line(input: &[u8]) -> &[u8] {
         .map_or(&[], |end| &input[end + 1..])
 }
 
-/// How many bytes the header fields have, without the empty line after them.
+/// The length of the header section in bytes, without the empty line after it.
 fn header_length(input: &[u8]) -> usize {
     let mut length = 0;
     for line in input.split_inclusive(|byte| *byte == b'\n') {
@@ -85,8 +85,8 @@ fn is_field(line: &[u8]) -> bool {
     }
 }
 
-/// Whether there is such a field. A From that names nobody is there too: the service tells the
-/// sender's mistake, which a second one would hide.
+/// Whether there is a field of this name, even an empty one: the service reports an empty From,
+/// which a second From would hide.
 fn has_field(header: &[u8], name: &str) -> bool {
     header.split(|byte| *byte == b'\n').any(|line| {
         let colon = line.iter().position(|byte| *byte == b':');
@@ -98,8 +98,8 @@ fn has_field(header: &[u8], name: &str) -> bool {
     })
 }
 
-/// What says that the body is 8-bit text. Text that is not UTF-8 could be anything, and has a name
-/// for that (RFC 1428 §3).
+/// The MIME fields for a body of 8-bit text. The charset of text that is not UTF-8 is unknown, and
+/// RFC 1428 §3 has a name for that.
 fn mime_fields(header: &[u8], body: &[u8]) -> String {
     let charset = if std::str::from_utf8(body).is_ok() {
         "utf-8"

@@ -1,5 +1,5 @@
-//! `postrider sendmail`, the classic drop-in for cron, PHP and scripts: a message on standard
-//! input, recipients as arguments or from the message, and an exit code from sysexits.h.
+//! `postrider sendmail`, a drop-in for the classic sendmail of cron, PHP and scripts: a message on
+//! standard input, recipients as arguments or from the message, and an exit code from sysexits.h.
 
 mod flags;
 mod message;
@@ -21,7 +21,7 @@ use crate::cli::screen::{Screen, escaped, note};
 use crate::ingress::smtp::{self, StdioRefusal, StdioSubmission};
 use crate::mail::{Addressees, MailError, MailId};
 
-/// What the help ends with.
+/// The end of the help.
 pub const MANUAL: &str = "\
 Flags:
   -t          take recipients from To, Cc and Bcc, besides those named
@@ -55,7 +55,7 @@ pub struct Sendmail {
     help: Option<bool>,
     #[command(flatten)]
     service: ServiceOptions,
-    /// Flags as the classic sendmail has them, then the recipients
+    /// The flags of the classic sendmail, then the recipients
     #[arg(
         trailing_var_arg = true,
         allow_hyphen_values = true,
@@ -64,16 +64,16 @@ pub struct Sendmail {
     words: Vec<OsString>,
 }
 
-/// The largest message that is spoken; the service has a limit of its own.
+/// The largest message that `-bs` accepts; the service has a limit of its own.
 const LARGEST_MESSAGE: usize = 256 << 20;
 
-/// What the service answers when it took a mail.
+/// The service's answer to an accepted mail.
 #[derive(Deserialize)]
 struct AcceptedAnswer {
     id: MailId,
 }
 
-/// What the caller can tell from the exit code; the numbers are those of sysexits.h.
+/// The exit codes, with the numbers of sysexits.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Code {
     Usage = 64,
@@ -86,7 +86,7 @@ enum Code {
     Configuration = 78,
 }
 
-/// Why it was not accepted.
+/// Why the message was not accepted.
 #[derive(Debug)]
 struct SendmailError {
     code: Code,
@@ -119,7 +119,8 @@ impl From<Failure> for SendmailError {
                 {
                     Code::NoUser
                 }
-                // Without a field to blame, the service has no way for such mail.
+                // If no field is wrong, the service cannot send such mail, for example because it
+                // has no route for it.
                 422 if refusal.errors.is_empty() => Code::Unavailable,
                 400 | 413 | 422 => Code::DataError,
                 status if status >= 500 || refusal.is_transient() => Code::TryLater,
@@ -132,7 +133,7 @@ impl From<Failure> for SendmailError {
 }
 
 impl Sendmail {
-    /// Hands the message on, and says why not where it cannot.
+    /// Submits the message, or prints why it could not.
     pub(super) fn run(self, screen: &mut Screen) -> ExitCode {
         match self.act(screen) {
             Ok(()) => ExitCode::SUCCESS,
@@ -146,7 +147,7 @@ impl Sendmail {
     fn act(self, screen: &mut Screen) -> Result<(), SendmailError> {
         let flags = Flags::parse(self.words)?;
         let nobody = flags.recipients.is_empty() && !flags.recipients_from_message;
-        // The service tries by itself what waits, and keeps no aliases.
+        // The service retries waiting mail by itself, and has no aliases.
         let is_idle = flags.idle && nobody && flags.task == Task::Send;
 
         if is_idle || flags.task == Task::Nothing {
@@ -162,7 +163,7 @@ impl Sendmail {
     }
 }
 
-/// Takes one message on standard input.
+/// Submits one message from standard input.
 fn submit(flags: &Flags, client: &ServiceClient) -> Result<(), SendmailError> {
     if flags.recipients.is_empty() && !flags.recipients_from_message {
         return Err(SendmailError::new(
@@ -184,9 +185,9 @@ fn submit(flags: &Flags, client: &ServiceClient) -> Result<(), SendmailError> {
     Ok(())
 }
 
-/// Speaks SMTP on standard input and output; each mail is submitted as it is spoken.
+/// Speaks SMTP on standard input and output; each mail is submitted before its end is answered.
 fn speak(client: &ServiceClient) -> Result<(), SendmailError> {
-    let hand_in = |mail: StdioSubmission| {
+    let submit_mail = |mail: StdioSubmission| {
         let from = mail
             .return_path
             .map_or("<>".to_owned(), |path| path.to_string());
@@ -212,10 +213,13 @@ fn speak(client: &ServiceClient) -> Result<(), SendmailError> {
         &mut output,
         &user::mail_name(),
         LARGEST_MESSAGE,
-        hand_in,
+        submit_mail,
     );
     spoken.and_then(|()| output.flush()).map_err(|error| {
-        SendmailError::new(Code::IoError, format!("the dialogue broke off: {error}"))
+        SendmailError::new(
+            Code::IoError,
+            format!("the dialogue was interrupted: {error}"),
+        )
     })
 }
 

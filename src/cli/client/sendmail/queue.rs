@@ -1,4 +1,4 @@
-//! The queue as `sendmail -bp`, or `mailq`, shows it: every mail that has not ended.
+//! The output of `sendmail -bp` and `mailq`: every mail that has not ended.
 
 use std::io;
 
@@ -15,7 +15,7 @@ const WAITING_STATES: [State; 4] = [
     State::Deferred,
     State::Scheduled,
 ];
-/// The most mails of each that are shown.
+/// The most mails of each state that are shown.
 const MOST_SHOWN: usize = 1000;
 
 /// Prints the queue.
