@@ -7,6 +7,9 @@ use uuid::Uuid;
 
 use super::PostgresSpool;
 use super::detached::DetachedSpool;
+use super::head::HEAD;
+use super::journal;
+use super::link::Link;
 use super::reading;
 use super::rows::{self, TotalsChange};
 use super::schema::{self, Migrate};
@@ -299,9 +302,7 @@ async fn compare(
         return Ok(());
     }
 
-    let head = on
-        .query("SELECT totals FROM head ORDER BY commits DESC LIMIT 1", &[])
-        .await?;
+    let head = on.query(&format!("SELECT totals FROM {HEAD}"), &[]).await?;
     let kept: Vec<i64> = head.first().map_or_else(Vec::new, |row| row.get(0));
     if kept != totals.columns() {
         problems.add(format!(

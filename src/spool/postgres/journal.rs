@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio_postgres::Row;
 
 use super::PostgresNode;
+use super::head::HEAD;
 use super::link::Connected;
 use super::reading::ask;
 use super::rows::TotalsChange;
@@ -203,14 +204,16 @@ pub(super) async fn prune(
     let keep = i64::try_from(options.keep.as_millis()).unwrap_or(i64::MAX);
     let gone = on
         .query(
-            "WITH b AS MATERIALIZED (SELECT (SELECT min(at) FROM readers) AS slowest,
-              (SELECT written FROM head ORDER BY commits DESC LIMIT 1) AS written)
+            &format!(
+                "WITH b AS MATERIALIZED (SELECT (SELECT min(at) FROM readers) AS slowest,
+              (SELECT written FROM {HEAD}) AS written)
              DELETE FROM journal WHERE first IN (SELECT j.first FROM journal j, b
                WHERE (j.at <= $1 OR b.written - j.before > $3)
                  AND (b.slowest IS NULL OR j.first + j.events - 1 <= b.slowest
                    OR j.at <= $2 OR b.written - j.before > 2 * $3)
                ORDER BY j.first LIMIT $4)
-             RETURNING first, first + events - 1",
+             RETURNING first, first + events - 1"
+            ),
             &[
                 &now.as_millis().saturating_sub(keep),
                 &now.as_millis().saturating_sub(keep.saturating_mul(2)),

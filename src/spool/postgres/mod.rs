@@ -15,7 +15,8 @@
 //! * Everything else: `operations` is what users do, `sweep` what happens by time, and `ending` how
 //!   deliveries end by either; `outbox` is what applications enqueue; `reading`, `journal`,
 //!   `suppressions` and `feedback` read and write the other records; `accounts` counts what each
-//!   submitter has submitted. `rows` and `routes` map all of it to tables.
+//!   submitter has submitted. `head` is the row that every commit changes; `rows` and `routes` map
+//!   the rest to tables.
 //! * Without registering as a node (`detached`): `transfer` and `import` copy a whole spool, and
 //!   `inspect` verifies and exports it.
 //!
@@ -32,6 +33,7 @@ mod detached;
 mod ending;
 mod feedback;
 mod gathering;
+mod head;
 mod hints;
 mod horizon;
 pub(super) mod import;
@@ -80,6 +82,7 @@ use uuid::Uuid;
 
 use self::connector::Connector;
 use self::gathering::Gathering;
+use self::head::HEAD;
 use self::hints::Hints;
 use self::lease_clock::LeaseInstant;
 use self::link::Link;
@@ -290,8 +293,10 @@ async fn learn(node: &NodeState, on: &link::Connected) -> Result<(), tokio_postg
     node.routes.learn(on).await?;
     let rows = on
         .query(
-            "SELECT commits, totals[1] + totals[2] + totals[3], next - 1, journal_id FROM head
-             ORDER BY commits DESC LIMIT 1",
+            &format!(
+                "SELECT commits, totals[1] + totals[2] + totals[3], next - 1, journal_id
+                 FROM {HEAD}"
+            ),
             &[],
         )
         .await?;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use super::head::HEAD;
 use super::horizon;
 use super::link::Connected;
 use super::shared::{Committed, NodeState};
@@ -150,8 +151,7 @@ async fn check_horizon(node: &NodeState) -> Result<(), SpoolError> {
 /// The totals as of the last commit, the first free draft of the outbox, and the server's time.
 const NEWS: &str = "SELECT commits, totals[1] + totals[2] + totals[3], next - 1,
   (SELECT o.id FROM outbox o WHERE o.owner = 0 AND o.id >= $1 ORDER BY o.id LIMIT 1),
-  (extract(epoch FROM now()) * 1000)::bigint FROM head
-  ORDER BY commits DESC LIMIT 1";
+  (extract(epoch FROM now()) * 1000)::bigint FROM";
 
 /// Looks for changes by other nodes. With `anyway`, reads the front of all queues even if nothing
 /// seems to have changed.

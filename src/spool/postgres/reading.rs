@@ -11,6 +11,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::feedback;
+use super::head::HEAD;
 use super::link::{Connected, Param};
 use super::put::hash_of;
 use super::rows::{self, CANCELLED, DEAD};
@@ -469,13 +470,15 @@ async fn count(
 
     let whole = on
         .query(
-            "SELECT totals, (SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::int8
+            &format!(
+                "SELECT totals, (SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::int8
               FROM pg_class c
                WHERE c.relnamespace = (SELECT n.oid FROM pg_namespace n
                  WHERE n.nspname = current_schema()) AND c.relkind = 'r'),
                (SELECT count(*) FROM set_aside),
                written - coalesce((SELECT before FROM journal ORDER BY first LIMIT 1), written)
-             FROM head ORDER BY commits DESC LIMIT 1",
+             FROM {HEAD}"
+            ),
             &[],
         )
         .await?;

@@ -11,6 +11,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::ending;
+use super::head::HEAD;
 use super::link::Connected;
 use super::rows::TotalsChange;
 use super::shared::{Committed, NodeState, bump};
@@ -256,7 +257,7 @@ pub(super) async fn next(node: &NodeState, on: &Connected) -> Result<i64, tokio_
                     (SELECT at FROM ended WHERE stage = 2 AND body_due ORDER BY at LIMIT 1),
                     (SELECT {} FROM (SELECT * FROM journal ORDER BY first LIMIT 1) j,
                        (SELECT (SELECT min(at) FROM readers) AS slowest,
-                         (SELECT written FROM head ORDER BY commits DESC LIMIT 1) AS written) b)",
+                         (SELECT written FROM {HEAD}) AS written) b)",
                 super::journal::BEYOND_BOUND
             ),
             &[&super::journal::max_size(node)],

@@ -8,6 +8,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::detached::DetachedSpool;
+use super::head::HEAD;
 use super::rows;
 use super::{feedback, reading, suppressions};
 use crate::mail::{MailId, Timestamp};
@@ -111,7 +112,7 @@ async fn export_journal(
     let failed = |e: tokio_postgres::Error| detached.failed(&e);
     let on = &detached.on;
     let head = on
-        .query("SELECT journal_id FROM head", &[])
+        .query(&format!("SELECT journal_id FROM {HEAD}"), &[])
         .await
         .map_err(failed)?;
 
