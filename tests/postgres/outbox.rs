@@ -219,6 +219,14 @@ async fn drafts_of_every_shape_end_somewhere_and_hold_up_no_other() {
         r#"'{"from": "shop@example.com\\r\\nRCPT TO:<x@example.org>", "to": "ada@example.org",
             "subject": "s", "text": "t"}'"#
             .into(),
+        // Numbers that are far longer in text than where they are stored.
+        "jsonb_build_object('from', 'shop@example.com', 'to', 'ada@example.org', 'subject', 's', \
+         'text', 't', 'tags', (SELECT jsonb_agg('1e131071'::numeric) FROM generate_series(1, \
+         9000)))"
+            .into(),
+        "jsonb_build_object('to', (SELECT jsonb_agg('1e-16383'::numeric) FROM generate_series(1, \
+         70000)))"
+            .into(),
         // As deep as PostgreSQL takes it, and as long.
         "jsonb_build_object('to', (repeat('[', 5000) || repeat(']', 5000))::jsonb)".into(),
         "jsonb_build_object('from', 'shop@example.com', 'to', 'ada@example.org', 'subject', 's', \

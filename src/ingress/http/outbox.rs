@@ -10,7 +10,7 @@ use super::request::{ComposeContext, MailRequest};
 use super::submit;
 use crate::dispatch::{Dispatcher, Error, OutboxHandle};
 use crate::mail::{Mail, MailId};
-use crate::spool::{Handful, OutboxDraft};
+use crate::spool::{Handful, OutboxDraft, SpoolError};
 
 /// How often to look for drafts without a notification.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -40,9 +40,11 @@ pub async fn serve_outbox(dispatcher: Dispatcher, mut closing: watch::Receiver<b
         bytes: GROUP_BYTES,
         largest: submit::max_json(&dispatcher),
     };
+    let mut is_read = true;
     loop {
         let next = match outbox.take(most).await {
             Ok(drafts) => {
+                is_read = true;
                 let may_be_more = drafts.len() >= GROUP_DRAFTS;
                 match queue_drafts(&outbox, drafts, most.largest).await {
                     true if may_be_more => NextLook::AtOnce,
@@ -51,7 +53,12 @@ pub async fn serve_outbox(dispatcher: Dispatcher, mut closing: watch::Receiver<b
                 }
             }
             Err(error) => {
-                tracing::debug!(%error, "the outbox cannot be read");
+                // An outage is logged by whoever notices it.
+                let is_news = std::mem::replace(&mut is_read, false);
+                match is_news && !matches!(error, Error::Spool(SpoolError::Unreachable { .. })) {
+                    true => tracing::error!(%error, "the outbox cannot be read"),
+                    false => tracing::debug!(%error, "the outbox cannot be read"),
+                }
                 NextLook::Later
             }
         };

@@ -79,20 +79,21 @@ impl Drafts {
 /// Takes drafts in the order of their ids, which is the order in which they were enqueued. Includes
 /// drafts that this session took but does not hold: the answer was lost, or they could not be
 /// returned because the database was unavailable. Large drafts are read again afterwards, so that
-/// they need not be kept while the number that fits is determined.
+/// they need not be kept while the number that fits is determined; of one that is too large, the
+/// text is not read at all.
 const TAKE_DRAFTS: &str = "
 WITH b AS MATERIALIZED (SELECT id,
-      CASE WHEN pg_column_size(draft) <= 8192 THEN draft::text END AS json,
-      CASE WHEN pg_column_size(draft) > 8192 THEN octet_length(draft::text) END AS large
+      CASE WHEN pg_column_size(draft) <= 8192 THEN draft_text(draft, $5) END AS json,
+      CASE WHEN pg_column_size(draft) > 8192 THEN octet_length(draft_text(draft, $5)) END AS large
     FROM outbox WHERE id >= $6
       AND (owner = 0 OR (owner = $1 AND id <> ALL($3))
         OR NOT EXISTS (SELECT FROM sessions s WHERE s.id = owner))
     ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED),
   l AS (SELECT id, json, coalesce(large, octet_length(json)) AS size FROM b),
   x AS (SELECT id, json, size,
-      sum(least(size, $5)) OVER (ORDER BY id) - least(size, $5) AS before FROM l)
+      sum(coalesce(size, 0)) OVER (ORDER BY id) - coalesce(size, 0) AS before FROM l)
 UPDATE outbox o SET owner = $1 FROM x WHERE o.id = x.id AND x.before < $4
-RETURNING o.id, CASE WHEN x.size <= $5 THEN coalesce(x.json, o.draft::text) END";
+RETURNING o.id, CASE WHEN x.size IS NOT NULL THEN coalesce(x.json, draft_text(o.draft, $5)) END";
 
 #[async_trait]
 impl Outbox for PostgresNode {
@@ -109,7 +110,7 @@ impl Outbox for PostgresNode {
         let session = node.session();
         let drafts = i64::try_from(most.drafts).unwrap_or(i64::MAX);
         let bytes = i64::try_from(most.bytes).unwrap_or(i64::MAX);
-        let largest = i32::try_from(most.largest).unwrap_or(i32::MAX);
+        let largest = i64::try_from(most.largest).unwrap_or(i64::MAX);
         let in_hand = node.drafts.in_hand().clone();
         let in_hand: Vec<Uuid> = in_hand.into_iter().map(rows::uuid).collect();
         let from = node.drafts.look();
@@ -207,14 +208,17 @@ async fn reject_in(
     let id = rows::uuid(draft.id);
     let size = on
         .query(
-            "SELECT octet_length(draft::text) FROM outbox WHERE id = $1 FOR UPDATE",
+            "SELECT pg_column_size(draft) FROM outbox WHERE id = $1 FOR UPDATE",
             &[&id],
         )
         .await?;
     let Some(size) = size.first() else {
         return Ok(((), None));
     };
-    let size = u64::try_from(size.get::<_, i32>(0)).unwrap_or(0);
+    let size = match &draft.json {
+        Some(json) => json.len() as u64,
+        None => u64::try_from(size.get::<_, i32>(0)).unwrap_or(0),
+    };
     let readable = UnusableDraft::of(draft.json.as_deref());
 
     let route = Route::over([]);
