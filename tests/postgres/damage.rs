@@ -339,5 +339,6 @@ async fn rows_that_should_not_be_there_hold_up_nothing_else() {
     let put = tokio::time::timeout(Duration::from_secs(20), putting).await;
     assert!(matches!(put.unwrap()[..], [Err(_)]));
     database.sql("DELETE FROM journal WHERE entries = ''");
+    eventually("it goes on behind them", async || spool.failure().is_none()).await;
     self::put(&*spool, new_mail("next@example.org")).await;
 }

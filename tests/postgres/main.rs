@@ -19,6 +19,7 @@ mod outbox;
 mod pinned;
 mod readers;
 mod refusals;
+mod restored;
 mod settings;
 mod shares;
 mod upgrades;

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use postrider::spool::postgres::PostgresSpool;
+use postrider::spool::sled::VerifyReport;
+
 use super::common::postgres::Server;
 use super::common::service::{Service, configured};
 use super::common::{Act, FakeSmtp, Rule, Step, eventually};
@@ -59,6 +62,12 @@ impl Cluster {
         })
         .await;
         id
+    }
+
+    /// Verifies the spool, while its nodes go on.
+    pub async fn verify(&self) -> VerifyReport {
+        let spool = PostgresSpool::new(self.server.url()).schema(&self.schema);
+        spool.verify().await.unwrap()
     }
 
     pub fn sql(&self, sql: &str) -> String {

@@ -343,3 +343,45 @@ async fn tables_that_are_gone_are_reported_and_when_they_are_back_everything_goe
     let ids = node.hand_in_many("after", 3, "hello");
     node.become_all(&ids, "delivered");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_locked_for_long_is_as_a_database_that_is_away() {
+    let relay = FakeSmtp::start().await;
+    let cluster = Cluster::over(Server::of_its_own(), "locked", &relay);
+    let node = cluster.node("only", 30);
+    let mut ids = node.hand_in_many("before", 3, "hello");
+    node.become_all(&ids, "delivered");
+
+    for (table, seconds) in [("journal", 13), ("mails", 13)] {
+        ids.extend(later(&node, table, 3, 2));
+        let hold = format!("BEGIN; LOCK TABLE {table}; SELECT pg_sleep({seconds}); ROLLBACK");
+        std::thread::scope(|scope| {
+            let holder = scope.spawn(|| cluster.sql(&hold));
+            eventually_locked(&cluster, table);
+            let begun = Instant::now();
+            accepts_nothing(&node);
+            let took = begun.elapsed();
+            assert!(took < Duration::from_secs(9), "{table}: {took:?}");
+            let why = until_ready(&node, false);
+            assert!(why.contains("locked"), "{table}: {why}");
+            holder.join().unwrap();
+        });
+
+        until_ready(&node, true);
+        ids.extend(node.hand_in_many(&format!("{table}-after"), 3, "hello"));
+        node.become_all(&ids, "delivered");
+    }
+    assert!(arrivals(&relay).values().all(|times| *times == 1));
+}
+
+fn eventually_locked(cluster: &Cluster, table: &str) {
+    let held = format!(
+        "SELECT count(*) FROM pg_locks WHERE relation = '{table}'::regclass AND granted
+           AND mode = 'AccessExclusiveLock'"
+    );
+    let begun = Instant::now();
+    while cluster.sql(&held) == "0" {
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -90,8 +90,10 @@ pub(super) async fn claim(
             if on.rollback().await.is_err() {
                 node.claiming.discard().await;
             }
-            if judge(&error) != StatementFailure::Busy || tries >= 3 {
-                return Err(node.failed(&error));
+            match judge(&error) {
+                StatementFailure::Busy if tries < 3 => {}
+                StatementFailure::Busy => return Err(node.stuck(&error)),
+                _ => return Err(node.failed(&error)),
             }
         }
     });

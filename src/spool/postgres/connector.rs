@@ -308,7 +308,7 @@ fn setup(schema: &str) -> String {
         "SET search_path TO {schema}, pg_catalog;
         SET client_min_messages TO warning;
         SET statement_timeout TO '60s';
-        SET lock_timeout TO '20s';
+        SET lock_timeout TO '5s';
         SET idle_in_transaction_session_timeout TO '5s';
         SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings
           WHERE name IN ('idle_session_timeout', 'transaction_timeout');

@@ -28,6 +28,9 @@ pub(super) fn quoted(name: &str) -> String {
 /// The server's error text, without the statement.
 pub(super) fn reason(error: &tokio_postgres::Error) -> String {
     if let Some(db) = error.as_db_error() {
+        if db.code() == &SqlState::LOCK_NOT_AVAILABLE {
+            return format!("others have locked what is needed: {}", db.message());
+        }
         let detail = db.detail().map_or(String::new(), |d| format!(" ({d})"));
         return format!("{}{detail}", db.message());
     }

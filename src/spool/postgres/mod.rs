@@ -274,6 +274,7 @@ impl PostgresSpool {
         for session in session::count_nodes(&node, &on).await.map_err(failed)? {
             takeover::take_over(&node, session, SessionEnd::Lapsed).await?;
         }
+        head::mend(&connector, &on).await?;
         learn(&node, &on).await.map_err(failed)?;
 
         let tasks = vec![

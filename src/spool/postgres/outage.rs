@@ -8,8 +8,9 @@ use std::sync::Weak;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::head;
 use super::hints;
-use super::link::{Link, StatementFailure, judge, reason};
+use super::link::{Connected, Link, judge, reason};
 use super::shared::NodeState;
 use crate::spool::SpoolError;
 
@@ -86,6 +87,7 @@ async fn end(node: &NodeState) {
 
 /// Writes to all tables that a mail's delivery writes to, and rolls back.
 const TRIAL_WRITE: &str = "BEGIN;
+SET LOCAL lock_timeout TO '2s';
 INSERT INTO mails (id, accepted_at, expires_at, priority, recipients, manifest, body)
   SELECT gen_random_uuid(), 0, 0, 0, '{}', '', string_agg(uuid_send(gen_random_uuid()),
     '') FROM generate_series(1, 512);
@@ -95,8 +97,17 @@ DELETE FROM ready WHERE mail = '00000000-0000-0000-0000-000000000000';
 INSERT INTO ended (mail, idx, route, priority, at, stage, reason, token, tries, counted, crashes,
   data)
   VALUES (gen_random_uuid(), 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, '');
-INSERT INTO journal (first, events, at, before, acts, entries) VALUES (-1, 0, 0, 0, false, '');
-UPDATE head SET commits = commits;
+INSERT INTO keys (key, mail, fingerprint, forget_at)
+  VALUES ('', gen_random_uuid(), gen_random_uuid(), 0);
+UPDATE accounts SET version = version WHERE name = 0;
+ROLLBACK";
+
+/// The end of each commit: the next number of the journal, and its entry. Rolled back.
+const TRIAL_COMMIT: &str = "BEGIN;
+SET LOCAL lock_timeout TO '2s';
+WITH b AS MATERIALIZED (SELECT * FROM bump(1, 0, array_fill(0::int8, ARRAY[12]), 0))
+INSERT INTO journal (first, events, at, before, acts, entries)
+  SELECT b.first, 1, 0, b.before, false, '' FROM b;
 ROLLBACK";
 
 /// Whether the outage is over. A server that answers may still lack disk space or refuse writes;
@@ -107,22 +118,70 @@ async fn is_over(node: &NodeState) -> Result<(), SpoolError> {
     // silent.
     let checked = futures::future::join_all(all).await;
     checked.into_iter().collect::<Result<(), _>>()?;
+    let on = node.on(&node.watching).await?;
+    head::mend(&node.connector, &on).await?;
     if let Some(error) = node.unwritten.read().clone() {
         return Err(error);
     }
 
-    let on = node.on(&node.watching).await?;
-    let tried = match tokio::time::timeout(ANSWER_WITHIN, on.execute_all(TRIAL_WRITE)).await {
-        Ok(Ok(())) => return Ok(()),
-        Ok(Err(error)) => error,
-        Err(_) => {
-            node.watching.discard().await;
-            return Err(node.connector.unreachable("it does not answer"));
+    let tried = async {
+        match try_out(&on, TRIAL_WRITE).await {
+            // Whoever refuses what the trial writes need not refuse a mail.
+            Err(TrialFailure::Statement(error)) if judge(&error).is_statements_fault() => {
+                _ = on.rollback().await;
+            }
+            Err(failure) => return Err(failure.reported(node)),
+            Ok(()) => {}
         }
+        let committed = try_out(&on, TRIAL_COMMIT).await;
+        committed.map_err(|failure| failure.reported(node))
     };
-    node.watching.discard().await;
-    match judge(&tried) {
-        StatementFailure::Impossible => Ok(()),
-        _ => Err(node.connector.unreachable(reason(&tried))),
+
+    let tried = tried.await;
+    if tried.is_err() {
+        node.watching.discard().await;
+    }
+    tried
+}
+
+/// Whether anything at all can be committed, after one statement was refused.
+///
+/// # Errors
+/// Why not. The database is as good as away then, and what was refused can be written later.
+pub(super) async fn check_commits(node: &NodeState) -> Result<(), SpoolError> {
+    // On a connection of its own, which is closed afterwards, so that nothing waits for it.
+    let on = match tokio::time::timeout(ANSWER_WITHIN, node.connector.connect()).await {
+        Ok(Ok(on)) => on,
+        Ok(Err(error)) => return Err(node.connector.unreachable(reason(&error))),
+        Err(_) => return Err(node.connector.unreachable("it does not answer")),
+    };
+    let tried = try_out(&on, TRIAL_COMMIT).await;
+    tried.map_err(|failure| {
+        let error = failure.reported(node);
+        node.note_down(&error);
+        error
+    })
+}
+
+/// Why a trial did not succeed.
+enum TrialFailure {
+    Statement(tokio_postgres::Error),
+    NoAnswer,
+}
+
+impl TrialFailure {
+    fn reported(self, node: &NodeState) -> SpoolError {
+        let reason = match self {
+            TrialFailure::Statement(error) => reason(&error),
+            TrialFailure::NoAnswer => "it does not answer".into(),
+        };
+        node.connector.unreachable(reason)
+    }
+}
+
+async fn try_out(on: &Connected, trial: &str) -> Result<(), TrialFailure> {
+    match tokio::time::timeout(ANSWER_WITHIN, on.execute_all(trial)).await {
+        Ok(tried) => tried.map_err(TrialFailure::Statement),
+        Err(_) => Err(TrialFailure::NoAnswer),
     }
 }

@@ -1,10 +1,12 @@
 //! Polls for what other nodes have changed: mail that they have stored and settled, orders to all
 //! nodes, and leases of dead nodes. Also runs the tasks that only one node does.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -58,7 +60,8 @@ pub(super) async fn run(node: Weak<NodeState>) {
         if poll_anyway && node.has_doubt.swap(false, Ordering::SeqCst) {
             super::lost_leases::find(&node);
         }
-        let polled = poll_others(&node, poll_anyway).await;
+        let polled = AssertUnwindSafe(poll_others(&node, poll_anyway)).catch_unwind();
+        let polled = polled.await.unwrap_or_else(|_| Err(SpoolError::panicked()));
         if poll_anyway {
             let took = polled.as_ref().map(|()| begun.elapsed());
             let rest = took.map_or(FULL_POLL_INTERVAL, |took| took * FULL_POLL_SHARE);

@@ -2,9 +2,11 @@
 //! answered when it is committed.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use ring::digest::{SHA256, digest};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
@@ -14,8 +16,9 @@ use super::ending::{self, EndedRow};
 use super::gathering::Gathering;
 use super::hints;
 use super::link::{Connected, StatementFailure, judge};
+use super::outage;
 use super::rows::{self, PENDING, TotalsChange};
-use super::shared::{Committed, NodeState, Records};
+use super::shared::{Committed, NodeState, PATIENCE, Records};
 use crate::mail::{MailId, Submitter};
 use crate::spool::keyed::journal::entry::{JournalEntry, PendingEntries};
 use crate::spool::{Manifest, NewMail, PutResult, SpoolError, codec};
@@ -66,7 +69,9 @@ pub(super) async fn run(node: Arc<NodeState>, mut inbox: mpsc::UnboundedReceiver
             mails.extend(of_one);
         }
         let began = Instant::now();
-        let mut results = put_all(&node, mails).await.into_iter();
+        let stored = AssertUnwindSafe(put_all(&node, mails)).catch_unwind().await;
+        let panicked = |_| vec![Err(SpoolError::panicked()); count];
+        let mut results = stored.unwrap_or_else(panicked).into_iter();
         gathering.follows(began);
         node.changed.notify_one();
         for (count, reply) in waiting {
@@ -173,7 +178,9 @@ async fn put_together(node: &Arc<NodeState>, mails: &[NewMail]) -> Results {
     let mut tried: Vec<MailId> = Vec::new();
 
     let mut there = ExistingMails::default();
-    let mut conflicts = 0;
+    let (begun, mut conflicts) = (Instant::now(), 0);
+    // Whether it was checked that the database refuses only these mails.
+    let mut is_checked = false;
     loop {
         let (chosen, results) = choose(mails, &there, &tried);
         if chosen.is_empty() {
@@ -211,11 +218,19 @@ async fn put_together(node: &Arc<NodeState>, mails: &[NewMail]) -> Results {
         };
         match judge(&error) {
             // The conflict is not with these mails, but with a row that should not exist.
-            StatementFailure::Exists if conflicts >= LOOKS => return refuse(node, &error, mails),
-            StatementFailure::Exists => conflicts += 1,
-            StatementFailure::Busy => {}
+            StatementFailure::Exists if conflicts < LOOKS => conflicts += 1,
+            StatementFailure::Busy if begun.elapsed() < PATIENCE => {}
+            StatementFailure::Busy => return vec![Err(node.stuck(&error)); mails.len()],
             // The mail was not stored, and a retry would fail in the same way.
-            StatementFailure::Impossible => return refuse(node, &error, mails),
+            StatementFailure::Exists | StatementFailure::Impossible => {
+                if let Err(outage) = outage::check_commits(node).await {
+                    return vec![Err(outage); mails.len()];
+                }
+                // Others may have mended what was wrong.
+                if std::mem::replace(&mut is_checked, true) {
+                    return refuse(node, &error, mails);
+                }
+            }
             StatementFailure::Lacking if deadline.is_none() => return refuse(node, &error, mails),
             StatementFailure::Gone | StatementFailure::Lacking => {
                 node.put.discard().await;

@@ -6,10 +6,12 @@
 //! node believes.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
@@ -19,8 +21,9 @@ use super::hints;
 use super::lease_table::{HeldDelivery, session_of};
 use super::link::{Connected, StatementFailure, judge};
 use super::lost_leases;
+use super::outage;
 use super::rows::{self, MARKED, PENDING};
-use super::shared::{Committed, NodeState, report_ends, single_entry_record};
+use super::shared::{Committed, NodeState, PATIENCE, report_ends, single_entry_record};
 use crate::delivery::{DeadReason, Delivery, Stage};
 use crate::spool::keyed::journal::entry::JournalEntry;
 use crate::spool::{EndedDelivery, LeaseToken, SettleResult, SpoolError, codec};
@@ -209,7 +212,11 @@ async fn write(node: &Arc<NodeState>, group: SettleGroup) {
     } = group;
 
     if !writes.is_empty() || !released.is_empty() {
-        let outcome = write_until_known(node, &writes, &released).await;
+        let written = AssertUnwindSafe(write_until_known(node, &writes, &released));
+        let outcome = written.catch_unwind().await.unwrap_or_else(|_| {
+            node.has_doubt.store(true, Ordering::SeqCst);
+            Err(SpoolError::panicked())
+        });
         node.releasing.fetch_sub(releases, Ordering::SeqCst);
         answer(node, &writes, replies, outcome);
         if !released.is_empty() {
@@ -243,10 +250,12 @@ async fn write_until_known(
     released: &[LeaseToken],
 ) -> Result<WriteResult, SpoolError> {
     let mut is_doubtful = false;
-    let mut time_limit = None;
+    let (mut time_limit, begun) = (None, Instant::now());
     // First all writes in one statement.
     let mut step = writes.len().max(1);
     let mut refused = HashMap::new();
+    // Whether it was checked that only these are refused: others may have mended what was wrong.
+    let mut is_checked = false;
 
     loop {
         if node.closed.load(Ordering::SeqCst) {
@@ -296,6 +305,11 @@ async fn write_until_known(
         let error = match outcome {
             Ok(done) => {
                 node.time(began.elapsed());
+                if !refused.is_empty() && (is_refused_to_all(node).await || !is_checked) {
+                    refused.clear();
+                    (is_doubtful, is_checked) = (true, true);
+                    continue;
+                }
                 *node.unwritten.write() = None;
                 if !refused.is_empty() {
                     // They stay leased, and no sender holds them.
@@ -308,7 +322,8 @@ async fn write_until_known(
         // Of several statements some may have been committed.
         is_doubtful |= step == 1;
         match judge(&error) {
-            StatementFailure::Busy => {}
+            StatementFailure::Busy if begun.elapsed() < PATIENCE => {}
+            StatementFailure::Busy => *node.unwritten.write() = Some(node.stuck(&error)),
             StatementFailure::Gone | StatementFailure::Lacking => {
                 let error = node.failed(&error);
                 tracing::warn!(%error, count = writes.len(),
@@ -322,6 +337,11 @@ async fn write_until_known(
             StatementFailure::Exists if !is_doubtful => is_doubtful = true,
             // One delivery must not hold up the others, so each is written by itself.
             StatementFailure::Exists | StatementFailure::Impossible if step > 1 => step = 1,
+            StatementFailure::Exists | StatementFailure::Impossible
+                if is_refused_to_all(node).await || !is_checked =>
+            {
+                (is_doubtful, is_checked) = (true, true);
+            }
             StatementFailure::Exists | StatementFailure::Impossible => {
                 let error = node.failed(&error);
                 *node.unwritten.write() = None;
@@ -331,6 +351,18 @@ async fn write_until_known(
             }
         }
     }
+}
+
+/// Whether the database refuses every commit, and not only these outcomes: they are written when it
+/// does not any more.
+async fn is_refused_to_all(node: &NodeState) -> bool {
+    let Err(error) = outage::check_commits(node).await else {
+        return false;
+    };
+    tracing::warn!(%error, "outcomes wait until the database takes them");
+    *node.unwritten.write() = Some(error);
+    tokio::time::sleep(RETRY_AFTER).await;
+    true
 }
 
 /// Writes step by step, and collects the writes that are refused.

@@ -35,6 +35,8 @@ use crate::spool::{
 const CHANGE_TRIES: usize = 5;
 /// The fraction of its lease after which a node without a heartbeat starts no delivery.
 const FENCE_FRACTION: f64 = 0.6;
+/// For how long a conflict with others is tried again before the database counts as away.
+pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 /// How long to wait for returned leases to be written.
 const RELEASED_WITHIN: Duration = Duration::from_secs(2);
 
@@ -188,6 +190,14 @@ impl NodeState {
         if error_kind.is_outage() {
             self.note_down(&error);
         }
+        error
+    }
+
+    /// The error for the caller of a statement that has waited too long for what others have
+    /// locked: as long as that lasts, the database is as good as away.
+    pub(super) fn stuck(&self, error: &tokio_postgres::Error) -> SpoolError {
+        let error = self.connector.error(error);
+        self.note_down(&error);
         error
     }
 
