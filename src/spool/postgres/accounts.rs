@@ -55,6 +55,10 @@ impl AccountCounts {
         }
     }
 
+    pub(super) fn forget(&self) {
+        self.known.lock().clear();
+    }
+
     /// Reads the counts of all accounts.
     pub(super) async fn read(&self, on: &Connected) -> Result<(), tokio_postgres::Error> {
         let rows = on.query(NEWEST, &[]).await?;

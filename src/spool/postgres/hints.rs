@@ -182,6 +182,12 @@ impl Hints {
         }
     }
 
+    /// Learns the same as of an earlier commit than is known: the database went back to it.
+    pub(super) fn head_went_back(&self, commits: i64, pending: i64) {
+        *self.head.lock() = (i64::MIN, 0);
+        self.head(commits, pending);
+    }
+
     pub(super) fn commits(&self) -> i64 {
         self.head.lock().0
     }

@@ -165,8 +165,16 @@ async fn poll_others(node: &Arc<NodeState>, anyway: bool) -> Result<(), SpoolErr
         true => Uuid::nil(),
         false => node.drafts.from(),
     };
-    let rows = on.query(NEWS, &[&from]).await.map_err(failed)?;
-    let Some(row) = rows.first() else {
+    let known = node.hints.commits();
+    let rows = on
+        .query(&format!("{NEWS} {HEAD}"), &[&from])
+        .await
+        .map_err(failed)?;
+    // Where the row is damaged, whoever writes finds it out.
+    let whole = rows
+        .first()
+        .filter(|row| row.get::<_, Option<i64>>(1).is_some());
+    let Some(row) = whole else {
         return Ok(());
     };
     if let Some(first) = row.get(3) {
@@ -182,7 +190,11 @@ async fn poll_others(node: &Arc<NodeState>, anyway: bool) -> Result<(), SpoolErr
     };
 
     let pending = committed.pending;
-    let is_news = committed.commits > node.hints.commits();
+    let went_back = committed.commits < known;
+    if went_back {
+        node.went_back(&on, &committed).await.map_err(failed)?;
+    }
+    let is_news = went_back || committed.commits > node.hints.commits();
     node.committed(committed);
     if !is_news && !anyway {
         return Ok(());

@@ -20,6 +20,19 @@ struct KnownRoutes {
     names: HashMap<i32, Route>,
 }
 
+const ALL: &str = "SELECT id, name FROM routes";
+
+impl KnownRoutes {
+    fn add(&mut self, rows: &[tokio_postgres::Row]) {
+        for row in rows {
+            let (id, name): (i32, String) = (row.get(0), row.get(1));
+            let route = Route::from(name);
+            self.ids.insert(route.clone(), id);
+            self.names.insert(id, route);
+        }
+    }
+}
+
 impl RouteNumbers {
     pub(super) fn name(&self, id: i32) -> Option<Route> {
         self.known.read().names.get(&id).cloned()
@@ -41,14 +54,16 @@ impl RouteNumbers {
 
     /// Reads all routes from the database.
     pub(super) async fn learn(&self, on: &Connected) -> Result<(), tokio_postgres::Error> {
-        let rows = on.query("SELECT id, name FROM routes", &[]).await?;
-        let mut known = self.known.write();
-        for row in rows {
-            let (id, name): (i32, String) = (row.get(0), row.get(1));
-            let route = Route::from(name);
-            known.ids.insert(route.clone(), id);
-            known.names.insert(id, route);
-        }
+        let rows = on.query(ALL, &[]).await?;
+        self.known.write().add(&rows);
+        Ok(())
+    }
+
+    /// The same, and forgets those that are not there any more: the database has lost them.
+    pub(super) async fn learn_anew(&self, on: &Connected) -> Result<(), tokio_postgres::Error> {
+        let mut anew = KnownRoutes::default();
+        anew.add(&on.query(ALL, &[]).await?);
+        *self.known.write() = anew;
         Ok(())
     }
 

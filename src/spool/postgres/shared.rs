@@ -310,6 +310,28 @@ impl NodeState {
         });
     }
 
+    /// Forgets what this node knows from commits that the database has lost: an earlier moment was
+    /// restored, or a standby that had not heard of them took over.
+    pub(super) async fn went_back(
+        &self,
+        on: &Connected,
+        to: &Committed,
+    ) -> Result<(), tokio_postgres::Error> {
+        tracing::error!(
+            commit = to.commits,
+            "the database is as it was at an earlier moment: mail that was accepted since is \
+             lost, and what was sent since may be sent again"
+        );
+        self.routes.learn_anew(on).await?;
+        self.accounts.forget();
+        self.hints.head_went_back(to.commits, to.pending);
+        self.last_event
+            .send_replace(u64::try_from(to.last).unwrap_or(0));
+        self.has_doubt.store(true, Ordering::SeqCst);
+        self.hints.mark_due([super::hints::ANY_ROUTE]);
+        Ok(())
+    }
+
     /// When a mail that ended at this time must be handled: its retention, or that of its message,
     /// is over.
     pub(super) fn kept_until(&self, at: i64) -> i64 {
