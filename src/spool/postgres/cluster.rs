@@ -12,6 +12,7 @@ use super::PostgresNode;
 use super::link::Connected;
 use super::reading::ask;
 use super::rows;
+use super::session::IS_LAPSED;
 use super::shared::NodeState;
 use crate::mail::{MailId, Timestamp};
 use crate::spool::SpoolError;
@@ -97,9 +98,11 @@ impl Cluster for PostgresNode {
     async fn nodes(&self) -> Result<Vec<NodeStatus>, SpoolError> {
         let node = &self.node;
         let rows: Result<Vec<Row>, SpoolError> = ask!(node, on => on.query(
-            "SELECT s.id, s.node, s.version, (extract(epoch FROM s.since) * 1000)::bigint,
+            &format!(
+                "SELECT s.id, s.node, s.version, (extract(epoch FROM s.since) * 1000)::bigint,
                (extract(epoch FROM s.seen) * 1000)::bigint, s.holds
-             FROM sessions s WHERE s.seen >= now() - s.lease_ms * interval '1 ms' ORDER BY s.id",
+             FROM sessions s WHERE NOT ({IS_LAPSED}) ORDER BY s.id"
+            ),
             &[],
         ));
 

@@ -6,6 +6,7 @@ use super::PostgresSpool;
 use super::link::{Connected, Link};
 use super::routes::RouteNumbers;
 use super::schema::{self, Migrate};
+use super::session::IS_LAPSED;
 use crate::spool::SpoolError;
 
 /// A spool that is opened without registering as a node.
@@ -67,8 +68,7 @@ impl DetachedSpool {
         let nodes = self
             .on
             .query(
-                "SELECT node FROM sessions WHERE seen >= now() - lease_ms * interval '1 ms' ORDER \
-                 BY id",
+                &format!("SELECT s.node FROM sessions s WHERE NOT ({IS_LAPSED}) ORDER BY s.id"),
                 &[],
             )
             .await

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use parking_lot::RwLock;
 
-use super::link::Connected;
+use super::link::{Connected, StatementFailure, judge};
 use super::rows::route_text;
+use super::schema;
 use crate::delivery::Route;
 
 /// The routes that this node knows. Other nodes may add some; a number never changes its meaning.
@@ -86,13 +87,16 @@ impl RouteNumbers {
         new.sort();
         new.dedup();
 
-        on.execute(
-            "INSERT INTO routes (name) SELECT n FROM unnest($1::text[]) n
-             WHERE NOT EXISTS (SELECT FROM routes WHERE name = n) ORDER BY n ON CONFLICT DO
-               NOTHING",
-            &[&new],
-        )
-        .await?;
+        let insert = "INSERT INTO routes (name) SELECT n FROM unnest($1::text[]) n
+             WHERE NOT EXISTS (SELECT FROM routes WHERE name = n) ORDER BY n
+             ON CONFLICT (name) DO NOTHING";
+        if let Err(error) = on.execute(insert, &[&new]).await {
+            if judge(&error) != StatementFailure::Exists {
+                return Err(error);
+            }
+            schema::advance_ids(on, "routes").await?;
+            on.execute(insert, &[&new]).await?;
+        }
 
         self.learn(on).await
     }

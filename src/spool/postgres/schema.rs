@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
-use super::link::{StatementFailure, judge, quoted, reason};
+use super::link::{Connected, StatementFailure, judge, quoted, reason};
 use crate::spool::SpoolError;
 
 /// The steps, in order. A released step is never changed.
@@ -155,6 +155,23 @@ pub(super) async fn version(client: &Client, schema: &str) -> Result<usize, toki
     let steps = format!("SELECT count(*) FROM {}.migrations", quoted(schema));
     let count: i64 = client.query_one(&steps, &[]).await?.get(0);
     Ok(usize::try_from(count).unwrap_or(usize::MAX))
+}
+
+/// Lets the numbers of a table's new rows go on behind those that are there, where they begin again:
+/// whoever restored the tables did not restore the sequences.
+pub(super) async fn advance_ids(on: &Connected, table: &str) -> Result<(), tokio_postgres::Error> {
+    tracing::warn!(
+        table,
+        "new rows got numbers that others have; they go on behind those"
+    );
+    on.query(
+        &format!(
+            "SELECT setval(pg_get_serial_sequence($1, 'id'), (SELECT max(id) FROM {table})::int8)"
+        ),
+        &[&table],
+    )
+    .await
+    .map(|_| ())
 }
 
 async fn make(client: &Client, schema: &str, seen: usize) -> Result<(), tokio_postgres::Error> {

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use super::cluster;
 use super::hints;
 use super::lease_clock::LeaseInstant;
-use super::link::{Connected, reason};
+use super::link::{Connected, Param, StatementFailure, judge, reason};
+use super::schema;
 use super::shared::{NodeSession, NodeState};
 use crate::mail::Timestamp;
 use crate::spool::SpoolError;
@@ -26,24 +27,29 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 pub(super) async fn begin(node: &NodeState, on: &Connected) -> Result<(), tokio_postgres::Error> {
     let asked = LeaseInstant::now();
     let lease = i64::try_from(node.lease.as_millis()).unwrap_or(i64::MAX);
-    let rows = on
-        .query(
-            "INSERT INTO sessions (node, instance, version, lease_ms) \
-            VALUES ($1, $2, $3, $4) RETURNING id",
-            &[
-                &node.name,
-                &node.instance,
-                &env!("CARGO_PKG_VERSION"),
-                &lease,
-            ],
-        )
-        .await?;
+    let insert = "INSERT INTO sessions (node, instance, version, lease_ms)
+        VALUES ($1, $2, $3, $4) RETURNING id";
+    let params: [Param<'_>; 4] = [
+        &node.name,
+        &node.instance,
+        &env!("CARGO_PKG_VERSION"),
+        &lease,
+    ];
+    let rows = match on.query(insert, &params).await {
+        Err(error) if judge(&error) == StatementFailure::Exists => {
+            schema::advance_ids(on, "sessions").await?;
+            on.query(insert, &params).await?
+        }
+        rows => rows?,
+    };
     let id: i32 = rows.first().map_or(0, |row| row.get(0));
 
     let mut leases = node.leases.lock();
     leases.begin(id);
     *node.session.write() = NodeSession::begun(id, asked);
     drop(leases);
+    // Another session had the same number, where numbers began again with a restored database.
+    node.has_doubt.store(true, Ordering::SeqCst);
     tracing::info!(session = id, node = %node.name, "a node of the spool");
     Ok(())
 }
@@ -96,9 +102,9 @@ async fn try_beat(node: &Arc<NodeState>) -> Result<(), SpoolError> {
     let holds = i64::try_from(node.leases.lock().count()).unwrap_or(i64::MAX);
     let beaten = on
         .query(
-            "UPDATE sessions SET seen = now(), holds = $2 WHERE id = $1
+            "UPDATE sessions SET seen = now(), holds = $2 WHERE id = $1 AND instance = $3
              RETURNING (extract(epoch FROM clock_timestamp()) * 1000)::bigint",
-            &[&session, &holds],
+            &[&session, &holds, &node.instance],
         )
         .await
         .map_err(failed)?;
@@ -158,7 +164,8 @@ impl LapsedSessions {
 
 /// The condition that session `s` sent no heartbeat for longer than its lease. A time far in the
 /// future counts as well: it remains after the server's clock was set back.
-pub(super) const IS_LAPSED: &str = "abs(extract(epoch FROM now() - s.seen)) * 1000 > s.lease_ms";
+pub(super) const IS_LAPSED: &str = "CASE WHEN isfinite(s.seen)
+  THEN abs(extract(epoch FROM now() - s.seen)) * 1000 > s.lease_ms ELSE true END";
 
 /// Counts the nodes and finds this one's position among them. Returns the sessions whose lease has
 /// expired.
