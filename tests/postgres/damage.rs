@@ -342,3 +342,47 @@ async fn rows_that_should_not_be_there_hold_up_nothing_else() {
     eventually("it goes on behind them", async || spool.failure().is_none()).await;
     self::put(&*spool, new_mail("next@example.org")).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_that_cannot_be_read_are_missing_and_no_reader_stops_at_them() {
+    let database = Database::new("journal");
+    let spool = database.open().await;
+    let mut mails = Vec::new();
+    for n in 0..9 {
+        mails.push(put(&*spool, new_mail(&format!("r{n}@example.org"))).await);
+    }
+    let journal = spool.journal().unwrap();
+    let last = *journal.last().borrow();
+    let numbers = async || {
+        let (mut read, mut missed, mut at) = (Vec::new(), 0, 0);
+        while at < last {
+            let page = journal.after(at, 3).await.unwrap();
+            assert!(page.last > at, "it goes on");
+            missed += page.missed;
+            read.extend(page.events.iter().map(|event| event.seq));
+            at = page.last;
+        }
+        (read, missed)
+    };
+    let whole = numbers().await;
+    assert_eq!((whole.0.len() as u64, whole.1), (last, 0));
+
+    // In the middle, and at the end.
+    for rubbish in ["\\xff00ff", "", "\\x00"] {
+        database.sql(&format!(
+            "UPDATE journal SET entries = '{rubbish}' WHERE first IN (3, 4, {last})"
+        ));
+        let (read, missed) = numbers().await;
+        let wanted: Vec<u64> = (1..last).filter(|n| ![3, 4].contains(n)).collect();
+        assert_eq!((read, missed), (wanted, 3), "{rubbish}");
+    }
+
+    for mail in &mails {
+        journal.of_mail(*mail, 0).await.unwrap();
+    }
+    spool.close().await.unwrap();
+    let spool = PostgresSpool::new(database.server.url()).schema(&database.schema);
+    let verified = spool.verify().await.unwrap();
+    assert_eq!(verified.events, last - 3);
+    assert_eq!(verified.problems.len(), 3, "{verified:?}");
+}

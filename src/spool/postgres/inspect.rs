@@ -50,6 +50,10 @@ impl PostgresSpool {
             .await
             .map_err(|e| detached.failed(&e))?;
 
+        verified.events = count_events(&detached, &mut problems)
+            .await
+            .map_err(|e| detached.failed(&e))?;
+
         let set_aside = detached
             .on
             .query("SELECT count(*) FROM set_aside", &[])
@@ -252,6 +256,53 @@ fn count(
     }
 
     verified.mails += 1;
+}
+
+/// Reads the whole journal, and returns how many events it has.
+async fn count_events(
+    detached: &DetachedSpool,
+    problems: &mut Problems,
+) -> Result<u64, tokio_postgres::Error> {
+    let on = &detached.on;
+    let (mut count, mut last) = (0, 0_i64);
+    loop {
+        let rows = on
+            .query(
+                &format!(
+                    "SELECT {} FROM journal WHERE first > $1 ORDER BY first LIMIT 1000",
+                    journal::COLUMNS
+                ),
+                &[&last],
+            )
+            .await?;
+        if rows.is_empty() {
+            break;
+        }
+        for row in &rows {
+            last = row.get("first");
+            match journal::events(row) {
+                Ok(events) => count += events.len() as u64,
+                Err(error) => problems.add(format!("event {last} of the journal: {error}")),
+            }
+        }
+    }
+
+    let behind = on
+        .query(
+            &format!(
+                "SELECT next FROM {HEAD} WHERE next < (SELECT first + events FROM journal
+                   ORDER BY first DESC LIMIT 1)"
+            ),
+            &[],
+        )
+        .await?;
+    if let Some(row) = behind.first() {
+        let next: i64 = row.get(0);
+        problems.add(format!(
+            "event {next} of the journal is to be next, and is there already"
+        ));
+    }
+    Ok(count)
 }
 
 /// Conditions on the tables, each as a query for violations and a text that reports them.

@@ -32,7 +32,7 @@ const PRUNE_STEP: i64 = 5000;
 type Events = Vec<Arc<Event>>;
 
 /// The events of a row.
-fn events(row: &Row) -> Result<Vec<Event>, SpoolError> {
+pub(super) fn events(row: &Row) -> Result<Vec<Event>, SpoolError> {
     let first: i64 = row.get("first");
     let head = RecordHead {
         skipped: 0,
@@ -44,6 +44,15 @@ fn events(row: &Row) -> Result<Vec<Event>, SpoolError> {
     };
     let record = entry::record(&head, row.get("entries"));
     entry::events(u64::try_from(first).unwrap_or(0), &record)
+}
+
+/// The events of a row, if it can be read.
+fn readable_events(row: &Row) -> Option<Vec<Event>> {
+    let events = events(row).inspect_err(|error| {
+        let first: i64 = row.get("first");
+        tracing::error!(first, %error, "a record of the journal cannot be read");
+    });
+    events.ok()
 }
 
 fn check_name(name: &str) -> Result<(), SpoolError> {
@@ -63,7 +72,7 @@ fn unsigned(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }
 
-const COLUMNS: &str = "first, events, at, entries";
+pub(super) const COLUMNS: &str = "first, events, at, entries";
 
 /// The rows that contain the events after a number.
 async fn rows_after(on: &Connected, after: u64) -> Result<Vec<Row>, tokio_postgres::Error> {
@@ -79,8 +88,9 @@ async fn rows_after(on: &Connected, after: u64) -> Result<Vec<Row>, tokio_postgr
     .await
 }
 
-/// The events after a number, as a page.
-fn page(rows: &[Row], after: u64, last_event: u64, most: usize) -> Result<JournalPage, SpoolError> {
+/// The events after a number, as a page. Events that cannot be read are missing like those that are
+/// deleted.
+fn page(rows: &[Row], after: u64, last_event: u64, most: usize) -> JournalPage {
     let mut page = JournalPage {
         last: after,
         ..JournalPage::default()
@@ -88,19 +98,23 @@ fn page(rows: &[Row], after: u64, last_event: u64, most: usize) -> Result<Journa
 
     for row in rows {
         let first = unsigned(row.get("first"));
-        let missing = first.saturating_sub(1).saturating_sub(page.last);
+        let last = (first + unsigned(row.get::<_, i32>("events").into())).saturating_sub(1);
+        let events = readable_events(row);
+        let follows = match &events {
+            Some(_) => first.saturating_sub(1),
+            None => last,
+        };
+        let missing = follows.saturating_sub(page.last);
         if missing > 0 && !page.events.is_empty() {
-            return Ok(page);
+            return page;
         }
-        let events = events(row)?;
         page.missed += missing;
-        let new = events.into_iter().filter(|event| event.seq > after);
+        let new = events.unwrap_or_default().into_iter();
+        let new = new.filter(|event| event.seq > after);
         page.events.extend(new.map(Arc::new));
-        page.last = page
-            .last
-            .max(first + unsigned(row.get::<_, i32>("events").into()) - 1);
+        page.last = page.last.max(last);
         if page.events.len() >= most {
-            return Ok(page);
+            return page;
         }
     }
 
@@ -109,7 +123,7 @@ fn page(rows: &[Row], after: u64, last_event: u64, most: usize) -> Result<Journa
         page.last = last_event;
     }
 
-    Ok(page)
+    page
 }
 
 /// The number after which all events are from this time or later; `None` if it is not known.
@@ -170,7 +184,7 @@ async fn acts(on: &Connected, before: u64, most: usize) -> Result<Events, tokio_
 
     let mut acts = Vec::new();
     for row in &rows {
-        let of_it = events(row).unwrap_or_default().into_iter().rev();
+        let of_it = readable_events(row).unwrap_or_default().into_iter().rev();
         acts.extend(
             of_it
                 .filter(|event| event.kind.act().is_some() && event.seq < before)
@@ -316,7 +330,7 @@ impl Journal for PostgresNode {
             });
         }
         let rows: Result<_, SpoolError> = ask!(node, on => rows_after(&on, after));
-        page(&rows?, after, last_event, most)
+        Ok(page(&rows?, after, last_event, most))
     }
 
     async fn since(&self, at: Timestamp) -> Result<u64, SpoolError> {
@@ -336,7 +350,7 @@ impl Journal for PostgresNode {
         };
 
         for row in &rows? {
-            let of_it = events(row)?.into_iter();
+            let of_it = readable_events(row).unwrap_or_default().into_iter();
             let of_mail = of_it.filter(|event| event.mail == Some(mail) && event.seq > after);
             found.events.extend(of_mail.map(Arc::new));
         }
