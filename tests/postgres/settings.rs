@@ -12,6 +12,7 @@ use super::common::real_servers::libfaketime;
 use super::common::service::Service;
 use super::common::{FakeSmtp, eventually};
 use super::nodes::{Cluster, arrivals};
+use super::outage::{later, until_ready, until_told};
 
 const MAIL: &str = r#"{"from": "shop@example.com", "to": "ada@example.org", "subject": "Order",
     "text": "thanks"}"#;
@@ -268,6 +269,59 @@ fn set(file: &Path, offset: &str) {
     let new = file.with_extension("new");
     std::fs::write(&new, format!("{offset}\n")).unwrap();
     std::fs::rename(&new, file).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_clock_is_set_days_ahead_or_back_does_nothing_by_it() {
+    let relay = FakeSmtp::start().await;
+    let cluster = Cluster::over(Server::start(), "far-clock", &relay);
+    let dir = tempfile::tempdir().unwrap();
+    let clock = dir.path().join("clock");
+    set(&clock, "+0");
+    let start = || {
+        let mut command = cluster.configured("set", 5, cluster.server.url(), "");
+        command
+            .env("LD_PRELOAD", libfaketime())
+            .env("FAKETIME_TIMESTAMP_FILE", &clock)
+            .env("FAKETIME_NO_CACHE", "1")
+            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+            .env("DONT_FAKE_MONOTONIC", "1");
+        Service::start(command)
+    };
+    let (right, off) = (cluster.node("right", 5), start());
+    let done = right.hand_in_many("before", 3, "hello");
+    right.become_all(&done, "delivered");
+    let due = later(&right, "later", 5, 3600);
+    let kept = "SELECT (SELECT count(*) FROM mails), (SELECT count(*) FROM ready),
+        (SELECT count(*) FROM ended)";
+    let before = cluster.sql(kept);
+
+    // Time enough each time to expire or delete something.
+    set(&clock, "-864000");
+    until_told(&off, "behind the database's");
+    off.hand_in("back@example.org", "hello")
+        .is_come_back_later();
+    std::thread::sleep(Duration::from_secs(3));
+    set(&clock, "+0");
+    until_ready(&off, true);
+    assert_eq!(cluster.sql(kept), before, "{}", off.log());
+
+    set(&clock, "+864000");
+    until_told(&off, "ahead of the database's");
+    off.hand_in("ahead@example.org", "hello")
+        .is_come_back_later();
+    std::thread::sleep(Duration::from_secs(3));
+    set(&clock, "+0");
+    until_told(&off, "start it again");
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(cluster.sql(kept), before, "{}", off.log());
+    assert!(right.readiness().0, "{}", right.log());
+
+    drop(off);
+    let off = start();
+    let ids = off.hand_in_many("after", 3, "hello");
+    off.become_all(&ids, "delivered");
+    right.become_all(&due, "scheduled");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

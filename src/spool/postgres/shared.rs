@@ -141,6 +141,10 @@ impl NodeState {
             return Some(down);
         }
 
+        if let Some(reason) = self.skew.prevents(Timestamp::now()) {
+            return Some(self.connector.unreachable(reason));
+        }
+
         let session = *self.session.read();
         let may_go_on = self.lease.mul_f64(FENCE_FRACTION);
         if session.id == 0 || session.age() > may_go_on {
