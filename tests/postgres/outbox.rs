@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::common::postgres::Server;
-use super::common::service::Service;
+use super::common::service::{Service, call};
 use super::common::{FakeSmtp, eventually};
 use super::nodes::Cluster;
 
@@ -138,6 +138,15 @@ async fn keys_and_schedules_hold_as_over_http() {
         first,
         "the second is the first"
     );
+
+    assert_eq!(cluster.sql("SELECT count(*) FROM aliases"), "1");
+    let all = r#"{"all": true}"#;
+    let deleted = call(node.http, "DELETE", "/v1/mails", all);
+    assert_eq!(deleted.status, 202, "{deleted:?}");
+    eventually("the other name is forgotten too", async || {
+        cluster.sql("SELECT count(*) FROM aliases") == "0"
+    })
+    .await;
 
     let later = MAIL.replace("{\"from", "{\"delay\": \"1h\", \"from");
     let later = cluster.enqueue(&later).await;

@@ -204,6 +204,8 @@ pub(super) async fn delete(
     }
     on.execute("DELETE FROM feedback WHERE mail = ANY($1)", &[&ids])
         .await?;
+    on.execute("DELETE FROM aliases WHERE mail = ANY($1)", &[&ids])
+        .await?;
     on.execute("DELETE FROM mails WHERE id = ANY($1)", &[&ids])
         .await?;
 
