@@ -310,6 +310,15 @@ async fn a_spool_moves_into_a_database_and_back_and_nothing_of_it_is_lost() {
     spool.close().await.unwrap();
     drop(spool);
 
+    // A node was there before, and left what it left.
+    let there = PostgresSpool::new(server.url()).schema(&schema);
+    let there = there.open(options()).await.unwrap();
+    for relay in ["primary", "other"] {
+        there.set_paused(relay, true).await.unwrap();
+    }
+    there.close().await.unwrap();
+    drop(there);
+
     let told = succeeds(&["copy", &text(&first), server.url(), "--schema", &schema]);
     assert!(told.contains("mails: 5; deliveries: 3004"), "{told}");
     let told = succeeds(&["verify", server.url(), "--schema", &schema]);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::PostgresSpool;
+use super::connector::check_pooling;
 use super::link::{Connected, Link};
 use super::routes::RouteNumbers;
 use super::schema::{self, Migrate};
@@ -33,6 +34,7 @@ impl DetachedSpool {
         let name = format!("{}, schema {}", connector.name, spool.schema);
 
         let on = Link::new(&connector).get().await?;
+        check_pooling(&connector, &on, &*Link::new(&connector).get().await?).await?;
         schema::prepare(&on.client, &spool.schema, &connector.name, migrate).await?;
         let detached = DetachedSpool {
             on,

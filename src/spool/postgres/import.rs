@@ -66,7 +66,17 @@ async fn take_all(
     }
 
     // Rows that nodes may have left in a spool without mail.
-    for table in ["journal", "readers", "kept", "accounts", "keys", "aliases"] {
+    for table in [
+        "journal",
+        "readers",
+        "kept",
+        "accounts",
+        "keys",
+        "aliases",
+        "paused",
+        "wanted_back",
+        "feedback",
+    ] {
         let sql = format!("DELETE FROM {}", quoted(table));
         detached.on.execute(&sql, &[]).await.map_err(failed)?;
     }

@@ -6,6 +6,7 @@ use std::path::Path;
 use uuid::Uuid;
 
 use super::PostgresSpool;
+use super::connector::check_pooling;
 use super::detached::DetachedSpool;
 use super::head::HEAD;
 use super::journal;
@@ -122,7 +123,8 @@ impl PostgresSpool {
             database: "of `spool.url`".into(),
             reason,
         })?);
-        let on = super::link::Link::new(&connector).get().await?;
+        let on = Link::new(&connector).get().await?;
+        check_pooling(&connector, &on, &*Link::new(&connector).get().await?).await?;
         let before = schema::version(&on.client, &self.schema).await;
         let before = before.map_err(|e| connector.error(&e))?;
         schema::prepare(&on.client, &self.schema, &connector.name, Migrate::Auto).await?;
