@@ -5,7 +5,7 @@
 //! at most one is under way per lane. A restarted router needs no state: the supervisor introduces
 //! it to the senders (`sender::Msg::Hello`), and they report which of them are free.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,6 +73,8 @@ pub(super) struct State {
     lanes: Vec<Lane>,
     /// Which lanes may take a route's mail now.
     takers: HashMap<Route, Vec<usize>>,
+    /// The routes of waiting mail that were reported because there is no such route here.
+    unknown: HashSet<Route>,
 }
 
 pub(super) struct Router;
@@ -95,6 +97,7 @@ impl Actor for Router {
             first_sender,
             lanes: Vec::new(),
             takers: HashMap::new(),
+            unknown: HashSet::new(),
         };
 
         state.configure(topology, first_sender);
@@ -231,6 +234,19 @@ impl State {
         let Some(routes) = self.engine.spool.due_routes(self.engine.clock.now()) else {
             return self.fill_all(myself);
         };
+        // Another node of the spool may have such a route, and a start of this one would move it.
+        let unknown = routes
+            .iter()
+            .filter(|route| !self.takers.contains_key(route));
+        for route in unknown {
+            if self.unknown.insert(route.clone()) {
+                tracing::warn!(
+                    route = route.as_str(),
+                    "mail waits for a route that is not in this node's configuration"
+                );
+            }
+        }
+
         let takers = routes.iter().filter_map(|route| self.takers.get(route));
         let mut lanes: Vec<usize> = takers.flatten().copied().collect();
         lanes.sort_unstable();

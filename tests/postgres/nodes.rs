@@ -250,3 +250,21 @@ async fn a_server_that_restarts_costs_nothing_and_everything_goes_on_by_itself()
     assert_eq!(arrivals(&relay).len(), 10);
     assert!(arrivals(&relay).values().all(|times| *times == 1));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mail_for_a_relay_that_only_a_dead_node_had_is_told_and_goes_elsewhere_after_a_start() {
+    let relay = FakeSmtp::start().await;
+    let cluster = Cluster::over(Server::start(), "lonely", &relay);
+    let mut left = cluster.node("left", 2);
+    let more = format!("[[relays]]\nname = \"other\"\nurl = \"{}\"\n", relay.url());
+    let mut gone = Service::start(cluster.configured("gone", 2, cluster.server.url(), &more));
+    let ids = super::outage::later(&gone, "later", 3, 2);
+    gone.kill();
+
+    left.says("mail waits for a route that is not in this node's configuration");
+    assert_eq!(relay.accepted(), 0, "another node may come that has it");
+    left.stop();
+    let again = cluster.node("again", 2);
+    again.become_all(&ids, "delivered");
+    assert!(arrivals(&relay).values().all(|times| *times == 1));
+}
