@@ -19,6 +19,8 @@ pub enum Cert {
     Expired,
     /// Valid, but for `other.example`.
     OtherName,
+    /// Valid, but for no name: as of old, it has only a common name.
+    NoName,
     /// Valid for `localhost`, but signed by an authority that nobody trusts.
     Untrusted,
     /// Signed by itself, and itself what a client is to trust.
@@ -58,7 +60,12 @@ impl Identity {
         };
 
         let mut params = CertificateParams::new(vec![names.to_owned()]).unwrap();
-        if !is_for_another {
+        if cert == Cert::NoName {
+            params.subject_alt_names.clear();
+            params
+                .distinguished_name
+                .push(DnType::CommonName, "localhost");
+        } else if !is_for_another {
             params
                 .subject_alt_names
                 .push(SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)));

@@ -796,3 +796,50 @@ async fn lines_of_one_reply_need_not_have_the_same_code() {
         assert_eq!(is(&outcomes[0]), expected, "{answer:?}");
     }
 }
+
+#[tokio::test]
+async fn a_line_that_never_ends_is_not_taken_for_silence() {
+    for end in ["\r", "", "\u{85}"] {
+        let said = |line: &str| Act::Raw(format!("{line}{end}").into_bytes());
+        let server = FakeSmtp::builder()
+            .at(Step::Greeting, said("220 mail.example.org ready"))
+            .start()
+            .await;
+        let mut settings = server_at(&server);
+        settings.timeouts = TimeOuts::all(SHORT_TIMEOUT);
+        let transport = Smtp::new(settings).unwrap();
+        let Some(Outcome::Unavailable(Phase::Greeting, reason)) = transport.connect().await.err()
+        else {
+            panic!("it must fail at the greeting")
+        };
+        assert!(
+            reason.contains("a line that it did not end")
+                && reason.contains("220 mail.example.org ready"),
+            "{reason}"
+        );
+        assert!(!reason.contains("smtps://"), "no TLS was begun: {reason}");
+
+        let server = FakeSmtp::builder()
+            .at(Step::FinalDot, said("250 2.0.0 queued"))
+            .start()
+            .await;
+        let mut settings = server_at(&server);
+        settings.timeouts = TimeOuts::all(SHORT_TIMEOUT);
+        let mut connection = Smtp::new(settings).unwrap().connect().await.unwrap();
+        let outcomes = connection.send(&transaction(&["ada@x.org"]), None).await;
+        let Outcome::InDoubt(reason) = &outcomes[0] else {
+            panic!("it was not answered: {outcomes:?}")
+        };
+        assert!(reason.contains("did not end"), "{reason}");
+    }
+
+    // Nothing at all may be a server that waits for TLS.
+    let server = FakeSmtp::builder()
+        .at(Step::Greeting, Act::Hang)
+        .start()
+        .await;
+    let mut settings = server_at(&server);
+    settings.timeouts = TimeOuts::all(SHORT_TIMEOUT);
+    let failed = Smtp::new(settings).unwrap().connect().await.err();
+    assert!(format!("{failed:?}").contains("smtps://"), "{failed:?}");
+}

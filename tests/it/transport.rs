@@ -11,6 +11,8 @@ use postrider::delivery::{Outcome, Phase, Reply};
 use postrider::transport::smtp::Smtp;
 use postrider::transport::{Auth, Connection, RelayError, Security, Transaction, Transport};
 use secrecy::SecretString;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 fn delivered(outcomes: &[Outcome]) -> bool {
     !outcomes.is_empty()
@@ -667,10 +669,7 @@ async fn a_server_that_cannot_prove_its_name_is_not_talked_to() {
     let cases = [
         (Cert::Expired, "expired"),
         (Cert::OtherName, "not valid for name"),
-        (
-            Cert::Untrusted,
-            "name that certificate's PEM file as ca_file",
-        ),
+        (Cert::Untrusted, "from none of those in the ca_file"),
         (Cert::SelfSignedExpired, "expired"),
         (Cert::SelfSignedOtherName, "not valid for name"),
     ];
@@ -709,7 +708,53 @@ async fn without_a_ca_file_only_the_public_authorities_are_trusted() {
     settings.ca_file = None;
     let (phase, reason) = refused(&Smtp::new(settings).unwrap()).await;
     assert!(
-        phase == Phase::Tls && reason.contains("UnknownIssuer"),
+        phase == Phase::Tls
+            && reason.contains("UnknownIssuer")
+            && reason.contains("name that certificate's PEM file as ca_file"),
+        "{reason}"
+    );
+}
+
+#[tokio::test]
+async fn advice_on_tls_is_not_what_is_done_already() {
+    // It agrees, and goes on as if it had not.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut heard = [0; 4096];
+            for said in [
+                "220 x\r\n",
+                "250-x\r\n250 STARTTLS\r\n",
+                "220 go\r\n",
+                "500 what\r\n",
+            ] {
+                stream.write_all(said.as_bytes()).await.unwrap();
+                let _ = stream.read(&mut heard).await;
+            }
+        }
+    });
+
+    let server = FakeSmtp::start().await;
+    let mut settings = server_at(&server);
+    settings.port = port;
+    settings.security = Security::StartTls;
+    let (phase, reason) = refused(&Smtp::new(settings.clone()).unwrap()).await;
+    assert_eq!(phase, Phase::Tls, "{reason}");
+    assert!(!reason.contains("smtp+starttls://"), "{reason}");
+    assert!(reason.contains("then spoke no TLS"), "{reason}");
+
+    settings.security = Security::Tls;
+    let (_, reason) = refused(&Smtp::new(settings).unwrap()).await;
+    assert!(reason.contains("smtp+starttls://"), "{reason}");
+
+    let server = FakeSmtp::builder().implicit_tls(Cert::NoName).start().await;
+    let mut settings = server_at(&server);
+    settings.security = Security::Tls;
+    settings.host = "localhost".into();
+    let (_, reason) = refused(&Smtp::new(settings).unwrap()).await;
+    assert!(
+        reason.contains("needs the name as a subjectAltName"),
         "{reason}"
     );
 }

@@ -207,7 +207,8 @@ async fn greet(smtp: &Smtp, wire: &Wire) -> Result<AsyncSmtpConnection, Outcome>
     let met = AsyncSmtpConnection::connect_with_transport(wire.for_lettre(), &smtp.client).await;
     let heard = wire.heard();
     let dialogue = met.map_err(|error| {
-        let waits_for_us = wire.fault().is_some_and(|fault| fault.starts_with(SILENCE));
+        let is_silence = wire.fault().is_some_and(|fault| fault.starts_with(SILENCE));
+        let waits_for_us = is_silence && !wire.has_unended_line();
         match failed(Phase::Greeting, wire, error) {
             Outcome::Unavailable(phase, reason)
                 if waits_for_us && smtp.server.security != Security::Tls =>

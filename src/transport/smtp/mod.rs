@@ -60,6 +60,7 @@ impl Smtp {
             Security::StartTls | Security::Tls => Some(Arc::new(tls::ClientTls::new(
                 &server.host,
                 server.ca_file.as_deref(),
+                server.security == Security::StartTls,
             )?)),
         };
 

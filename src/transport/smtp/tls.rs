@@ -1,6 +1,6 @@
 //! TLS on the client's side: which certificates are trusted, and what to advise when one is not.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
@@ -15,8 +15,8 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::server::ParsedCertificate;
 use tokio_rustls::rustls::{
-    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore,
-    SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct,
+    Error, RootCertStore, SignatureScheme,
 };
 
 use super::RelayError;
@@ -27,10 +27,17 @@ use crate::delivery::TlsUse;
 pub(super) struct ClientTls {
     connector: TlsConnector,
     name: ServerName<'static>,
+    /// Whether it follows a STARTTLS, and is not there from the first byte.
+    is_upgrade: bool,
+    ca_file: Option<PathBuf>,
 }
 
 impl ClientTls {
-    pub(super) fn new(host: &str, ca_file: Option<&Path>) -> Result<Self, RelayError> {
+    pub(super) fn new(
+        host: &str,
+        ca_file: Option<&Path>,
+        is_upgrade: bool,
+    ) -> Result<Self, RelayError> {
         let name = ServerName::try_from(host.to_owned()).map_err(|_| {
             RelayError::Url(format!(
                 "names the host `{}`, for which there can be no certificate",
@@ -41,6 +48,8 @@ impl ClientTls {
         Ok(ClientTls {
             connector: TlsConnector::from(Arc::new(config)),
             name,
+            is_upgrade,
+            ca_file: ca_file.map(Path::to_owned),
         })
     }
 
@@ -50,33 +59,73 @@ impl ClientTls {
         stream: TcpStream,
     ) -> Result<TlsStream<TcpStream>, String> {
         let shaken = self.connector.connect(self.name.clone(), stream).await;
-        shaken.map_err(|e| format!("no TLS with {}: {e}{}", self.name.to_str(), advice(&e)))
+        shaken.map_err(|e| format!("no TLS with {}: {e}{}", self.name.to_str(), self.advice(&e)))
+    }
+
+    /// The advice for this error, if its usual cause is known.
+    fn advice(&self, error: &std::io::Error) -> String {
+        let speaks_none = match self.is_upgrade {
+            true => {
+                "; it agreed to STARTTLS and then spoke no TLS: whoever runs it has to mend that"
+            }
+            false => NO_TLS_HINT,
+        };
+        match rustls_error(error) {
+            Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => self.on_issuer(),
+            Some(Error::InvalidCertificate(wrong)) => advice_on(wrong).to_owned(),
+            Some(Error::InvalidMessage(_)) => speaks_none.to_owned(),
+            // The server hung up when it received the handshake.
+            None if error.kind() == std::io::ErrorKind::UnexpectedEof => speaks_none.to_owned(),
+            _ => advice_on_alert(error).to_owned(),
+        }
+    }
+
+    fn on_issuer(&self) -> String {
+        match &self.ca_file {
+            None => UNKNOWN_ISSUER_HINT.to_owned(),
+            Some(path) => format!(
+                "; it is from none of those in the ca_file {}: add the authority's certificate \
+                 there, or leave ca_file out if it is a public one",
+                path.display()
+            ),
+        }
     }
 }
 
-/// The advice for this error, if its usual cause is known.
-fn advice(error: &std::io::Error) -> &'static str {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
-    match inner {
-        Some(Error::InvalidCertificate(wrong)) => advice_on(wrong),
-        Some(Error::InvalidMessage(_)) => NO_TLS_HINT,
-        // The server hung up when it received the handshake.
-        None if error.kind() == std::io::ErrorKind::UnexpectedEof => NO_TLS_HINT,
+fn rustls_error(error: &std::io::Error) -> Option<&Error> {
+    error.get_ref().and_then(|inner| inner.downcast_ref())
+}
+
+const UNKNOWN_ISSUER_HINT: &str = "; if the server's certificate is its own, or from an authority \
+                                    of yours, name that certificate's PEM file as ca_file";
+
+/// The advice for an alert with which the server ended TLS. It may do so after the handshake, as it
+/// sees it later than we do.
+pub(super) fn advice_on_alert(error: &std::io::Error) -> &'static str {
+    match rustls_error(error) {
+        Some(Error::AlertReceived(AlertDescription::ProtocolVersion)) => {
+            "; it knows neither TLS 1.2 nor 1.3, and older versions are not safe: whoever runs the \
+             server has to update it"
+        }
+        Some(Error::AlertReceived(AlertDescription::HandshakeFailure)) => {
+            "; it has no cipher or key in common with TLS 1.2 and 1.3 as it is safe today, or \
+             wants a certificate of ours, which Postrider does not have"
+        }
+        Some(Error::AlertReceived(AlertDescription::CertificateRequired)) => {
+            "; it wants a certificate of ours, which Postrider does not have: use another port or \
+             a login"
+        }
         _ => "",
     }
 }
 
-const NO_TLS_HINT: &str = "; it does not speak TLS there: perhaps smtp+starttls:// is meant \
-                            (usually on port 587), or another port";
-
 fn advice_on(wrong: &CertificateError) -> &'static str {
     match wrong {
-        CertificateError::UnknownIssuer => {
-            "; if the server's certificate is its own, or from an authority of yours, name that \
-             certificate's PEM file as ca_file"
-        }
         wrong if is_of_an_authority(wrong) => {
             "; the server's certificate signs itself: name its PEM file as ca_file"
+        }
+        CertificateError::NotValidForNameContext { presented, .. } if presented.is_empty() => {
+            "; it needs the name as a subjectAltName: whoever runs the server has to make a new one"
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             "; use the name in the url that the certificate is for"

@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::client::TlsStream;
 
-use crate::delivery::{TlsUse, printable};
+use crate::delivery::{SILENCE, TlsUse, printable};
 
 /// How much of a line of a reply is kept, in bytes; RFC 5321 §4.5.3.1.5 allows 512. The rest of a
 /// longer line is skipped: its code has been read by then, and may be the verdict on a mail.
@@ -182,6 +182,12 @@ impl Wire {
         self.shared.lock().fault.clone()
     }
 
+    /// Whether bytes have arrived that are no whole line yet.
+    pub(super) fn has_unended_line(&self) -> bool {
+        let shared = self.shared.lock();
+        shared.start < shared.end
+    }
+
     /// Checks, without waiting, that the server has sent nothing unasked and has not hung up. The
     /// error says which it was.
     pub(super) async fn is_silent(&self) -> Result<(), String> {
@@ -251,10 +257,16 @@ impl WireState {
         }
         ready!(self.timer.as_mut().poll(cx));
         self.is_late = true;
-        let reason = format!(
-            "the server was silent for {}",
-            humantime::format_duration(self.time_limit)
-        );
+        let waited = humantime::format_duration(self.time_limit);
+        let unended = &self.inbox[self.start..self.end];
+        let reason = match unended.is_empty() {
+            true => format!("{SILENCE} for {waited}"),
+            false => format!(
+                "{SILENCE} for {waited} after a line that it did not end as RFC 5321 §2.3.8 says, \
+                 with CR and LF: {}",
+                printable(String::from_utf8_lossy(unended).trim_end())
+            ),
+        };
         Poll::Ready(self.fail(io::ErrorKind::TimedOut, reason))
     }
 
@@ -319,7 +331,11 @@ impl WireState {
     }
 
     fn broken(&mut self, error: &io::Error) -> io::Error {
-        self.fail(error.kind(), format!("the connection broke: {error}"))
+        let advice = super::tls::advice_on_alert(error);
+        self.fail(
+            error.kind(),
+            format!("the connection broke: {error}{advice}"),
+        )
     }
 
     fn check_silence(&mut self, cx: &mut Context<'_>) -> Result<(), String> {
