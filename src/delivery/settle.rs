@@ -14,6 +14,7 @@ const MAX_CRASHES: u32 = 2;
 const RECOGNIZED_FOR: Duration = Duration::from_secs(20 * 60 * 60);
 
 /// What the next state depends on, besides the delivery and the outcome.
+#[derive(Clone, Copy)]
 pub struct SettleRules<'a> {
     /// The time of the outcome.
     pub now: Timestamp,

@@ -50,14 +50,15 @@ impl Engine {
         done: impl Send + 'static,
     ) {
         let chance = self.chance();
-        let retry_after = |tries, counted| self.retry.delay(tries, counted, chance);
+        let after_failure = |tries, counted| self.retry.delay(tries, counted, chance);
+        let in_doubt = |tries, counted| self.retry.delay_in_doubt(tries, counted, chance);
         let rules = SettleRules {
             now: self.clock.now(),
             relay: path.relay,
             tls: path.tls,
             expires_at: manifest.expires_at,
             guarantee: manifest.guarantee,
-            retry_after: &retry_after,
+            retry_after: &after_failure,
         };
 
         let mut changes = Vec::with_capacity(results.len());
@@ -69,6 +70,13 @@ impl Engine {
         } in results
         {
             self.metrics.attempt(path.relay, outcome.class());
+            let rules = match outcome {
+                Outcome::InDoubt(_) => SettleRules {
+                    retry_after: &in_doubt,
+                    ..rules
+                },
+                _ => rules,
+            };
             if let Settlement::Changed(next) = delivery.settle(&outcome, fault, &rules) {
                 changes.push(DeliveryChange {
                     lease,

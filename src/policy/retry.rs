@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::mail::{days, seconds};
+use crate::mail::{days, hours, seconds};
+
+/// The longest that a delay becomes after an outcome that stayed unknown.
+const LONGEST_IN_DOUBT: Duration = hours(6);
 
 /// Whether delays are shortened at random, so that mails that failed together are not retried
 /// together.
@@ -20,7 +23,8 @@ pub enum Jitter {
 /// When a deferred delivery is tried again, and when it is given up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// The delays before the second, third … attempt; the last one repeats.
+    /// The delays before the second, third … attempt; the last one repeats, or is doubled each time
+    /// while the outcome stays unknown.
     pub schedule: Vec<Duration>,
     /// How many attempts are made before a delivery is dead as `exhausted`; `None` to try until it
     /// expires. Attempts that failed because of the relay, not the mail, do not count.
@@ -46,11 +50,30 @@ impl RetryPolicy {
     /// How long to wait after `tries` attempts, of which `counted` count; `None` if no more are
     /// allowed. `chance` is a random number from 0 to 1.
     pub fn delay(&self, tries: u32, counted: u32, chance: f64) -> Option<Duration> {
+        let step = (tries.max(1) as usize - 1).min(self.schedule.len().saturating_sub(1));
+        self.spread(self.step(step), counted, chance)
+    }
+
+    /// The same where the outcome of the last try stayed unknown, so that the next may be one more
+    /// copy for the recipient: each delay beyond the schedule is twice as long as the one before,
+    /// up to six hours.
+    pub fn delay_in_doubt(&self, tries: u32, counted: u32, chance: f64) -> Option<Duration> {
+        let last = self.schedule.len().saturating_sub(1);
+        let step = (tries.max(1) as usize - 1).min(last);
+        let beyond = u32::try_from(tries.max(1) as usize - 1 - step).unwrap_or(u32::MAX);
+        let full = self.step(step);
+        let doubled = full.saturating_mul(2_u32.saturating_pow(beyond));
+        self.spread(doubled.min(LONGEST_IN_DOUBT.max(full)), counted, chance)
+    }
+
+    fn step(&self, step: usize) -> Duration {
+        self.schedule.get(step).copied().unwrap_or(seconds(60))
+    }
+
+    fn spread(&self, full: Duration, counted: u32, chance: f64) -> Option<Duration> {
         if self.max_attempts.is_some_and(|most| counted >= most) {
             return None;
         }
-        let step = (tries.max(1) as usize - 1).min(self.schedule.len().saturating_sub(1));
-        let full = self.schedule.get(step).copied().unwrap_or(seconds(60));
         match self.jitter {
             Jitter::None => Some(full),
             Jitter::Full => Some(full.mul_f64(0.5 + chance.clamp(0.0, 1.0) / 2.0)),
@@ -79,6 +102,26 @@ mod tests {
             policy.delay(50, 9, 0.5).is_some(),
             "tries that do not count do not use up attempts"
         );
+    }
+
+    #[test]
+    fn in_doubt_the_last_delay_is_doubled_instead() {
+        let policy = RetryPolicy {
+            jitter: Jitter::None,
+            ..RetryPolicy::default()
+        };
+        let delay = |tries| policy.delay_in_doubt(tries, tries, 0.5).expect("more");
+        assert_eq!((delay(1), delay(7)), (seconds(60), seconds(3600)));
+        assert_eq!((delay(8), delay(9)), (hours(2), hours(4)));
+        assert_eq!((delay(10), delay(u32::MAX)), (hours(6), hours(6)));
+
+        let daily = RetryPolicy {
+            schedule: vec![days(1)],
+            max_attempts: Some(3),
+            ..policy
+        };
+        assert_eq!(daily.delay_in_doubt(2, 2, 0.5), Some(days(1)));
+        assert_eq!(daily.delay_in_doubt(3, 3, 0.5), None);
     }
 
     #[test]

@@ -31,6 +31,40 @@ async fn an_at_most_once_mail_in_doubt_is_dead_and_never_sent_again() {
     }
 }
 
+/// Each attempt may be one more copy for the recipient.
+#[tokio::test]
+async fn a_relay_that_never_answers_a_message_gets_few_copies_of_it() {
+    let server = FakeSmtp::builder()
+        .at(Step::FinalDot, Act::Cut)
+        .start()
+        .await;
+    let clock = Clock::fake();
+    let postrider = engine(relay_at(&server), &clock).start().await.unwrap();
+    let id = submit(&postrider, mail("ada@example.org")).await;
+
+    for copies in 1..100 {
+        let next = loop {
+            let status = postrider.status(id).await.unwrap();
+            if status.state.as_str() == "dead" {
+                assert_eq!(server.transactions().len(), copies);
+                assert!((10..20).contains(&copies), "{copies} copies in two days");
+                return;
+            }
+            let delivery = &status.deliveries[0];
+            if delivery.attempts_counted as usize == copies {
+                break delivery.next_attempt_at;
+            }
+            // The relay may be probed somewhat later than the mail is due.
+            clock.advance(seconds(60));
+            a_moment().await;
+        };
+        if let Some(next) = next {
+            clock.advance(next.since(clock.now()));
+        }
+    }
+    panic!("it went on");
+}
+
 #[tokio::test]
 async fn an_at_most_once_mail_that_was_surely_not_taken_is_tried_again() {
     let refusals = [
