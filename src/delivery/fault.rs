@@ -302,6 +302,13 @@ const ROWS: &[FaultRule] = &[
     row(
         &[RcptTo],
         H::Codes(STORAGE_CODES),
+        S::Words(Words::FullMailbox),
+        F::Mail,
+    )
+    .accepted(),
+    row(
+        &[RcptTo],
+        H::Codes(STORAGE_CODES),
         S::Absent,
         F::Transaction,
     )
@@ -336,6 +343,8 @@ const ROWS: &[FaultRule] = &[
     row(ALL, H::Refusal, S::Like(&["x.1.90"]), F::Relay),
     row(ALL, H::Refusal, S::Plain(Words::Account), F::Relay),
     row(ALL, H::Refusal, S::Words(Words::Client), F::Relay),
+    // A quota is the recipient's as often as ours.
+    row(ALL, H::Refusal, S::Plain(Words::Quota), F::Unclear).repeated(F::Relay),
     row(ALL, H::Permanent, S::Words(Words::System), F::Relay),
     // Relaying is refused to us, or for one domain.
     row(ALL, H::Refusal, S::Plain(Words::Relaying), F::Unclear).repeated(F::Relay),

@@ -19,6 +19,7 @@ pub(super) const ACCOUNT: Phrases = &[
     "daily*relay*limit",
     "email quota",
     "message quota",
+    "hour limit",
     "hourly*limit~",
     "hourly*quota~",
     "monthly*limit~",
@@ -46,6 +47,7 @@ pub(super) const ACCOUNT: Phrases = &[
     "rate exceeded",
     "exceeded*rate",
     "too fast",
+    "too frequently sending",
     "too much mail from",
     "too many mails from",
     "too many messages from",
@@ -105,8 +107,11 @@ pub(super) const ACCOUNT: Phrases = &[
 /// Phrases that are always about our account, whatever else the text mentions.
 pub(super) const ACCOUNT_ALONE: Phrases = &[
     "bad outbound sender",
+    "policy rejection quota exceeded",
     "quota exceeded for sender",
+    "quota exceeded for the current period",
     "quota for sender",
+    "relay quota",
     "sender quota",
     "sender has exceeded",
     "sender exceeded",
@@ -114,6 +119,7 @@ pub(super) const ACCOUNT_ALONE: Phrases = &[
     "sending paused",
     "sending suspended",
     "sending too many",
+    "smtp relay limit exceeded",
     "storedrv submission*quotaexceeded~",
     "submission quota",
     "submissionquota~",
@@ -529,6 +535,34 @@ pub(super) const RECIPIENTS_ROOM: Phrases = &[
     "for recipient",
     "receiving",
     "tried to reach",
+    "to this user",
+    "for this user",
+    "this recipient",
+];
+
+/// Who may have used up a quota, if it is not we, and what else has one.
+pub(super) const OTHER_QUOTAS: Phrases = &[
+    "@",
+    "disk",
+    "disc",
+    "organization",
+    "queue",
+    "recipient~",
+    "session~",
+    "storage",
+    "storedrv deliver",
+    "user~",
+];
+
+/// A mailbox without room, whose reply could otherwise mean too many recipients.
+pub(super) const FULL_MAILBOX: Phrases = &[
+    "full mailbox",
+    "mail quota",
+    "mailbox full",
+    "mailbox is full",
+    "mailbox quota",
+    "over quota",
+    "overquota",
 ];
 
 pub(super) const SIZE: Phrases = &["message size", "size limit", "too large", "too big"];

@@ -21,6 +21,10 @@ pub(super) enum Words {
     Client,
     /// Our account may not send; the words can mean nothing else.
     Account,
+    /// A quota that may be the recipient's or ours.
+    Quota,
+    /// The recipient's mailbox has no room.
+    FullMailbox,
     /// An account is disabled: ours or the recipient's.
     ShutAccount,
     /// The system's disk, load, connections or configuration.
@@ -51,6 +55,8 @@ impl Words {
             Words::Greylisting => "mentions greylisting",
             Words::Client => "mentions our address, login, account or quota",
             Words::Account => "says that our account may not send",
+            Words::Quota => "mentions a quota, and not whose",
+            Words::FullMailbox => "says that a mailbox is full",
             Words::ShutAccount => "says that an account is disabled",
             Words::System => "mentions the system's storage, load, connections or configuration",
             Words::Blocked => "mentions a blocked IP address",
@@ -79,12 +85,14 @@ impl Words {
                 let is_ours = any(ACCOUNT) || any(LOGIN) || any(ADDRESS);
                 let is_about_the_mail = any(GREYLISTING)
                     || any(SENDERS_PROOF)
-                    || any(RECIPIENTS_ROOM)
+                    || text.without_prefix().has_any(RECIPIENTS_ROOM)
                     || any(RESTRICTED)
                     || any(SIZE);
                 is_ours && !is_about_the_mail
             }
             Words::Account => any(ACCOUNT_ALONE),
+            Words::Quota => any(&["quota~"]) && !any(RECIPIENT) && !any(OTHER_QUOTAS) && !any(SIZE),
+            Words::FullMailbox => any(FULL_MAILBOX),
             Words::ShutAccount => any(SHUT_ACCOUNT),
             Words::System => {
                 any(SYSTEM) && !any(GREYLISTING) && !any(SENDER) && !any(RECIPIENTS_ROOM)
@@ -132,6 +140,11 @@ impl Text {
         }
 
         Text(words)
+    }
+
+    /// Without what Postfix puts before whatever is refused at RCPT, also where it is our rate.
+    fn without_prefix(&self) -> Text {
+        Text(self.0.replacen(" recipient address rejected ", " ", 1))
     }
 
     fn has_any(&self, phrases: Phrases) -> bool {

@@ -242,6 +242,14 @@ async fn a_relay_that_refuses_us_at_any_step_kills_no_mail_and_leaves_it_to_the_
             "5.7.1 <x@example.org>: Relay access denied",
         ),
         (Step::Rcpt, 450, "4.7.1 too many connections"),
+        // A quota that may be the recipient's or ours.
+        (Step::Rcpt, 550, "5.2.2 Quota exceeded"),
+        (Step::FinalDot, 552, "5.2.2 Mail quota exceeded"),
+        (
+            Step::Rcpt,
+            554,
+            "5.7.1 <x@example.org>: Recipient address rejected: Policy Rejection- Quota Exceeded.",
+        ),
         (Step::Data, 451, "4.7.500 Server busy"),
         (
             Step::FinalDot,
