@@ -70,12 +70,19 @@ fn try_spool(spool: &Path) -> Result<(), (&Path, Error)> {
         .and_then(|()| fs::remove_dir(&probe))
         .map_err(|error| (nearest, error))?;
 
-    for name in ["conf", "db"] {
+    for name in ["conf", "db", "synced", "outcomes"] {
         let file = spool.join(name);
         if fs::symlink_metadata(&file).is_ok() {
             let opened = OpenOptions::new().read(true).write(true).open(&file);
-            opened
-                .map_err(|error| (spool, Error::new(error.kind(), format!("{name}: {error}"))))?;
+            match opened {
+                // The spool has a way out of that.
+                Err(error) if error.kind() == ErrorKind::IsADirectory => {}
+                Err(error) => {
+                    let named = format!("{name}: {error}");
+                    return Err((spool, Error::new(error.kind(), named)));
+                }
+                Ok(_) => {}
+            }
         }
     }
 

@@ -16,6 +16,7 @@ use super::log::{self, Kind, SEGMENT_HEAD, SegmentHeader};
 use super::open::SEGMENT;
 use super::outcomes;
 use super::pages;
+use super::spare;
 use super::watermark::{self, SpoolPhase, TornSegment, WatermarkRecord};
 
 /// How near to the end of its segment the log must end for the next segment to have been started
@@ -35,6 +36,14 @@ pub(super) enum CheckFailure {
     Unread(io::Error),
     /// The log does not exist, and all mail was in it.
     Lost,
+}
+
+impl CheckFailure {
+    /// What a file's error says does not name it.
+    fn is_directory(file: PathBuf) -> Self {
+        let reason = "is a directory, and must be a file".into();
+        CheckFailure::Damaged { file, reason }
+    }
 }
 
 impl From<io::Error> for CheckFailure {
@@ -63,7 +72,7 @@ struct Snapshots {
 }
 
 impl Snapshots {
-    fn read(dir: &Path) -> io::Result<Self> {
+    fn read(dir: &Path) -> Result<Self, CheckFailure> {
         let mut snapshots = Snapshots::default();
         for entry in std::fs::read_dir(dir)? {
             let path = entry?.path();
@@ -71,6 +80,9 @@ impl Snapshots {
             let Some(lsn) = name.strip_prefix("snap.") else {
                 continue;
             };
+            if path.is_dir() {
+                return Err(CheckFailure::is_directory(path));
+            }
             match u64::from_str_radix(lsn, 16) {
                 Ok(lsn) if is_snapshot_whole(&path)? => snapshots.lsn = snapshots.lsn.max(lsn),
                 _ => snapshots.broken.push(path),
@@ -125,10 +137,14 @@ pub(super) fn check(dir: &Path) -> Result<LogCheck, CheckFailure> {
         reason,
     };
 
+    // Nothing is left that a salvage could read.
+    if dir.join("db").is_dir() {
+        return Err(CheckFailure::Lost);
+    }
     // For a directory, the error of the file system would not name it.
-    for name in ["db", "conf", watermark::FILE, outcomes::FILE] {
+    for name in ["conf", watermark::FILE, outcomes::FILE] {
         if dir.join(name).is_dir() {
-            return Err(damaged(name, "is a directory, and must be a file".into()));
+            return Err(CheckFailure::is_directory(dir.join(name)));
         }
     }
 
@@ -138,9 +154,10 @@ pub(super) fn check(dir: &Path) -> Result<LogCheck, CheckFailure> {
     })?;
 
     let reached = mark.map_or(0, |mark| mark.commit);
+    let was_opened = |dir: &Path| reached > 0 || spare::is_kept(dir);
     let file = match File::open(dir.join("db")) {
         Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound && reached == 0 => {
+        Err(e) if e.kind() == io::ErrorKind::NotFound && !was_opened(dir) => {
             return Ok(LogCheck {
                 mark,
                 ..LogCheck::default()
@@ -174,6 +191,13 @@ pub(super) fn check(dir: &Path) -> Result<LogCheck, CheckFailure> {
             },
             None => damaged("db", reason.into()),
         });
+    }
+
+    // Values have had frames for as long as there has been this file, and it is on disk before any
+    // of them is: somebody took it away, or left it out of a copy.
+    if mark.is_none() && tail.commit > 0 {
+        let reason = "is missing, and without it nobody can say whether the end of `db` is";
+        return Err(damaged(watermark::FILE, reason.into()));
     }
 
     let phase = mark.map_or(SpoolPhase::Open, |mark| mark.phase);

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::open::{LOST, Purpose, open_store};
-use super::watermark;
+use super::{spare, watermark};
 use crate::delivery::Stage;
 use crate::mail::MailId;
 use crate::private;
@@ -124,7 +124,7 @@ pub(super) fn require(path: &Path) -> Result<(), SpoolError> {
         reason += ": it does not exist";
     } else if log.is_dir() {
         reason += ": `db` is a directory, and must be a file";
-    } else if path.join(watermark::FILE).exists() {
+    } else if path.join(watermark::FILE).exists() || spare::is_kept(path) {
         reason = LOST.to_owned();
     }
 

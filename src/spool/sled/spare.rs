@@ -10,6 +10,11 @@ use crate::private;
 /// The file's name.
 const FILE: &str = "spare";
 
+/// Whether there is one: then the log was once opened.
+pub(super) fn is_kept(dir: &Path) -> bool {
+    dir.join(FILE).exists()
+}
+
 /// Calls `show` with every whole value.
 pub(super) fn read(dir: &Path, show: &mut dyn FnMut(ValueFrame<'_>)) -> io::Result<()> {
     let bytes = match std::fs::read(dir.join(FILE)) {
