@@ -331,6 +331,7 @@ impl Builder {
             engine.templates = self.templates;
         }
 
+        engine.compare_clock().await;
         for relay in engine.spool.paused().await? {
             tracing::warn!(relay, "the relay is paused, as it was before the start");
             engine.pause(&relay, true);

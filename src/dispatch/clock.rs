@@ -70,6 +70,14 @@ impl Clock {
         }
     }
 
+    /// The wall clock's time, for signatures: receivers compare it with their own clocks.
+    pub fn wall(&self) -> Timestamp {
+        match &self.0 {
+            Kind::System { .. } => Timestamp::now(),
+            Kind::Fake { now, .. } => *now.borrow(),
+        }
+    }
+
     /// The engine's time for a point in time that a mail names, which is accepted at `now`: clients
     /// mean the wall clock, which may differ from the engine's.
     pub(super) fn resolve(&self, when: When, now: Timestamp) -> Timestamp {

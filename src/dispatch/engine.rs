@@ -37,6 +37,9 @@ use crate::spool::{Spool, SpoolError};
 const FIRST_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(60);
 
+/// How far the clock may be behind the spool's last event without a warning.
+const CLOCK_MAY_LAG: Duration = Duration::from_secs(5 * 60);
+
 /// Work that a shutdown waits for; ends when it is dropped.
 pub(super) type InFlight = TaskTrackerToken;
 
@@ -215,6 +218,31 @@ impl Engine {
         });
 
         why.collect()
+    }
+
+    /// Says where the clock is behind what this spool has seen already, as after a start before the
+    /// time was known.
+    pub(super) async fn compare_clock(&self) {
+        let Some(journal) = self.spool.journal() else {
+            return;
+        };
+        let last = *journal.last().borrow();
+        // Nothing depends on it.
+        let Ok(page) = journal.after(last.saturating_sub(1), 1).await else {
+            return;
+        };
+        let Some(event) = page.events.last() else {
+            return;
+        };
+        let behind = event.at.since(self.clock.now());
+        if behind >= CLOCK_MAY_LAG {
+            tracing::warn!(
+                last_event = %event.at,
+                behind = %humantime::format_duration(behind),
+                "the clock is behind the last event of the spool: mail that waits for a time waits \
+                 that much longer, until the clock is set or the mail is retried"
+            );
+        }
     }
 
     /// The current relays and routes.

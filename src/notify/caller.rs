@@ -87,7 +87,7 @@ impl WebhookClient {
         })
     }
 
-    /// Sends a message; `now` is the time of this call, which is signed with it.
+    /// Sends a message; `now` is the wall clock's time of this call, which is signed with it.
     pub(super) async fn call(&self, message: &WebhookMessage, now: Timestamp) -> CallResult {
         let seconds = now.as_millis() / 1000;
         let post = Post {

@@ -96,9 +96,10 @@ impl EndpointHandle {
     }
 
     pub(super) async fn test(&self, postrider: &Dispatcher) -> Tested {
-        let now = postrider.clock().now();
+        let clock = postrider.clock();
+        let now = clock.now();
         let message = WebhookMessage::test(self.name(), now);
-        let answer = self.caller.call(&message, now).await;
+        let answer = self.caller.call(&message, clock.wall()).await;
         let last = answered(&message, now, &answer);
         self.shown.lock().last = Some(last.clone());
         Tested {

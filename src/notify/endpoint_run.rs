@@ -271,7 +271,7 @@ impl<'a> EndpointRun<'a> {
         let (endpoint, clock) = (self.endpoint, self.postrider.clock());
         let call = |held: HeldMessage| async move {
             let at = clock.now();
-            let answer = endpoint.caller.call(&held.message, at).await;
+            let answer = endpoint.caller.call(&held.message, clock.wall()).await;
             (held, at, answer)
         };
 

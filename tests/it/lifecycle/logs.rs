@@ -5,13 +5,14 @@ use std::io::Write;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
-use postrider::{Clock, Dispatcher, MailId, Relay, seconds};
+use postrider::mail::Timestamp;
+use postrider::{Clock, Dispatcher, Drain, MailId, Relay, days, hours, seconds};
 use serde_json::Value;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::common::{
-    Act, Cert, EventLog, FakeSmtp, Rule, ScriptedRelay, Step, engine, mail, mail_to, relay_at,
-    submit,
+    Act, Cert, EventLog, FakeSmtp, Rule, ScriptedRelay, Step, TestSpool, engine, mail, mail_to,
+    relay_at, submit,
 };
 
 /// Everything that is logged from its first use on.
@@ -253,4 +254,28 @@ async fn no_secret_reaches_a_log_an_event_or_a_debug_print() {
         !log.text().contains("for your eyes"),
         "nor does what the mail says"
     );
+}
+
+#[tokio::test]
+async fn a_clock_that_is_behind_what_the_spool_has_seen_is_told() {
+    let log = Log::begin();
+    let server = FakeSmtp::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let now = Timestamp::now();
+    let at = async |clock: Timestamp| {
+        let clock = Clock::fake_at(clock);
+        let builder = Dispatcher::builder().relay(relay_at(&server)).clock(clock);
+        let postrider = builder.test_spool_in(dir.path()).start().await.unwrap();
+        let id = submit(&postrider, mail("ada@example.org")).await;
+        postrider.wait(id).await.unwrap();
+        postrider.shutdown(Drain::within(seconds(5))).await.unwrap();
+    };
+    // Others write into this log too, and none of them is so late.
+    let is_told = || log.text().contains("9days 23h") && log.text().contains("clock is behind");
+
+    at(now + days(10)).await;
+    at(now + days(10) + hours(1)).await;
+    assert!(!is_told());
+    at(now + hours(2)).await;
+    assert!(is_told());
 }

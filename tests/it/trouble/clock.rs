@@ -8,7 +8,7 @@ use std::process::Command;
 
 use crate::common::real_servers::libfaketime;
 use crate::common::service::{Service, configuration, configured};
-use crate::common::{Act, FakeSmtp, Rule, Step};
+use crate::common::{Act, FakeSmtp, Receiver, Rule, Step};
 use crate::trouble::service_dir::arrived;
 
 const DAY: std::time::Duration = std::time::Duration::from_secs(86_400);
@@ -174,4 +174,28 @@ async fn a_clock_that_jumps_an_hour_both_ways_loses_nothing_and_ends_only_what_t
         arrived.len() == 4 && arrived.values().all(|count| *count == 1),
         "{arrived:?}"
     );
+}
+
+/// Receivers refuse what seems to be signed long ago or later than now.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_is_signed_with_the_time_of_the_wall_after_the_clock_was_set_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start().await;
+    let hook = format!(
+        "[[webhooks]]\nname = \"shop\"\nurl = \"{}\"\nallow_private = true\n\
+         secret = \"whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD\"\nevents = [\"delivered\"]",
+        receiver.url()
+    );
+    let config = configuration(&dir.path().join("spool"), "capture://", &hook);
+    let mut service = under_a_clock(dir.path(), &config);
+    hand_in(&service, "before", "");
+    receiver.comes_to(1).await;
+
+    set(dir.path(), "-7200");
+    hand_in(&service, "after", "");
+    let calls = receiver.comes_to(2).await;
+    let signed: i64 = calls[1].header("webhook-timestamp").parse().unwrap();
+    let wall = postrider::mail::Timestamp::now().as_millis() / 1000 - 7200;
+    assert!((wall - signed).abs() < 120, "{signed}, and it was {wall}");
+    assert!(service.stop().success());
 }
