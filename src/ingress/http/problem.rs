@@ -121,6 +121,7 @@ pub(super) enum Kind {
     NoRoute,
     TooMany,
     Internal,
+    NotImplemented,
     Full,
     Quota,
     SenderRefused,
@@ -214,6 +215,11 @@ impl Kind {
                 StatusCode::INTERNAL_SERVER_ERROR,
                 urn!("internal"),
                 "Something went wrong here",
+            ),
+            Kind::NotImplemented => (
+                StatusCode::NOT_IMPLEMENTED,
+                urn!("not-implemented"),
+                "Not understood here",
             ),
             Kind::Full => (
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, header};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, Version, header};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -195,9 +196,8 @@ async fn answer(
     peer: SocketAddr,
     mut request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
-    if let Some(name) = given_twice(request.headers()) {
-        let detail = format!("the field `{name}` is there more than once");
-        return Ok(Problem::new(Kind::Malformed, detail).into_response());
+    if let Some(problem) = unreadable(&request) {
+        return Ok(problem.into_response());
     }
 
     let (method, uri, headers) = (request.method(), request.uri(), request.headers());
@@ -247,6 +247,45 @@ async fn answer(
         .entry(header::CACHE_CONTROL)
         .or_insert(HeaderValue::from_static("no-store"));
     Ok(response)
+}
+
+/// Why a request is not read at all: programs between here and the client might read its head
+/// differently.
+fn unreadable(request: &Request<Incoming>) -> Option<Problem> {
+    let headers = request.headers();
+    if let Some(name) = given_twice(headers) {
+        let detail = format!("the field `{name}` is there more than once");
+        return Some(Problem::new(Kind::Malformed, detail));
+    }
+
+    // RFC 9112 §3.2.
+    match headers.get(header::HOST) {
+        None if request.version() >= Version::HTTP_11 => {
+            let detail = "the field `host` is missing, which HTTP/1.1 requires";
+            return Some(Problem::new(Kind::Malformed, detail));
+        }
+        Some(host) if !is_host(host) => {
+            let detail = "the field `host` must be a name or an address, and perhaps a port";
+            return Some(Problem::new(Kind::Malformed, detail));
+        }
+        _ => {}
+    }
+
+    // hyper has undone `chunked` alone, and the body would be read as what is inside of the others
+    // (RFC 9112 §6.1).
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).into_iter();
+    let is_chunked = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if !codings.all(is_chunked) {
+        let detail = "no transfer coding but chunked is understood; send the body as it is";
+        return Some(Problem::new(Kind::NotImplemented, detail));
+    }
+    None
+}
+
+/// Whether this is a host with an optional port, or empty as for a URI without an authority.
+fn is_host(host: &HeaderValue) -> bool {
+    let is_authority = Authority::try_from(host.as_bytes()).is_ok();
+    host.is_empty() || is_authority && !host.as_bytes().contains(&b'@')
 }
 
 /// A header field that occurs more than once and that different parsers would read differently: the

@@ -45,6 +45,60 @@ async fn a_field_that_says_whom_or_what_and_stands_twice_is_refused() {
 }
 
 #[tokio::test]
+async fn a_head_that_programs_on_the_way_may_read_otherwise_is_refused() {
+    const MAIL: &str = r#"{"from": "a@example.org", "to": "b@example.org", "text": "x"}"#;
+    let service = Service::start().await;
+    let json = "content-type: application/json\r\n";
+
+    for (fields, expected, told) in [
+        ("", 400, "`host` is missing"),
+        ("host: a b\r\n", 400, "`host` must be a name"),
+        ("host: ada@localhost\r\n", 400, "`host` must be a name"),
+        ("host: localhost/evil\r\n", 400, "`host` must be a name"),
+        ("host: localhost:8025\r\n", 202, "\"id\""),
+        ("host: [::1]:8025\r\n", 202, "\"id\""),
+    ] {
+        let (code, answer) = status(&service, &format!("{fields}{json}"), MAIL).await;
+        assert_eq!(code, expected, "{fields}: {answer}");
+        assert!(answer.contains(told), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_transfer_coding_that_is_not_undone_is_refused() {
+    const MAIL: &str = r#"{"from": "a@example.org", "to": "b@example.org", "text": "x"}"#;
+    let service = Service::start().await;
+    let address = service.addr;
+    let ask = |coding: &'static str| async move {
+        let asked = move || {
+            let mut stream = TcpStream::connect(address).unwrap();
+            write!(
+                stream,
+                "POST /v1/mails HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+                 content-type: application/json\r\ntransfer-encoding: {coding}\r\n\r\n\
+                 {:x}\r\n{MAIL}\r\n0\r\n\r\n",
+                MAIL.len()
+            )
+            .unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        };
+        tokio::task::spawn_blocking(asked).await.unwrap()
+    };
+
+    for coding in ["chunked", "Chunked"] {
+        let answer = ask(coding).await;
+        assert!(answer.starts_with("HTTP/1.1 202 "), "{coding}: {answer}");
+    }
+    for coding in ["gzip, chunked", "chunked, chunked", "identity, chunked"] {
+        let answer = ask(coding).await;
+        assert!(answer.starts_with("HTTP/1.1 501 "), "{coding}: {answer}");
+        assert!(answer.contains("urn:postrider:problem:not-implemented"));
+    }
+}
+
+#[tokio::test]
 async fn an_answer_is_not_many_times_as_long_as_the_question() {
     let service = Service::start().await;
     let path = format!("/v1/mails?{}", "a=&".repeat(4000));
