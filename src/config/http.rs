@@ -74,8 +74,8 @@ pub struct Token {
     pub rate: Option<Rate>,
     /// How many recipients its mails may have on one day.
     pub max_per_day: Option<u64>,
-    /// The addresses and domains that it may send from; none: all.
-    pub from: Vec<String>,
+    /// The addresses and domains that it may send from; all when absent.
+    pub from: Option<Vec<String>>,
     /// How long after it is submitted a mail may be sent.
     #[serde(deserialize_with = "units::duration")]
     pub max_delay: Duration,
@@ -91,7 +91,7 @@ impl Token {
             max_pending: self.max_pending,
             rate: self.rate,
             max_per_day: self.max_per_day,
-            from: &self.from,
+            from: self.from.as_deref(),
             max_delay: self.max_delay,
             max_lifetime: self.max_lifetime,
         }
@@ -109,7 +109,7 @@ impl Default for Token {
             max_pending: None,
             rate: None,
             max_per_day: None,
-            from: Vec::new(),
+            from: None,
             max_delay: quota.max_delay,
             max_lifetime: quota.max_lifetime,
         }

@@ -10,7 +10,7 @@ pub(super) struct QuotaSettings<'a> {
     pub max_pending: Option<u64>,
     pub rate: Option<Rate>,
     pub max_per_day: Option<u64>,
-    pub from: &'a [String],
+    pub from: Option<&'a [String]>,
     pub max_delay: Duration,
     pub max_lifetime: Duration,
 }
@@ -18,7 +18,11 @@ pub(super) struct QuotaSettings<'a> {
 impl QuotaSettings<'_> {
     /// The quota. Invalid patterns are left out; [`Self::check`] reports them.
     pub fn quota(self) -> Quota {
-        let from = self.from.iter().filter_map(|text| text.parse().ok());
+        let from = self
+            .from
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|text| text.parse().ok());
         Quota {
             max_pending: self.max_pending,
             rate: self.rate,
@@ -42,7 +46,16 @@ impl QuotaSettings<'_> {
             }
         }
 
-        for (n, text) in self.from.iter().enumerate() {
+        // The engine takes none for all, which nobody means who writes an empty list.
+        if self.from.is_some_and(<[String]>::is_empty) {
+            report.add(
+                format!("{at}.from"),
+                "is empty, so that nothing could be sent; name addresses and domains, or leave \
+                 the key out, and all are allowed",
+            );
+        }
+
+        for (n, text) in self.from.unwrap_or_default().iter().enumerate() {
             if let Err(error) = text.parse::<SenderPattern>() {
                 report.add(format!("{at}.from[{n}]"), error);
             }

@@ -52,6 +52,14 @@ impl Retry {
             );
         }
 
+        if self.schedule.last().is_some_and(Duration::is_zero) && self.max_attempts.is_none() {
+            report.add(
+                "retry.schedule",
+                "ends with no delay, which repeats: a relay that defers a mail would be asked \
+                 without end until it expires; end with one such as 60s, or set max_attempts",
+            );
+        }
+
         if self.max_attempts == Some(0) {
             report.add("retry.max_attempts", "is 0, and must be at least 1");
         }

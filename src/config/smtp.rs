@@ -76,8 +76,8 @@ pub struct User {
     pub rate: Option<Rate>,
     /// How many recipients their mails may have on one day.
     pub max_per_day: Option<u64>,
-    /// The addresses and domains that they may send from; none: all.
-    pub from: Vec<String>,
+    /// The addresses and domains that they may send from; all when absent.
+    pub from: Option<Vec<String>>,
     /// How long after it is submitted a mail may be sent.
     #[serde(deserialize_with = "units::duration")]
     pub max_delay: Duration,
@@ -96,7 +96,7 @@ impl Default for User {
             max_pending: None,
             rate: None,
             max_per_day: None,
-            from: Vec::new(),
+            from: None,
             max_delay: quota.max_delay,
             max_lifetime: quota.max_lifetime,
         }
@@ -110,7 +110,7 @@ impl User {
             max_pending: self.max_pending,
             rate: self.rate,
             max_per_day: self.max_per_day,
-            from: &self.from,
+            from: self.from.as_deref(),
             max_delay: self.max_delay,
             max_lifetime: self.max_lifetime,
         }

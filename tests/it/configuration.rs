@@ -603,6 +603,15 @@ fn numbers_out_of_range_are_mistakes() {
     );
 
     the_only_mistake(
+        &with_relay("[retry]\nschedule = [\"1s\", \"0s\"]"),
+        "retry.schedule: ends with no delay, which repeats",
+    );
+    load(&with_relay(
+        "[retry]\nschedule = [\"0s\"]\nmax_attempts = 3",
+    ))
+    .unwrap();
+
+    the_only_mistake(
         &with_relay("[retry]\nmax_attempts = -1"),
         "retry.max_attempts: invalid value: integer `-1`",
     );
@@ -621,6 +630,34 @@ fn numbers_out_of_range_are_mistakes() {
         &with_relay("[spool]\nretention = 60"),
         "spool.retention: invalid value: integer `60`, expected a duration",
     );
+}
+
+#[test]
+fn senders_that_are_none_are_a_mistake_and_not_all() {
+    for (variable, key, user) in [
+        (
+            "POSTRIDER_HTTP__TOKENS__0__FROM",
+            "http.tokens[0].from",
+            "[[http.tokens]]\ntoken = \"secret\"",
+        ),
+        (
+            "POSTRIDER_SMTP__USERS__0__FROM",
+            "smtp.users[0].from",
+            "[[smtp.users]]\npassword = \"secret\"",
+        ),
+    ] {
+        let with = |from: &str| with_relay(&format!("{user}\nname = \"app\"\n{from}"));
+        load(&with("")).unwrap();
+        load(&with("from = [\"example.com\"]")).unwrap();
+        the_only_mistake(
+            &with("from = []"),
+            &format!("{key}: is empty, so that nothing could be sent; name addresses"),
+        );
+
+        let found = load_with(&with(""), &[(variable, "[]")]).unwrap_err().0;
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert_eq!(found[0].source, variable);
+    }
 }
 
 #[test]
