@@ -51,27 +51,26 @@ pub(super) fn lines(
         unended: unended.clone(),
     };
 
-    // The first line shows the delimiter and the columns.
-    let mut first = Vec::new();
-    let mut is_read = Ok(());
-    while is_read.is_ok() && !first.ends_with(b"\n") {
-        let mut byte = [0];
-        match file.read(&mut byte) {
-            Ok(0) => break,
-            Ok(_) => first.push(byte[0]),
-            Err(error) => is_read = Err(error),
-        }
+    // The first line shows the delimiter and the columns. Excel may write one before it that names
+    // the delimiter alone.
+    let (mut first, mut is_read) = first_line(&mut file);
+    let content = |line: &[u8]| line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line).to_vec();
+    let named = named_delimiter(&content(&first));
+    if named.is_some() {
+        (first, is_read) = first_line(&mut file);
     }
 
-    let skipped = first.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&first);
-    // With CRLF the reader's line number is one too low after the first line.
+    let skipped = content(&first);
+    // The line that was taken away is not counted by the reader; and with CRLF its number is one
+    // too low after the first line.
+    let before = u64::from(named.is_some());
     let behind = u64::from(skipped.ends_with(b"\r\n"));
     let reader = csv::ReaderBuilder::new()
         .has_headers(false)
-        .delimiter(delimiter(skipped))
+        .delimiter(named.unwrap_or_else(|| delimiter(&skipped)))
         .flexible(true)
         .trim(csv::Trim::All)
-        .from_reader(Cursor::new(skipped.to_vec()).chain(file));
+        .from_reader(Cursor::new(skipped).chain(file));
 
     let mut columns: Option<Vec<String>> = None;
     let broken = is_read.err().map(|error| Err(csv::Error::from(error)));
@@ -103,8 +102,8 @@ pub(super) fn lines(
         let read = line(columns, &record);
         Some(Ok(read.map_err(|detail| WrongLine {
             line: record.position().map_or(0, |at| match at.byte() {
-                0 => at.line(),
-                _ => at.line() + behind,
+                0 => at.line() + before,
+                _ => at.line() + before + behind,
             }),
             detail,
         })))
@@ -129,6 +128,32 @@ impl<R: Read> Read for BoundedLines<R> {
             ))),
             false => Ok(length),
         }
+    }
+}
+
+/// The first line of what is left of a file, and why it may end early.
+fn first_line(file: &mut impl Read) -> (Vec<u8>, io::Result<()>) {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while !line.ends_with(b"\n") {
+        match file.read(&mut byte) {
+            Ok(0) => break,
+            Ok(_) => line.push(byte[0]),
+            Err(error) => return (line, Err(error)),
+        }
+    }
+    (line, Ok(()))
+}
+
+/// The delimiter that this line names, if it is one like `sep=;`.
+fn named_delimiter(line: &[u8]) -> Option<u8> {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let line = line.strip_prefix(b"\"").unwrap_or(line);
+    let line = line.strip_suffix(b"\"").unwrap_or(line);
+    match line.split_at_checked(4) {
+        Some((word, [delimiter])) if word.eq_ignore_ascii_case(b"sep=") => Some(*delimiter),
+        _ => None,
     }
 }
 

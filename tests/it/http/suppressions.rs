@@ -249,6 +249,10 @@ async fn entries_come_in_and_go_out_as_csv() {
         ("g@example.org;complaint\nh@example.org\n", 2),
         ("email\treason\ni@example.org\tbounce\n", 1),
         ("j@example.org,manual,,,,email\n", 1),
+        // As Excel names the delimiter, in a line of its own.
+        ("sep=;\r\naddress;reason\r\nk@example.org;bounce\r\n", 1),
+        ("\u{feff}\"sep=\t\"\nl@example.org\tbounce\tnews\n", 1),
+        ("SEP=|\nm@example.org|complaint\nn@example.org|manual\n", 2),
     ] {
         let answer = other.send("POST", "/v1/suppressions/import", &csv, file);
         let answer = answer.await.value();
@@ -257,6 +261,19 @@ async fn entries_come_in_and_go_out_as_csv() {
     }
     let found = other.call("GET", "/v1/suppressions?reason=complaint").await;
     assert_eq!(found.value()["suppressions"][0]["address"], "g@example.org");
+
+    for (file, line) in [
+        ("sep=;\r\nnobody;x\r\n", 2),
+        (
+            "sep=;\r\naddress;reason\r\no@example.org;manual\r\nnobody\r\n",
+            4,
+        ),
+        ("sep=;\naddress;reason\no@example.org;manual\nnobody\n", 4),
+    ] {
+        let answer = other.send("POST", "/v1/suppressions/import", &csv, file);
+        let answer = answer.await.value();
+        assert_eq!(answer["errors"][0]["line"], line, "{file:?}: {answer}");
+    }
 }
 
 #[tokio::test]
