@@ -114,7 +114,11 @@ impl Unsubscribing {
             if let Some(address) = address {
                 header.push_str(&format!(",\r\n <mailto:{address}?subject={token}>"));
             }
-            header.push_str("\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n");
+            header.push_str("\r\n");
+            // It has one value alone, and a message one of it (RFC 8058 §3.1).
+            if !has_field(message, "List-Unsubscribe-Post") {
+                header.push_str("List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n");
+            }
         }
 
         if !has_field(message, "List-Id") {

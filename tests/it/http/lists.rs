@@ -236,6 +236,24 @@ async fn what_the_sender_wrote_of_his_list_stays_and_a_mail_sent_at_once_has_its
     let sent = service.capture.captured();
     assert_eq!(sent.len(), 4);
     assert_ne!(link(&sent[2]), link(&sent[3]));
+
+    // Said already, it is not said again: a message has one such field.
+    let mail = json!({"from": "shop@example.com", "to": ["ada@example.org", "ben@example.org"],
+        "text": "News.", "list": "news",
+        "headers": {"List-Unsubscribe-Post": "List-Unsubscribe=One-Click"}});
+    let answer = service
+        .send("POST", "/v1/mails", &BEARER, mail.to_string())
+        .await;
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    service.dispatcher.wait_idle().await;
+    let sent = service.capture.captured();
+    assert_eq!(sent.len(), 6);
+    for sent in &sent[4..] {
+        assert!(link(sent).contains("/u/"));
+        let message = String::from_utf8(sent.message.to_vec()).unwrap();
+        let fields = message.matches("List-Unsubscribe-Post: ").count();
+        assert_eq!(fields, 1, "{message}");
+    }
 }
 
 #[tokio::test]
