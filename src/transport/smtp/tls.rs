@@ -96,6 +96,8 @@ fn rustls_error(error: &std::io::Error) -> Option<&Error> {
     error.get_ref().and_then(|inner| inner.downcast_ref())
 }
 
+const NO_TLS_HINT: &str = "; it does not speak TLS there: perhaps smtp+starttls:// is meant \
+                            (usually on port 587), or another port";
 const UNKNOWN_ISSUER_HINT: &str = "; if the server's certificate is its own, or from an authority \
                                     of yours, name that certificate's PEM file as ca_file";
 
