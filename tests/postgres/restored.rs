@@ -7,7 +7,7 @@ use super::common::postgres::Server;
 use super::common::service::Service;
 use super::common::{FakeSmtp, eventually};
 use super::nodes::{Cluster, arrivals};
-use super::outage::{accepts_nothing, later, until_ready, until_told};
+use super::outage::{accepts_nothing, later, until_ready, until_reported};
 
 /// A node that has further relays, all the same: its mail takes a route of its own.
 fn with_relays(cluster: &Cluster, relay: &FakeSmtp, names: &[&str]) -> Service {
@@ -105,7 +105,7 @@ async fn where_no_commit_can_be_counted_nothing_is_sent_and_what_was_is_recorded
     ids.extend(later(&node, "later", 3, 1));
 
     cluster.sql("CREATE TABLE elsewhere AS TABLE head; DELETE FROM head");
-    until_told(&node, "head");
+    until_reported(&node, "head");
     accepts_nothing(&node);
     std::thread::sleep(Duration::from_secs(3));
     accepts_nothing(&node);

@@ -12,7 +12,7 @@ use super::common::real_servers::libfaketime;
 use super::common::service::Service;
 use super::common::{FakeSmtp, eventually};
 use super::nodes::{Cluster, arrivals};
-use super::outage::{later, until_ready, until_told};
+use super::outage::{later, until_ready, until_reported};
 
 const MAIL: &str = r#"{"from": "shop@example.com", "to": "ada@example.org", "subject": "Order",
     "text": "thanks"}"#;
@@ -298,7 +298,7 @@ async fn a_node_whose_clock_is_set_days_ahead_or_back_does_nothing_by_it() {
 
     // Time enough each time to expire or delete something.
     set(&clock, "-864000");
-    until_told(&off, "behind the database's");
+    until_reported(&off, "behind the database's");
     off.hand_in("back@example.org", "hello")
         .is_come_back_later();
     std::thread::sleep(Duration::from_secs(3));
@@ -307,12 +307,12 @@ async fn a_node_whose_clock_is_set_days_ahead_or_back_does_nothing_by_it() {
     assert_eq!(cluster.sql(kept), before, "{}", off.log());
 
     set(&clock, "+864000");
-    until_told(&off, "ahead of the database's");
+    until_reported(&off, "ahead of the database's");
     off.hand_in("ahead@example.org", "hello")
         .is_come_back_later();
     std::thread::sleep(Duration::from_secs(3));
     set(&clock, "+0");
-    until_told(&off, "start it again");
+    until_reported(&off, "start it again");
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(cluster.sql(kept), before, "{}", off.log());
     assert!(right.readiness().0, "{}", right.log());
