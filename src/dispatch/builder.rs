@@ -195,7 +195,8 @@ impl Builder {
     }
 
     /// How long an idempotency key is remembered; 7 days by default. If all keys take more than an
-    /// eighth of [`max_size`](Self::max_size), the oldest keys of finished mail are forgotten early.
+    /// eighth of [`max_size`](Self::max_size), the oldest ones of finished mail are forgotten
+    /// early.
     pub fn idempotency_ttl(mut self, span: Duration) -> Self {
         self.idempotency_ttl = span;
         self

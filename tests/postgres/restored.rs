@@ -1,5 +1,5 @@
-//! A database whose parts are from different moments: restored without its sequences, or with tables
-//! of which some are older than others.
+//! A database whose parts are from different moments: restored without its sequences, or with
+//! tables of which some are older than others.
 
 use std::time::Duration;
 

@@ -158,8 +158,8 @@ pub(super) async fn version(client: &Client, schema: &str) -> Result<usize, toki
     Ok(usize::try_from(count).unwrap_or(usize::MAX))
 }
 
-/// Lets the numbers of a table's new rows go on behind those that are there, where they begin again:
-/// whoever restored the tables did not restore the sequences.
+/// Lets the numbers of a table's new rows go on behind those that are there, where they begin
+/// again: whoever restored the tables did not restore the sequences.
 pub(super) async fn advance_ids(on: &Connected, table: &str) -> Result<(), tokio_postgres::Error> {
     tracing::warn!(
         table,
