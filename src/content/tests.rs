@@ -387,7 +387,7 @@ fn what_is_wrong_with_a_folder_is_named_with_file_and_line() {
         "broken/body.html:3: ",
         "lost/body.html:2: there is no partials/no.html",
         "empty: has neither",
-        "both/body.mjml: stands beside body.html",
+        "both/body.mjml: exists beside body.html",
         "odd/body.htm: is not one of",
         "keys/template.toml:3: unknown field `default`",
     ] {

@@ -304,7 +304,8 @@ mod tests {
         );
 
         assert!(
-            refused(&b"X-A: b\r\n".repeat(200_000)).starts_with("headers: there are more than")
+            refused(&b"X-A: b\r\n".repeat(200_000))
+                .starts_with("headers: the header section has more than")
         );
 
         let long = format!("X-A: {}\r\n", "a".repeat(994));

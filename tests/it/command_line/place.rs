@@ -147,7 +147,7 @@ fn what_is_wrong_is_reported_where_it_was_said() {
         ),
         (
             wrong(&plain, &[], &[("POSTRIDER_TOKEN", "a\u{7f}b")]),
-            "the variable POSTRIDER_TOKEN has a character",
+            "the variable POSTRIDER_TOKEN contains a character",
         ),
         (
             wrong(&plain, &[], &[("POSTRIDER_TOKEN_FILE", "/nowhere")]),
