@@ -62,8 +62,9 @@ impl Skew {
 
         known.was_far_ahead |= is_far_ahead && was_set;
         known.apart = apart;
+        // It may have been set before the answer came.
         known.last = Some(Measurement {
-            here: after,
+            here: before,
             database,
             at: LeaseInstant::now(),
         });
@@ -181,6 +182,15 @@ mod tests {
             skew.seen(at(0), at(0), at(0));
             assert_eq!(why(&skew).contains("start it again"), stays, "{here}");
         }
+
+        let skew = Skew::default();
+        skew.seen(at(0), at(0), at(48));
+        skew.seen(at(48), at(0), at(48));
+        skew.seen(at(0), at(0), at(0));
+        assert!(
+            why(&skew).contains("start it again"),
+            "it was set while it was asked"
+        );
 
         let skew = Skew::default();
         skew.seen(at(48), at(0), at(48));
