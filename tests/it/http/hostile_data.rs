@@ -484,7 +484,7 @@ fn a_place_that_would_not_hold_its_value_is_named_before_a_template_is_in_force(
         ),
         (
             "<p>\n<style>{% include x %}</style>",
-            "does not say which file",
+            "does not name its file",
         ),
         (
             "<p>\n<a href=\"{% call x() %}y{% endcall %}\">",

@@ -324,7 +324,7 @@ async fn mail_of_the_longest_route_is_there_after_a_restart_and_a_longer_one_is_
 
     let refused = over(101).start().await.err().unwrap().to_string();
     assert!(
-        refused.contains("route 0 names 101 relays, and takes at most 100"),
+        refused.contains("route 0 names 101 relays; at most 100 are allowed"),
         "{refused}"
     );
 
