@@ -279,7 +279,7 @@ async fn a_second_stop_ends_at_once_and_loses_nothing() {
     service.signal("TERM");
     service.await_notice("STOPPING=1");
     service.signal("TERM");
-    service.log_until("stopped at once, as asked");
+    service.log_until("stopped at once, as requested");
 
     assert!(service.end().success());
     let dispatcher = on_the_spool(dir.path()).await;
@@ -450,7 +450,7 @@ async fn a_reload_puts_all_templates_in_force_or_keeps_the_old_ones_and_says_why
     write("b/body.txt", "\n{{ oh");
     service.signal("HUP");
 
-    let log = service.log_until("is kept");
+    let log = service.log_until("stays in force");
     assert!(
         log.contains("templates/b/body.txt:2: ") && log.contains("syntax error"),
         "{log}"
@@ -605,7 +605,7 @@ fn a_reload_with_a_mistake_is_refused_whole_and_a_good_one_is_applied() {
     assert!(
         log.contains("ERROR")
             && log.contains("relays[1].name")
-            && log.contains("the old one is kept"),
+            && log.contains("the old one stays in force"),
         "{log}"
     );
 
@@ -619,7 +619,7 @@ fn a_reload_with_a_mistake_is_refused_whole_and_a_good_one_is_applied() {
     let log = service.log_until("was read again:");
     let waiting = |log: &str, section: &str| {
         let line =
-            |line: &&str| line.contains("takes effect at the next start") && line.contains(section);
+            |line: &&str| line.contains("take effect at the next start") && line.contains(section);
         log.lines().find(line).is_some()
     };
     assert!(waiting(&log, "spool") && !waiting(&log, "smtp"), "{log}");
@@ -733,7 +733,7 @@ fn init_overwrites_nothing() {
     let before = std::fs::read(dir.path().join("postrider.toml")).unwrap();
     let (code, _, stderr) = run_to_end(dir.path(), &["init"]);
     assert_eq!(code, 1);
-    assert!(stderr.contains("is there already"), "{stderr}");
+    assert!(stderr.contains("exists already"), "{stderr}");
     assert_eq!(
         std::fs::read(dir.path().join("postrider.toml")).unwrap(),
         before
