@@ -323,7 +323,7 @@ async fn what_other_programs_write_is_mended_before_it_is_read() {
             "domain",
         ),
         ("Subject: nul\r\n\r\na\0b\r\n", "a=00b", "quoted-printable"),
-        ("", "Message-ID: <", "Message-ID: made"),
+        ("", "Message-ID: <", "Message-ID: added"),
     ] {
         client.envelope().await;
         let reply = client.data(message).await;
