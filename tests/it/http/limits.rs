@@ -325,7 +325,8 @@ async fn bodies_cannot_fill_the_memory() {
 }
 
 /// Alone, it takes all the room that there is; another one waits for it.
-#[tokio::test]
+// Composing so much takes a while. A node over PostgreSQL renews its lease on another thread.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_larger_than_the_memory_for_all_of_them_is_given_when_there_is_no_other() {
     let service = small(Limits {
         held_bytes: 300_000,
