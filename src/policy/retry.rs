@@ -50,24 +50,25 @@ impl RetryPolicy {
     /// How long to wait after `tries` attempts, of which `counted` count; `None` if no more are
     /// allowed. `chance` is a random number from 0 to 1.
     pub fn delay(&self, tries: u32, counted: u32, chance: f64) -> Option<Duration> {
-        let step = (tries.max(1) as usize - 1).min(self.schedule.len().saturating_sub(1));
-        self.spread(self.step(step), counted, chance)
+        self.spread(self.step(tries).0, counted, chance)
     }
 
-    /// The same where the outcome of the last try stayed unknown, so that the next may be one more
-    /// copy for the recipient: each delay beyond the schedule is twice as long as the one before,
-    /// up to six hours.
+    /// The same if the outcome of the last attempt stayed unknown, so that the next one may be one
+    /// more copy for the recipient: each delay beyond the schedule is twice as long as the one
+    /// before, up to six hours.
     pub fn delay_in_doubt(&self, tries: u32, counted: u32, chance: f64) -> Option<Duration> {
-        let last = self.schedule.len().saturating_sub(1);
-        let step = (tries.max(1) as usize - 1).min(last);
-        let beyond = u32::try_from(tries.max(1) as usize - 1 - step).unwrap_or(u32::MAX);
-        let full = self.step(step);
+        let (full, beyond) = self.step(tries);
         let doubled = full.saturating_mul(2_u32.saturating_pow(beyond));
         self.spread(doubled.min(LONGEST_IN_DOUBT.max(full)), counted, chance)
     }
 
-    fn step(&self, step: usize) -> Duration {
-        self.schedule.get(step).copied().unwrap_or(seconds(60))
+    /// The scheduled delay after so many attempts, and how many of them are beyond the schedule.
+    fn step(&self, tries: u32) -> (Duration, u32) {
+        let last = u32::try_from(self.schedule.len().saturating_sub(1)).unwrap_or(u32::MAX);
+        let passed = tries.max(1) - 1;
+        let step = passed.min(last);
+        let delay = self.schedule.get(step as usize).copied();
+        (delay.unwrap_or(seconds(60)), passed - step)
     }
 
     fn spread(&self, full: Duration, counted: u32, chance: f64) -> Option<Duration> {

@@ -26,9 +26,9 @@ use crate::spool::store::{Direction, Store};
 use crate::spool::{Manifest, SpoolError};
 
 /// How many mails one step looks at.
-const LOOKED_AT: usize = 256;
+pub(super) const LOOKED_AT: usize = 256;
 /// How many steps are made before new mail is accepted or refused.
-const STEPS: usize = 16;
+pub(super) const STEPS: usize = 16;
 /// How long to wait before searching again after no mail could be deleted.
 const REST: Duration = Duration::from_secs(1);
 /// How long a measured size of the files is used: at least this long, and at least [`LOOK_SHARE`]
@@ -38,15 +38,49 @@ const LOOK_SHARE: u32 = 50;
 /// About the bytes of one record that is counted by number.
 pub(super) const VALUE_BYTES: u64 = 128;
 
-/// The progress of the search for mail that can be deleted.
+/// The progress of a search for records to delete, which goes from the first to the last and begins
+/// again.
+pub(super) struct Search<K> {
+    /// The record that was looked at last; `None` to begin with the first.
+    pub at: Option<K>,
+    /// How many were deleted since the search began.
+    pub deleted: u64,
+    /// When a search through all records found nothing to delete.
+    in_vain: Option<Instant>,
+}
+
+impl<K> Default for Search<K> {
+    fn default() -> Self {
+        Search {
+            at: None,
+            deleted: 0,
+            in_vain: None,
+        }
+    }
+}
+
+impl<K> Search<K> {
+    /// Whether to wait, since there was nothing to delete a moment ago.
+    pub(super) fn rests(&self) -> bool {
+        self.in_vain.is_some_and(|at| at.elapsed() < REST)
+    }
+
+    /// All records were looked at.
+    pub(super) fn end(&mut self) {
+        *self = Search {
+            in_vain: (self.deleted == 0).then(Instant::now),
+            ..Search::default()
+        };
+    }
+}
+
+/// What is known of a bounded spool.
 #[derive(Default)]
 pub(super) struct Bounding {
-    /// The mail that was looked at last; `None` to begin with the oldest.
-    at: Option<MailId>,
-    /// How many mails were removed since the search began with the oldest.
-    removed: u64,
-    /// When a search through all mail found nothing to delete.
-    in_vain: Option<Instant>,
+    /// The search for finished mail, the oldest first.
+    mails: Search<MailId>,
+    /// The search for idempotency keys, the oldest first, by the keys of their timers.
+    pub keys: Search<Vec<u8>>,
     /// The size of the files in bytes, and until when this value is used.
     measured: Option<(u64, Instant)>,
     pace: Pace,
@@ -146,7 +180,7 @@ impl<S: Store> Writer<'_, S> {
         let goal = limit.saturating_sub(limit / 32);
         for _ in 0..STEPS {
             let has_ended = self.ended() > 0;
-            let rests = self.bounding.in_vain.is_some_and(|at| at.elapsed() < REST);
+            let rests = self.bounding.mails.rests();
             let kept = self.shared.kept_bytes(&self.totals);
             if !has_ended || rests || kept.saturating_add(more) <= goal {
                 return;
@@ -203,27 +237,39 @@ impl<S: Store> Writer<'_, S> {
 
     /// One step: deletes about `excess` bytes of finished mail.
     fn remove_some(&mut self, excess: u64) -> Result<(), SpoolError> {
+        let mut search = std::mem::take(&mut self.bounding.mails);
+        let removed = self.step(|transaction| remove_some(transaction, &mut search, excess));
+        self.bounding.mails = search;
+        removed
+    }
+
+    /// Makes one step of deleting, and leaves the sync to the syncer. Nothing of a step that fails
+    /// is written.
+    pub(super) fn step(
+        &mut self,
+        step: impl FnOnce(&mut WriteTransaction<'_, S>) -> Result<(), SpoolError>,
+    ) -> Result<(), SpoolError> {
         let mut transaction =
             WriteTransaction::beside_others(self.shared, self.totals.clone(), self.syncer);
-        let removed = remove_some(&mut transaction, &mut self.bounding, excess);
-        if removed.is_err() {
+        let made = step(&mut transaction);
+        if made.is_err() {
             transaction.abandon();
         }
         self.totals = transaction.totals.clone();
         self.unsynced += transaction.finish(None);
         self.sync_in_time();
-        removed
+        made
     }
 }
 
 fn remove_some<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
-    bounding: &mut Bounding,
+    search: &mut Search<MailId>,
     excess: u64,
 ) -> Result<(), SpoolError> {
     let store = &transaction.shared.store;
     let (begin, to) = keys::starting_with(b"m");
-    let from = bounding
+    let from = search
         .at
         .map_or(begin, |at| [&keys::manifest(at)[..], &[0]].concat());
 
@@ -244,7 +290,7 @@ fn remove_some<S: Store>(
             is_cut_short = true;
             break;
         }
-        bounding.at = Some(id);
+        search.at = Some(id);
         let whole = match reader::whole(&transaction.shared.store, id) {
             Ok(Some(whole)) => whole,
             Ok(None) | Err(SpoolError::Unreadable(_)) => continue,
@@ -252,15 +298,13 @@ fn remove_some<S: Store>(
         };
         if has_ended(&whole) {
             operations::remove_mail(transaction, &whole)?;
-            bounding.removed += 1;
+            search.deleted += 1;
         }
     }
     transaction.commit()?;
 
     if is_last && !is_cut_short {
-        bounding.in_vain = (bounding.removed == 0).then(Instant::now);
-        bounding.at = None;
-        bounding.removed = 0;
+        search.end();
     }
 
     Ok(())

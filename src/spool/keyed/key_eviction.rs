@@ -5,9 +5,8 @@
 //! *Invariant:* the key of a mail that is still pending is never forgotten.
 
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
 
-use super::bounding::VALUE_BYTES;
+use super::bounding::{LOOKED_AT, STEPS, Search, VALUE_BYTES};
 use super::idempotency::Hash;
 use super::keys::{self, Timer};
 use super::sweep;
@@ -21,21 +20,6 @@ use crate::spool::store::{Direction, Store};
 
 /// The part of `max_size` that idempotency keys may take.
 const SHARE: u64 = 8;
-/// How many keys of timers one step looks at, and how many steps are made at once.
-const LOOKED_AT: usize = 256;
-const STEPS: usize = 16;
-/// How long to wait before searching again after no key could be forgotten.
-const REST: Duration = Duration::from_secs(1);
-
-/// The progress of the search. The timers of idempotency keys stand in the order in which they were
-/// set, between those of mail.
-#[derive(Default)]
-pub(super) struct KeyEviction {
-    /// The key of the timer that was looked at last; `None` to begin with the first.
-    at: Option<Vec<u8>>,
-    forgotten: u64,
-    in_vain: Option<Instant>,
-}
 
 impl<S: Store> Writer<'_, S> {
     /// Forgets the oldest keys while all keys take more than their share of `max` bytes.
@@ -48,10 +32,7 @@ impl<S: Store> Writer<'_, S> {
         // A little more than needed, so that not every new mail requires a step.
         let goal = share - share / 32;
         for _ in 0..STEPS {
-            let rests = self
-                .key_eviction
-                .in_vain
-                .is_some_and(|at| at.elapsed() < REST);
+            let rests = self.bounding.keys.rests();
             let excess = self.key_bytes().saturating_sub(goal) / VALUE_BYTES;
             if rests || excess == 0 {
                 return;
@@ -69,63 +50,56 @@ impl<S: Store> Writer<'_, S> {
 
     /// One step: forgets up to `excess` keys.
     fn forget_some_keys(&mut self, excess: u64) -> Result<(), SpoolError> {
-        let mut transaction =
-            WriteTransaction::beside_others(self.shared, self.totals.clone(), self.syncer);
-        let forgotten = forget_some(&mut transaction, &mut self.key_eviction, excess);
-        if forgotten.is_err() {
-            transaction.abandon();
-        }
-        self.totals = transaction.totals.clone();
-        self.unsynced += transaction.finish(None);
-        self.sync_in_time();
+        let mut search = std::mem::take(&mut self.bounding.keys);
+        let forgotten = self.step(|transaction| forget_some(transaction, &mut search, excess));
+        self.bounding.keys = search;
         forgotten
     }
 }
 
+/// The timers of idempotency keys stand in the order in which they were set, between those of mail.
 fn forget_some<S: Store>(
     transaction: &mut WriteTransaction<'_, S>,
-    eviction: &mut KeyEviction,
+    search: &mut Search<Vec<u8>>,
     excess: u64,
 ) -> Result<(), SpoolError> {
     let (begin, to) = keys::starting_with(b"t");
-    let from = match &eviction.at {
+    let from = match &search.at {
         Some(at) => [at, &[0][..]].concat(),
         None => begin,
     };
 
-    let (mut looked_at, mut found) = (0, Vec::new());
+    let mut found = Vec::with_capacity(LOOKED_AT);
     let store = &transaction.shared.store;
     store.walk(&from, &to, Direction::Up, &mut |key, value| {
         let hashes = keys::read_timers(key, value).into_iter();
         let hashes: Vec<Hash> = hashes.filter_map(Timer::key_hash).collect();
         found.push((key.to_vec(), hashes));
-        looked_at += 1;
-        match looked_at {
+        match found.len() {
             LOOKED_AT => ControlFlow::Break(()),
             _ => ControlFlow::Continue(()),
         }
     })?;
 
-    let before = eviction.forgotten;
+    let is_last = found.len() < LOOKED_AT;
+    let before = search.deleted;
     let mut is_cut_short = false;
     for (key, hashes) in found {
-        if transaction.is_full() || eviction.forgotten - before >= excess {
+        if transaction.is_full() || search.deleted - before >= excess {
             is_cut_short = true;
             break;
         }
         if let Some(due) = keys::read_due(&key) {
             for hash in hashes {
-                eviction.forgotten += u64::from(forget(transaction, hash, due)?);
+                search.deleted += u64::from(forget(transaction, hash, due)?);
             }
         }
-        eviction.at = Some(key);
+        search.at = Some(key);
     }
     transaction.commit()?;
 
-    if looked_at < LOOKED_AT && !is_cut_short {
-        eviction.in_vain = (eviction.forgotten == 0).then(Instant::now);
-        eviction.at = None;
-        eviction.forgotten = 0;
+    if is_last && !is_cut_short {
+        search.end();
     }
 
     Ok(())

@@ -15,7 +15,6 @@ use super::bounding::Bounding;
 use super::command::{GroupCommand, Operation, WriterCommand};
 use super::group::CommitGroup;
 use super::healing::RETRY_AFTER;
-use super::key_eviction::KeyEviction;
 use super::large_mail;
 use super::sweep;
 use super::syncer::{Syncer, WrittenGroup};
@@ -52,7 +51,6 @@ pub(super) fn run<S: Store>(
         was_alone: false,
         large_mails: Vec::new(),
         bounding: Bounding::default(),
-        key_eviction: KeyEviction::default(),
     };
 
     while let Some(command) = writer.next_command() {
@@ -92,7 +90,6 @@ pub(super) struct Writer<'a, S> {
     /// Stored mails with very many recipients, which are queued before the next command.
     pub large_mails: Vec<MailId>,
     pub bounding: Bounding,
-    pub key_eviction: KeyEviction,
 }
 
 impl<S: Store> Writer<'_, S> {
