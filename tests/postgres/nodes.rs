@@ -252,7 +252,7 @@ async fn a_server_that_restarts_costs_nothing_and_everything_goes_on_by_itself()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mail_for_a_relay_that_only_a_dead_node_had_is_told_and_goes_elsewhere_after_a_start() {
+async fn mail_for_a_relay_that_only_a_dead_node_had_is_reported_and_goes_elsewhere_after_a_start() {
     let relay = FakeSmtp::start().await;
     let cluster = Cluster::over(Server::start(), "lonely", &relay);
     let mut left = cluster.node("left", 2);

@@ -257,7 +257,7 @@ async fn no_secret_reaches_a_log_an_event_or_a_debug_print() {
 }
 
 #[tokio::test]
-async fn a_clock_that_is_behind_what_the_spool_has_seen_is_told() {
+async fn a_clock_that_is_behind_what_the_spool_has_seen_is_reported() {
     let log = Log::begin();
     let server = FakeSmtp::start().await;
     let dir = tempfile::tempdir().unwrap();
