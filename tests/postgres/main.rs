@@ -10,6 +10,7 @@ mod common;
 mod connecting;
 mod copying;
 mod damage;
+mod flushing;
 mod heartbeat;
 mod lingering;
 mod network;

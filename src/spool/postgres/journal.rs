@@ -74,16 +74,26 @@ fn unsigned(value: i64) -> u64 {
 
 pub(super) const COLUMNS: &str = "first, events, at, entries";
 
-/// The rows that contain the events after a number.
-async fn rows_after(on: &Connected, after: u64) -> Result<Vec<Row>, tokio_postgres::Error> {
+/// The rows that contain the events after a number. Those after the last event that is known may
+/// not be on disk yet.
+async fn rows_after(
+    on: &Connected,
+    after: u64,
+    last_event: u64,
+) -> Result<Vec<Row>, tokio_postgres::Error> {
     on.query(
         &format!(
             "SELECT {COLUMNS} FROM journal WHERE first + events > $1 AND first >=
                coalesce((SELECT j.first FROM journal j WHERE j.first <= $1
                  ORDER BY j.first DESC LIMIT 1), 0)
-             ORDER BY first LIMIT $2"
+               AND first <= $2
+             ORDER BY first LIMIT $3"
         ),
-        &[&number(after.saturating_add(1)), &PAGE_ROWS],
+        &[
+            &number(after.saturating_add(1)),
+            &number(last_event),
+            &PAGE_ROWS,
+        ],
     )
     .await
 }
@@ -329,7 +339,7 @@ impl Journal for PostgresNode {
                 ..JournalPage::default()
             });
         }
-        let rows: Result<_, SpoolError> = ask!(node, on => rows_after(&on, after));
+        let rows: Result<_, SpoolError> = ask!(node, on => rows_after(&on, after, last_event));
         Ok(page(&rows?, after, last_event, most))
     }
 

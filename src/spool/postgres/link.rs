@@ -112,6 +112,10 @@ pub(super) fn judge(error: &tokio_postgres::Error) -> StatementFailure {
     }
 }
 
+/// Writes a record and waits until it is on disk, and with it all that was committed before: the
+/// log of the database is written in order. Without that record the server would not wait.
+const FLUSH: &str = "SELECT pg_logical_emit_message(true, 'postrider', '')";
+
 /// A connection with its prepared statements.
 pub(super) struct Connected {
     pub client: Client,
@@ -180,6 +184,33 @@ impl Connected {
     ) -> Result<Vec<Row>, tokio_postgres::Error> {
         let statement = self.statement(sql).await?;
         self.answered(self.client.query(&statement, params)).await
+    }
+
+    /// Runs a statement whose commit does not wait for the disk (see `head`), and waits until it is
+    /// there. If that is not known, the connection is closed, as after a statement without an answer.
+    pub(super) async fn query_and_flush(
+        &self,
+        sql: &str,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        // Both are prepared first, so that the second is sent right behind the first.
+        let (statement, flush) = (self.statement(sql).await?, self.statement(FLUSH).await?);
+        let asked = self.answered(self.client.query(&statement, params));
+        let flushed = self.answered(self.client.query(&flush, &[]));
+        let (rows, flushed) = futures::join!(asked, flushed);
+
+        let rows = rows?;
+        if flushed.is_err() {
+            self.driver.abort();
+            self.flush().await?;
+        }
+        Ok(rows)
+    }
+
+    /// Waits until all that was committed so far is on disk, by whatever connection: before it is
+    /// acted upon or confirmed to anybody.
+    pub(super) async fn flush(&self) -> Result<(), tokio_postgres::Error> {
+        self.query(FLUSH, &[]).await.map(|_| ())
     }
 
     pub(super) async fn execute(

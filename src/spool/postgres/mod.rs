@@ -264,10 +264,11 @@ impl PostgresSpool {
         let other = node.reading.get().await?;
         connector::check_pooling(&connector, &on, &other).await?;
         schema::prepare(&on.client, &self.schema, &connector.name, self.migrate).await?;
-        node.durability = durability(&on).await.map_err(|e| connector.error(&e))?;
+        let failed = |error: tokio_postgres::Error| connector.error(&error);
+        node.durability = durability(&on).await.map_err(failed)?;
+        on.flush().await.map_err(failed)?;
 
         let node = Arc::new(node);
-        let failed = |error: tokio_postgres::Error| connector.error(&error);
         session::begin(&node, &on).await.map_err(failed)?;
         // The rest may take longer than the lease, so the heartbeats begin now.
         let beating = tokio::spawn(session::run(Arc::downgrade(&node))).abort_handle();

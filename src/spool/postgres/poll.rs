@@ -189,6 +189,9 @@ async fn poll_others(node: &Arc<NodeState>, anyway: bool) -> Result<(), SpoolErr
         accounts: Vec::new(),
     };
 
+    if committed.commits != known {
+        on.flush().await.map_err(failed)?;
+    }
     let pending = committed.pending;
     let went_back = committed.commits < known;
     if went_back {

@@ -316,7 +316,16 @@ fn choose<'a>(
     (chosen, results)
 }
 
+/// Looks for these mails and their keys. What is found is on disk.
 async fn look(on: &Connected, mails: &[NewMail]) -> Result<ExistingMails, tokio_postgres::Error> {
+    let there = find(on, mails).await?;
+    if !there.mails.is_empty() || !there.keys.is_empty() {
+        on.flush().await?;
+    }
+    Ok(there)
+}
+
+async fn find(on: &Connected, mails: &[NewMail]) -> Result<ExistingMails, tokio_postgres::Error> {
     let ids: Vec<Uuid> = mails.iter().map(|m| rows::uuid(m.manifest.id)).collect();
     let found = on
         .query("SELECT id FROM mails WHERE id = ANY($1)", &[&ids])
@@ -407,7 +416,8 @@ WITH m AS (INSERT INTO mails (id, accepted_at, expires_at, priority, recipients,
   n AS MATERIALIZED (SELECT (SELECT count(*) FROM o) + (SELECT count(*) FROM m)
     + (SELECT count(*) FROM r) + (SELECT count(*) FROM k)
     + (SELECT count(*) FROM e) AS n),
-  b AS MATERIALIZED (SELECT h.* FROM n, LATERAL bump($20, $21, $22, n.n) h),
+  b AS MATERIALIZED (SELECT h.*, set_config('synchronous_commit', 'off', true)
+    FROM n, LATERAL bump($20, $21, $22, n.n) h),
   j AS (INSERT INTO journal (first, events, at, before, acts, entries)
     SELECT b.first + u.off, u.events, u.at, b.before + u.before, u.acts, u.entries
     FROM b, unnest($23::int8[], $24::int4[], $25::int8[], $26::int8[], $27::bool[], $28::bytea[])
@@ -514,7 +524,7 @@ async fn insert(
     let records = Records::of(entries);
     let counted = totals.accounts.columns();
     let rows = on
-        .query(
+        .query_and_flush(
             INSERT,
             &[
                 &ids,
