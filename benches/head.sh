@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What the row costs that every commit of the spool on PostgreSQL changes last: pgbench on a cluster of its
-# own, which is removed afterwards. Not as root: the server refuses that. SECONDS_EACH is how long each
-# measurement takes.
+# What the row costs that every commit of the spool on PostgreSQL changes last, and what it costs if it is let
+# go of before the commit is on disk, as puts and settles do: pgbench on a cluster of its own, which is removed
+# afterwards. Not as root: the server refuses that. SECONDS_EACH is how long each measurement takes.
 set -euo pipefail
 
 bin=$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -1)
@@ -24,10 +24,13 @@ rows="SELECT gen_random_uuid(), g, decode(repeat('ab', 1000), 'hex') FROM genera
 echo "INSERT INTO t $rows;" >"$dir/without.sql"
 echo "WITH i AS (INSERT INTO t $rows RETURNING 1), n AS MATERIALIZED (SELECT count(*) AS n FROM i)
 UPDATE head SET commits = commits + 1, totals[1] = totals[1] + (SELECT n FROM n);" | tr '\n' ' ' >"$dir/with.sql"
+sed "s/;/ RETURNING set_config('synchronous_commit', 'off', true);/" "$dir/with.sql" >"$dir/early.sql"
+echo "
+SELECT pg_logical_emit_message(true, 'bench', '');" >>"$dir/early.sql"
 
 for n in 1 50; do
   for streams in 1 2 6; do
-    for how in with without; do
+    for how in with early without; do
       sql 'TRUNCATE t'
       echo -n "rows=$n streams=$streams $how: "
       "$bin/pgbench" -h "$dir" -U postgres -n -f "$dir/$how.sql" -D n=$n -c "$streams" -j 2 -T "${SECONDS_EACH:-4}" postgres \
