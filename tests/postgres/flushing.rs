@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postrider::delivery::Stage;
+use postrider::mail::{MailId, Submitter};
 use postrider::spool::postgres::PostgresSpool;
 use postrider::spool::{PutResult, SettleResult, Spool, SpoolOptions};
 
@@ -129,6 +130,50 @@ async fn a_key_is_anothers_when_that_mail_is_on_disk() {
     let again = again.await.unwrap();
     assert!(matches!(again, PutResult::Duplicate(_)), "{again:?}");
     assert_eq!(pair.rows("mails"), "3");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_asks_at_another_node_hears_of_a_mail_when_it_is_on_disk() {
+    let mut pair = Pair::open().await;
+    pair.withhold().await;
+
+    let one = put(&pair.first, Some("order-1"));
+    eventually("it is committed", async || pair.rows("keys") == "1").await;
+    let id = pair.server.sql("SELECT mail FROM flushing.keys");
+    let id: MailId = id.parse().unwrap();
+    let spool = Arc::clone(&pair.second);
+    let record = tokio::spawn(async move { spool.get(id).await });
+    let spool = Arc::clone(&pair.second);
+    let key = tokio::spawn(async move { spool.by_key(&Submitter::default(), "order-1").await });
+    let spool = Arc::clone(&pair.second);
+    let events = tokio::spawn(async move { spool.journal().unwrap().of_mail(id, 0).await });
+    assert_eq!(events.await.unwrap().unwrap().events, []);
+    tokio::time::sleep(AN_ANSWER).await;
+    assert!(!record.is_finished() && !key.is_finished());
+
+    pair.confirm();
+    assert!(record.await.unwrap().unwrap().is_some());
+    assert_eq!(key.await.unwrap(), Ok(Some(id)));
+    assert_eq!(one.await.unwrap(), PutResult::Stored);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beside_a_node_of_an_older_version_nothing_is_seen_before_it_is_on_disk() {
+    let mut pair = Pair::open().await;
+    pair.server.sql(
+        "INSERT INTO flushing.sessions (node, instance, version, lease_ms)
+           VALUES ('old', gen_random_uuid(), '0.0.9', 60000)",
+    );
+    // Each node looks once a second.
+    tokio::time::sleep(3 * AN_ANSWER).await;
+    pair.withhold().await;
+
+    let one = put(&pair.first, None);
+    tokio::time::sleep(AN_ANSWER).await;
+    assert_eq!(pair.rows("mails"), "2");
+    assert!(!one.is_finished());
+    pair.confirm();
+    assert_eq!(one.await.unwrap(), PutResult::Stored);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

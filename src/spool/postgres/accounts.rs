@@ -59,11 +59,17 @@ impl AccountCounts {
         self.known.lock().clear();
     }
 
-    /// Reads the counts of all accounts.
-    pub(super) async fn read(&self, on: &Connected) -> Result<(), tokio_postgres::Error> {
+    /// Reads the counts of all accounts. Those of a commit after this one, which is the last that is
+    /// known to be on disk, give way to any later ones: the database may lose that commit.
+    pub(super) async fn read(
+        &self,
+        on: &Connected,
+        flushed: i64,
+    ) -> Result<(), tokio_postgres::Error> {
         let rows = on.query(NEWEST, &[]).await?;
         for row in rows {
-            self.learn(row.get(1), &read(&[row.get(0)]));
+            let commit: i64 = row.get(1);
+            self.learn(commit.min(flushed), &read(&[row.get(0)]));
         }
         Ok(())
     }

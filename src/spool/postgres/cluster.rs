@@ -31,7 +31,8 @@ pub(super) async fn read_orders(
         .query(
             "SELECT ARRAY(SELECT relay FROM paused ORDER BY relay),
               ARRAY(SELECT mail FROM wanted_back ORDER BY mail),
-               EXISTS (SELECT FROM suppressions)",
+               EXISTS (SELECT FROM suppressions),
+               NOT EXISTS (SELECT FROM sessions WHERE NOT flushes)",
             &[],
         )
         .await?;
@@ -42,6 +43,7 @@ pub(super) async fn read_orders(
     if adding.is_multiple_of(2) && node.adding.load(Ordering::Acquire) == adding {
         node.suppresses.store(row.get(2), Ordering::Release);
     }
+    node.all_flush.store(row.get(3), Ordering::Relaxed);
     let wanted: Vec<uuid::Uuid> = row.get(1);
 
     let paused = row.get::<_, Vec<String>>(0).into_iter().collect();

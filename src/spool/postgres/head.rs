@@ -9,8 +9,9 @@
 //!
 //! *Invariant:* nobody is answered, no event is published and nothing is sent before that on which
 //! it rests is on disk. What others have committed is flushed before it is believed: by `poll`, by
-//! `put` where a mail or key exists, by `settle` where an outcome is known; a claim is a commit that
-//! waits itself.
+//! `reading`, by `put` where a mail or key exists, by `settle` where an outcome is known; a claim is
+//! a commit that waits itself. While a node of an older version lives, which believes what it sees,
+//! every commit keeps the row until it is on disk (`all_flush`).
 
 use super::connector::Connector;
 use super::link::Connected;

@@ -149,11 +149,12 @@ async fn number_since(on: &Connected, at: Timestamp) -> Result<Option<u64>, toki
         .map(|row| unsigned(row.get::<_, i64>(0)).saturating_sub(1)))
 }
 
-/// The rows with events of one mail, searched from the time of its acceptance.
+/// The rows with events of one mail up to the last event that is known, searched from the time of its acceptance.
 async fn rows_of_mail(
     on: &Connected,
     mail: MailId,
     after: u64,
+    last_event: u64,
 ) -> Result<Vec<Row>, tokio_postgres::Error> {
     let known = on
         .query(
@@ -168,13 +169,14 @@ async fn rows_of_mail(
     on.query(
         &format!(
             "SELECT {COLUMNS} FROM journal WHERE first + events > $1 AND at >= $2
-              AND position($3 IN entries) > 0
-             ORDER BY first LIMIT $4"
+              AND position($3 IN entries) > 0 AND first <= $4
+             ORDER BY first LIMIT $5"
         ),
         &[
             &number(after.saturating_add(1)),
             &(accepted - 3_600_000),
             &&mail.as_bytes()[..],
+            &number(last_event),
             &MOST_LOOKED_THROUGH,
         ],
     )
@@ -347,13 +349,14 @@ impl Journal for PostgresNode {
         let node = &self.node;
         let last_event = *node.last_event.borrow();
         let found: Result<_, SpoolError> = ask!(node, on => number_since(&on, at));
-        Ok(found?.unwrap_or(last_event))
+        Ok(found?.map_or(last_event, |found| found.min(last_event)))
     }
 
     async fn of_mail(&self, mail: MailId, after: u64) -> Result<JournalPage, SpoolError> {
         let node = &self.node;
         let last_event = *node.last_event.borrow();
-        let rows: Result<_, SpoolError> = ask!(node, on => rows_of_mail(&on, mail, after));
+        let rows: Result<_, SpoolError> =
+            ask!(node, on => rows_of_mail(&on, mail, after, last_event));
         let mut found = JournalPage {
             last: last_event.max(after),
             ..JournalPage::default()

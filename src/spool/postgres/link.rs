@@ -113,8 +113,10 @@ pub(super) fn judge(error: &tokio_postgres::Error) -> StatementFailure {
 }
 
 /// Writes a record and waits until it is on disk, and with it all that was committed before: the
-/// log of the database is written in order. Without that record the server would not wait.
-const FLUSH: &str = "SELECT pg_logical_emit_message(true, 'postrider', '')";
+/// log of the database is written in order. Without that record the server would not wait. A standby
+/// refuses the number of a transaction as it refuses other writes.
+const FLUSH: &str =
+    "SELECT pg_current_xact_id() IS NULL, pg_logical_emit_message(true, 'postrider', '')";
 
 /// A connection with its prepared statements.
 pub(super) struct Connected {
@@ -194,7 +196,8 @@ impl Connected {
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, tokio_postgres::Error> {
         // Both are prepared first, so that the second is sent right behind the first.
-        let (statement, flush) = (self.statement(sql).await?, self.statement(FLUSH).await?);
+        let prepared = futures::try_join!(self.statement(sql), self.statement(FLUSH));
+        let (statement, flush) = prepared?;
         let asked = self.answered(self.client.query(&statement, params));
         let flushed = self.answered(self.client.query(&flush, &[]));
         let (rows, flushed) = futures::join!(asked, flushed);

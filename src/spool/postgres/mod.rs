@@ -247,6 +247,7 @@ impl PostgresSpool {
             drafts: outbox::Drafts::default(),
             accounts: accounts::AccountCounts::default(),
             suppresses: AtomicBool::new(false),
+            all_flush: AtomicBool::new(false),
             sweeps: AtomicU64::new(0),
             adding: AtomicU64::new(0),
             orders: watch::channel(Arc::default()).0,
@@ -266,7 +267,6 @@ impl PostgresSpool {
         schema::prepare(&on.client, &self.schema, &connector.name, self.migrate).await?;
         let failed = |error: tokio_postgres::Error| connector.error(&error);
         node.durability = durability(&on).await.map_err(failed)?;
-        on.flush().await.map_err(failed)?;
 
         let node = Arc::new(node);
         session::begin(&node, &on).await.map_err(failed)?;
@@ -303,9 +303,12 @@ async fn learn(node: &NodeState, on: &link::Connected) -> Result<(), tokio_postg
         )
         .await?;
 
+    on.flush().await?;
+    let mut commits = 0;
     if let Some(row) = rows.first() {
+        commits = row.get(0);
         node.committed(shared::Committed {
-            commits: row.get(0),
+            commits,
             pending: row.get(1),
             last: row.get(2),
             accounts: Vec::new(),
@@ -314,7 +317,7 @@ async fn learn(node: &NodeState, on: &link::Connected) -> Result<(), tokio_postg
         node.journal_id.store(id, Ordering::Relaxed);
     }
 
-    node.accounts.read(on).await?;
+    node.accounts.read(on, commits).await?;
     poll::come(node, on).await?;
     cluster::read_orders(node, on).await?;
 

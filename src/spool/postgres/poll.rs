@@ -189,10 +189,10 @@ async fn poll_others(node: &Arc<NodeState>, anyway: bool) -> Result<(), SpoolErr
         accounts: Vec::new(),
     };
 
-    if committed.commits != known {
+    if committed.commits > node.hints.commits() || committed.commits < known {
         on.flush().await.map_err(failed)?;
     }
-    let pending = committed.pending;
+    let (pending, commits) = (committed.pending, committed.commits);
     let went_back = committed.commits < known;
     if went_back {
         node.went_back(&on, &committed).await.map_err(failed)?;
@@ -205,7 +205,7 @@ async fn poll_others(node: &Arc<NodeState>, anyway: bool) -> Result<(), SpoolErr
     super::cluster::read_orders(node, &on)
         .await
         .map_err(failed)?;
-    node.accounts.read(&on).await.map_err(failed)?;
+    node.accounts.read(&on, commits).await.map_err(failed)?;
     if pending > 0 {
         fronts(node, &on, anyway).await.map_err(failed)?;
     }

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
@@ -416,7 +417,8 @@ WITH m AS (INSERT INTO mails (id, accepted_at, expires_at, priority, recipients,
   n AS MATERIALIZED (SELECT (SELECT count(*) FROM o) + (SELECT count(*) FROM m)
     + (SELECT count(*) FROM r) + (SELECT count(*) FROM k)
     + (SELECT count(*) FROM e) AS n),
-  b AS MATERIALIZED (SELECT h.*, set_config('synchronous_commit', 'off', true)
+  b AS MATERIALIZED (SELECT h.*, set_config('synchronous_commit',
+      CASE WHEN $43 THEN 'off' ELSE current_setting('synchronous_commit') END, true)
     FROM n, LATERAL bump($20, $21, $22, n.n) h),
   j AS (INSERT INTO journal (first, events, at, before, acts, entries)
     SELECT b.first + u.off, u.events, u.at, b.before + u.before, u.acts, u.entries
@@ -569,6 +571,7 @@ async fn insert(
                 &counted.pending,
                 &counted.days,
                 &counted.accepted,
+                &node.all_flush.load(Ordering::Relaxed),
             ],
         )
         .await?;

@@ -15,7 +15,7 @@ use super::head::HEAD;
 use super::link::{Connected, Param};
 use super::put::hash_of;
 use super::rows::{self, CANCELLED, DEAD};
-use super::shared::NodeState;
+use super::shared::{NodeState, PATIENCE};
 use crate::delivery::{Route, State};
 use crate::mail::{MailId, Priority, Submitter, Timestamp};
 use crate::spool::query::DELIVERIES_PER_PAGE;
@@ -97,11 +97,30 @@ async fn records(
     Ok(records)
 }
 
+/// Waits until all that has been read so far is on disk: what others have committed need not be
+/// there yet. It waits on the connection of the puts, so that other reads do not.
+async fn until_on_disk(node: &NodeState) -> Result<(), SpoolError> {
+    let head: Result<Vec<Row>, SpoolError> =
+        ask!(node, on => on.query(&format!("SELECT commits FROM {HEAD}"), &[]));
+    let last = head?.first().map(|row| row.get::<_, i64>(0));
+    if last == Some(node.hints.commits()) {
+        return Ok(());
+    }
+    let on = node.on(&node.put).await?;
+    match tokio::time::timeout(PATIENCE, on.flush()).await {
+        Ok(flushed) => flushed.map_err(|error| node.failed(&error)),
+        Err(_) => Err(node
+            .connector
+            .unreachable("it does not confirm that what was committed is on disk")),
+    }
+}
+
 pub(super) async fn get(node: &Arc<NodeState>, id: MailId) -> Result<Option<Record>, SpoolError> {
     node.check_open()?;
     node.until_released().await;
     let ids = [rows::uuid(id)];
     let found: Result<_, SpoolError> = ask!(node, on => records(node, &on, &ids));
+    until_on_disk(node).await?;
     found?.remove(&id).transpose()
 }
 
@@ -115,6 +134,7 @@ pub(super) async fn by_key(
     let hash = hash_of(whose, key);
     let rows: Result<Vec<tokio_postgres::Row>, SpoolError> =
         ask!(node, on => on.query("SELECT mail FROM keys WHERE key = $1", &[&hash]));
+    until_on_disk(node).await?;
     Ok(rows?.first().map(|row| rows::mail_id(row.get(0))))
 }
 
@@ -199,7 +219,10 @@ pub(super) async fn list(
         (cursor, _) => cursor,
     };
 
-    ask!(node, on => page(node, &on, &query, now, cursor, waits))
+    let page: Result<Page, SpoolError> =
+        ask!(node, on => page(node, &on, &query, now, cursor, waits));
+    until_on_disk(node).await?;
+    page
 }
 
 async fn page(

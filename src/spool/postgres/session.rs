@@ -27,8 +27,8 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 pub(super) async fn begin(node: &NodeState, on: &Connected) -> Result<(), tokio_postgres::Error> {
     let asked = LeaseInstant::now();
     let lease = i64::try_from(node.lease.as_millis()).unwrap_or(i64::MAX);
-    let insert = "INSERT INTO sessions (node, instance, version, lease_ms)
-        VALUES ($1, $2, $3, $4) RETURNING id";
+    let insert = "INSERT INTO sessions (node, instance, version, lease_ms, flushes)
+        VALUES ($1, $2, $3, $4, true) RETURNING id";
     let params: [Param<'_>; 4] = [
         &node.name,
         &node.instance,

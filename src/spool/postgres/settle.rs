@@ -415,7 +415,8 @@ WITH s AS MATERIALIZED (SELECT * FROM unnest($1::uuid[], $2::int4[], $3::int4[],
       ARRAY(SELECT CASE WHEN k = 0 THEN -(SELECT count(*) FROM d WHERE d.priority = p)
               ELSE (SELECT count(*) FROM d WHERE d.stage = k + 1 AND d.priority = p) END
             FROM generate_series(0, 3) k, generate_series(0, 2) p ORDER BY k, p)::int8[] AS totals),
-  b AS MATERIALIZED (SELECT h.*, n.events, set_config('synchronous_commit', 'off', true)
+  b AS MATERIALIZED (SELECT h.*, n.events, set_config('synchronous_commit',
+      CASE WHEN $16 THEN 'off' ELSE current_setting('synchronous_commit') END, true)
     FROM n, LATERAL bump(n.events, n.bytes, n.totals, n.n) h),
   g AS MATERIALIZED (SELECT array_agg(account) AS names, array_agg(-n) AS pending,
     array_agg(0::int8) AS none
@@ -501,6 +502,7 @@ async fn settle(
                 &events,
                 &entries,
                 &now.as_millis(),
+                &node.all_flush.load(Ordering::Relaxed),
             ],
         )
         .await?;

@@ -89,6 +89,8 @@ pub(super) struct NodeState {
     pub accounts: AccountCounts,
     /// Whether there may be suppressed addresses; if not, lookups are skipped.
     pub suppresses: AtomicBool,
+    /// Whether all nodes flush what others have committed before they act upon it.
+    pub all_flush: AtomicBool,
     /// Odd while suppressions are being added, and incremented afterwards, so that a poll notices
     /// that its answer may be outdated.
     pub adding: AtomicU64,

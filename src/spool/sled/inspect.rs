@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::open::{LOST, Purpose, open_store};
+use super::open::{LOST, Purpose, open_store, unreadable};
 use super::{spare, watermark};
 use crate::delivery::Stage;
 use crate::mail::MailId;
@@ -113,8 +113,12 @@ pub fn export(path: &Path, to: &Path) -> Result<ExportReport, SpoolError> {
 
 pub(super) fn require(path: &Path) -> Result<(), SpoolError> {
     let log = path.join("db");
-    if log.is_file() {
-        return Ok(());
+    match log.metadata() {
+        Ok(found) if found.is_file() => return Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            return Err(unreadable(path, error));
+        }
+        _ => {}
     }
 
     let mut reason = "there is no spool in this directory".to_owned();

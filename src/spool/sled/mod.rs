@@ -200,6 +200,15 @@ fn on_disk(file: &std::fs::Metadata) -> u64 {
     file.blocks() * 512
 }
 
+/// The descriptor of a file that no directory contains any more: its content is lost once that is
+/// closed.
+fn removed_file(file: &File) -> Option<std::os::fd::RawFd> {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::MetadataExt;
+    let is_removed = file.metadata().is_ok_and(|metadata| metadata.nlink() == 0);
+    is_removed.then(|| file.as_raw_fd())
+}
+
 /// The text of sled's error, without its request to report it to sled's authors.
 fn reason(error: &sled::Error) -> String {
     match error {
@@ -313,6 +322,18 @@ impl Store for SledStore {
     }
 
     fn has_room(&self) -> Result<(), SpoolError> {
+        if let Ok(opened) = self.opened()
+            && let Some(fd) = removed_file(&opened.log)
+        {
+            return Err(self.unwritable(format!(
+                "its file `db` was removed while it was open, and is lost once the service ends: \
+                 keep it open in a shell (`exec 3</proc/{}/fd/{fd}`), stop the service, and put it \
+                 back in the same shell (`cat <&3 >{}`)",
+                std::process::id(),
+                self.path.join("db").display()
+            )));
+        }
+
         // If the free space is unknown, mail is accepted.
         match fs4::available_space(&self.path) {
             Ok(free) if free < RESERVED_BYTES => Err(open::disk_full(&self.path, free)),

@@ -5,6 +5,7 @@
 //! known to have been on disk.
 
 use std::fs::{self, File, TryLockError};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -67,7 +68,7 @@ pub(super) fn open_files(path: &Path, purpose: Purpose) -> Result<(OpenFiles, u6
     let io = |error: std::io::Error| match error.kind() {
         // A full disk is a temporary failure: the caller tries again later.
         std::io::ErrorKind::StorageFull => disk_full(path, fs4::available_space(path).unwrap_or(0)),
-        _ => unopenable(path, error),
+        _ => unreadable(path, error),
     };
     private::make_directory(path).map_err(io)?;
     let LogCheck {
@@ -135,7 +136,7 @@ fn check_files(path: &Path) -> Result<LogCheck, SpoolError> {
             file,
             reason,
         },
-        CheckFailure::Unread(error) => unopenable(path, error),
+        CheckFailure::Unread(error) => unreadable(path, error),
         CheckFailure::Lost => unopenable(path, LOST),
     })
 }
@@ -145,7 +146,7 @@ pub(super) fn lock(path: &Path) -> Result<Option<File>, SpoolError> {
     let file = match File::open(path.join("db")) {
         Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(unopenable(path, e)),
+        Err(e) => return Err(unreadable(path, e)),
     };
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
@@ -159,6 +160,36 @@ pub(super) fn unopenable(path: &Path, reason: impl std::fmt::Display) -> SpoolEr
         path: path.to_owned(),
         reason: reason.to_string(),
     }
+}
+
+/// As [`unopenable`], for an error of the operating system, whose text does not name the file.
+pub(super) fn unreadable(path: &Path, error: std::io::Error) -> SpoolError {
+    if error.kind() != std::io::ErrorKind::PermissionDenied {
+        return unopenable(path, error);
+    }
+
+    let is_denied = |file: &PathBuf| {
+        let is_directory = file.is_dir();
+        let mut how = fs::OpenOptions::new();
+        let opened = how.read(true).write(!is_directory).open(file);
+        opened.is_err_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied)
+    };
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let denied = entries.map(|entry| entry.path()).find(is_denied);
+    let denied = denied.unwrap_or_else(|| path.to_owned());
+    let owner = fs::metadata(&denied).map(|metadata| metadata.uid());
+    let whose = owner.map_or_else(
+        |_| String::new(),
+        |id| format!(" belongs to the user {id} and"),
+    );
+    unopenable(
+        path,
+        format!(
+            "{}{whose} may not be read and written ({error}); run this as the owner of the spool, \
+             or give its user the directory and all in it with `chown -R`",
+            denied.display()
+        ),
+    )
 }
 
 /// The error when the disk of this spool has only `free` bytes left.

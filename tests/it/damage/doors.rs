@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::sample::copy;
+use crate::common::real_servers::is_root;
 use crate::common::service::{Service, configuration, configured};
 use crate::common::{Act, FakeSmtp, Rule, Step};
 
@@ -221,5 +222,78 @@ fn a_file_that_is_missing_or_none_is_named_and_the_way_out_leads_out() {
             assert_eq!(said.code, Some(1));
             assert!(said.error.contains("`db`"), "{}", said.error);
         }
+    }
+}
+
+/// As by whoever cleans up a disk: the service goes on with files that are gone once it ends.
+#[test]
+fn a_log_that_is_removed_while_it_is_open_is_told_and_can_be_put_back() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let relay = runtime.block_on(FakeSmtp::start());
+    let home = tempfile::tempdir().unwrap();
+    let spool = home.path().join("spool");
+    let config = configuration(&spool, &relay.url(), "");
+    let mut service = Service::start(configured(home.path(), &config));
+    let answer = service.hand_in("first@example.org", "123456");
+    assert_eq!(answer.status, 202, "{}", answer.body);
+    eventually("it arrives", || arrived(&relay).len() == 1);
+
+    std::fs::remove_file(spool.join("db")).unwrap();
+    let answer = service.hand_in("second@example.org", "123456");
+    assert_eq!(answer.status, 503, "{}", answer.body);
+    let (is_ready, why) = service.readiness();
+    assert!(!is_ready && why.contains("`db` was removed"), "{why}");
+
+    let place = why.split("exec 3<").nth(1).unwrap();
+    let place = place.split('`').next().unwrap();
+    let mut held = std::fs::File::open(place).unwrap();
+    service.stop();
+    let mut back = std::fs::File::create(spool.join("db")).unwrap();
+    std::io::copy(&mut held, &mut back).unwrap();
+
+    let mut service = Service::start(configured(home.path(), &config));
+    let found = service.get("/v1/mails?q=to:first");
+    assert!(found.body.contains("first@example.org"), "{}", found.body);
+    assert_eq!(service.hand_in("third@example.org", "1").status, 202);
+    service.stop();
+}
+
+#[test]
+fn a_file_that_another_user_owns_is_named_with_the_way_out() {
+    if !is_root() {
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let spool = home.path().join("spool");
+    let config = configuration(&spool, "capture://", "");
+    Service::start(configured(home.path(), &config)).stop();
+    let open = |path: &Path| {
+        let all = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        std::fs::set_permissions(path, all).unwrap();
+    };
+    open(home.path());
+    open(&spool);
+    let program = home.path().join("postrider");
+    std::fs::copy(env!("CARGO_BIN_EXE_postrider"), &program).unwrap();
+    open(&program);
+    for entry in std::fs::read_dir(&spool).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.ends_with("synced") {
+            open(&path);
+        }
+    }
+
+    let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let output = Command::new("setpriv")
+        .args(nobody)
+        .arg(&program)
+        .args(["spool", "verify", &spool.display().to_string()])
+        .current_dir(home.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for part in ["spool/synced belongs to the user 0", "chown"] {
+        assert!(said.contains(part), "{said}");
     }
 }
