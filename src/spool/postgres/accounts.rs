@@ -59,8 +59,8 @@ impl AccountCounts {
         self.known.lock().clear();
     }
 
-    /// Reads the counts of all accounts. Those of a commit after this one, which is the last that is
-    /// known to be on disk, give way to any later ones: the database may lose that commit.
+    /// Reads the counts of all accounts. Those of a commit after this one, which is the last that
+    /// is known to be on disk, give way to any later ones: the database may lose that commit.
     pub(super) async fn read(
         &self,
         on: &Connected,

@@ -1,17 +1,17 @@
 //! `head`, the row that every commit changes last: the number of the commit, the next number of the
 //! journal, and the totals.
 //!
-//! The commits of all nodes take this row one after the other. Puts and settles do not keep it until
-//! they are on disk: such a commit turns `synchronous_commit` off for itself
+//! The commits of all nodes take this row one after the other. Puts and settles do not keep it
+//! until they are on disk: such a commit turns `synchronous_commit` off for itself
 //! (`set_config(..., true)` where it calls `bump`), and is followed by a record for whose sake the
 //! server waits ([`Connected::query_and_flush`]). So the syncs of all nodes are shared, and only
 //! what takes no time is done one after the other.
 //!
 //! *Invariant:* nobody is answered, no event is published and nothing is sent before that on which
 //! it rests is on disk. What others have committed is flushed before it is believed: by `poll`, by
-//! `reading`, by `put` where a mail or key exists, by `settle` where an outcome is known; a claim is
-//! a commit that waits itself. While a node of an older version lives, which believes what it sees,
-//! every commit keeps the row until it is on disk (`all_flush`).
+//! `reading`, by `put` where a mail or key exists, by `settle` where an outcome is known; a claim
+//! is a commit that waits itself. While a node of an older version lives, which believes what it
+//! sees, every commit keeps the row until it is on disk (`all_flush`).
 
 use super::connector::Connector;
 use super::link::Connected;

@@ -149,7 +149,8 @@ async fn number_since(on: &Connected, at: Timestamp) -> Result<Option<u64>, toki
         .map(|row| unsigned(row.get::<_, i64>(0)).saturating_sub(1)))
 }
 
-/// The rows with events of one mail up to the last event that is known, searched from the time of its acceptance.
+/// The rows with events of one mail up to the last event that is known, searched from the time of
+/// its acceptance.
 async fn rows_of_mail(
     on: &Connected,
     mail: MailId,

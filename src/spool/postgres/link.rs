@@ -113,8 +113,8 @@ pub(super) fn judge(error: &tokio_postgres::Error) -> StatementFailure {
 }
 
 /// Writes a record and waits until it is on disk, and with it all that was committed before: the
-/// log of the database is written in order. Without that record the server would not wait. A standby
-/// refuses the number of a transaction as it refuses other writes.
+/// log of the database is written in order. Without that record the server would not wait. A
+/// standby refuses the number of a transaction as it refuses other writes.
 const FLUSH: &str =
     "SELECT pg_current_xact_id() IS NULL, pg_logical_emit_message(true, 'postrider', '')";
 
@@ -188,8 +188,9 @@ impl Connected {
         self.answered(self.client.query(&statement, params)).await
     }
 
-    /// Runs a statement whose commit does not wait for the disk (see `head`), and waits until it is
-    /// there. If that is not known, the connection is closed, as after a statement without an answer.
+    /// Runs a statement whose commit does not wait for the disk (see `head`), and waits until it
+    /// is there. If that is not known, the connection is closed, as after a statement without an
+    /// answer.
     pub(super) async fn query_and_flush(
         &self,
         sql: &str,
