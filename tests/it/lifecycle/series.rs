@@ -1,6 +1,8 @@
 //! What plots are made of: how much was accepted, delivered, deferred and dead, how much waited,
 //! and how long it took.
 
+use std::time::Duration;
+
 use postrider::{
     Clock, Dispatcher, Drain, Error, Series, SeriesPoint, SeriesQuery, Timestamp, minutes, seconds,
 };
@@ -65,11 +67,17 @@ async fn what_happened_is_in_the_step_in_which_it_did_by_relay_too() {
         at(&waiting, clock.now()).backlog == Some(1)
     })
     .await;
+    // A count of what waits is used for ten times as long as it took.
+    tokio::time::sleep(Duration::from_millis(300)).await;
     clock.advance(seconds(60));
     told.first("delivered").await;
 
     let end = clock.now();
-    series(&postrider, begin, None).await;
+    eventually("that nothing waits is seen", async || {
+        let over = series(&postrider, begin, None).await;
+        at(&over, end).backlog == Some(0)
+    })
+    .await;
     clock.advance(seconds(10));
 
     let all = series(&postrider, begin, None).await;
